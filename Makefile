@@ -1,0 +1,37 @@
+# `make demo` and `make test` do all set-up themselves; only Python 3.10 or newer is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# Several programs share the cores: waiting threads must not spin.
+export OMP_WAIT_POLICY := PASSIVE
+export HF_HUB_DISABLE_PROGRESS_BARS := 1
+
+.PHONY: demo test lint setup conformance-1024 clean
+
+demo: setup
+	$(BIN)/sam2edge export samples/nano out/nano --frames samples/clip.mp4
+	$(BIN)/python samples/demo.py out/nano out
+
+test: setup lint
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The randomly initialised tiny at its full size: 20 minutes of processor time, 10 GiB.
+conformance-1024: setup
+	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[export,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist out src/sam2edge.egg-info

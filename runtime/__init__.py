@@ -1,0 +1,1 @@
+"""Track objects in video with an exported bundle; needs numpy, OpenCV and ONNX Runtime only."""

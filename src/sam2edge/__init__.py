@@ -1,0 +1,33 @@
+"""SAM 2 on the edge: export to ONNX, segment images and track objects in live video without PyTorch.
+
+The public names are imported when first used, so that `sam2edge --help` and `sam2edge doctor` work without numpy,
+OpenCV or ONNX Runtime.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sam2edge.bundle import Bundle
+    from sam2edge.errors import Sam2EdgeError
+    from sam2edge.runtime.image_predictor import ImagePredictor
+    from sam2edge.runtime.mask_generator import AutomaticMaskGenerator
+    from sam2edge.runtime.result import FrameResult
+    from sam2edge.runtime.video_tracker import VideoTracker
+
+__all__ = ["AutomaticMaskGenerator", "Bundle", "FrameResult", "ImagePredictor", "Sam2EdgeError", "VideoTracker"]
+
+_HOMES = {
+    "AutomaticMaskGenerator": "sam2edge.runtime.mask_generator",
+    "Bundle": "sam2edge.bundle",
+    "FrameResult": "sam2edge.runtime.result",
+    "ImagePredictor": "sam2edge.runtime.image_predictor",
+    "Sam2EdgeError": "sam2edge.errors",
+    "VideoTracker": "sam2edge.runtime.video_tracker",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sam2edge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

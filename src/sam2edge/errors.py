@@ -1,0 +1,80 @@
+"""Every error that sam2edge raises on purpose.
+
+    Sam2EdgeError
+    ├── BundleError              a bundle cannot be used; the message names the file
+    │   ├── MissingFileError     the directory, its manifest or a listed file is not there
+    │   ├── CorruptFileError     truncated or edited since it was written, or not readable as what it claims
+    │   ├── ForeignFileError     not ours: an unlisted file, a path outside the bundle, another tool's manifest
+    │   └── SchemaError          written by a newer sam2edge, or the manifest lacks or misstates a field
+    ├── SourceError              a checkpoint cannot be read or is no SAM 2
+    ├── ExportError              a graph could not be written
+    │   └── ParityError          a graph was written but differs from PyTorch
+    ├── BackendError             a backend or device that was asked for is not there, or failed
+    ├── MediaError               a video or image cannot be read or written
+    └── InputError (ValueError)  an argument is wrong; nothing was changed
+        ├── FrameError           a frame of wrong type, shape or size
+        ├── PromptError          a point, label, box or mask that cannot be meant
+        └── ObjectIdError        an object id that is unknown, duplicate or no integer
+
+Messages say what was wrong, what was expected and what to do.
+"""
+
+
+class Sam2EdgeError(Exception):
+    """Base of all errors of this package."""
+
+
+class BundleError(Sam2EdgeError):
+    """A bundle cannot be used."""
+
+
+class MissingFileError(BundleError):
+    """The bundle directory, its manifest or a listed file is not there."""
+
+
+class CorruptFileError(BundleError):
+    """A file of the bundle was truncated or edited since it was written."""
+
+
+class ForeignFileError(BundleError):
+    """A file in the bundle that the bundle's writer did not put there."""
+
+
+class SchemaError(BundleError):
+    """The manifest is of a newer schema, or lacks or misstates a field."""
+
+
+class SourceError(Sam2EdgeError):
+    """A checkpoint cannot be read or is no SAM 2."""
+
+
+class ExportError(Sam2EdgeError):
+    """A graph could not be exported."""
+
+
+class ParityError(ExportError):
+    """An exported graph differs from PyTorch by more than the limit."""
+
+
+class BackendError(Sam2EdgeError):
+    """A backend or device is not available, or failed."""
+
+
+class MediaError(Sam2EdgeError):
+    """A video or image cannot be read or written."""
+
+
+class InputError(Sam2EdgeError, ValueError):
+    """An argument is wrong; the call changed nothing."""
+
+
+class FrameError(InputError):
+    """A frame has the wrong type, shape or size."""
+
+
+class PromptError(InputError):
+    """A point, label, box or mask that cannot be meant."""
+
+
+class ObjectIdError(InputError):
+    """An object id is unknown, duplicate or not an integer."""
