@@ -1,0 +1,28 @@
+"""docs/graphs.md says what the contract says."""
+
+from __future__ import annotations
+
+import re
+
+from sam2edge.bundle import Model, TensorSpec, contract
+from tests.conftest import REPO
+
+MODEL = Model(1024, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0)
+SIDES = {"S": 1024, "h": 64, "2h": 128, "4h": 256, "hh": 4096, "C": 256, "C/4": 64, "C/8": 32, "M": 64}
+
+
+def test_graphs_page() -> None:
+    page = (REPO / "docs" / "graphs.md").read_text()
+    documented = {}
+    for graph, section in re.findall(r"^## (\w+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL):
+        rows = re.findall(r"^\| (→|←) `(\w+)` \| (\w+) \| ([^|]+) \|", section, re.MULTILINE)
+        documented[graph] = tuple(
+            tuple(TensorSpec(name, dtype, axes(shape)) for arrow, name, dtype, shape in rows if arrow == side)
+            for side in "→←"
+        )
+    assert documented == contract(MODEL)
+
+
+def axes(shape: str) -> tuple[int | str, ...]:
+    names = (name.strip() for name in shape.split(","))
+    return tuple(int(name) if name.isdigit() else SIDES.get(name, name) for name in names)

@@ -1,0 +1,308 @@
+"""Bundles: what opens, what is refused and how it is named, and that writing one never harms another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam2edge.bundle import GRAPHS, Bundle, Model, contract, replacing, sha256
+from sam2edge.errors import BundleError, CorruptFileError, ForeignFileError, MissingFileError, SchemaError
+
+CONTRACT = {
+    "image_encoder": (
+        "image uint8[B,256,256,3]",
+        "high_res_0 float32[B,32,64,64]; high_res_1 float32[B,64,32,32]; features float32[B,256,16,16]",
+    ),
+    "memory_attention": (
+        "features float32[1,256,16,16]; memory float32[N,T,256,64]; memory_age int32[N,T]; "
+        "pointers float32[N,K,256]; pointer_age int32[N,K]",
+        "conditioned float32[N,256,16,16]",
+    ),
+    "mask_decoder": (
+        "conditioned float32[N,256,16,16]; add_no_memory bool[N]; high_res_0 float32[1,32,64,64]; "
+        "high_res_1 float32[1,64,32,32]; points float32[N,P,2]; labels int32[N,P]; "
+        "mask_input float32[N,1,64,64]; has_mask_input bool[N]; multimask bool[N]",
+        "mask float32[N,1,64,64]; iou float32[N,1]; masks float32[N,3,64,64]; ious float32[N,3]; "
+        "pointer float32[N,256]; object_score float32[N,1]",
+    ),
+    "memory_encoder": (
+        "features float32[1,256,16,16]; mask float32[N,1,64,64]; object_score float32[N,1]; binarize bool[N]",
+        "memory float32[N,256,64]",
+    ),
+}
+"""Inputs and outputs at image size 256, where h·h is 256 too."""
+
+
+def test_contract() -> None:
+    model = Model(256, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0)
+    assert (model.grid, model.mask_size) == (16, 64)
+    tables = {name: tuple("; ".join(map(str, side)) for side in sides) for name, sides in contract(model).items()}
+    assert tables == CONTRACT
+
+
+@pytest.fixture
+def copy(nano: Bundle, tmp_path: Path) -> Path:
+    """A bundle to damage, of hard links: change its files with `rewrite` only."""
+    return shutil.copytree(nano.path, tmp_path / "bundle", copy_function=os.link)
+
+
+def rewrite(file: Path, content: bytes) -> None:
+    file.unlink()
+    file.write_bytes(content)
+
+
+def read(directory: Path) -> dict[str, bytes | None]:
+    """Everything that lies in a directory; None for a directory."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
+    }
+
+
+def test_open(copy: Path, nano: Bundle) -> None:
+    (copy / ".DS_Store").touch()
+    bundle = Bundle.open(str(copy))
+    assert (bundle.path, bundle.manifest) == (copy, nano.manifest)
+    assert bundle.model.image_size == 128
+    assert len(bundle.model.mask_prompt_kernel) == len(bundle.model.mask_prompt_kernel[0]) == 4
+    for name in GRAPHS:
+        file = bundle.graph_path(name)
+        assert file == copy / f"{name}.onnx"
+        assert sha256(file) == bundle.manifest.graphs[name].sha256
+
+
+def truncate(bundle: Path) -> None:
+    file = bundle / "mask_decoder.onnx"
+    rewrite(file, file.read_bytes()[:-1])
+
+
+def edit(bundle: Path) -> None:
+    file = bundle / "memory_encoder.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    rewrite(file, bytes(content))
+
+
+def delete(name: str) -> Callable[[Path], None]:
+    return lambda bundle: (bundle / name).unlink()
+
+
+def manifest_of(content: bytes) -> Callable[[Path], None]:
+    return lambda bundle: rewrite(bundle / "manifest.json", content)
+
+
+def field(*keys: str | int, value: object = None) -> Callable[[Path], None]:
+    """Set a field of the manifest, or take it out."""
+
+    def damage(bundle: Path) -> None:
+        manifest = part = json.loads((bundle / "manifest.json").read_text())
+        for key in keys[:-1]:
+            part = part[key]
+        if value is None:
+            del part[keys[-1]]
+        else:
+            part[keys[-1]] = value
+        rewrite(bundle / "manifest.json", json.dumps(manifest).encode())
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = {
+    "truncated graph": (truncate, CorruptFileError, "mask_decoder.onnx", "bytes"),
+    "edited byte": (edit, CorruptFileError, "memory_encoder.onnx", "sha256"),
+    "missing graph": (delete("image_encoder.onnx"), MissingFileError, "image_encoder.onnx", "missing"),
+    "missing manifest": (delete("manifest.json"), MissingFileError, "manifest.json", "missing"),
+    "no directory": (shutil.rmtree, MissingFileError, "", "no such bundle directory"),
+    "half a manifest": (manifest_of(b'{"format": "sam2edge-'), CorruptFileError, "manifest.json", "not JSON"),
+    "binary manifest": (manifest_of(b"\xff\xfe\x00"), CorruptFileError, "manifest.json", "not JSON"),
+    "another tool's manifest": (
+        manifest_of(b'{"name": "web app", "schema": 1}'),
+        ForeignFileError,
+        "manifest.json",
+        "not a manifest of sam2edge",
+    ),
+    "a list": (manifest_of(b"[]"), ForeignFileError, "manifest.json", "not a manifest of sam2edge"),
+    "newer schema": (field("schema", value=2), SchemaError, "manifest.json", "schema 2.*update sam2edge"),
+    "missing field": (field("model", "memory_dim"), SchemaError, "manifest.json", "memory_dim"),
+    "missing entry": (field("graphs", "mask_decoder"), SchemaError, "manifest.json", "mask_decoder"),
+    "unknown field": (field("model", "heads", value=8), SchemaError, "manifest.json", "heads"),
+    "text for a number": (
+        field("model", "image_size", value="128"),
+        SchemaError,
+        "manifest.json",
+        "image_size must be int but is '128'",
+    ),
+    "number for a name": (
+        field("graphs", "mask_decoder", "file", value=5),
+        SchemaError,
+        "manifest.json",
+        "file must be str but is 5",
+    ),
+    "list for a table": (
+        field("graphs", "mask_decoder", "parity", value=[]),
+        SchemaError,
+        "manifest.json",
+        "misstated",
+    ),
+    "kernel of another size": (
+        field("model", "mask_prompt_kernel", value=[[1.0]]),
+        SchemaError,
+        "manifest.json",
+        r"mask_prompt_kernel must be \[4,4\]",
+    ),
+    "changed shape": (
+        field("graphs", "memory_encoder", "outputs", 0, "shape", 2, value=32),
+        SchemaError,
+        "manifest.json",
+        r"outputs of memory_encoder are memory float32\[N,64,32\] but.*\[N,64,64\]",
+    ),
+    "changed dtype": (
+        field("graphs", "mask_decoder", "inputs", 0, "dtype", value="float16"),
+        SchemaError,
+        "manifest.json",
+        "inputs of mask_decoder are conditioned float16",
+    ),
+    "path outside": (
+        field("graphs", "mask_decoder", "file", value="../x.onnx"),
+        ForeignFileError,
+        "manifest.json",
+        r"'\.\./x\.onnx', which lies outside",
+    ),
+    "absolute path": (
+        field("graphs", "mask_decoder", "file", value="/x.onnx"),
+        ForeignFileError,
+        "manifest.json",
+        "'/x.onnx', which lies outside",
+    ),
+    "unlisted file": (
+        lambda bundle: (bundle / "extra.engine").touch(),
+        ForeignFileError,
+        "extra.engine",
+        "not listed",
+    ),
+}
+"""What happens to the bundle: how it is refused, and which file is named."""
+
+
+@pytest.mark.parametrize(("damage", "error", "file", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_open_refuses(
+    copy: Path, damage: Callable[[Path], Any], error: type[BundleError], file: str, words: str
+) -> None:
+    (copy.parent / "x.onnx").write_bytes((copy / "mask_decoder.onnx").read_bytes())
+    damage(copy)
+    with pytest.raises(error, match=words) as caught:
+        Bundle.open(copy)
+    assert type(caught.value) is error
+    assert str(caught.value).startswith(f"{copy / file}: ")
+
+
+def test_replacing_makes_a_directory(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "bundle"
+    with replacing(out) as new:
+        (new / "manifest.json").write_text("new")
+        assert not out.exists()
+    assert read(tmp_path) == {"deep": None, "deep/bundle": None, "deep/bundle/manifest.json": b"new"}
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_replacing_takes_the_old_place(copy: Path, nano: Bundle) -> None:
+    with replacing(copy) as new:
+        (new / "manifest.json").write_text("new")
+        assert Bundle.open(copy).manifest == nano.manifest
+    assert read(copy.parent) == {"bundle": None, "bundle/manifest.json": b"new"}
+
+
+def test_replacing_fills_an_empty_directory(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with replacing(tmp_path / "bundle") as new:
+        (new / "manifest.json").write_text("new")
+    assert read(tmp_path) == {"bundle": None, "bundle/manifest.json": b"new"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_replacing_keeps_the_old_one_on_an_error(copy: Path, error: type[BaseException]) -> None:
+    before = read(copy.parent)
+
+    def write_half() -> None:
+        with replacing(copy) as new:
+            (new / "mask_decoder.onnx").write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert read(copy.parent) == before
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"thesis": "years of work"},
+        {"thesis/chapter.txt": "years of work"},
+        {"thesis/chapter.txt": "years of work", "thesis/manifest.json": '{"format": "sam2edge-bundle"}'},
+        {"thesis/.git/HEAD": "years of work"},
+        {"thesis/manifest.json": '{"name": "web app"}'},
+    ],
+    ids=", ".join,
+)
+def test_replacing_refuses_what_is_no_bundle(tmp_path: Path, files: dict[str, str]) -> None:
+    out = tmp_path / "thesis"
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    before = read(tmp_path)
+    with pytest.raises(BundleError, match=r"is no bundle|not a manifest of sam2edge") as caught, replacing(out):
+        pytest.fail("the block must not run")
+    assert str(caught.value).startswith(str(out))
+    assert read(tmp_path) == before
+
+
+def test_replacing_follows_a_link(copy: Path, tmp_path: Path) -> None:
+    link = tmp_path / "latest"
+    link.symlink_to(copy)
+    with replacing(link) as new:
+        (new / "manifest.json").write_text("new")
+    assert link.is_symlink()
+    assert read(copy) == {"manifest.json": b"new"}
+    assert sorted(tmp_path.iterdir()) == [copy, link]
+
+
+@pytest.mark.parametrize("out", [".", "../bundle"])
+def test_replacing_by_a_path_through_itself(copy: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    monkeypatch.chdir(copy)
+    with replacing(Path(out)) as new:
+        (new / "manifest.json").write_text("new")
+    assert read(copy.parent) == {"bundle": None, "bundle/manifest.json": b"new"}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from sam2edge.bundle import replacing
+with replacing(Path(sys.argv[1])) as new:
+    (new / "mask_decoder.onnx").write_bytes(b"half")
+    print(new, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_replacing_killed(copy: Path, nano: Bundle) -> None:
+    before = read(copy)
+    with subprocess.Popen([sys.executable, "-c", KILLED, copy], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout
+        left = Path(writer.stdout.readline().strip())
+        writer.kill()
+    assert writer.returncode == -signal.SIGKILL
+    assert (left / "mask_decoder.onnx").read_bytes() == b"half"
+    assert read(copy) == before
+    assert Bundle.open(copy).manifest == nano.manifest
+    with replacing(copy) as new:
+        (new / "manifest.json").write_text("new")
+    assert read(copy) == {"manifest.json": b"new"}
