@@ -1,0 +1,141 @@
+"""The model that a checkpoint must fit: trunks, image size, and the check of every tensor's name and shape."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Sam2VideoModel
+from transformers.utils import logging as transformers_logging
+
+from sam2edge.errors import SourceError
+
+Shape = tuple[int, ...]
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """A SAM 2 model and where it came from.
+
+    Attributes:
+        model: transformers' Sam2VideoModel; float32, on the CPU, eval, no gradients.
+        name: the file's or directory's name, or the hub model id.
+        sha256: of the weights file, in hex; of sharded weights, of the shards one after the other in the
+            order of their names.
+        version: "2.0" or "2.1", which has the no-object embedding of the memory and the temporal codes of the
+            object pointers.
+        size: "tiny", "small", "base-plus", "large", or "custom" for any other trunk.
+        mean: what to subtract from an RGB pixel in [0, 1].
+        std: what to divide it by then.
+
+    """
+
+    model: Any
+    name: str
+    sha256: str
+    version: str
+    size: str
+    mean: Triple
+    std: Triple
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What tells one Hiera trunk from another (sam2/configs/*/*.yaml over the defaults of hieradet.py)."""
+
+    embed_dim: int
+    heads: int
+    blocks: tuple[int, ...]
+    global_blocks: tuple[int, ...]
+    windows: tuple[int, ...] = (8, 4, 14, 7)
+    background: int = 7
+
+    def settings(self) -> dict[str, Any]:
+        """The same for Sam2HieraDetConfig, where channels and heads, which double, stand for each stage."""
+        return {
+            "hidden_size": self.embed_dim,
+            "num_attention_heads": self.heads,
+            "embed_dim_per_stage": [self.embed_dim << stage for stage in range(4)],
+            "num_attention_heads_per_stage": [self.heads << stage for stage in range(4)],
+            "blocks_per_stage": list(self.blocks),
+            "global_attention_blocks": list(self.global_blocks),
+            "window_size_per_stage": list(self.windows),
+            "window_positional_embedding_background_size": [self.background, self.background],
+        }
+
+
+TRUNKS = {
+    "tiny": Trunk(96, 1, (1, 2, 7, 2), (5, 7, 9)),
+    "small": Trunk(96, 1, (1, 2, 11, 2), (7, 10, 13)),
+    "base-plus": Trunk(112, 2, (2, 3, 16, 3), (12, 16, 20), background=14),
+    "large": Trunk(144, 2, (2, 6, 36, 4), (23, 33, 43), windows=(8, 4, 16, 8)),
+}
+
+
+def set_image_size(config: Any, image_size: int | None) -> None:
+    """Write the image size, checked, into every place of the configuration that knows it."""
+    own = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+    size = own if image_size is None else image_size
+    vision = config.vision_config
+    step = math.lcm(32, 4 * vision.backbone_config.window_size_per_stage[0])
+    if size != own and (size % step or not 256 <= size <= 1024):
+        raise SourceError(
+            f"image size {size} is not possible: give a multiple of {step} from {max(256, step)} to 1024, "
+            f"or {own}, the checkpoint's own"
+        )
+    config.image_size = size
+    config.prompt_encoder_config.image_size = size
+    config.memory_attention_rope_feat_sizes = [size // 16, size // 16]
+    vision.backbone_config.image_size = [size, size]
+    vision.backbone_feature_sizes = [[size // stride, size // stride] for stride in (4, 8, 16)]
+
+
+def layout(config: Any) -> dict[str, Shape]:
+    with torch.device("meta"):
+        return shapes(Sam2VideoModel(config).state_dict())
+
+
+def shapes(tensors: Mapping[str, Any]) -> dict[str, Shape]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def check_layout(complaint: str, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
+    """Raise SourceError(complaint: …) with every difference, or the first ten of them."""
+    differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - found.keys())]
+    differences += [f"unexpected {key} {found[key]}" for key in sorted(found.keys() - expected.keys())]
+    differences += [
+        f"misshapen {key}: expected {expected[key]}, found {found[key]}"
+        for key in sorted(expected.keys() & found.keys())
+        if expected[key] != found[key]
+    ]
+    if differences:
+        more = [f"and {len(differences) - _LISTED} more"] if len(differences) > _LISTED else []
+        raise SourceError("\n  ".join([f"{complaint}:", *differences[:_LISTED], *more]))
+
+
+def assemble(config: Any, tensors: dict[str, Any]) -> Any:
+    """The model of a configuration with these tensors, which fit it; nothing is initialised or copied."""
+    with _no_progress_bar():
+        model = Sam2VideoModel.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar on stderr: that is for the command to do."""
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,148 @@
+"""A directory or hub repository that transformers wrote: config.json and safetensors."""
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from transformers import Sam2VideoConfig
+
+from sam2edge.errors import SourceError
+from sam2edge.export.source.architecture import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TRUNKS,
+    Source,
+    Triple,
+    assemble,
+    check_layout,
+    layout,
+    set_image_size,
+    shapes,
+)
+from sam2edge.export.source.files import read_json, read_safetensors, reason, sha256
+
+WEIGHTS = "model.safetensors"
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+_PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+
+# One quantity under two names: transformers releases that tied them saved only one.
+_POINT_CODES = (
+    "shared_image_embedding.positional_embedding",
+    "prompt_encoder.shared_embedding.positional_embedding",
+)
+
+
+def from_directory(directory: Path, name: str, image_size: int | None) -> Source:
+    config = _read_config(directory)
+    set_image_size(config, image_size)
+    files = _weight_files(directory)
+    digest = sha256(files)
+    tensors = {key: tensor for file in files for key, tensor in read_safetensors(file).items()}
+    for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
+        if present in tensors:
+            tensors.setdefault(absent, tensors[present].clone())
+    check_layout(f"{directory}: the weights do not fit config.json", layout(config), shapes(tensors))
+    mean, std = _normalisation(directory)
+    return Source(
+        model=assemble(config, tensors),
+        name=name,
+        sha256=digest,
+        version=_version(config),
+        size=_size(config),
+        mean=mean,
+        std=std,
+    )
+
+
+def download(model_id: str) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(model_id, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the client's own classes differ between its releases; all mean: no files
+        raise SourceError(
+            f"{model_id} is neither a file or directory here nor to be had from the Hugging Face hub "
+            f"({reason(error)}). Where the hub cannot be reached, run `hf download {model_id} "
+            f"--local-dir DIR` on a machine that reaches it and give DIR."
+        ) from error
+
+
+def _read_config(directory: Path) -> Any:
+    path = directory / "config.json"
+    if not path.is_file():
+        checkpoints = sorted(file.name for file in directory.glob("*.pt"))
+        hint = f"; for upstream's layout give the file, {directory / checkpoints[0]}" if checkpoints else ""
+        raise SourceError(f"{directory} is no model directory: it has no config.json{hint}")
+    settings = read_json(path)
+    model_type = settings.get("model_type")
+    if model_type == "sam2":
+        raise SourceError(
+            f"{path} describes an image-only Sam2Model, without the memory that tracking needs; "
+            f"expected model_type sam2_video (Sam2VideoModel)"
+        )
+    if model_type != "sam2_video":
+        raise SourceError(f"{path} describes {model_type!r}; expected model_type sam2_video (Sam2VideoModel)")
+    # The released models still have the older name, which transformers warns of and will forget.
+    theta = settings.pop("memory_attention_rope_theta", None)
+    if theta is not None:
+        settings.setdefault("rope_parameters", {"rope_theta": theta})
+    try:
+        config = Sam2VideoConfig.from_dict(settings)
+    except Exception as error:  # its validation raises classes of several libraries
+        raise SourceError(f"{path} is no readable Sam2VideoConfig: {reason(error)}") from error
+    trunk = config.vision_config.backbone_config.model_type
+    if trunk != "sam2_hiera_det_model":
+        raise SourceError(f"{path}: the image encoder is a {trunk!r}; expected sam2_hiera_det_model")
+    return config
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    index = directory / _WEIGHTS_INDEX
+    if not index.is_file():
+        raise SourceError(
+            f"{directory} holds no {WEIGHTS}. Weights in other formats are not read: save them with "
+            f"save_pretrained, which writes safetensors."
+        )
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{index} lists no shards: expected a weight_map from tensor to file")
+    shards = [directory / str(name) for name in sorted(set(weight_map.values()))]
+    for shard in shards:
+        if not shard.is_file():
+            raise SourceError(f"{shard} is missing, which {_WEIGHTS_INDEX} lists; download it again")
+    return shards
+
+
+def _normalisation(directory: Path) -> tuple[Triple, Triple]:
+    for name in _PREPROCESSOR_FILES:
+        if not (directory / name).is_file():
+            continue
+        settings = read_json(directory / name)
+        # processor_config.json nests the settings of the processors that it joins
+        for part in (settings, settings.get("video_processor"), settings.get("image_processor")):
+            if isinstance(part, dict) and "image_mean" in part and "image_std" in part:
+                where = f"{directory / name}: image_mean and image_std"
+                return _triple(where, part["image_mean"]), _triple(where, part["image_std"])
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _triple(where: str, values: Any) -> Triple:
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{where} must be three numbers, got {values!r}") from error
+    return red, green, blue
+
+
+def _version(config: Any) -> str:
+    in_memory = config.enable_occlusion_spatial_embedding
+    in_pointers = config.enable_temporal_pos_encoding_for_object_pointers
+    return "2.1" if in_memory or in_pointers else "2.0"
+
+
+def _size(config: Any) -> str:
+    backbone = config.vision_config.backbone_config
+    for size, trunk in TRUNKS.items():
+        if all(getattr(backbone, key) == value for key, value in trunk.settings().items()):
+            return size
+    return "custom"

@@ -1,0 +1,60 @@
+"""Read checkpoint files without running anything that is in them."""
+
+import hashlib
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from sam2edge.errors import SourceError
+
+
+def sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        tensors: dict[str, Any] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SourceError(f"{path} is no safetensors file, or is damaged ({reason(error)})") from error
+    return tensors
+
+
+def read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked:
+            raise SourceError(
+                f"{path} was refused: it asks to load {asked[1]}, and only tensors are loaded, never code. "
+                f'Where you trust its author, save its weights alone with torch.save({{"model": weights}}).'
+            ) from error
+        raise SourceError(f"{path} is no PyTorch checkpoint, or is damaged ({reason(error)})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read as JSON ({reason(error)})") from error
+    if not isinstance(content, dict):
+        raise SourceError(f"{path} holds no JSON object")
+    return content
+
+
+def reason(error: Exception) -> str:
+    """The error's class and first sentence; torch follows it with advice to run the file's code after all."""
+    sentence = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {sentence}".removesuffix(": ")

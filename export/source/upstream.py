@@ -1,0 +1,157 @@
+"""A checkpoint of facebookresearch/sam2: tensors under names of its own, the architecture in a yaml elsewhere."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
+
+from sam2edge.errors import SourceError
+from sam2edge.export.source.architecture import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TRUNKS,
+    Shape,
+    Source,
+    assemble,
+    check_layout,
+    layout,
+    set_image_size,
+    shapes,
+)
+from sam2edge.export.source.files import read_pickle, read_safetensors, sha256
+
+# Any of these makes an upstream checkpoint a 2.1; then all are required.
+_ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
+
+# transformers' name → upstream's, every rule applied in turn. A * stands for the tensor's rows, which
+# upstream keeps as tensors of their own. In this direction one table both fetches the tensors and lists what
+# an upstream file must hold, so that errors can use upstream's names.
+_TO_UPSTREAM = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^vision_encoder\.backbone\.", r"image_encoder.trunk."),
+        (r"^vision_encoder\.neck\.convs\.(\d+)\.", r"image_encoder.neck.convs.\1.conv."),
+        (r"\.patch_embed\.projection\.", r".patch_embed.proj."),
+        (r"^shared_image_embedding\.", r"prompt_encoder.shared_embedding."),
+        (r"\.shared_embedding\.positional_embedding$", r".pe_layer.positional_encoding_gaussian_matrix"),
+        (r"\.point_embed\.weight$", r".point_embeddings.*.weight"),
+        (r"\.mask_embed\.conv1\.", r".mask_downscaling.0."),
+        (r"\.mask_embed\.layer_norm1\.", r".mask_downscaling.1."),
+        (r"\.mask_embed\.conv2\.", r".mask_downscaling.3."),
+        (r"\.mask_embed\.layer_norm2\.", r".mask_downscaling.4."),
+        (r"\.mask_embed\.conv3\.", r".mask_downscaling.6."),
+        (r"\.upscale_conv1\.", r".output_upscaling.0."),
+        (r"\.upscale_layer_norm\.", r".output_upscaling.1."),
+        (r"\.upscale_conv2\.", r".output_upscaling.3."),
+        (r"^(prompt_encoder|mask_decoder)\.", r"sam_\1."),
+        (r"\.mask_downsampler\.layers\.0\.conv\.", r".mask_downsampler.encoder.0."),
+        (r"\.mask_downsampler\.layers\.0\.layer_norm\.", r".mask_downsampler.encoder.1."),
+        (r"\.mask_downsampler\.layers\.1\.conv\.", r".mask_downsampler.encoder.3."),
+        (r"\.mask_downsampler\.layers\.1\.layer_norm\.", r".mask_downsampler.encoder.4."),
+        (r"\.mask_downsampler\.layers\.2\.conv\.", r".mask_downsampler.encoder.6."),
+        (r"\.mask_downsampler\.layers\.2\.layer_norm\.", r".mask_downsampler.encoder.7."),
+        (r"\.mask_downsampler\.layers\.3\.conv\.", r".mask_downsampler.encoder.9."),
+        (r"\.mask_downsampler\.layers\.3\.layer_norm\.", r".mask_downsampler.encoder.10."),
+        (r"\.mask_downsampler\.final_conv\.", r".mask_downsampler.encoder.12."),
+        (r"^memory_encoder\.feature_projection\.", r"memory_encoder.pix_feat_proj."),
+        (r"^memory_encoder\.projection\.", r"memory_encoder.out_proj."),
+        (r"\.memory_fuser\.", r".fuser."),
+        (r"\.depthwise_conv\.", r".dwconv."),
+        (r"\.pointwise_conv([12])\.", r".pwconv\1."),
+        (r"\.scale$", r".gamma"),
+        (r"^object_pointer_proj\.", r"obj_ptr_proj."),
+        (r"^temporal_positional_encoding_projection_layer\.", r"obj_ptr_tpos_proj."),
+        (r"^memory_temporal_positional_encoding$", r"maskmem_tpos_enc"),
+        (r"^no_memory_embedding$", r"no_mem_embed"),
+        (r"^no_memory_positional_encoding$", r"no_mem_pos_enc"),
+        (r"^no_object_pointer$", r"no_obj_ptr"),
+        (r"^occlusion_spatial_embedding_parameter$", r"no_obj_embed_spatial"),
+        # MLPs: upstream counts all layers, transformers names the first and last; .mlp. has no middle one
+        (r"(_head|_mlps\.\d|^obj_ptr_proj)\.layers\.0\.", r"\1.layers.1."),
+        (r"\.proj_in\.", r".layers.0."),
+        (r"\.mlp\.proj_out\.", r".mlp.layers.1."),
+        (r"\.proj_out\.", r".layers.2."),
+        (r"\.o_proj\.", r".out_proj."),
+        (r"\.layer_norm_final_attn\.", r".norm_final_attn."),
+        (r"\.layer_norm(\d?)\.", r".norm\1."),
+    )
+)
+
+
+def from_upstream(path: Path, image_size: int | None) -> Source:
+    digest = sha256([path])
+    state = _read_state_dict(path)
+    size = _upstream_size(path, state)
+    version = "2.1" if any(key in state for key in _ONLY_IN_2_1) else "2.0"
+    config = _upstream_config(size, version)
+    set_image_size(config, image_size)
+    keys = {key: _upstream_keys(key, shape) for key, shape in layout(config).items()}
+    expected = dict(part for parts in keys.values() for part in parts)
+    check_layout(f"{path}: the weights do not fit SAM {version} {size}", expected, shapes(state))
+    # cat copies, also a single tensor: the file's storages, an optimizer's state among them, can go
+    tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
+    return Source(
+        model=assemble(config, tensors),
+        name=path.name,
+        sha256=digest,
+        version=version,
+        size=size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _read_state_dict(path: Path) -> dict[str, Any]:
+    content = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    state = content.get("model", content) if isinstance(content, dict) else None
+    named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    if not state or not named or not all(torch.is_tensor(value) for value in state.values()):
+        raise SourceError(f"{path} holds no weights: expected named tensors, alone or under the key 'model'")
+    return dict(state)
+
+
+def _upstream_size(path: Path, state: Mapping[str, Any]) -> str:
+    """The size whose trunk has that many blocks; that all the rest agrees is for the comparison to see."""
+    numbers = [re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", key) for key in state]
+    depth = max((int(number[1]) + 1 for number in numbers if number), default=0)
+    if depth == 0:
+        foreign = any(key.startswith("vision_encoder.") for key in state)
+        raise SourceError(
+            f"{path}: no weight is named image_encoder.trunk.blocks.*, but e.g. "
+            + ", ".join(sorted(state)[:3])
+            + ("; these are transformers' names: give the directory with its config.json" if foreign else "")
+        )
+    depths = {sum(trunk.blocks): size for size, trunk in TRUNKS.items()}
+    if depth not in depths:
+        known = ", ".join(f"{size} {blocks}" for blocks, size in depths.items())
+        raise SourceError(
+            f"{path}: the trunk has {depth} blocks, which is no size of upstream's ({known}). Custom trunks "
+            f"are loaded from transformers directories, where config.json describes them."
+        )
+    return depths[depth]
+
+
+def _upstream_config(size: str, version: str) -> Any:
+    """What upstream's yaml says; the rest of it is what transformers has by default."""
+    trunk = TRUNKS[size].settings()
+    vision = Sam2VisionConfig(
+        backbone_config=Sam2HieraDetConfig(**trunk),
+        backbone_channel_list=trunk["embed_dim_per_stage"][::-1],
+    )
+    return Sam2VideoConfig(
+        vision_config=vision,
+        enable_occlusion_spatial_embedding=version == "2.1",
+        enable_temporal_pos_encoding_for_object_pointers=version == "2.1",
+    )
+
+
+def _upstream_keys(key: str, shape: Shape) -> list[tuple[str, Shape]]:
+    """Where upstream keeps a tensor: names and shapes of its parts, to be joined along the first axis."""
+    for pattern, replacement in _TO_UPSTREAM:
+        key = pattern.sub(replacement, key)
+    if "*" not in key:
+        return [(key, shape)]
+    return [(key.replace("*", str(row)), (1, *shape[1:])) for row in range(shape[0])]

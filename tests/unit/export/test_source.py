@@ -1,0 +1,537 @@
+"""Checkpoints in. What upstream's own code computes from the same weights stands in upstream_golden.json."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Sam2HieraDetConfig,
+    Sam2VideoConfig,
+    Sam2VideoInferenceSession,
+    Sam2VideoMaskDecoderConfig,
+    Sam2VideoModel,
+    Sam2VisionConfig,
+)
+
+from sam2edge.errors import SourceError
+from sam2edge.export.source import IMAGENET_MEAN, IMAGENET_STD, load_source
+from tests.unit.export import upstream_layout as upstream
+
+GOLDEN = json.loads(Path(__file__).with_name("upstream_golden.json").read_text(encoding="utf-8"))
+NANO = Path(__file__).resolve().parents[3] / "samples" / "nano"
+EVERY = [(size, version) for size in upstream.SIZES for version in upstream.VERSIONS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """On busy cores, threads that wait for each other take several times as long as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny_state():
+    return upstream.formula_state("tiny", "2.1")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A made-up upstream checkpoint; do not write to it."""
+    return upstream.write_checkpoint(tmp_path_factory.mktemp("tiny") / "sam2.1_tiny.pt", "tiny", "2.1")
+
+
+@pytest.fixture(scope="module")
+def tiny_source(tiny):
+    """The same, loaded; do not change it."""
+    return load_source(tiny)
+
+
+@pytest.fixture(scope="module")
+def custom_model():
+    """A model of 2 million random weights with the trunk of no upstream size, for images of 128 pixels."""
+    backbone = Sam2HieraDetConfig(
+        hidden_size=16,
+        image_size=[128, 128],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[16, 32, 64, 128],
+        global_attention_blocks=[3],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[128, 64, 32, 16],
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+    )
+    config = Sam2VideoConfig(
+        vision_config=vision,
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(mlp_dim=64),
+        memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=64,
+        memory_attention_rope_feat_sizes=[8, 8],
+        image_size=128,
+    )
+    config.prompt_encoder_config.image_size = 128
+    torch.manual_seed(0)
+    return Sam2VideoModel(config).eval()
+
+
+@pytest.fixture
+def directory(custom_model, tmp_path):
+    """The same as a directory that may be damaged."""
+    custom_model.save_pretrained(tmp_path / "custom")
+    return tmp_path / "custom"
+
+
+def edit_weights(directory, edit):
+    """Let `edit` change the tensors of a directory."""
+    tensors = {key: tensor.clone() for key, tensor in load_file(directory / "model.safetensors").items()}
+    edit(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def sha256(*paths):
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def same_weights(model, other):
+    mine, theirs = model.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def track(model, count):
+    """One click on the first of `count` made-up frames: each frame's (logits, pointer, score)."""
+    size = model.config.image_size
+    frames = torch.cat([upstream.formula_frame(size, time) for time in range(count)])
+    session = Sam2VideoInferenceSession(video=frames, video_height=size, video_width=size, dtype=torch.float32)
+    point = {"point_coords": torch.tensor([[[[60.0, 70.0]]]]), "point_labels": torch.tensor([[[1]]])}
+    session.add_point_inputs(session.obj_id_to_idx(1), 0, point)
+    session.obj_with_new_inputs = [1]
+    for time in range(count):
+        model(session, frame_idx=time)
+    outputs = session.output_dict_per_obj[0]
+    ordered = [*outputs["cond_frame_outputs"].values(), *outputs["non_cond_frame_outputs"].values()]
+    return [(out["pred_masks"], out["object_pointer"], out["object_score_logits"].item()) for out in ordered]
+
+
+def assert_digest(tensor, golden, tolerance):
+    """The digest agrees to `tolerance` of the tensor's root mean square."""
+    assert upstream.digest(tensor) == pytest.approx(golden, rel=0, abs=tolerance * golden[0])
+
+
+# -------------------------------------------------------------------------------------- upstream's layout
+
+
+@pytest.mark.parametrize(("size", "version"), EVERY)
+def test_the_made_up_layout_is_upstreams(size, version):
+    listing = upstream.listing(upstream.Layout(size, version))
+    assert hashlib.sha256(listing.encode()).hexdigest() == GOLDEN["layout"][f"{size} {version}"]
+
+
+@pytest.mark.parametrize(("size", "version"), EVERY)
+def test_every_released_architecture_loads(size, version, tmp_path):
+    path = upstream.write_checkpoint(tmp_path / "checkpoint.pt", size, version)
+    source = load_source(path, image_size=256)
+    assert (source.size, source.version, source.name) == (size, version, "checkpoint.pt")
+    assert source.sha256 == sha256(path)
+    assert (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    if version == "2.1":  # the image encoders of 2.0 are the same
+        with torch.no_grad():
+            features = source.model.get_image_features(upstream.formula_frame(256, 0)).fpn_hidden_states
+        for name, feature in zip(("high_res_0", "high_res_1", "features"), features, strict=True):
+            as_image = feature.permute(1, 2, 0)  # transformers flattens to [h·w, 1, C]
+            assert_digest(as_image, GOLDEN["encoder"][size][name], 1e-4)
+
+
+@pytest.mark.parametrize("version", upstream.VERSIONS)
+def test_tracks_as_upstream(version, tmp_path):
+    path = upstream.write_checkpoint(tmp_path / "checkpoint.pt", "tiny", version)
+    results = track(load_source(path, image_size=256).model, 3)
+    for (logits, pointer, score), golden in zip(results, GOLDEN["track"][version], strict=True):
+        assert_digest(logits, golden["logits"], 5e-4)
+        assert_digest(pointer, golden["pointer"], 5e-4)
+        assert score == pytest.approx(golden["score"], abs=5e-4)
+
+
+def test_decodes_prompts_as_upstream(tiny):
+    model = load_source(tiny, image_size=256).model
+    with torch.no_grad():
+        *high_res, features = model.get_image_embeddings(upstream.formula_frame(256, 0))
+        sparse, dense = model.get_prompt_embeddings(
+            input_points=torch.tensor([[[[60.0, 70.0], [100.0, 30.0], [20.0, 20.0], [200.0, 210.0]]]]),
+            input_labels=torch.tensor([[[1, 0, 2, 3]]]),
+            input_masks=upstream.formula_frame(64, 5)[:, :1],
+        )
+        positions = model.get_image_wide_positional_embeddings()
+        outputs = {
+            "multimask": model.mask_decoder(features, positions, sparse, dense, True, high_res),
+            "stable": model.mask_decoder(features, positions, sparse, dense, False, high_res),
+        }
+        model.mask_decoder.dynamic_multimask_via_stability = False
+        outputs["single"] = model.mask_decoder(features, positions, sparse, dense, False, high_res)
+    assert_digest(sparse, GOLDEN["prompts"]["sparse"], 1e-4)
+    assert_digest(dense, GOLDEN["prompts"]["dense"], 1e-4)
+    for name, (masks, ious, _, score) in outputs.items():
+        assert_digest(masks, GOLDEN["decoder"][name]["masks"], 1e-4)
+        assert_digest(ious, GOLDEN["decoder"][name]["ious"], 1e-4)
+        assert_digest(score, GOLDEN["decoder"][name]["score"], 1e-4)
+
+
+def test_weights_that_few_frames_use_arrive(tiny_source, tiny_state):
+    mine = tiny_source.model.state_dict()
+    for ours, theirs in {
+        "no_memory_embedding": "no_mem_embed",
+        "no_memory_positional_encoding": "no_mem_pos_enc",
+        "no_object_pointer": "no_obj_ptr",
+        "occlusion_spatial_embedding_parameter": "no_obj_embed_spatial",
+        "memory_temporal_positional_encoding": "maskmem_tpos_enc",
+        "mask_downsample.weight": "mask_downsample.weight",
+        "mask_downsample.bias": "mask_downsample.bias",
+        "temporal_positional_encoding_projection_layer.weight": "obj_ptr_tpos_proj.weight",
+        "temporal_positional_encoding_projection_layer.bias": "obj_ptr_tpos_proj.bias",
+    }.items():
+        assert torch.equal(mine[ours], tiny_state[theirs])
+
+
+def test_only_2_1_has_the_switches_of_2_1(tiny_source, tmp_path):
+    older = load_source(upstream.write_checkpoint(tmp_path / "2.0.pt", "tiny", "2.0"))
+    for source, expected in ((older, False), (tiny_source, True)):
+        config = source.model.config
+        assert config.enable_occlusion_spatial_embedding is expected
+        assert config.enable_temporal_pos_encoding_for_object_pointers is expected
+
+
+def test_other_switches_are_those_of_upstreams_yaml(tiny_source):
+    config = tiny_source.model.config
+    assert config.image_size == config.prompt_encoder_config.image_size == 1024
+    assert (config.sigmoid_scale_for_mem_enc, config.sigmoid_bias_for_mem_enc) == (20, -10)
+    assert (config.num_maskmem, config.max_object_pointers_in_encoder, config.max_cond_frame_num) == (7, 16, -1)
+    assert config.multimask_output_in_sam
+    assert config.multimask_output_for_tracking
+    assert (config.multimask_min_pt_num, config.multimask_max_pt_num) == (0, 1)
+    assert config.rope_parameters["rope_theta"] == 10000
+    decoder = config.mask_decoder_config
+    assert decoder.dynamic_multimask_via_stability
+    assert (decoder.dynamic_multimask_stability_delta, decoder.dynamic_multimask_stability_thresh) == (0.05, 0.98)
+
+
+def test_the_model_is_for_inference_and_the_library_draws_nothing(tiny, capfd):
+    model = load_source(tiny).model
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_wrappings_of_the_same_weights_load_alike(tiny_source, tiny_state, tmp_path):
+    trainer = {
+        "model": tiny_state,
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-5, "params": [0]}]},
+        "epoch": 3,
+        "loss": {},
+        "steps": {"train": 12, "val": 0},
+        "time_elapsed": 1.5,
+        "best_meter_values": {},
+    }
+    torch.save(trainer, tmp_path / "trainer.pt")
+    torch.save(tiny_state, tmp_path / "bare.pt")
+    save_file({key: tensor.contiguous() for key, tensor in tiny_state.items()}, tmp_path / "tensors.safetensors")
+    for name in ("trainer.pt", "bare.pt", "tensors.safetensors"):
+        assert same_weights(load_source(tmp_path / name).model, tiny_source.model)
+
+
+def refusal(source, **options):
+    """What load_source says against it."""
+    with pytest.raises(SourceError) as refused:
+        load_source(source, **options)
+    return str(refused.value)
+
+
+@pytest.fixture
+def refusal_of_state(tiny_state, tmp_path):
+    """A function that changes a copy of the tiny checkpoint's tensors, and returns what is said against it."""
+
+    def refuse(edit):
+        state = dict(tiny_state)
+        edit(state)
+        torch.save({"model": state}, tmp_path / "edited.pt")
+        return refusal(tmp_path / "edited.pt")
+
+    return refuse
+
+
+def test_missing_extra_and_misshapen_weights_are_named_as_in_the_file(refusal_of_state):
+    def edit(state):
+        del state["image_encoder.trunk.blocks.3.mlp.layers.1.bias"]
+        del state["sam_prompt_encoder.point_embeddings.2.weight"]
+        state["text_encoder.weight"] = torch.zeros(3, 4)
+        state["obj_ptr_proj.layers.2.weight"] = torch.zeros(256, 255)
+
+    message = refusal_of_state(edit)
+    assert "edited.pt: the weights do not fit SAM 2.1 tiny:" in message
+    assert message.splitlines()[1:] == [
+        "  missing image_encoder.trunk.blocks.3.mlp.layers.1.bias (384,)",
+        "  missing sam_prompt_encoder.point_embeddings.2.weight (1, 256)",
+        "  unexpected text_encoder.weight (3, 4)",
+        "  misshapen obj_ptr_proj.layers.2.weight: expected (256, 256), found (256, 255)",
+    ]
+
+
+def test_a_2_1_checkpoint_must_have_all_that_2_1_added(refusal_of_state):
+    message = refusal_of_state(lambda state: state.pop("no_obj_embed_spatial"))
+    assert message.splitlines()[1:] == ["  missing no_obj_embed_spatial (1, 64)"]
+
+
+def test_long_lists_are_cut(refusal_of_state):
+    message = refusal_of_state(lambda state: state.update({f"extra.{i:02}": torch.zeros(1) for i in range(14)}))
+    assert message.splitlines()[1:] == [*(f"  unexpected extra.{i:02} (1,)" for i in range(10)), "  and 4 more"]
+
+
+def test_a_trunk_of_unknown_depth_is_refused(refusal_of_state):
+    message = refusal_of_state(lambda state: state.update({"image_encoder.trunk.blocks.12.norm1.bias": torch.zeros(1)}))
+    assert "the trunk has 13 blocks" in message
+    assert "tiny 12, small 16, base-plus 24, large 48" in message
+
+
+# --------------------------------------------------------------------------------- files that are no such
+
+
+class Malicious:
+    """A pickle that makes a directory when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, tiny_state):
+    trap = tmp_path / "sprung"
+    torch.save({"model": tiny_state, "optimizer": Malicious(trap)}, tmp_path / "malicious.pt")
+    message = refusal(tmp_path / "malicious.pt")
+    assert not trap.exists()
+    assert f"asks to load {os.mkdir.__module__}.mkdir" in message
+    assert "never code" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more", b"\x80\x02]q\x00."])
+def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
+    (tmp_path / "file.pt").write_bytes(content)
+    message = refusal(tmp_path / "file.pt")
+    assert "file.pt is no PyTorch checkpoint" in message or "file.pt holds no weights" in message
+    (tmp_path / "file.safetensors").write_bytes(content)
+    assert "file.safetensors is no safetensors file" in refusal(tmp_path / "file.safetensors")
+
+
+def test_a_truncated_checkpoint_is_refused(tiny, tmp_path):
+    (tmp_path / "half.pt").write_bytes(tiny.read_bytes()[: tiny.stat().st_size // 2])
+    assert "half.pt is no PyTorch checkpoint, or is damaged" in refusal(tmp_path / "half.pt")
+
+
+@pytest.mark.parametrize("content", [[], {}, {"model": {}}, {"model": {"step": 3}}, {"model": {0: torch.ones(1)}}])
+def test_a_pickle_without_weights_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "empty.pt")
+    assert "empty.pt holds no weights" in refusal(tmp_path / "empty.pt")
+
+
+def test_weights_of_another_model_are_refused(directory, tmp_path):
+    torch.save({"model": {"backbone.weight": torch.ones(1)}}, tmp_path / "other.pt")
+    assert "no weight is named image_encoder.trunk.blocks.*, but e.g. backbone.weight" in refusal(tmp_path / "other.pt")
+    assert "give the directory with its config.json" in refusal(directory / "model.safetensors")
+
+
+def test_a_path_that_is_not_there_is_named():
+    for missing in ("nowhere/sam2.pt", "no/such/directory", Path("no/where")):
+        assert f"{missing}: no such file or directory" in refusal(missing)
+
+
+# ---------------------------------------------------------------------------------- transformers' layout
+
+
+def test_a_directory_returns_what_was_saved(custom_model, directory):
+    source = load_source(directory)
+    assert same_weights(source.model, custom_model)
+    assert (source.name, source.size, source.version) == ("custom", "custom", "2.1")
+    assert source.sha256 == sha256(directory / "model.safetensors")
+    assert (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert source.model.config.image_size == 128
+
+
+def test_shards_are_joined(custom_model, tmp_path):
+    custom_model.save_pretrained(tmp_path, max_shard_size="3MB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    source = load_source(tmp_path)
+    assert same_weights(source.model, custom_model)
+    assert source.sha256 == sha256(*shards)
+    shards[-1].unlink()
+    assert f"{shards[-1]} is missing" in refusal(tmp_path)
+
+
+def test_a_saved_upstream_checkpoint_keeps_its_size_and_version(tiny_source, tmp_path):
+    tiny_source.model.save_pretrained(tmp_path)
+    source = load_source(tmp_path)
+    assert (source.size, source.version) == ("tiny", "2.1")
+    assert same_weights(source.model, tiny_source.model)
+
+
+def test_a_directory_may_hold_the_point_codes_once(custom_model, directory):
+    codes = "prompt_encoder.shared_embedding.positional_embedding"
+    edit_weights(directory, lambda tensors: tensors.pop(codes))
+    state = load_source(directory).model.state_dict()
+    assert torch.equal(state[codes], custom_model.shared_image_embedding.positional_embedding)
+
+
+def test_weights_that_do_not_fit_the_configuration_are_named(directory):
+    def edit(tensors):
+        del tensors["no_object_pointer"]
+        tensors["surplus"] = torch.zeros(2)
+        tensors["mask_downsample.bias"] = torch.zeros(3)
+
+    edit_weights(directory, edit)
+    message = refusal(directory)
+    assert "custom: the weights do not fit config.json:" in message
+    assert message.splitlines()[1:] == [
+        "  missing no_object_pointer (1, 256)",
+        "  unexpected surplus (2,)",
+        "  misshapen mask_downsample.bias: expected (1,), found (3,)",
+    ]
+
+
+def test_half_precision_weights_become_float32(directory):
+    edit_weights(directory, lambda tensors: tensors.update({key: t.half() for key, t in tensors.items()}))
+    edit_json(directory / "config.json", dtype="float16")
+    assert {parameter.dtype for parameter in load_source(directory).model.parameters()} == {torch.float32}
+
+
+def test_the_older_name_of_the_rope_frequency_counts(directory, capfd):
+    settings = json.loads((directory / "config.json").read_text())
+    del settings["rope_parameters"]
+    (directory / "config.json").write_text(json.dumps(settings | {"memory_attention_rope_theta": 5000}))
+    model = load_source(directory).model
+    assert model.memory_attention.rotary_emb.inv_freq[-1].item() == pytest.approx(5000 ** -(63 / 64), rel=1e-5)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("model_type", "complaint"),
+    [("sam2", "image-only Sam2Model"), ("sam3_video", "'sam3_video'"), (None, "None")],
+)
+def test_another_architecture_is_refused(directory, model_type, complaint):
+    edit_json(directory / "config.json", model_type=model_type)
+    message = refusal(directory)
+    assert complaint in message
+    assert "expected model_type sam2_video" in message
+
+
+def test_an_unusable_directory_says_what_is_missing(directory, tiny):
+    edit_json(directory / "config.json", num_maskmem="seven")
+    assert "config.json is no readable Sam2VideoConfig" in refusal(directory)
+    (directory / "config.json").write_text("{")
+    assert "config.json cannot be read as JSON" in refusal(directory)
+    (directory / "config.json").write_text("[]")
+    assert "config.json holds no JSON object" in refusal(directory)
+    (directory / "config.json").unlink()
+    assert "it has no config.json" in refusal(directory)
+    assert f"give the file, {tiny}" in refusal(tiny.parent)
+
+
+def test_a_directory_without_safetensors_is_refused(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    assert "holds no model.safetensors" in refusal(directory)
+    (directory / "model.safetensors.index.json").write_text("{}")
+    assert "lists no shards" in refusal(directory)
+    (directory / "model.safetensors").write_bytes(b"\0" * 100)
+    assert "model.safetensors is no safetensors file" in refusal(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("preprocessor_config.json", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
+        ("video_preprocessor_config.json", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
+        (
+            "processor_config.json",
+            {"video_processor": {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}, "target_size": 128},
+        ),
+    ],
+)
+def test_the_normalisation_is_the_directorys(directory, name, content):
+    (directory / name).write_text(json.dumps(content))
+    source = load_source(directory)
+    assert (source.mean, source.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_a_normalisation_that_is_not_rgb_is_refused(directory):
+    (directory / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
+    assert "image_mean and image_std must be three numbers, got [0.5]" in refusal(directory)
+
+
+def test_the_nano_model():
+    source = load_source(NANO)
+    assert (source.name, source.size, source.version) == ("nano", "custom", "2.1")
+    assert source.model.config.image_size == 128
+    saved = load_file(NANO / "model.safetensors")
+    assert torch.equal(source.model.no_object_pointer, saved["no_object_pointer"].float())
+
+
+# --------------------------------------------------------------------------------------------------- hub
+
+
+def test_a_model_id_is_fetched_from_the_hub(directory, monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(directory))
+    assert load_source("facebook/sam2.1-hiera-tiny").name == "facebook/sam2.1-hiera-tiny"
+    assert asked == ["facebook/sam2.1-hiera-tiny"]
+
+
+def test_an_unreachable_hub_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    message = refusal("facebook/sam2.1-hiera-none")
+    assert "facebook/sam2.1-hiera-none is neither a file or directory here" in message
+    assert "hf download facebook/sam2.1-hiera-none --local-dir DIR" in message
+
+
+# -------------------------------------------------------------------------------------------- image size
+
+
+def test_the_image_size_is_set_wherever_it_is_known(tiny):
+    model = load_source(tiny, image_size=288).model
+    config = model.config
+    assert config.image_size == config.prompt_encoder_config.image_size == model.image_size == 288
+    assert config.vision_config.backbone_config.image_size == [288, 288]
+    assert model.backbone_feature_sizes == [[72, 72], [36, 36], [18, 18]]
+    assert config.memory_attention_rope_feat_sizes == [18, 18]
+    assert model.memory_attention.position_ids.tolist()[:19] == [[i % 18, i // 18] for i in range(19)]
+
+
+@pytest.mark.parametrize("image_size", [128, 256, 288, 352])
+def test_transformers_tracks_at_other_image_sizes(directory, image_size):
+    for logits, pointer, _ in track(load_source(directory, image_size=image_size).model, 2):
+        assert logits.shape == (1, 1, image_size // 4, image_size // 4)
+        assert pointer.shape == (1, 1, 256)
+
+
+@pytest.mark.parametrize("image_size", [-256, 0, 128, 224, 300, 1056])
+def test_impossible_image_sizes_are_refused(tiny, image_size):
+    message = refusal(tiny, image_size=image_size)
+    assert message == (
+        f"image size {image_size} is not possible: give a multiple of 32 from 256 to 1024, "
+        f"or 1024, the checkpoint's own"
+    )
+
+
+def test_a_checkpoints_own_image_size_is_always_possible(directory):
+    assert load_source(directory, image_size=128).model.config.image_size == 128
+    assert "from 256 to 1024, or 128, the checkpoint's own" in refusal(directory, image_size=160)
