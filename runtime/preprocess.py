@@ -1,0 +1,78 @@
+"""Resize frames to the model's square as SAM 2's image processor does: bilinear with antialiasing, in 8 bits.
+
+OpenCV has no antialiased bilinear filter (INTER_LINEAR aliases when shrinking, INTER_AREA is a box), so the
+triangle filter is applied here as a banded matrix, one axis after the other. Normalisation is in the encoder graph.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge.errors import FrameError
+
+_BLOCK = 64
+"""Output rows that share one dense piece of the banded filter matrix."""
+
+Pixels = TypeVar("Pixels", np.uint8, np.float32)
+
+
+def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = "a frame") -> npt.NDArray[np.uint8]:
+    """The frame, if it is uint8 [H,W,3] (and of `size` (H,W), if given); FrameError about `what` otherwise."""
+    if not isinstance(frame, np.ndarray):
+        raise FrameError(f"{what} must be a numpy array uint8 [H,W,3] (RGB) but got {type(frame).__name__}")
+    if frame.dtype != np.uint8:
+        raise FrameError(f"{what} must be uint8 (0…255) but got {frame.dtype}; convert it with astype(np.uint8)")
+    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise FrameError(f"{what} must be [H,W,3] (RGB) but got shape {list(frame.shape)}")
+    if size is not None and frame.shape[:2] != size:
+        raise FrameError(
+            f"frame size changed from {size[1]}×{size[0]} to {frame.shape[1]}×{frame.shape[0]}; "
+            "resize the frames, or reset() and prompt again"
+        )
+    return frame
+
+
+def resize(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
+    """Antialiased bilinear resize of [H,W] or [H,W,3] to [size,size,…]; uint8 is rounded after each axis.
+
+    Same as torch.nn.functional.interpolate(mode="bilinear", antialias=True), which is what transformers' image
+    processor calls; width first, then height.
+    """
+    across = cv2.transpose(_filter_rows(cv2.transpose(pixels), size))
+    return _filter_rows(across, size)
+
+
+def _filter_rows(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
+    if len(pixels) == size:
+        return pixels
+    flat = pixels.reshape(len(pixels), -1)
+    out = np.empty((size, flat.shape[1]), pixels.dtype)
+    for start, first, weights in _bands(len(pixels), size):
+        rows = weights @ flat[first : first + weights.shape[1]].astype(np.float32)
+        if pixels.dtype == np.uint8:
+            rows += 0.5  # the cast truncates: ties go up, as in PyTorch's fixed point (np.rint: to even)
+        out[start : start + len(weights)] = rows
+    return out.reshape(size, *pixels.shape[1:])
+
+
+@functools.lru_cache(maxsize=8)
+def _bands(source: int, target: int) -> tuple[tuple[int, int, npt.NDArray[np.float32]], ...]:
+    """Triangle filter from `source` rows to `target`, in blocks: first output row, first input row, weights."""
+    scale = source / target
+    reach = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale
+    distance = np.abs(np.arange(source) + 0.5 - centres[:, None]) / reach
+    weights = np.clip(1.0 - distance, 0.0, None)
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    bands = []
+    for start in range(0, target, _BLOCK):
+        block = weights[start : start + _BLOCK]
+        used = np.flatnonzero(block.any(axis=0))
+        first, last = int(used[0]), int(used[-1]) + 1
+        bands.append((start, first, np.ascontiguousarray(block[:, first:last])))
+    return tuple(bands)
