@@ -1,0 +1,116 @@
+"""The memory-attention graph: the frame's features attend to memories and object pointers (SAM 2 section 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sam2edge.errors import ExportError
+from sam2edge.export.rewrites import attend, frozen, halves, merged_values, reshape, rotate, scaled
+
+EMPTY = -1e4
+"""Added to the scores of an empty slot: its weight is exactly zero, in FP16 too."""
+
+
+class MemoryAttention(nn.Module):
+    """features [1,C,h,h], memory [N,T,hh,M], pointers [N,K,C] and the age of each slot → conditioned [N,C,h,h].
+
+    memory_age int32 [N,T]: 0 for a conditioning frame, 1…6 for the frame so many steps back, -1 for an empty slot.
+    pointer_age int32 [N,K]: steps back, any number, -1 for an empty slot. The order of the slots does not matter.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        config = model.config
+        if config.memory_attention_num_attention_heads != 1 or config.memory_attention_downsample_rate != 1:
+            raise ExportError("memory attention with several heads or a downsampled width is no SAM 2 that is known")
+        attention = model.memory_attention
+        self.channels, self.memory_dim, self.grid = model.hidden_dim, model.mem_dim, config.image_size // 16
+        self.splits = self.channels // self.memory_dim
+        pixels = (1, self.channels, self.grid, self.grid)
+        position = model.vision_encoder.neck.position_encoding(torch.Size(pixels), "cpu", torch.float32)
+        self.position = frozen(0.1 * position.flatten(2).transpose(1, 2))
+        code = model.memory_encoder.position_encoding(
+            torch.Size((1, self.memory_dim, self.grid, self.grid)), "cpu", torch.float32
+        )
+        self.memory_position = frozen(code.flatten(2).transpose(1, 2).clone())
+        # the stored order is 1 … 6 frames back, then the conditioning frame's code
+        temporal = model.memory_temporal_positional_encoding.flatten(1)
+        self.temporal = frozen(torch.cat([temporal[-1:], temporal[:-1]]))
+        self.pointer_code = PointerCode(model) if config.enable_temporal_pos_encoding_for_object_pointers else None
+        frequencies = attention.rotary_emb.inv_freq
+        angles = (attention.position_ids[:, :, None] * frequencies).flatten(1)
+        layers = [Layer(layer, angles.cos(), angles.sin()) for layer in attention.layers]
+        self.layers, self.norm = nn.ModuleList(layers), attention.layer_norm
+
+    def forward(
+        self, features: Tensor, memory: Tensor, memory_age: Tensor, pointers: Tensor, pointer_age: Tensor
+    ) -> Tensor:
+        """Condition one frame's features on the memories of N objects."""
+        x = reshape(features, 0, self.channels, -1).transpose(1, 2) + self.position
+        temporal = self.temporal[memory_age.clamp(min=0).long()].unsqueeze(2)
+        memory_key = memory + (self.memory_position + temporal)
+        pointer = reshape(pointers, 0, -1, self.splits, self.memory_dim)
+        pointer_key = pointer if self.pointer_code is None else pointer + self.pointer_code(pointer_age).unsqueeze(2)
+        values = torch.cat([self._tokens(memory), self._tokens(pointer)], dim=1)
+        bias = torch.cat([self._bias(memory_age, self.grid**2), self._bias(pointer_age, self.splits)], dim=1)
+        for layer in self.layers:
+            x = layer(x, memory_key, self._tokens(pointer_key), values, bias.unsqueeze(1))
+        return reshape(self.norm(x).transpose(1, 2), -1, self.channels, self.grid, self.grid)
+
+    def _tokens(self, slots: Tensor) -> Tensor:
+        return reshape(slots, 0, -1, self.memory_dim)
+
+    def _bias(self, age: Tensor, tokens: int) -> Tensor:
+        """Score bias of every token [N, slots · tokens]: 0, or EMPTY where the slot's age is negative."""
+        empty = (age < 0).float() * EMPTY
+        return reshape(empty.unsqueeze(2) * torch.ones(tokens), 0, -1)
+
+
+class PointerCode(nn.Module):
+    """Temporal code of a pointer from its age [N,K] → [N,K,M]: sine code of age / 15, projected (get_1d_sine_pe)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        half = model.hidden_dim // 2
+        self.period = frozen(10000.0 ** (2 * (torch.arange(half) // 2) / half))
+        self.longest = float(model.config.max_object_pointers_in_encoder - 1)
+        self.projection = model.temporal_positional_encoding_projection_layer
+
+    def forward(self, age: Tensor) -> Tensor:
+        """Code every age; the code of an empty slot is never seen."""
+        angle = (age.float() / self.longest).unsqueeze(-1) / self.period
+        return self.projection(torch.cat([angle.sin(), angle.cos()], dim=-1))
+
+
+class Layer(nn.Module):
+    """Self-attention, attention to the memory, feed-forward (memory_attention.py, MemoryAttentionLayer)."""
+
+    def __init__(self, layer: Any, cos: Tensor, sin: Tensor) -> None:
+        super().__init__()
+        own, cross = layer.self_attn, layer.cross_attn_image
+        self.norm1, self.norm2, self.norm3 = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
+        self.query, self.key = _query(own), halves(own.k_proj)
+        self.value, self.output = own.v_proj, own.o_proj
+        self.memory_query, self.memory_key = _query(cross), halves(cross.k_proj)
+        self.memory_value = merged_values(cross.v_proj, cross.o_proj)
+        self.linear1, self.linear2, self.activation = layer.linear1, layer.linear2, layer.activation
+        self.cos, self.sin = frozen(cos), frozen(sin)
+
+    def forward(self, x: Tensor, memory_key: Tensor, pointer_key: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """X [1 or N,hh,C]; memory_key [N,T,hh,M]; pointer_key [N,P,M]; values [N,T·hh+P,M]; bias [N,1,T·hh+P]."""
+        normed = self.norm1(x)
+        query, key = (rotate(projection(normed), self.cos, self.sin) for projection in (self.query, self.key))
+        x = x + self.output(attend(query, key, self.value(normed)))
+        query = rotate(self.memory_query(self.norm2(x)), self.cos, self.sin)
+        key = rotate(self.memory_key(memory_key), self.cos, self.sin)
+        key = torch.cat([reshape(key, 0, -1, self.memory_key.out_features), self.memory_key(pointer_key)], dim=1)
+        # x has batch 1 until here in the first layer: what is before any memory is computed once for all objects
+        x = x + self.memory_value(attend(query, key, values, bias))
+        return x + self.linear2(self.activation(self.linear1(self.norm3(x))))
+
+
+def _query(attention: Any) -> nn.Linear:
+    return scaled(halves(attention.q_proj), slice(None), attention.scaling)

@@ -1,0 +1,45 @@
+"""The memory-encoder graph: a frame's features and mask → its memory (sam2_base.py, _encode_new_memory)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam2edge.export.rewrites import frozen, reshape
+
+NO_OBJECT_LOGIT = -1024.0
+
+
+class MemoryEncoder(nn.Module):
+    """features [1,C,h,h] (raw), mask logits [N,1,4h,4h], object_score [N,1], binarize [N] → memory [N,hh,M].
+
+    Where object_score ≤ 0 the mask counts as empty and the no-object embedding is added (2.1). `binarize` is for
+    frames that were prompted: the memory then holds exactly the mask that the user saw.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        encoder = model.memory_encoder
+        self.memory_dim: int = model.mem_dim
+        self.scale: float = model.config.sigmoid_scale_for_mem_enc
+        self.offset: float = model.config.sigmoid_bias_for_mem_enc
+        self.mask_downsampler, self.feature_projection = encoder.mask_downsampler, encoder.feature_projection
+        self.fuser, self.projection = encoder.memory_fuser, encoder.projection
+        embedding = model.occlusion_spatial_embedding_parameter
+        self.no_object = None if embedding is None else frozen(embedding[:, None])
+
+    def forward(self, features: Tensor, mask: Tensor, object_score: Tensor, binarize: Tensor) -> Tensor:
+        """Encode the memories of N objects on one frame."""
+        present = reshape(object_score > 0, -1, 1, 1, 1)
+        mask = torch.where(present, mask, NO_OBJECT_LOGIT)
+        mask = F.interpolate(mask, scale_factor=4.0, mode="bilinear", align_corners=False)
+        soft = torch.where(reshape(binarize, -1, 1, 1, 1), (mask > 0).float(), torch.sigmoid(mask))
+        fused = self.feature_projection(features) + self.mask_downsampler(soft * self.scale + self.offset)
+        memory = self.projection(self.fuser(fused))
+        memory = reshape(memory, 0, self.memory_dim, -1).transpose(1, 2)
+        if self.no_object is None:
+            return memory
+        return memory + torch.where(reshape(present, -1, 1, 1), 0.0, self.no_object)

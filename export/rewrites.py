@@ -1,0 +1,113 @@
+"""Exact rewrites of SAM 2's modules for inference engines: same numbers, cheaper graphs.
+
+Each returns new weights or plain tensor code; tests/unit/export/test_rewrites.py compares each with what it
+replaces. The reasons were measured elsewhere and are repeated in docs/graphs.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class _Reshape(torch.autograd.Function):
+    """Reshape whose ONNX form is a constant shape: 0 copies a dimension, -1 infers one.
+
+    torch.reshape can copy a dynamic dimension only by reading it back, which leaves a Shape-Gather-Concat chain
+    before every Reshape of the graph.
+    """
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape)])
+
+    @staticmethod
+    def symbolic(g: torch.Graph, x: torch.Value, shape: Sequence[int]) -> torch.Value:
+        return g.op("Reshape", x, g.op("Constant", value_t=torch.tensor(shape, dtype=torch.int64)))
+
+
+def reshape(x: Tensor, *shape: int) -> Tensor:
+    """Reshape as ONNX does it: 0 copies the dimension at the same place, and exactly one -1 is inferred."""
+    return _Reshape.apply(x, tuple(int(size) for size in shape))  # int: a traced size is no constant
+
+
+def scaled(linear: nn.Linear, rows: slice, scale: float) -> nn.Linear:
+    """Copy of a projection with some of its output rows multiplied by `scale`.
+
+    Puts attention's 1/sqrt(d) on q before the product, never on the much larger scores.
+    """
+    weight, bias = linear.weight.clone(), linear.bias.clone()
+    weight[rows] *= scale
+    bias[rows] *= scale
+    return linear_of(weight, bias)
+
+
+def halves(linear: nn.Linear) -> nn.Linear:
+    """Copy of a q or k projection whose rows (2i, 2i+1) moved to (i, i + d/2).
+
+    RoPE turns pairs of channels. With the pairs in two halves the rotation is four products and one concatenation,
+    no gather or stack. Scores are unchanged since q and k are permuted alike.
+    """
+    order = torch.cat([torch.arange(0, linear.out_features, 2), torch.arange(1, linear.out_features, 2)])
+    return linear_of(linear.weight[order], linear.bias[order])
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position code on halves: x [..., hw, d], cos and sin [hw, d/2]."""
+    first, second = x.split(cos.shape[-1], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def merged_values(values: nn.Linear, output: nn.Linear) -> nn.Linear:
+    """One projection in place of attention's value and output projections: A(MWv)Wo = (AM)(WvWo).
+
+    The rows of A sum to one, so the value bias passes through it. Memories are 64 wide and values 256, and
+    projecting the attended memories costs the same whatever their number: a fifth less arithmetic in a frame.
+    """
+    weight = output.weight.double() @ values.weight.double()
+    bias = output.weight.double() @ values.bias.double() + output.bias.double()
+    return linear_of(weight.float(), bias.float())
+
+
+def merged_pointwise(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """One 1×1 convolution in place of two: the pyramid's 256 channels at stride 4 and 8 are never written out."""
+    w1, w2 = first.weight.double().flatten(1), second.weight.double().flatten(1)
+    merged = nn.Conv2d(first.in_channels, second.out_channels, 1)
+    merged.weight = frozen((w2 @ w1).float()[:, :, None, None])
+    merged.bias = frozen((w2 @ first.bias.double() + second.bias.double()).float())
+    return merged
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(query keyᵀ + bias) value, decomposed: q [..., Q, d] already scaled, k and v [..., K, d].
+
+    The opset-23 Attention operator breaks TensorRT up to 10.13 and several later builds.
+    """
+    scores = query @ key.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    return torch.softmax(scores, dim=-1) @ value
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, L, heads · d] → [B, heads, L, d]; L and d may be any, B dynamic."""
+    return reshape(x, 0, -1, heads, x.shape[-1] // heads).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[B, heads, L, d] → [B, L, heads · d]."""
+    return reshape(x.transpose(1, 2), 0, -1, x.shape[1] * x.shape[3])
+
+
+def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A Linear that holds the given tensors."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = frozen(weight), frozen(bias)
+    return linear
+
+
+def frozen(value: Tensor) -> nn.Parameter:
+    """A parameter that is not trained."""
+    return nn.Parameter(value, requires_grad=False)

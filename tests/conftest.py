@@ -1,0 +1,41 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sam2edge import Bundle
+
+REPO = Path(__file__).resolve().parents[1]
+SHARED = REPO.parent / "shared"
+NANO = REPO / "samples" / "nano"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real clips and photograph that are not part of the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"{SHARED / 'data'} is not there: real clips and photograph are not in the repository")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def bedroom(shared_data: Path) -> npt.NDArray[np.uint8]:
+    """Every second of the first 64 frames of a real clip: uint8 [32,540,960,3]."""
+    from sam2edge.runtime.sources import VideoSource
+
+    with VideoSource(shared_data / "bedroom.mp4") as source:
+        return np.stack(list(islice(source, 0, 64, 2)))
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundled model, exported; do not write into it."""
+    from sam2edge.export import export
+
+    return export(NANO, tmp_path_factory.mktemp("bundles") / "nano")

@@ -1,0 +1,59 @@
+"""Models that tests make: variants of the bundled one, and a randomly initialised tiny."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import Sam2VideoConfig, Sam2VideoModel
+
+from tests.conftest import NANO
+
+
+def write_wary_nano(directory: Path) -> Path:
+    """The bundled model with a lower object score: it says "absent" as soon as it doubts."""
+    model = Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32)
+    with torch.no_grad():
+        model.mask_decoder.pred_obj_score_head.proj_out.bias -= 1.0
+    model.save_pretrained(directory)
+    return directory
+
+
+def write_nano_2_0(directory: Path) -> Path:
+    """The bundled model without what SAM 2.1 added: pointers' temporal codes and the memory's no-object embedding."""
+    model = Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32)
+    config = model.config
+    config.enable_temporal_pos_encoding_for_object_pointers = False
+    config.enable_occlusion_spatial_embedding = False
+    older = Sam2VideoModel(config)
+    weights = model.state_dict()
+    older.load_state_dict({name: weights[name] for name in older.state_dict()})
+    with torch.no_grad():
+        older.mask_decoder.pred_obj_score_head.proj_out.bias -= 1.0
+    older.save_pretrained(directory)
+    return directory
+
+
+def write_random_tiny(directory: Path, image_size: int) -> Path:
+    """SAM 2.1 tiny as transformers builds it, at an image size, with weights that let signals through every branch.
+
+    transformers starts embeddings and layer scales at zero and projections at 0.02, which would hide most errors.
+    """
+    grid = image_size // 16
+    config = Sam2VideoConfig(image_size=image_size)
+    config.vision_config.backbone_config.image_size = [image_size, image_size]
+    config.vision_config.backbone_feature_sizes = [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2]
+    config.prompt_encoder_config.image_size = image_size
+    config.memory_attention_rope_feat_sizes = [grid, grid]
+    torch.manual_seed(0)
+    model = Sam2VideoModel(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2 and "embed" not in name and "token" not in name and "encoding" not in name:
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            elif "norm" not in name or name.endswith("bias"):
+                parameter.normal_(std=0.2)
+        model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(1.0)
+    model.save_pretrained(directory)
+    return directory

@@ -1,0 +1,83 @@
+"""Exporting: what is written, what is refused, and that nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sam2edge import Bundle
+from sam2edge.bundle import GRAPHS, contract
+from sam2edge.errors import BundleError, MediaError, ParityError
+from sam2edge.export import export, exporter
+from tests.conftest import NANO, REPO
+
+
+def test_every_output_was_compared(nano: Bundle) -> None:
+    for name, (_, outputs) in contract(nano.model).items():
+        parity = nano.manifest.graphs[name].parity
+        assert set(parity) == {spec.name for spec in outputs}
+        for output, error in parity.items():
+            assert 0 < error.relative_error < 1e-4, (name, output)
+
+
+def test_manifest_of_the_bundled_model(nano: Bundle) -> None:
+    source, model = nano.manifest.source, nano.model
+    assert (source.name, source.version, source.size) == ("nano", "2.1", "custom")
+    assert (model.image_size, model.hidden_dim, model.memory_dim) == (128, 256, 64)
+    assert (model.memory_frames, model.max_pointers) == (6, 16)
+    assert (model.multimask_min_points, model.multimask_max_points, model.multimask_for_tracking) == (0, 1, True)
+    assert np.shape(model.mask_prompt_kernel) == (4, 4)
+
+
+def test_another_image_size_and_frames_of_a_video(tmp_path: Path) -> None:
+    seen: list[float] = []
+    bundle = export(
+        NANO,
+        tmp_path / "b",
+        image_size=256,
+        frames=REPO / "samples" / "clip.mp4",
+        progress=lambda message, fraction: seen.append(fraction),
+    )
+    assert bundle.model.image_size == 256
+    assert bundle.manifest.parity_frames == "clip.mp4"
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)
+    assert sorted(path.name for path in bundle.path.iterdir()) == sorted(
+        ["manifest.json", *(f"{name}.onnx" for name in GRAPHS)]
+    )
+
+
+def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
+    tmp_path: Path, nano: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "b"
+    before = export(NANO, out).manifest
+    off_by_a_little = exporter.MemoryEncoder.forward
+    monkeypatch.setattr(exporter.MemoryEncoder, "forward", lambda self, *inputs: off_by_a_little(self, *inputs) * 1.002)
+    with pytest.raises(ParityError, match=r"memory_encoder\.memory by 2\.0e-03"):
+        export(NANO, out)
+    assert Bundle.open(out).manifest == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("keep")
+    with pytest.raises(BundleError, match="exists and is no bundle"):
+        export(NANO, tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "keep"
+
+
+def test_frames_must_be_readable_and_two(tmp_path: Path) -> None:
+    broken = tmp_path / "x.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(MediaError, match=r"x\.png"):
+        export(NANO, tmp_path / "b", frames=broken)
+    single = tmp_path / "one.avi"
+    writer = cv2.VideoWriter(str(single), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 64))
+    writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+    with pytest.raises(MediaError, match="has 1 frame, but two are compared"):
+        export(NANO, tmp_path / "b", frames=single)
