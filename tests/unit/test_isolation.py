@@ -1,0 +1,62 @@
+"""The runtime stands alone: no PyTorch, no exporter, a quick import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import sam2edge
+from sam2edge import Bundle
+from tests.blocked import NOT_FOR_THE_RUNTIME, run_blocked
+
+TRACK = """
+import numpy as np
+import sam2edge
+frame = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+with sam2edge.VideoTracker(sys.argv[1]) as tracker:
+    tracker.track(frame)
+    tracker.prompt(1, box=(20, 20, 80, 80))
+    result = tracker.track(frame)
+with sam2edge.ImagePredictor(sys.argv[1]) as predictor:
+    predictor.set_image(frame)
+    predictor.predict(box=(20, 20, 80, 80))
+    sam2edge.AutomaticMaskGenerator(predictor, points_per_side=2, min_mask_region_area=9).generate(frame)
+print(result.frame_index, result.masks.shape, *(name for name in sys.modules if name.startswith("sam2edge.")))
+"""
+
+IMPORT = """
+import time
+start = time.perf_counter()
+import sam2edge
+for name in sam2edge.__all__:
+    getattr(sam2edge, name)
+print(time.perf_counter() - start)
+"""
+
+
+def test_tracking_without_pytorch(nano: Bundle, tmp_path: Path) -> None:
+    printed = run_blocked(TRACK, nano.path, cwd=tmp_path)
+    assert printed.startswith("1 (1, 96, 128) ")
+    assert "sam2edge.runtime.video_tracker" in printed
+    assert "sam2edge.export" not in printed
+    assert "sam2edge.calibration" not in printed
+
+
+@pytest.mark.parametrize("name", NOT_FOR_THE_RUNTIME)
+def test_what_is_blocked_cannot_be_imported(tmp_path: Path, name: str) -> None:
+    printed = run_blocked(f"try:\n    import {name}\nexcept ImportError as error:\n    print(error)", cwd=tmp_path)
+    assert printed.strip() == f"{name} is blocked"
+
+
+def test_import_time(tmp_path: Path) -> None:
+    """With all public names, which are imported when first used."""
+    assert min(float(run_blocked(IMPORT, cwd=tmp_path)) for _ in range(3)) < 0.7
+
+
+def test_public_names() -> None:
+    names = ["AutomaticMaskGenerator", "Bundle", "FrameResult", "ImagePredictor", "Sam2EdgeError", "VideoTracker"]
+    assert sam2edge.__all__ == names
+    assert [getattr(sam2edge, name).__name__ for name in sam2edge.__all__] == sam2edge.__all__
+    with pytest.raises(AttributeError, match="no attribute 'Tracker'"):
+        sam2edge.Tracker  # noqa: B018
