@@ -1,0 +1,166 @@
+"""transformers' SAM 2 video model as the reference, with upstream's rules where the port departs from them.
+
+Departures of the port (transformers 5.23, modeling_sam2_video.py) that are undone here, each checked against
+facebookresearch/sam2, sam2_video_predictor.py:
+
+1. Stored memories are rounded to bfloat16. Upstream does that too, but under autocast, for the GPU's sake.
+2. A correction does not feed the frame's previous logits, clamped to ±32, back into the decoder.
+3. A mask prompt's pointer comes from the best of three masks; upstream runs the decoder for a single mask.
+4. A mask prompt's memory is encoded from the full-size mask; upstream encodes the stored low-resolution logits.
+5. All objects of a session share `binarize`. Here every object has a session of its own, as upstream's objects do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+from transformers import Sam2VideoModel
+from transformers.models.sam2_video import modeling_sam2_video
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+
+from sam2edge.runtime import prompts
+from sam2edge.runtime.preprocess import resize
+
+MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+
+
+class _FloatMemories:
+    """The torch module as the port sees it, without bfloat16 (departure 1)."""
+
+    bfloat16 = torch.float32
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+modeling_sam2_video.torch = _FloatMemories()
+
+
+class UpstreamModel(Sam2VideoModel):
+    """Sam2VideoModel with departures 2 to 4 undone, which also keeps each frame's predicted IoU."""
+
+    _from_mask = False
+
+    def _run_single_frame_inference(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if kwargs["point_inputs"] is not None:
+            stored = kwargs["inference_session"].output_dict_per_obj[kwargs["obj_idx"]].values()
+            logits = [frames[kwargs["frame_idx"]]["pred_masks"] for frames in stored if kwargs["frame_idx"] in frames]
+            kwargs["prev_sam_mask_logits"] = logits[0].clamp(-32, 32) if logits else None
+        out = super()._run_single_frame_inference(*args, **kwargs)
+        out["iou"] = torch.ones(1) if kwargs["mask_inputs"] is not None else self._iou
+        return out
+
+    def _use_mask_as_output(self, *args: Any, **kwargs: Any) -> Any:
+        self._from_mask = True
+        out = super()._use_mask_as_output(*args, **kwargs)
+        self._from_mask = False
+        size = (self.image_size, self.image_size)
+        out.high_res_masks = F.interpolate(out.pred_masks, size=size, mode="bilinear", align_corners=False)
+        return out
+
+    def _single_frame_forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self._from_mask:
+            kwargs["multimask_output"] = False
+        out = super()._single_frame_forward(*args, **kwargs)
+        self._iou = out.iou_scores.flatten().max()[None]
+        return out
+
+
+@dataclass
+class Expected:
+    """One object on one frame: logits [4h,4h], mask [H,W], iou, score, pointer [C]."""
+
+    logits: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    iou: float
+    score: float
+    pointer: npt.NDArray[np.float32]
+
+
+class ReferenceTracker:
+    """Plays a clip through the model in any order of frames, one session an object.
+
+    frames: uint8 [T,H,W,3], resized by sam2edge's own resize, which is compared elsewhere.
+    """
+
+    def __init__(
+        self, model: UpstreamModel, frames: npt.NDArray[np.uint8], corrections_condition: bool = False
+    ) -> None:
+        self.model, self.frames = model, frames
+        self.size = frames.shape[1:3]
+        self.corrections_condition = corrections_condition
+        square = np.stack([resize(frame, model.config.image_size) for frame in frames])
+        pixels = (square / 255 - MEAN) / STD
+        self.pixels = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)
+        self.sessions: dict[int, Sam2VideoInferenceSession] = {}
+        self.cache: Any = None
+
+    def track(self, frame: int, reverse: bool = False) -> dict[int, Expected]:
+        """Find every object on a frame."""
+        for session in self.sessions.values():
+            self.model(session, frame_idx=frame, reverse=reverse)
+        return self.results(frame)
+
+    def prompt(self, frame: int, object_id: int, **prompt: Any) -> dict[int, Expected]:
+        """Prompt an object on a frame."""
+        session = self.sessions.setdefault(object_id, self._session())
+        if "mask" in prompt:
+            size = (self.model.config.image_size,) * 2
+            mask = torch.from_numpy(prompt["mask"]).float()[None, None]
+            mask = (F.interpolate(mask, size=size, mode="bilinear", antialias=True) >= 0.5).float()
+            session.add_mask_inputs(0, frame, mask)
+            session.remove_point_inputs(0, frame)
+        else:
+            values = SimpleNamespace(**{"points": None, "labels": None, "box": None, **prompt})
+            size = self.model.config.image_size
+            points, labels = prompts.encode_points(values.points, values.labels, values.box, self.size, size)
+            inputs = {"point_coords": points[None, :, :-1], "point_labels": labels[None, :, :-1]}
+            session.add_point_inputs(0, frame, {k: torch.from_numpy(v) for k, v in inputs.items()})
+            session.remove_mask_inputs(0, frame)
+        session.obj_with_new_inputs = [1]
+        self.model(session, frame_idx=frame)
+        stored = session.output_dict_per_obj[0]
+        if self.corrections_condition and frame in stored["non_cond_frame_outputs"]:
+            stored["cond_frame_outputs"][frame] = stored["non_cond_frame_outputs"].pop(frame)
+        return self.results(frame)
+
+    def remove(self, object_id: int) -> None:
+        """Forget an object."""
+        del self.sessions[object_id]
+
+    def results(self, frame: int) -> dict[int, Expected]:
+        """What is stored of a frame."""
+        return {object_id: self._expected(session, frame) for object_id, session in self.sessions.items()}
+
+    def _session(self) -> Sam2VideoInferenceSession:
+        height, width = self.size
+        session = Sam2VideoInferenceSession(
+            video=self.pixels,
+            video_height=height,
+            video_width=width,
+            dtype=torch.float32,
+            max_vision_features_cache_size=len(self.frames),
+        )
+        session.obj_id_to_idx(1)
+        self.cache = self.cache or session.cache
+        session.cache = self.cache  # one encoder run a frame, whatever the number of objects
+        return session
+
+    def _expected(self, session: Sam2VideoInferenceSession, frame: int) -> Expected:
+        stored = session.output_dict_per_obj[0]
+        out = stored["cond_frame_outputs"].get(frame) or stored["non_cond_frame_outputs"][frame]
+        logits = out["pred_masks"]
+        mask = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0, 0] > 0
+        return Expected(
+            logits=logits[0, 0].numpy(),
+            mask=mask.numpy(),
+            iou=float(out["iou"]),
+            score=float(out["object_score_logits"]),
+            pointer=out["object_pointer"].flatten().numpy(),
+        )

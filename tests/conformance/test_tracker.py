@@ -1,0 +1,118 @@
+"""The tracker against transformers' model: every frame's logits, masks, IoUs, scores and pointers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from sam2edge import Bundle, FrameResult, VideoTracker
+from sam2edge.export import export
+from tests.conformance.reference import Expected, ReferenceTracker, UpstreamModel
+from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, SCENARIOS, Scenario, in_pixels, prompt
+from tests.conftest import NANO
+from tests.models import write_nano_2_0, write_random_tiny, write_wary_nano
+
+RELATIVE = 1e-3
+
+Played = Iterator[tuple[str, FrameResult, npt.NDArray[np.float32], dict[int, Expected]]]
+
+
+def play(scenario: Scenario, clip: npt.NDArray[np.uint8], bundle: Bundle, model: UpstreamModel) -> Played:
+    """Play a scenario on both sides; yields what each says after every event."""
+    frames = scenario.frames(clip)
+    height, width = frames.shape[1:3]
+    condition = "max_conditioning_frames" in scenario.tracker
+    with VideoTracker(bundle, **scenario.tracker) as tracker, torch.inference_mode():
+        reference = ReferenceTracker(model, frames, condition)
+
+        def state(what: str, result: FrameResult, expected: dict[int, Expected]) -> tuple:
+            return what, result, tracker._frame.objects.pointers, expected
+
+        order = range(FRAMES - 1, -1, -1) if scenario.reverse else range(FRAMES)
+        for t in order:
+            yield state(f"frame {t}", tracker.track(frames[t]), reference.track(t, scenario.reverse))
+            for event in scenario.events.get(t, []):
+                if isinstance(event, int):
+                    tracker.remove(event)
+                    reference.remove(event)
+                    continue
+                object_id, arguments = event
+                arguments = in_pixels(arguments, height, width)
+                result = tracker.prompt(object_id, **arguments)
+                yield state(f"prompt on {t}", result, reference.prompt(t, object_id, **arguments))
+
+
+def check(played: Played) -> list[FrameResult]:
+    """Compare everything; the tracker's results, for scenarios that must have shown something."""
+    results = []
+    for what, result, pointers, expected in played:
+        assert result.object_ids == tuple(expected), what
+        for n, (object_id, one) in enumerate(expected.items()):
+            where = f"{what}, object {object_id}"
+            assert_close(result.logits[n], one.logits, f"{where}: logits")
+            assert_close(pointers[n], one.pointer, f"{where}: pointer")
+            assert result.ious[n] == pytest.approx(one.iou, abs=RELATIVE), where
+            assert result.object_scores[n] == pytest.approx(one.score, abs=RELATIVE * max(1, abs(one.score))), where
+            assert overlap(result.masks[n], one.mask) >= 0.999, where
+        results.append(result)
+    return results
+
+
+def assert_close(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], what: str) -> None:
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert error <= RELATIVE, f"{what}: differs by {error:.1e} relative"
+
+
+def overlap(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def exported(directory: Path, image_size: int | None = None) -> tuple[Bundle, UpstreamModel]:
+    """A model directory as bundle and as reference."""
+    model = UpstreamModel.from_pretrained(directory, dtype=torch.float32).eval()
+    return export(directory, directory.parent / "bundle", image_size=image_size), model
+
+
+@pytest.fixture(scope="module")
+def nano_model() -> UpstreamModel:
+    return UpstreamModel.from_pretrained(NANO, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nano(name: str, bedroom: npt.NDArray[np.uint8], nano: Bundle, nano_model: UpstreamModel) -> None:
+    results = check(play(SCENARIOS[name], bedroom, nano, nano_model))
+    assert any(result.masks.any() for result in results)
+
+
+@pytest.mark.parametrize("write", [write_wary_nano, write_nano_2_0])
+def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    bundle, model = exported(write(tmp_path / "model"))
+    results = check(play(SCENARIOS["occlusion and return"], bedroom, bundle, model))
+    visible = np.array([result.visible for result in results if len(result.object_ids) == 2])
+    assert visible[:6].any()
+    assert not visible[9:18].all()
+    assert visible[20:].any()
+
+
+@pytest.mark.slow
+def test_random_tiny(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    """512 unless SAM2EDGE_TINY_SIZE says otherwise; `make conformance-1024` sets it."""
+    size = int(os.environ.get("SAM2EDGE_TINY_SIZE", "512"))
+    bundle, model = exported(write_random_tiny(tmp_path / "model", size))
+    scenario = Scenario(
+        {
+            0: [prompt(1, box=LEFT)],
+            3: [prompt(2, points=[CENTRE])],
+            9: [prompt(1, points=[CENTRE])],
+            12: [prompt(2, mask=(0.6, 0.5, 0.2, 0.2))],
+        }
+    )
+    results = check(play(scenario, bedroom, bundle, model))
+    assert any(result.masks.any() for result in results)
