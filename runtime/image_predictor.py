@@ -1,0 +1,434 @@
+"""Segment images by prompts: the methods of upstream's SAM2ImagePredictor on the exported graphs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge.bundle import Bundle, Model
+from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
+from sam2edge.runtime import prompts
+from sam2edge.runtime.backend import Array
+from sam2edge.runtime.closing import Closing
+from sam2edge.runtime.graphs import Graphs
+from sam2edge.runtime.preprocess import check_frame, resize
+from sam2edge.runtime.result import LOGIT_LIMIT, upsample
+from sam2edge.runtime.upsampling import patches
+
+Floats = npt.NDArray[np.float32]
+Prediction = tuple[Floats, Floats, Floats]
+
+_BYTES_PER_PIXEL = 1500
+"""What the encoder takes for a pixel of the model's square. Tiny at 1024 was measured at 0.8 to 1.1 GB an image (onnx,
+CPU), and large has 1.5 times as many channels."""
+_MAX_BATCH = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """An encoded image: what prompts are decoded on. 16 MB at S = 1024.
+
+    features: float32 [1,C,h,h], without the no-memory embedding, which the decoder's graph adds. high_res_0: float32
+    [1,C/8,4h,4h]. high_res_1: float32 [1,C/4,2h,2h]. size: (H,W) of the image.
+    """
+
+    features: Floats
+    high_res_0: Floats
+    high_res_1: Floats
+    size: tuple[int, int]
+
+
+class ImagePredictor(Closing):
+    """Masks on images by points, boxes and earlier masks; code written for SAM2ImagePredictor runs with it.
+
+    bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda". mask_threshold: logits above it are
+    the object.
+
+    An image is encoded once and every prompt reuses it. Wrong arguments raise errors of the InputError family and
+    change nothing; the image set before stays. Not safe for use by several threads at a time; several predictors are.
+    Raises BundleError, BackendError and InputError.
+    """
+
+    def __init__(
+        self, bundle: Bundle | str | os.PathLike[str], backend: str = "auto", *, mask_threshold: float = 0.0
+    ) -> None:
+        if isinstance(mask_threshold, bool) or not isinstance(mask_threshold, (int, float, np.number)):
+            raise InputError(f"mask_threshold must be a number but got {mask_threshold!r}")
+        if not np.isfinite(mask_threshold):
+            raise InputError(f"mask_threshold must be finite but got {mask_threshold}")
+        self.mask_threshold = float(mask_threshold)
+        self._graphs = Graphs(bundle, backend, ("image_encoder", "mask_decoder"), "predictor")
+        self._images: tuple[Embedding, ...] = ()
+        self._is_batch = False
+        self._repeated: tuple[Embedding, Floats] | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model's numbers."""
+        return self._graphs.model
+
+    @property
+    def embedding(self) -> Embedding:
+        """The image that is set, the last of a batch. Raises PromptError if there is none."""
+        self._graphs.check_open()
+        if not self._images:
+            raise PromptError("no image is set; call set_image(image) first, then predict on it")
+        return self._images[-1]
+
+    def set_image(self, image: object) -> None:
+        """Encode an image; the prompts that follow are on it.
+
+        image: RGB uint8 [H,W,3], a numpy array or what numpy converts to one, such as a PIL image of mode RGB. Raises
+        FrameError.
+        """
+        self.set_embedding(self.encode(image))
+
+    def set_embedding(self, embedding: Embedding) -> None:
+        """Prompt an image that `encode` or `encode_many` encoded. Raises FrameError for that of another model."""
+        self._graphs.check_open()
+        side, channels = self.model.grid, self.model.hidden_dim
+        if not isinstance(embedding, Embedding):
+            raise FrameError(f"an embedding must be what encode() returns but got {type(embedding).__name__}")
+        if embedding.features.shape != (1, channels, side, side):
+            raise FrameError(
+                f"the embedding is another model's: its features are {list(embedding.features.shape)} but must be "
+                f"{[1, channels, side, side]}"
+            )
+        self._set((embedding,), batch=False)
+
+    def set_image_batch(self, image_list: Sequence[object]) -> None:
+        """Encode several images of any sizes, for predict_batch; predict is then on the last, as upstream.
+
+        Raises FrameError that names the first image which is none; `encode_many` goes on after such.
+        """
+        self._graphs.check_open()
+        if not isinstance(image_list, (list, tuple)) or not image_list:
+            got = "an empty one" if isinstance(image_list, (list, tuple)) else type(image_list).__name__
+            raise FrameError(f"image_list must be a list of images uint8 [H,W,3] (RGB) but got {got}")
+        images = []
+        for index, embedding in self.encode_many(image_list):
+            if isinstance(embedding, Sam2EdgeError):
+                raise FrameError(f"image {index} of {len(image_list)}: {embedding}") from embedding
+            images.append(embedding)
+        self._set(tuple(images), batch=True)
+
+    def encode(self, image: object) -> Embedding:
+        """Encode an image without setting it. image: as for set_image. Raises FrameError."""
+        self._graphs.check_open()
+        pixels = _pixels(image)
+        return _embedding(self._graphs.run("image_encoder", image=resize(pixels, self._side)[None]), 0, pixels.shape)
+
+    def encode_many(
+        self, images: Iterable[object], batch_size: int | None = None
+    ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
+        """Encode any number of images of any sizes, in batches: yields (index, embedding) in order.
+
+        images: as for set_image, and may be lazy: `map(load, paths)` reads a file when its turn comes. At most one
+        image and `batch_size` embeddings are held at a time. An image that is none, or whose loading raises a
+        Sam2EdgeError or OSError, is yielded as (index, error), and the others follow. batch_size: images an encoder
+        run; by default as many as a quarter of the available main memory holds, 16 at most; GPUs are not asked.
+
+        Raises InputError at once for wrong arguments, and BackendError if the encoder fails.
+        """
+        self._graphs.check_open()
+        if isinstance(images, (np.ndarray, str, bytes)) or not isinstance(images, Iterable):
+            raise InputError(f"images must be a list or iterator of images but got {type(images).__name__}")
+        if batch_size is None:
+            batch_size = default_batch_size(self.model)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise InputError(f"batch_size must be an integer of at least 1, or None, but got {batch_size!r}")
+        if isinstance(images, Sized):
+            batch_size = max(1, min(batch_size, len(images)))
+        return self._encode_many(images, int(batch_size))
+
+    def predict(
+        self,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> Prediction:
+        """Masks for a prompt on the image that is set, or for N prompts at once.
+
+        point_coords: [P,2] x, y in pixels of the image, or [N,P,2]. point_labels: [P] or [N,P], 1 object, 0
+        background, -1 a point that is none. box: x0, y0, x1, y1, [4] or [N,4]; may come with points. mask_input:
+        logits of an earlier prediction, [1,4h,4h], or [N,1,4h,4h]. multimask_output: three masks, for prompts that
+        may mean several things; else one. return_logits: masks as logits. normalize_coords: points and boxes are in
+        pixels; False: they are in 0…1 of the image.
+
+        Returns masks float32 [C,H,W] of 0 and 1 (upstream's type; or logits), their predicted IoUs float32 [C], and
+        low-resolution logits float32 [C,4h,4h], clamped to ±32, of which one can be the next mask_input. C is 3 or 1;
+        all get a leading N when N > 1. Raises PromptError or InputError.
+        """
+        prompt = self.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+        return self._predict(self.embedding, *prompt, multimask_output, return_logits)
+
+    def predict_batch(
+        self,
+        point_coords_batch: Sequence[npt.ArrayLike | None] | None = None,
+        point_labels_batch: Sequence[npt.ArrayLike | None] | None = None,
+        box_batch: Sequence[npt.ArrayLike | None] | None = None,
+        mask_input_batch: Sequence[npt.ArrayLike | None] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> tuple[list[Floats], list[Floats], list[Floats]]:
+        """`predict` for every image of set_image_batch: lists of prompts, one an image, give lists of results.
+
+        Raises PromptError or InputError, which name the image.
+        """
+        self._graphs.check_open()
+        if not self._is_batch:
+            raise PromptError("no batch of images is set; call set_image_batch(image_list) first, or predict()")
+        count = len(self._images)
+        lists = {
+            "point_coords_batch": point_coords_batch,
+            "point_labels_batch": point_labels_batch,
+            "box_batch": box_batch,
+            "mask_input_batch": mask_input_batch,
+        }
+        for name, values in lists.items():
+            if values is not None and (not isinstance(values, (list, tuple, np.ndarray)) or len(values) != count):
+                got = len(values) if isinstance(values, (list, tuple, np.ndarray)) else type(values).__name__
+                raise PromptError(f"{name} must be a list with one entry an image: {count} but got {got}")
+        columns = [[None] * count if values is None else values for values in lists.values()]
+        predictions = []
+        for index, (embedding, *values) in enumerate(zip(self._images, *columns, strict=True)):
+            try:
+                prompt = self._check(embedding, *values, normalize_coords=normalize_coords)
+                predictions.append(self._predict(embedding, *prompt, multimask_output, return_logits))
+            except InputError as error:
+                raise type(error)(f"image {index} of {count}: {error}") from error
+        masks, ious, logits = ([of_image[i] for of_image in predictions] for i in range(3))
+        return masks, ious, logits
+
+    def check_prompt(
+        self,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        normalize_coords: bool = True,
+    ) -> tuple[Array, Array, Floats | None]:
+        """What `decode` takes for `predict`'s prompt: points [N,P,2] in pixels, labels [N,P], mask [N,1,4h,4h] or None.
+
+        Raises PromptError or InputError.
+        """
+        return self._check(
+            self.embedding, point_coords, point_labels, box, mask_input, normalize_coords=normalize_coords
+        )
+
+    def decode(
+        self,
+        points: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        mask_input: npt.ArrayLike | None = None,
+        multimask: bool = True,
+        *,
+        features: Floats | None = None,
+    ) -> dict[str, Floats]:
+        """One decoder run for N prompts on the image that is set, nothing upsampled or clamped.
+
+        points: [N,P,2] in pixels of the image, inside or not. labels: [N,P] 1 object, 0 background, 2 and 3 the
+        corners of a box, -1 none. mask_input: [N,1,4h,4h] logits, which upstream clamps to ±32 before it feeds them
+        back. multimask: what `mask` is; `masks` are there always. features: [N,C,h,h] in place of the image's own.
+
+        Returns masks float32 [N,3,4h,4h] logits, ious [N,3], mask [N,1,4h,4h] (the best of the three by predicted
+        IoU, or with multimask=False the single one, if it is stable), iou [N,1]. Raises PromptError.
+        """
+        embedding = self.embedding
+        coordinates, kinds = prompts.check_arrays(points, labels)
+        n, model = len(coordinates), self.model
+        mask = None if mask_input is None else prompts.check_logits(mask_input, n, model.mask_size)
+        if mask is not None and len(mask) != n:
+            raise PromptError(f"mask_input is for {len(mask)} prompts but there are {n}; give one a prompt")
+        prompts.check_flag("multimask", multimask)
+        expected = (n, model.hidden_dim, model.grid, model.grid)
+        if features is not None and np.shape(features) != expected:
+            raise PromptError(f"features must be {list(expected)} but got shape {list(np.shape(features))}")
+        return self._decode(embedding, coordinates, kinds, mask, multimask, features)
+
+    def get_image_embedding(self) -> Floats:
+        """Features of the image that is set, float32 [1,C,h,h]; of a batch [B,C,h,h].
+
+        Upstream's with the no-memory embedding subtracted, which is the same for all images and positions: here the
+        decoder's graph adds it. Raises PromptError when no image is set.
+        """
+        last = self.embedding.features
+        return np.concatenate([image.features for image in self._images]) if self._is_batch else last.copy()
+
+    def reset_predictor(self) -> None:
+        """Forget the image or batch that is set; the graphs stay loaded."""
+        self._set((), batch=False)
+
+    def close(self) -> None:
+        """Free the graphs; the predictor cannot be used any more."""
+        self.reset_predictor()
+        self._graphs.close()
+
+    @property
+    def _side(self) -> int:
+        return self.model.image_size
+
+    def _set(self, images: tuple[Embedding, ...], *, batch: bool) -> None:
+        self._images, self._is_batch, self._repeated = images, batch, None
+
+    def _encode_many(
+        self, images: Iterable[object], batch_size: int
+    ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
+        staging = np.empty((batch_size, self._side, self._side, 3), np.uint8)
+        group: list[tuple[int, tuple[int, ...] | Sam2EdgeError]] = []
+        used = 0
+        for index, image in enumerate(_each(images)):
+            try:
+                pixels = _pixels(image)
+                staging[used] = resize(pixels, self._side)
+                used += 1
+                group.append((index, pixels.shape))
+            except Sam2EdgeError as error:
+                group.append((index, error))
+            if len(group) == batch_size:
+                yield from self._encode_group(staging[:used], group)
+                group, used = [], 0
+        if group:
+            yield from self._encode_group(staging[:used], group)
+
+    def _encode_group(
+        self, staging: npt.NDArray[np.uint8], group: list[tuple[int, tuple[int, ...] | Sam2EdgeError]]
+    ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
+        self._graphs.check_open()
+        encoded = self._graphs.run("image_encoder", image=staging) if len(staging) else {}
+        row = 0
+        for index, shape in group:
+            if isinstance(shape, Sam2EdgeError):
+                yield index, shape
+            else:
+                yield index, _embedding(encoded, row, shape)
+                row += 1
+
+    def _check(
+        self,
+        embedding: Embedding,
+        point_coords: npt.ArrayLike | None,
+        point_labels: npt.ArrayLike | None,
+        box: npt.ArrayLike | None,
+        mask_input: npt.ArrayLike | None,
+        *,
+        normalize_coords: bool,
+    ) -> tuple[Array, Array, Floats | None]:
+        prompts.check_flag("normalize_coords", normalize_coords)
+        if point_coords is None and point_labels is None and box is None and mask_input is None:
+            raise PromptError("a prompt needs point_coords, a box or a mask_input")
+        points, labels = prompts.check_batch(
+            point_coords, point_labels, box, embedding.size, in_pixels=normalize_coords
+        )
+        if mask_input is None:
+            return points, labels, None
+        mask = prompts.check_logits(mask_input, len(points), self.model.mask_size)
+        if len(points) < len(mask):  # one prompt for several masks, or masks alone
+            points, labels = np.repeat(points, len(mask), axis=0), np.repeat(labels, len(mask), axis=0)
+        return points, labels, mask
+
+    def _predict(
+        self,
+        embedding: Embedding,
+        points: Array,
+        labels: Array,
+        mask_input: Floats | None,
+        multimask_output: bool,
+        return_logits: bool,
+    ) -> Prediction:
+        prompts.check_flag("multimask_output", multimask_output)
+        prompts.check_flag("return_logits", return_logits)
+        decoded = self._decode(embedding, points, labels, mask_input, multimask_output)
+        logits, ious = (decoded["masks"], decoded["ious"]) if multimask_output else (decoded["mask"], decoded["iou"])
+        masks = upsample(logits, embedding.size) if return_logits else self._masks(logits, embedding.size)
+        low = np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)
+        return (masks, ious, low) if len(masks) > 1 else (masks[0], ious[0], low[0])
+
+    def _masks(self, logits: Floats, size: tuple[int, int]) -> Floats:
+        """Logits [N,M,4h,4h] as masks of 0 and 1 at the image's size, float32 [N,M,H,W] as upstream's."""
+        masks = np.zeros((*logits.shape[:2], *size), np.float32)
+        flat = logits.reshape(-1, *logits.shape[2:])
+        for mask, patch in zip(masks.reshape(-1, *size), patches(flat, size, self.mask_threshold), strict=True):
+            height, width = patch.logits.shape
+            mask[patch.y : patch.y + height, patch.x : patch.x + width] = patch.logits > self.mask_threshold
+        return masks
+
+    def _decode(
+        self,
+        embedding: Embedding,
+        points: Array,
+        labels: Array,
+        mask_input: Floats | None,
+        multimask: bool,
+        features: Floats | None = None,
+    ) -> dict[str, Floats]:
+        n = len(points)
+        return self._graphs.decode(
+            {"high_res_0": embedding.high_res_0, "high_res_1": embedding.high_res_1},
+            self._features(embedding, n) if features is None else np.ascontiguousarray(features, np.float32),
+            np.ones(n, bool),
+            *prompts.to_model(points, labels, embedding.size, self._side),
+            mask_input,
+            multimask,
+        )
+
+    def _features(self, embedding: Embedding, n: int) -> Floats:
+        """Features [N,C,h,h]; kept, since many runs with as many prompts on one image are usual."""
+        if n == 1:
+            return embedding.features
+        if self._repeated is None or self._repeated[0] is not embedding or len(self._repeated[1]) != n:
+            self._repeated = embedding, np.repeat(embedding.features, n, axis=0)
+        return self._repeated[1]
+
+
+def default_batch_size(model: Model) -> int:
+    """Images an encoder run: what a quarter of the available main memory holds, 1 to 16; 1 where it is not known."""
+    memory = Path("/proc/meminfo")
+    if not memory.is_file():
+        return 1
+    values = dict(line.split(":", 1) for line in memory.read_text().splitlines() if ":" in line)
+    available = int(values.get("MemAvailable", "0 kB").split()[0]) * 1024
+    return int(np.clip(available // 4 // (_BYTES_PER_PIXEL * model.image_size**2), 1, _MAX_BATCH))
+
+
+def _each(images: Iterable[object]) -> Iterator[object]:
+    """The images; what cannot be loaded as an error in its place."""
+    iterator = iter(images)
+    while True:
+        try:
+            image = next(iterator)
+        except StopIteration:
+            return
+        except Sam2EdgeError as error:
+            image = error
+        except OSError as error:
+            image = MediaError(f"an image cannot be read: {error}")
+        yield image
+
+
+def _pixels(image: object) -> npt.NDArray[np.uint8]:
+    """An image as uint8 [H,W,3]; FrameError, or the error that came in its place."""
+    if isinstance(image, Sam2EdgeError):
+        raise image
+    if not isinstance(image, np.ndarray) and (hasattr(image, "__array_interface__") or hasattr(image, "__array__")):
+        try:
+            image = np.asarray(image)
+        except Exception as error:  # whatever a foreign image class raises, often when it reads its file only now
+            raise FrameError(f"an image cannot be converted to an array: {error}") from error
+    return check_frame(image, what="an image")
+
+
+def _embedding(encoded: dict[str, Array], row: int, shape: tuple[int, ...]) -> Embedding:
+    """One image of an encoder run; a copy if there are several, so that it does not keep the others alive."""
+    one = {name: maps if len(maps) == 1 else maps[row : row + 1].copy() for name, maps in encoded.items()}
+    return Embedding(one["features"], one["high_res_0"], one["high_res_1"], (shape[0], shape[1]))

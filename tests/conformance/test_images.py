@@ -1,0 +1,218 @@
+"""ImagePredictor against transformers' Sam2Model: low-resolution logits and predicted IoUs of every kind of prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn import functional
+from transformers import Sam2Config, Sam2Model, Sam2VideoModel
+
+from sam2edge import Bundle, ImagePredictor
+from sam2edge.export import export
+from sam2edge.runtime.preprocess import resize
+from sam2edge.runtime.sources import VideoSource
+from tests.conformance.reference import MEAN, STD
+from tests.conftest import NANO, REPO
+from tests.models import write_random_tiny
+
+RELATIVE = 1e-3
+
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+PROMPTS: dict[str, dict[str, Any]] = {
+    "point": {"points": [(0.3, 0.55)], "labels": [1]},
+    "points with a negative": {"points": [(0.3, 0.55), (0.7, 0.3), (0.1, 0.1)], "labels": [1, 1, 0]},
+    "box": {"box": (0.18, 0.3, 0.46, 0.82)},
+    "box and points": {"box": (0.18, 0.3, 0.46, 0.82), "points": [(0.3, 0.5), (0.2, 0.35)], "labels": [1, 0]},
+    "several boxes": {"box": [(0.18, 0.3, 0.46, 0.82), (0.55, 0.35, 0.9, 0.9), (0.0, 0.0, 1.0, 1.0)]},
+    "several boxes, each with a point": {
+        "box": [(0.18, 0.3, 0.46, 0.82), (0.55, 0.35, 0.9, 0.9)],
+        "points": [[(0.3, 0.5)], [(0.6, 0.4)]],
+        "labels": [[1], [0]],
+    },
+    "several points, one of them none": {
+        "points": [[(0.3, 0.5), (0.2, 0.35)], [(0.6, 0.4), (0.0, 0.0)]],
+        "labels": [[1, 0], [1, -1]],
+    },
+}
+
+
+@dataclass
+class Pair:
+    """The same model on both sides, with the image that was set last on ours."""
+
+    predictor: ImagePredictor
+    model: Sam2Model
+    image: Image | None = None
+    maps: list[torch.Tensor] | None = None
+
+    def set_image(self, image: Image) -> None:
+        self.predictor.set_image(image)
+        if image is self.image:
+            return
+        pixels = (resize(image, self.predictor.model.image_size) / 255 - MEAN) / STD
+        batch = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
+        self.image, self.maps = image, self.model.get_image_embeddings(batch)
+
+    def predict(self, prompt: dict[str, Any], mask_input: Floats | None, multimask: bool) -> Any:
+        """Masks, IoUs and logits of our side; the prompt is in fractions of the image."""
+        height, width = self.predictor.embedding.size
+        given = {}
+        if "points" in prompt:
+            given["point_coords"] = np.array(prompt["points"]) * (width, height)
+            given["point_labels"] = np.array(prompt["labels"])
+        if "box" in prompt:
+            given["box"] = np.array(prompt["box"]) * (width, height, width, height)
+        return self.predictor.predict(**given, mask_input=mask_input, multimask_output=multimask, return_logits=True)
+
+    def expect(self, prompt: dict[str, Any], mask_input: Floats | None, multimask: bool) -> tuple[Floats, Floats]:
+        """Logits [N,C,4h,4h] and IoUs [N,C] of the model, whose prompts are in pixels of its square."""
+        size = self.model.config.vision_config.backbone_config.image_size[0]
+        given: dict[str, Any] = {}
+        if "points" in prompt:
+            labels = torch.tensor(prompt["labels"])
+            given["input_labels"] = labels.reshape(1, -1, labels.shape[-1])
+            points = torch.tensor(prompt["points"], dtype=torch.float32) * size
+            given["input_points"] = points.reshape(1, -1, *points.shape[-2:])
+        if "box" in prompt:
+            given["input_boxes"] = (torch.tensor(prompt["box"]) * size).reshape(1, -1, 4)
+        if mask_input is not None:
+            given["input_masks"] = torch.from_numpy(mask_input)[None]
+        if set(given) == {"input_masks"}:
+            return self._expect_of_mask(given["input_masks"], multimask)
+        out = self.model(image_embeddings=list(self.maps or ()), multimask_output=multimask, **given)
+        return out.pred_masks[0].numpy(), out.iou_scores[0].numpy()
+
+    def _expect_of_mask(self, mask_input: torch.Tensor, multimask: bool) -> tuple[Floats, Floats]:
+        """A mask alone: upstream decodes without any point, transformers adds one that is none."""
+        assert self.maps is not None
+        *high_res, features = self.maps
+        masks, ious, *_ = self.model.mask_decoder(
+            image_embeddings=features,
+            image_positional_embeddings=self.model.get_image_wide_positional_embeddings(),
+            sparse_prompt_embeddings=torch.empty(1, 1, 0, features.shape[1]),
+            dense_prompt_embeddings=self.model.prompt_encoder.mask_embed(mask_input),
+            multimask_output=multimask,
+            high_resolution_features=high_res,
+        )
+        return masks[0].numpy(), ious[0].numpy()
+
+
+def as_image_model(directory: Path) -> Sam2Model:
+    """The image side of a video model: the weights that both classes have."""
+    video = Sam2VideoModel.from_pretrained(directory, dtype=torch.float32)
+    config = Sam2Config(
+        vision_config=video.config.vision_config,
+        prompt_encoder_config=video.config.prompt_encoder_config,
+        mask_decoder_config=video.config.mask_decoder_config,
+    )
+    model = Sam2Model(config)
+    weights = video.state_dict()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def nano_pair(nano: Bundle) -> Iterator[Pair]:
+    with ImagePredictor(nano) as predictor, torch.inference_mode():
+        yield Pair(predictor, as_image_model(NANO))
+
+
+@pytest.fixture(scope="module")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """The randomly initialised tiny at 256, which has every branch of the architecture."""
+    directory = write_random_tiny(tmp_path_factory.mktemp("tiny") / "model", 256)
+    with ImagePredictor(export(directory, directory.parent / "bundle")) as predictor, torch.inference_mode():
+        yield Pair(predictor, as_image_model(directory))
+
+
+@pytest.fixture(scope="module")
+def truck(shared_data: Path) -> Image:
+    return cv2.cvtColor(cv2.imread(str(shared_data / "truck.jpg")), cv2.COLOR_BGR2RGB)
+
+
+@pytest.fixture(params=["nano_pair", "tiny_pair"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["truck", "frame"])
+def image(request: pytest.FixtureRequest, truck: Image, bedroom: Image) -> Image:
+    return {"truck": truck, "frame": bedroom[24]}[request.param]
+
+
+def check(pair: Pair, prompt: dict[str, Any], mask_input: Floats | None, multimask: bool, what: str) -> Floats:
+    """Compare the two sides; our low-resolution logits, clamped as they are fed back."""
+    masks, ious, low = pair.predict(prompt, mask_input, multimask)
+    expected, expected_ious = pair.expect(prompt, mask_input, multimask)
+    assert pair.image is not None
+    full = functional.interpolate(torch.from_numpy(expected), pair.image.shape[:2], mode="bilinear").numpy()
+    if len(expected) == 1:
+        expected, expected_ious, full = expected[0], expected_ious[0], full[0]
+    assert low.shape == expected.shape, what
+    assert np.abs(ious - expected_ious).max() <= RELATIVE, what
+    for name, found, right in (("low", low, expected.clip(-32, 32)), ("full", masks, full)):
+        error = np.abs(found - right).max() / np.abs(right).max()
+        assert error <= RELATIVE, f"{what}: {name} logits differ by {error:.1e} relative"
+    return low
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts(name: str, pair: Pair, image: Image) -> None:
+    pair.set_image(image)
+    for multimask in (True, False):
+        check(pair, PROMPTS[name], None, multimask, f"multimask {multimask}")
+
+
+def test_refinement(pair: Pair, image: Image) -> None:
+    """The best mask of a point goes back in with further points, then with a box, then alone."""
+    pair.set_image(image)
+    low = check(pair, PROMPTS["point"], None, True, "point")[1:2]
+    for name in ("points with a negative", "box and points"):
+        low = check(pair, PROMPTS[name], low, False, name)
+    low = check(pair, {}, low, True, "mask alone, three")[:1]
+    check(pair, {}, low, False, "mask alone, one")
+
+
+def test_single_mask_falls_back_where_unstable(nano_pair: Pair) -> None:
+    """Both ways are taken: the single mask itself, and the best of three in its place."""
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        nano_pair.set_image(next(iter(source)))
+    fell_back = set()
+    boxes = [(0.31, 0.19, 0.55, 0.51), (0.68, 0.07, 0.96, 0.43), (0.64, 0.57, 0.93, 0.95)]
+    for prompt in (*({"box": box} for box in boxes), {"points": [(0.05, 0.5)], "labels": [1]}, PROMPTS["point"]):
+        three = nano_pair.predict(prompt, None, True)[1]
+        check(nano_pair, prompt, None, False, str(prompt))
+        fell_back.add(bool(np.isin(nano_pair.predict(prompt, None, False)[1], three)[0]))
+    assert fell_back == {True, False}
+
+
+def test_embeddings(pair: Pair, image: Image) -> None:
+    """What get_image_embedding returns lacks the no-memory embedding, which the decoder's graph adds."""
+    pair.set_image(image)
+    assert pair.maps is not None
+    expected = (pair.maps[-1] - pair.model.no_memory_embedding.reshape(1, -1, 1, 1)).numpy()
+    error = np.abs(pair.predictor.get_image_embedding() - expected).max() / np.abs(expected).max()
+    assert error <= RELATIVE
+
+
+def test_batches_of_images(pair: Pair, truck: Image, bedroom: Image) -> None:
+    """Images of different sizes in one encoder run, and each alone against the model."""
+    images = [truck, bedroom[0], np.ascontiguousarray(truck[100:500, 200:500])]
+    pair.predictor.set_image_batch(images)
+    box = [np.array([0.2, 0.3, 0.7, 0.9])] * 3
+    _, ious, logits = pair.predictor.predict_batch(box_batch=box, normalize_coords=False)
+    for n, one in enumerate(images):
+        pair.set_image(one)
+        expected, expected_ious = pair.expect({"box": (0.2, 0.3, 0.7, 0.9)}, None, True)
+        assert np.abs(logits[n] - expected[0].clip(-32, 32)).max() <= RELATIVE * np.abs(expected).max()
+        assert np.abs(ious[n] - expected_ious[0]).max() <= RELATIVE
