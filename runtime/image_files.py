@@ -1,0 +1,72 @@
+"""Images in files: find, read and write them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge.errors import MediaError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What counts as an image in a folder, in capitals too."""
+
+
+def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
+    """The images that files, folders and glob patterns stand for, each once, and what is wrong with the others.
+
+    A folder stands for the images in it, by name, and not in its folders; in a pattern ** is any depth of folders.
+    A file that is named need not look like an image.
+    """
+    found: dict[Path, None] = {}
+    wrong = []
+    for given in names:
+        name, path = os.fspath(given), Path(given)
+        if path.is_dir():
+            images = sorted(file for file in path.iterdir() if _is_image(file))
+            problem = f"{name}: no images in this folder (they end with {', '.join(SUFFIXES)})"
+        elif path.exists():
+            images, problem = [path], ""
+        elif glob.has_magic(name):
+            images = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if _is_image(Path(match))]
+            problem = f"{name}: no image matches this pattern"
+        else:
+            images, problem = [], f"{name}: no such image or folder"
+        found.update(dict.fromkeys(images))
+        wrong += [] if images else [problem]
+    return list(found), wrong
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """An image as RGB uint8 [H,W,3], turned as its EXIF says, without alpha. Raises MediaError."""
+    try:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+    except cv2.error as error:  # an empty file, or more pixels than OpenCV takes
+        raise MediaError(f"{path}: no image that OpenCV can read: {error.err or 'damaged'}") from error
+    if pixels is None:
+        raise MediaError(f"{path}: no image that OpenCV can read: another kind of file, or one cut short")
+    image: npt.NDArray[np.uint8] = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return image
+
+
+def write_image(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
+    """Write RGB [H,W,3] or grey [H,W] in the format of the suffix; missing folders are made. Raises MediaError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded = cv2.imencode(path.suffix, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        encoded.tofile(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()

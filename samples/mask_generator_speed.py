@@ -1,0 +1,58 @@
+"""What AutomaticMaskGenerator adds to the time of the model: 32 points a side, against the bare runs of the graphs.
+
+    python samples/mask_generator_speed.py BUNDLE IMAGE [ROUNDS]
+The image is resized to 1024×768. All ways run in turn in this process; the median of the rounds counts.
+"""
+
+import functools
+import sys
+import time
+from statistics import median
+
+import cv2
+import numpy as np
+
+from sam2edge import AutomaticMaskGenerator, Bundle
+from sam2edge.runtime.crops import point_grid
+from sam2edge.runtime.graphs import Graphs
+from sam2edge.runtime.image_files import read_image
+from sam2edge.runtime.preprocess import resize
+
+SIDE, BATCH = 32, 64
+
+
+def bare_runs(graphs, square):
+    """Encode a square and decode as many points as the generator does, nothing else; the median predicted IoU."""
+    encoded = graphs.run("image_encoder", image=square)
+    features, size = np.repeat(encoded["features"], BATCH, axis=0), graphs.model.image_size
+    points = np.zeros((BATCH, 2, 2), np.float32)  # a click and the padding; where it lies takes no time
+    points[:, 0] = point_grid(8) * size
+    labels = np.tile(np.array([1, -1], np.int32), (BATCH, 1))
+    for _ in range(SIDE**2 // BATCH):
+        decoded = graphs.decode(encoded, features, np.ones(BATCH, bool), points, labels, None, True)
+    return float(np.median(decoded["ious"]))
+
+
+def main(bundle, image, rounds):
+    """Print the medians and their ratios: with the defaults, and so that half of all candidates pass to the end."""
+    opened = Bundle.open(bundle)
+    graphs = Graphs(opened, "auto", ("image_encoder", "mask_decoder"), "benchmark")
+    pixels = cv2.resize(read_image(image), (1024, 768), interpolation=cv2.INTER_AREA)
+    bare = functools.partial(bare_runs, graphs, resize(pixels, opened.model.image_size)[None])
+    half = {"pred_iou_thresh": min(bare(), 1.0), "stability_score_thresh": 0}
+    ways = {"bare runs": bare}
+    for name, thresholds in (("defaults", {}), ("half of the candidates pass", half)):
+        ways[name] = functools.partial(AutomaticMaskGenerator(opened, SIDE, BATCH, **thresholds).generate, pixels)
+        print(f"{name}: {len(ways[name]())} masks")  # and this warms up
+    seconds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        print(f"{name}: {median(times):.2f} s, {median(times) / median(seconds['bare runs']):.2f} × the bare runs")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 5)
