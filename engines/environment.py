@@ -1,0 +1,211 @@
+"""What this machine has for exporting and tracking, and what to do about the rest (`sam2edge doctor`).
+
+Every probe loads what it reports on, because an installed package can still be broken (another CUDA, another
+numpy). Only the packages for exporting are looked up without loading them: importing torch takes seconds.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+Status = Literal["ok", "missing", "problem"]
+
+_REQUIRED = ("numpy", "OpenCV", "ONNX Runtime")
+_EXPORT_PACKAGES = ("torch", "transformers", "onnx", "safetensors")
+_LIBCUDA = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+_JETSON_MODEL = Path("/proc/device-tree/model")
+_JETSON_RELEASE = Path("/etc/nv_tegra_release")
+
+# From cuda.h, CUdevice_attribute.
+_COMPUTE_CAPABILITY_MAJOR = 75
+_COMPUTE_CAPABILITY_MINOR = 76
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for: whether it is there, what was found, what to do if it is not right."""
+
+    name: str
+    status: Status
+    detail: str
+    advice: str = ""
+
+
+def probe() -> list[Finding]:
+    """Look at this machine; takes a second or two where TensorRT is installed."""
+    return [
+        _machine(),
+        Finding("Python", "ok", f"{platform.python_version()} ({sys.executable})"),
+        *_numpy(),
+        *_opencv(),
+        *_onnxruntime(),
+        *_gpus(),
+        *_tensorrt(),
+        *_pycuda(),
+        *(_export_package(name) for name in _EXPORT_PACKAGES),
+    ]
+
+
+def can_run(findings: Sequence[Finding]) -> bool:
+    """Tell whether tracking can run: numpy, OpenCV and ONNX Runtime are there and load."""
+    return all(finding.status == "ok" for finding in findings if finding.name in _REQUIRED)
+
+
+def _machine() -> Finding:
+    parts = [platform.system(), platform.machine(), f"{os.cpu_count()} cores"]
+    with contextlib.suppress(OSError):
+        # Device tree strings end with a zero byte.
+        parts.insert(0, _JETSON_MODEL.read_text().rstrip("\0\n"))
+    with contextlib.suppress(OSError):
+        parts.append("L4T " + _l4t(_JETSON_RELEASE.read_text()))
+    return Finding("machine", "ok", ", ".join(parts))
+
+
+def _l4t(release: str) -> str:
+    """Return "36.4.3" from "# R36 (release), REVISION: 4.3, GCID: …"."""
+    found = re.search(r"R(\d+).*REVISION: ([\d.]+)", release)
+    return f"{found[1]}.{found[2]}" if found else "of unknown release"
+
+
+def _load(name: str, module: str, advice: str) -> ModuleType | Finding:
+    """Import a module, or say why it cannot be."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module.partition(".")[0]:
+            return Finding(name, "missing", "not installed", advice)
+        return Finding(name, "problem", f"installed but does not load: {error}", advice)
+    except Exception as error:  # a broken binary package raises whatever it likes
+        return Finding(name, "problem", f"installed but does not load: {error}", advice)
+
+
+def _numpy() -> list[Finding]:
+    numpy = _load("numpy", "numpy", "pip install numpy")
+    return [numpy if isinstance(numpy, Finding) else Finding("numpy", "ok", numpy.__version__)]
+
+
+def _opencv() -> list[Finding]:
+    cv2 = _load("OpenCV", "cv2", "pip install opencv-python-headless")
+    if isinstance(cv2, Finding):
+        return [cv2]
+    return [Finding("OpenCV", "ok", cv2.__version__), _gstreamer(cv2.getBuildInformation())]
+
+
+def _gstreamer(build: str) -> Finding:
+    found = re.search(r"GStreamer: +YES *(.*)", build)
+    if found:
+        return Finding("GStreamer", "ok", f"OpenCV is built with it {found[1]}".strip())
+    return Finding(
+        "GStreamer",
+        "missing",
+        "this OpenCV is built without it",
+        "only camera pipelines need it, files do not; pip's OpenCV never has it: use the system's, "
+        "in an environment made with `python3 -m venv --system-site-packages`",
+    )
+
+
+def _onnxruntime() -> list[Finding]:
+    onnxruntime = _load("ONNX Runtime", "onnxruntime", "pip install onnxruntime")
+    if isinstance(onnxruntime, Finding):
+        return [onnxruntime]
+    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    detail = f"{onnxruntime.__version__}, providers {', '.join(providers)}"
+    return [Finding("ONNX Runtime", "ok", detail), _onnxruntime_gpu("CUDA" in providers)]
+
+
+def _onnxruntime_gpu(has_cuda: bool) -> Finding:
+    name = "ONNX Runtime GPU"
+    reinstall = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        detail = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
+        return Finding(name, "problem", detail, reinstall)
+    if has_cuda:
+        return Finding(name, "ok", "has the CUDA provider")
+    return Finding(name, "missing", "no CUDA provider", f"only --backend onnx-cuda needs it: {reinstall}")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> list[Finding]:
+    """Ask the driver itself, so that no CUDA package has to be installed."""
+    name = "NVIDIA driver"
+    try:
+        cuda = ctypes.CDLL(_LIBCUDA)
+    except OSError:
+        advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
+        return [Finding(name, "missing", f"{_LIBCUDA} is not there", advice)]
+    code = cuda.cuInit(0)
+    if code:
+        advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"
+        return [Finding(name, "problem", f"cuInit failed: {_error_name(cuda, code)}", advice)]
+    version, count = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    major, minor = version.value // 1000, version.value % 1000 // 10
+    driver = Finding(name, "ok", f"runs CUDA up to {major}.{minor}, {count.value} GPU")
+    return [driver, *(_gpu(cuda, index) for index in range(count.value))]
+
+
+def _error_name(cuda: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    cuda.cuGetErrorName(code, ctypes.byref(text))
+    return f"{text.value.decode() if text.value else 'unknown error'} ({code})"
+
+
+def _gpu(cuda: ctypes.CDLL, index: int) -> Finding:
+    device, memory, title = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    codes = [
+        cuda.cuDeviceGet(ctypes.byref(device), index),
+        cuda.cuDeviceGetName(title, len(title), device),
+        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
+        cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device),
+        cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device),
+    ]
+    name = f"GPU {index}"
+    if any(codes):
+        return Finding(name, "problem", f"cannot be asked: {_error_name(cuda, max(codes))}", "run nvidia-smi")
+    capability = f"compute capability {major.value}.{minor.value}"
+    return Finding(name, "ok", f"{title.value.decode()}, {capability}, {memory.value / 2**30:.1f} GiB")
+
+
+def _tensorrt() -> list[Finding]:
+    advice = (
+        "only TensorRT engines will need it, in a later version: pip install 'sam2edge[tensorrt]'; a Jetson has it "
+        "from JetPack, in an environment made with `python3 -m venv --system-site-packages`"
+    )
+    tensorrt = _load("TensorRT", "tensorrt", advice)
+    return [tensorrt if isinstance(tensorrt, Finding) else Finding("TensorRT", "ok", tensorrt.__version__)]
+
+
+def _pycuda() -> list[Finding]:
+    # pycuda.driver is the part that links with the driver.
+    advice = (
+        "only TensorRT engines will need it, in a later version: pip install pycuda (it compiles with the CUDA toolkit)"
+    )
+    driver = _load("pycuda", "pycuda.driver", advice)
+    if isinstance(driver, Finding):
+        return [driver]
+    return [Finding("pycuda", "ok", importlib.import_module("pycuda").VERSION_TEXT)]
+
+
+def _export_package(name: str) -> Finding:
+    version = _version(name)
+    if version:
+        return Finding(name, "ok", version)
+    return Finding(name, "missing", "not installed", "only exporting needs it: pip install 'sam2edge[export]'")

@@ -1,0 +1,44 @@
+"""The command `sam2edge VERB …`; each verb is a file of sam2edge.commands.
+
+Exit codes: 0 done, 1 `doctor` found that this machine cannot track, 2 an error (said in one line on stderr),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sam2edge.commands import INTERRUPTED, doctor, export, inspect, segment, track
+from sam2edge.errors import Sam2EdgeError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (`sys.argv` by default) and return its exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.verb(args))
+    except Sam2EdgeError as error:
+        print(f"sam2edge: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sam2edge: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sam2edge", description="Export SAM 2 to ONNX, segment images and track objects in video without PyTorch."
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    export.add(verbs.add_parser("export", help="write a bundle of ONNX graphs from a checkpoint"))
+    inspect.add(verbs.add_parser("inspect", help="say what is in a bundle"))
+    track.add(verbs.add_parser("track", help="track objects through a video"))
+    segment.add(verbs.add_parser("segment", help="segment images: what is prompted, or everything"))
+    doctor.add(verbs.add_parser("doctor", help="say what this machine has and lacks"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""`sam2edge segment`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from sam2edge.commands.console import StatusLine
+from sam2edge.commands.prompts import Prompt, add_prompts, gather
+from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sam2edge.runtime.image_predictor import ImagePredictor
+
+_JSON = "masks.jsonl"
+_GRID_OPTIONS = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
+
+
+@dataclass(frozen=True, eq=False)
+class _Segment:
+    """A mask of one image."""
+
+    object_id: int
+    mask: npt.NDArray[np.bool_]
+    predicted_iou: float
+    stability_score: float
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; the box is COCO's: x, y, width, height."""
+        import cv2
+        import numpy as np
+
+        from sam2edge.runtime import rle
+
+        return {
+            "id": self.object_id,
+            "segmentation": rle.encode(self.mask),
+            "area": int(np.count_nonzero(self.mask)),
+            "bbox": list(cv2.boundingRect(self.mask.view(np.uint8))),
+            "predicted_iou": round(self.predicted_iou, 6),
+            "stability_score": round(self.stability_score, 6),
+        }
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = (
+        "Segment images: what points, boxes and masks say, the same in every image, or everything. A prompt without "
+        "an ID is a new object; what has the same ID is one prompt. Coordinates are pixels."
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder of images or a glob pattern")
+    add_prompts(parser)
+    parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
+    for name, kind, text in zip(
+        _GRID_OPTIONS,
+        (int, float, float),
+        (
+            "points in a row and in a column of the grid (default: 32)",
+            "drop masks whose predicted IoU is not above it (default: 0.8)",
+            "drop masks whose stability is below it (default: 0.95)",
+        ),
+        strict=True,
+    ):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"with --auto: {text}")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", required=True, help="for the images with the masks drawn on them"
+    )
+    parser.add_argument("--json", action="store_true", help=f"COCO masks and scores too: DIR/{_JSON}, a line an image")
+    parser.add_argument(
+        "--labels", action="store_true", help="PNGs whose pixels are object ids too: DIR/NAME.labels.png"
+    )
+    parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    parser.set_defaults(verb=_segment)
+
+
+def _segment(args: argparse.Namespace) -> int:
+    prompts = gather(args.prompts)
+    options = {name: getattr(args, name) for name in _GRID_OPTIONS if getattr(args, name) is not None}
+    _check(args, prompts, options)
+    from sam2edge.runtime.image_files import find_images
+    from sam2edge.runtime.image_predictor import ImagePredictor
+    from sam2edge.runtime.mask_generator import AutomaticMaskGenerator
+
+    images, failures = find_images(args.images)
+    targets = _targets(images, args.output)
+    status = StatusLine()
+    place = ""
+    done = count = 0
+    with contextlib.ExitStack() as stack:
+        stack.callback(status.clear)
+        predictor = stack.enter_context(ImagePredictor(args.bundle, args.backend))
+        find: Callable[[npt.NDArray[np.uint8]], list[_Segment]]
+        if args.auto:
+            generator = AutomaticMaskGenerator(
+                predictor, progress=lambda message, fraction: status.show(f"{place}, {message}"), **options
+            )
+            find = functools.partial(_everything, generator)
+        else:
+            find = functools.partial(_prompted, predictor, prompts)
+        lines = stack.enter_context(_open_json(args.output / _JSON)) if args.json and images else None
+        for number, (path, target) in enumerate(zip(images, targets, strict=True), 1):
+            place = f"{number}/{len(images)} images, {path.name}"
+            status.show(place)
+            try:
+                count += _segment_one(path, target, find, args, lines)
+                done += 1
+            except BackendError:
+                raise
+            except Sam2EdgeError as error:
+                failures.append(str(error) if str(error).startswith(str(path)) else f"{path}: {error}")
+    print(f"{done} of {len(images)} images, {count} masks: {args.output}")
+    for failure in failures:
+        print(f"sam2edge: error: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _check(args: argparse.Namespace, prompts: Sequence[Prompt], options: dict[str, Any]) -> None:
+    if not prompts and not args.auto:
+        raise PromptError("nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --auto")
+    if prompts and args.auto:
+        raise PromptError("--auto finds everything and takes no --point, --box or --mask; give one or the other")
+    if options and not args.auto:
+        raise InputError(f"--{next(iter(options)).replace('_', '-')} is for --auto only")
+
+
+def _targets(images: Sequence[Path], directory: Path) -> list[Path]:
+    """Where the overlays go: the images' names in `directory`, JPEGs stay JPEGs, all else becomes PNG.
+
+    Of equal names the later ones get a number. Raises InputError rather than overwrite an image that is read.
+    """
+    sources = {path.resolve() for path in images}
+    targets: dict[Path, None] = {}
+    for path in images:
+        suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        target, number = directory / (path.stem + suffix), 1
+        while target in targets:
+            number += 1
+            target = directory / f"{path.stem}-{number}{suffix}"
+        if target.resolve() in sources:
+            raise InputError(f"{target}: is an image that is read; write to another folder")
+        targets[target] = None
+    return list(targets)
+
+
+def _segment_one(
+    path: Path,
+    target: Path,
+    find: Callable[[npt.NDArray[np.uint8]], list[_Segment]],
+    args: argparse.Namespace,
+    lines: TextIO | None,
+) -> int:
+    """Segment an image and write what was asked for; the number of masks."""
+    from sam2edge.runtime import overlay
+    from sam2edge.runtime.image_files import read_image, write_image
+    from sam2edge.runtime.sinks import label_image
+
+    image = read_image(path)
+    segments = find(image)
+    ids, masks = [one.object_id for one in segments], [one.mask for one in segments]
+    picture = overlay.draw_everything(image, masks) if args.auto else overlay.draw_masks(image, ids, masks)
+    write_image(target, picture)
+    if args.labels:
+        order = overlay.small_on_top(masks) if args.auto else range(len(masks))
+        labels = label_image(image.shape[:2], [ids[i] for i in order], [masks[i] for i in order])
+        write_image(target.with_suffix(".labels.png"), labels)
+    if lines is not None:
+        line = {
+            "image": str(path),
+            "size": list(image.shape[:2]),
+            "overlay": str(target),
+            "objects": [one.record() for one in segments],
+        }
+        try:
+            print(json.dumps(line), file=lines, flush=True)
+        except OSError as error:
+            raise MediaError(f"{args.output / _JSON}: cannot be written: {error.strerror}") from error
+    return len(segments)
+
+
+def _everything(generator: Any, image: npt.NDArray[np.uint8]) -> list[_Segment]:
+    """What AutomaticMaskGenerator finds, numbered from the best on."""
+    return [
+        _Segment(number, record["segmentation"], record["predicted_iou"], record["stability_score"])
+        for number, record in enumerate(generator.generate(image), 1)
+    ]
+
+
+def _prompted(predictor: ImagePredictor, prompts: Sequence[Prompt], image: npt.NDArray[np.uint8]) -> list[_Segment]:
+    """A mask for each prompt: of a single click the best of three."""
+    import numpy as np
+
+    from sam2edge.runtime.confidence import stability_score
+    from sam2edge.runtime.prompts import encode_mask
+
+    height, width = image.shape[:2]
+    for prompt in prompts:
+        prompt.check_size((width, height), "the image is")
+    predictor.set_image(image)
+    segments = []
+    for prompt in prompts:
+        mask = None if prompt.mask is None else encode_mask(prompt.mask, (height, width), predictor.model)[0][0]
+        logits, ious, _ = predictor.predict(
+            point_coords=np.array(prompt.points) if prompt.points else None,
+            point_labels=np.array(prompt.labels) if prompt.points else None,
+            box=prompt.box,
+            mask_input=mask,
+            multimask_output=len(prompt.points) == 1 and prompt.box is None and mask is None,
+            return_logits=True,
+        )
+        best = int(ious.argmax())
+        stability = float(stability_score(logits[best]))
+        segments.append(_Segment(prompt.object_id, logits[best] > 0, float(ious[best]), stability))
+    return segments
+
+
+@contextlib.contextmanager
+def _open_json(path: Path) -> Iterator[TextIO]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be written: {error.strerror}") from error
+    with stream:
+        yield stream

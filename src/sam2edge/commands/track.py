@@ -1,0 +1,174 @@
+"""`sam2edge track`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from sam2edge.commands import INTERRUPTED
+from sam2edge.commands.console import StatusLine
+from sam2edge.commands.prompts import Prompt, add_prompts, gather
+from sam2edge.errors import InputError, PromptError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sam2edge.runtime.result import FrameResult
+    from sam2edge.runtime.sinks import Sink
+    from sam2edge.runtime.sources import VideoSource
+    from sam2edge.runtime.video_tracker import VideoTracker
+
+_FPS_IF_UNKNOWN = 25.0
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Track objects through a video. A prompt without an ID is a new object; points and a box with the "
+        "same ID are one prompt. Coordinates are pixels of the prompted frame."
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
+    parser.add_argument("video", metavar="VIDEO", type=Path)
+    add_prompts(parser)
+    parser.add_argument("--frame", type=int, default=0, metavar="N", help="the frame that is prompted (default: 0)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.mp4", help="video with the masks drawn on it")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG a frame whose pixels are object ids")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="COCO masks, boxes and scores, a line a frame")
+    parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    parser.set_defaults(verb=_track)
+
+
+def _track(args: argparse.Namespace) -> int:
+    _check_track(args)
+    from sam2edge.runtime.sources import VideoSource
+    from sam2edge.runtime.video_tracker import VideoTracker
+
+    status = StatusLine()
+    count = 0
+    with contextlib.ExitStack() as stack:
+        stack.callback(status.clear)
+        source = stack.enter_context(VideoSource(args.video))
+        prompts = gather(args.prompts)
+        for prompt in prompts:
+            _check(prompt, (source.width, source.height))
+        # Around the sinks: no signal may tear their closing.
+        stop = stack.enter_context(stop_on_signal())
+        sinks = [stack.enter_context(sink) for sink in _sinks(args, source)]
+        tracker = stack.enter_context(VideoTracker(args.bundle, args.backend, max_objects=len(prompts)))
+        started = time.perf_counter()
+        for frame, result in _results(source, tracker, prompts, args.frame):
+            for sink in sinks:
+                sink.write(frame, result)
+            count += 1
+            fps = count / (time.perf_counter() - started)
+            status.show(f"{count}/{source.frame_count or '?'} frames, {fps:.1f} frames/s")
+            if stop.is_set():
+                break
+    outputs = ", ".join(map(str, _outputs(args)))
+    if stop.is_set():
+        print(f"sam2edge: interrupted after {count} frames, which are kept in {outputs}", file=sys.stderr)
+        return INTERRUPTED
+    if count <= args.frame:
+        raise PromptError(f"--frame {args.frame}: nothing was prompted, the video ends with frame {count - 1}")
+    print(f"{count} frames, {fps:.1f} frames/s with reading and writing: {outputs}")
+    return 0
+
+
+def _check_track(args: argparse.Namespace) -> None:
+    if not args.prompts:
+        raise PromptError("nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png")
+    if not _outputs(args):
+        raise InputError("nothing to write: give -o out.mp4 or --masks DIR or --json FILE")
+    if args.frame < 0:
+        raise InputError(f"--frame {args.frame}: frames are counted from 0")
+    for path in _outputs(args):
+        if path.exists() and args.video.exists() and path.samefile(args.video):
+            raise InputError(f"{path}: is the video that is read; write to another file")
+
+
+def _outputs(args: argparse.Namespace) -> list[Path]:
+    return [path for path in (args.output, args.masks, args.json) if path is not None]
+
+
+def _sinks(args: argparse.Namespace, source: VideoSource) -> Iterator[Sink]:
+    from sam2edge.runtime.sinks import JsonSink, MaskSink, VideoSink
+
+    if args.output:
+        yield VideoSink(args.output, source.fps or _FPS_IF_UNKNOWN, (source.width, source.height))
+    if args.masks:
+        yield MaskSink(args.masks)
+    if args.json:
+        yield JsonSink(args.json)
+
+
+def _results(
+    source: VideoSource, tracker: VideoTracker, prompts: Sequence[Prompt], prompted: int
+) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
+    """Prompt the frame of index `prompted` and track from there; the results before it have no objects."""
+    for index, frame in enumerate(source):
+        if index < prompted:
+            yield frame, _nothing(index, frame)
+            continue
+        result = tracker.track(frame)
+        if index == prompted:
+            for prompt in prompts:
+                result = _apply(prompt, tracker)
+        # The tracker counts from the first frame that it is given.
+        yield frame, dataclasses.replace(result, frame_index=index)
+
+
+def _check(prompt: Prompt, size: tuple[int, int]) -> None:
+    prompt.check_size(size, "the frames are")
+    if prompt.mask is not None and (prompt.points or prompt.box):
+        raise PromptError(
+            f"--mask {prompt.mask_file}: object {prompt.object_id} has a mask and points or a box too; "
+            "give one or the other"
+        )
+
+
+def _apply(prompt: Prompt, tracker: VideoTracker) -> FrameResult:
+    return tracker.prompt(
+        prompt.object_id,
+        points=prompt.points or None,
+        labels=prompt.labels or None,
+        box=prompt.box,
+        mask=prompt.mask,
+    )
+
+
+def _nothing(index: int, frame: npt.NDArray[np.uint8]) -> FrameResult:
+    import numpy as np
+
+    from sam2edge.runtime.result import FrameResult
+
+    none = np.empty(0, np.float32)
+    return FrameResult(index, (), none.reshape(0, 0, 0), none, none, frame.shape[:2])
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C or SIGTERM sets, so that the work ends between two frames.
+
+    A second signal acts as usual: whoever cannot wait for the frame to end is not made to.
+    """
+    stop = threading.Event()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, usual[number])
+
+    usual: dict[int, Any] = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

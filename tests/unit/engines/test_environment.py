@@ -1,0 +1,251 @@
+"""What `doctor` finds: machines are made up with fake modules, distributions and a fake NVIDIA driver."""
+
+import ctypes
+import sys
+from importlib import metadata
+from types import SimpleNamespace
+
+import pytest
+
+from sam2edge.engines import environment
+from sam2edge.engines.environment import Finding
+
+
+def found(name):
+    [finding] = [finding for finding in environment.probe() if finding.name == name]
+    return finding
+
+
+def install(monkeypatch, name, **contents):
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(__version__="9.8.7", **contents))
+
+
+def fail_to_import(monkeypatch, module, error):
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == module:
+                raise error
+
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+
+
+class Driver:
+    """libcuda with the GPUs given as (name, major, minor, bytes); outputs come as ctypes references."""
+
+    def __init__(self, gpus=(), code=0, device_code=0):
+        self.gpus, self.code, self.device_code = gpus, code, device_code
+
+    def cuInit(self, flags):  # noqa: N802
+        return self.code
+
+    def cuGetErrorName(self, code, name):  # noqa: N802
+        name._obj.value = {100: b"CUDA_ERROR_NO_DEVICE", 101: b"CUDA_ERROR_INVALID_DEVICE"}.get(code)
+        return 0
+
+    def cuDriverGetVersion(self, version):  # noqa: N802
+        version._obj.value = 12080
+        return 0
+
+    def cuDeviceGetCount(self, count):  # noqa: N802
+        count._obj.value = len(self.gpus)
+        return 0
+
+    def cuDeviceGet(self, device, index):  # noqa: N802
+        device._obj.value = index
+        return self.device_code
+
+    def cuDeviceGetName(self, name, length, device):  # noqa: N802
+        assert length == 256
+        name.value = self.gpus[device.value][0]
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size, device):  # noqa: N802
+        size._obj.value = self.gpus[device.value][3]
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
+        # cuda.h: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75, _MINOR = 76
+        value._obj.value = self.gpus[device.value][{75: 1, 76: 2}[attribute]]
+        return 0
+
+
+def use_driver(monkeypatch, driver):
+    def load(name):
+        assert name == "libcuda.so.1"
+        if driver is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+
+
+def use_distributions(monkeypatch, **versions):
+    def version(name):
+        try:
+            return versions[name.replace("-", "_")]
+        except KeyError:
+            raise metadata.PackageNotFoundError(name) from None
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
+def test_this_machine_can_run():
+    import cv2
+    import numpy
+    import onnxruntime
+
+    findings = environment.probe()
+    by_name = {finding.name: finding for finding in findings}
+    assert len(by_name) == len(findings)
+    assert environment.can_run(findings)
+    assert by_name["Python"].detail == f"{sys.version.split()[0]} ({sys.executable})"
+    assert by_name["numpy"] == Finding("numpy", "ok", numpy.__version__)
+    assert by_name["OpenCV"] == Finding("OpenCV", "ok", cv2.__version__)
+    assert by_name["ONNX Runtime"].detail.startswith(f"{onnxruntime.__version__}, providers ")
+    assert "CPU" in by_name["ONNX Runtime"].detail
+
+
+def test_whatever_is_not_right_has_advice():
+    assert all((finding.status == "ok") == (not finding.advice) for finding in environment.probe())
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "command"),
+    [
+        ("numpy", "numpy", "pip install numpy"),
+        ("cv2", "OpenCV", "pip install opencv-python-headless"),
+        ("onnxruntime", "ONNX Runtime", "pip install onnxruntime"),
+    ],
+)
+def test_required_module_is_missing(monkeypatch, module, name, command):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert found(name) == Finding(name, "missing", "not installed", command)
+    assert not environment.can_run(environment.probe())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libcudnn.so.9: cannot open shared object file"),
+        RuntimeError("compiled for another numpy"),
+        ModuleNotFoundError("No module named 'other'", name="other"),
+    ],
+)
+def test_broken_package_is_a_problem_not_missing(monkeypatch, error):
+    fail_to_import(monkeypatch, "onnxruntime", error)
+    finding = found("ONNX Runtime")
+    assert (finding.status, finding.detail) == ("problem", f"installed but does not load: {error}")
+    assert not environment.can_run([finding])
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "detail"),
+    [
+        ("    GStreamer:                   YES (1.20.3)", "ok", "OpenCV is built with it (1.20.3)"),
+        ("    GStreamer:                   YES", "ok", "OpenCV is built with it"),
+        ("    GStreamer:                   NO", "missing", "this OpenCV is built without it"),
+        ("", "missing", "this OpenCV is built without it"),
+    ],
+)
+def test_gstreamer(monkeypatch, line, status, detail):
+    text = f"  Video I/O:\n    FFMPEG:                      YES\n{line}\n    v4l/v4l2:                    YES\n"
+    install(monkeypatch, "cv2", getBuildInformation=lambda: text)
+    finding = found("GStreamer")
+    assert (finding.status, finding.detail) == (status, detail)
+
+
+def test_both_onnxruntimes_are_a_problem(monkeypatch):
+    install(monkeypatch, "onnxruntime", get_available_providers=lambda: ["CPUExecutionProvider"])
+    use_distributions(monkeypatch, onnxruntime="1.20", onnxruntime_gpu="1.20")
+    finding = found("ONNX Runtime GPU")
+    assert finding.status == "problem"
+    assert "are both installed and overwrite each other" in finding.detail
+    assert finding.advice == "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    # The CPU still works.
+    assert found("ONNX Runtime") == Finding("ONNX Runtime", "ok", "9.8.7, providers CPU")
+
+
+@pytest.mark.parametrize(
+    ("providers", "status"),
+    [(["CUDAExecutionProvider", "CPUExecutionProvider"], "ok"), (["CPUExecutionProvider"], "missing")],
+)
+def test_cuda_provider(monkeypatch, providers, status):
+    install(monkeypatch, "onnxruntime", get_available_providers=lambda: providers)
+    use_distributions(monkeypatch, onnxruntime_gpu="1.20")
+    assert found("ONNX Runtime GPU").status == status
+
+
+def test_gpus(monkeypatch):
+    gpus = [(b"Orin", 8, 7, 16 * 2**30), (b"NVIDIA H100 80GB HBM3", 9, 0, 85_000_000_000)]
+    use_driver(monkeypatch, Driver(gpus))
+    assert found("NVIDIA driver") == Finding("NVIDIA driver", "ok", "runs CUDA up to 12.8, 2 GPU")
+    assert found("GPU 0") == Finding("GPU 0", "ok", "Orin, compute capability 8.7, 16.0 GiB")
+    assert found("GPU 1").detail == "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.2 GiB"
+
+
+def test_no_driver(monkeypatch):
+    use_driver(monkeypatch, None)
+    finding = found("NVIDIA driver")
+    assert (finding.status, finding.detail) == ("missing", "libcuda.so.1 is not there")
+
+
+@pytest.mark.parametrize(("code", "text"), [(100, "CUDA_ERROR_NO_DEVICE (100)"), (12345, "unknown error (12345)")])
+def test_driver_that_does_not_start(monkeypatch, code, text):
+    use_driver(monkeypatch, Driver(code=code))
+    finding = found("NVIDIA driver")
+    assert (finding.status, finding.detail) == ("problem", f"cuInit failed: {text}")
+    assert "nvidia-smi" in finding.advice
+
+
+def test_gpu_that_does_not_answer(monkeypatch):
+    use_driver(monkeypatch, Driver([(b"lost", 8, 0, 1)], device_code=101))
+    finding = found("GPU 0")
+    assert (finding.status, finding.detail) == ("problem", "cannot be asked: CUDA_ERROR_INVALID_DEVICE (101)")
+
+
+def test_tensorrt_and_pycuda(monkeypatch):
+    install(monkeypatch, "tensorrt")
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(VERSION_TEXT="2025.1"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace())
+    assert found("TensorRT") == Finding("TensorRT", "ok", "9.8.7")
+    assert found("pycuda") == Finding("pycuda", "ok", "2025.1")
+
+
+def test_tensorrt_and_pycuda_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    fail_to_import(monkeypatch, "pycuda", ModuleNotFoundError("No module named 'pycuda'", name="pycuda"))
+    assert found("TensorRT").status == "missing"
+    assert "--system-site-packages" in found("TensorRT").advice
+    assert found("pycuda").status == "missing"
+
+
+def test_export_packages(monkeypatch):
+    use_distributions(monkeypatch, torch="2.9.1", onnx="1.19")
+    assert found("torch") == Finding("torch", "ok", "2.9.1")
+    assert found("onnx") == Finding("onnx", "ok", "1.19")
+    for name in ("transformers", "safetensors"):
+        finding = found(name)
+        assert (finding.status, finding.detail) == ("missing", "not installed")
+        assert "pip install 'sam2edge[export]'" in finding.advice
+
+
+def test_jetson(monkeypatch, tmp_path):
+    model, release = tmp_path / "model", tmp_path / "nv_tegra_release"
+    model.write_bytes(b"NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0")
+    release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n")
+    monkeypatch.setattr(environment, "_JETSON_MODEL", model)
+    monkeypatch.setattr(environment, "_JETSON_RELEASE", release)
+    detail = found("machine").detail
+    assert detail.startswith("NVIDIA Jetson Orin NX Engineering Reference Developer Kit, ")
+    assert detail.endswith("L4T 36.4.3")
+    release.write_text("something else\n")
+    assert found("machine").detail.endswith("L4T of unknown release")
+
+
+def test_machine_that_is_no_jetson(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "_JETSON_MODEL", tmp_path / "none")
+    monkeypatch.setattr(environment, "_JETSON_RELEASE", tmp_path / "none")
+    assert "L4T" not in found("machine").detail
+    assert found("machine").detail.endswith(" cores")
