@@ -86,6 +86,7 @@ def _numbers(source: Source) -> Model:
         multimask_for_tracking=config.multimask_output_for_tracking,
         mask_prompt_kernel=tuple(tuple(row) for row in kernel),
         mask_prompt_bias=float(model.mask_downsample.bias[0]),
+        no_memory_embedding=tuple(model.no_memory_embedding.flatten().tolist()),
     )
 
 

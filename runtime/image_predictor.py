@@ -257,13 +257,13 @@ class ImagePredictor(Closing):
         return self._decode(embedding, coordinates, kinds, mask, multimask, features)
 
     def get_image_embedding(self) -> Floats:
-        """Features of the image that is set, float32 [1,C,h,h]; of a batch [B,C,h,h].
-
-        Upstream's with the no-memory embedding subtracted, which is the same for all images and positions: here the
-        decoder's graph adds it. Raises PromptError when no image is set.
+        """Features of the image that is set, float32 [1,C,h,h]; of a batch [B,C,h,h]. Upstream's: with the no-memory
+        embedding, which `Embedding.features` lack. Raises PromptError when no image is set.
         """
-        last = self.embedding.features
-        return np.concatenate([image.features for image in self._images]) if self._is_batch else last.copy()
+        images = self._images if self._is_batch else (self.embedding,)
+        no_memory = np.array(self.model.no_memory_embedding, np.float32)[:, None, None]
+        self._graphs.check_open()
+        return np.concatenate([image.features for image in images]) + no_memory
 
     def reset_predictor(self) -> None:
         """Forget the image or batch that is set; the graphs stay loaded."""

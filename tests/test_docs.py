@@ -7,7 +7,7 @@ import re
 from sam2edge.bundle import Model, TensorSpec, contract
 from tests.conftest import REPO
 
-MODEL = Model(1024, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0)
+MODEL = Model(1024, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 256)
 SIDES = {"S": 1024, "h": 64, "2h": 128, "4h": 256, "hh": 4096, "C": 256, "C/4": 64, "C/8": 32, "M": 64}
 
 

@@ -79,7 +79,8 @@ class Model:
     ones. A prompt with `multimask_min_points` to `multimask_max_points` points (a box counts as two) takes the
     best of three masks, and so does a frame without prompt if that range starts at 0 and
     `multimask_for_tracking`. `mask_prompt_kernel` [4,4] and `mask_prompt_bias` are the learned 4× downsampling
-    through which a mask prompt reaches the decoder (sam2_base.py, mask_downsample).
+    through which a mask prompt reaches the decoder (sam2_base.py, mask_downsample). `no_memory_embedding` [C] is what
+    images and first frames get in place of memory; the decoder's graph adds it, here it is for who asks for embeddings.
     """
 
     image_size: int
@@ -92,6 +93,7 @@ class Model:
     multimask_for_tracking: bool
     mask_prompt_kernel: tuple[tuple[float, ...], ...]
     mask_prompt_bias: float
+    no_memory_embedding: tuple[float, ...]
 
     @property
     def grid(self) -> int:
@@ -235,6 +237,9 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
     if [len(row) for row in kernel] != [4] * 4:
         raise ValueError("mask_prompt_kernel must be [4,4]")
     model["mask_prompt_kernel"] = kernel
+    model["no_memory_embedding"] = tuple(map(float, model["no_memory_embedding"]))
+    if len(model["no_memory_embedding"]) != model["hidden_dim"]:
+        raise ValueError("no_memory_embedding must have hidden_dim numbers")
     graphs = {}
     for name in GRAPHS:
         graph = dict(data["graphs"][name])

@@ -43,7 +43,7 @@ CONTRACT = {
 
 
 def test_contract() -> None:
-    model = Model(256, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0)
+    model = Model(256, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 256)
     assert (model.grid, model.mask_size) == (16, 64)
     tables = {name: tuple("; ".join(map(str, side)) for side in sides) for name, sides in contract(model).items()}
     assert tables == CONTRACT
@@ -157,6 +157,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = 
         SchemaError,
         "manifest.json",
         r"mask_prompt_kernel must be \[4,4\]",
+    ),
+    "no-memory embedding of another size": (
+        field("model", "no_memory_embedding", value=[1.0]),
+        SchemaError,
+        "manifest.json",
+        r"no_memory_embedding must have hidden_dim numbers",
     ),
     "changed shape": (
         field("graphs", "memory_encoder", "outputs", 0, "shape", 2, value=32),

@@ -172,7 +172,7 @@ def test_export_without_torch():
 
 # inspect
 
-MODEL = Model(128, 32, 16, 6, 16, 0, 1, True, ((0.25,) * 4,) * 4, 0.5)
+MODEL = Model(128, 32, 16, 6, 16, 0, 1, True, ((0.25,) * 4,) * 4, 0.5, (0.0,) * 32)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from sam2edge.bundle import Model
 from sam2edge.runtime.memory_bank import EMPTY, MemoryBank, SlotTable
 
-MODEL = Model(32, 3, 2, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0)
+MODEL = Model(32, 3, 2, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 3)
 RECENT, POINTERS = 6, 15
 
 Ages = list[tuple[int, float]]

@@ -112,7 +112,7 @@ def test_check_object_id_refuses(object_id: object) -> None:
 
 
 KERNEL = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
-MODEL = Model(SIDE, 256, 64, 6, 16, 0, 1, True, tuple(map(tuple, KERNEL.tolist())), 0.75)
+MODEL = Model(SIDE, 256, 64, 6, 16, 0, 1, True, tuple(map(tuple, KERNEL.tolist())), 0.75, (0.0,) * 256)
 
 
 def blobs(height: int, width: int) -> npt.NDArray[np.bool_]:
