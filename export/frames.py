@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import os
 from itertools import islice
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError
+from sam2edge.runtime.image_files import SUFFIXES, read_image
 from sam2edge.runtime.preprocess import resize
 from sam2edge.runtime.sources import VideoSource
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 def parity_frames(path: str | os.PathLike[str] | None, size: int) -> tuple[npt.NDArray[np.uint8], str]:
     """Two frames uint8 [2,size,size,3] and what to call them: from a video, an image and its mirror image, or drawn."""
     if path is None:
         return np.stack(drawn(size)), "drawn"
-    name = os.fspath(path)
-    if name.lower().endswith(IMAGE_SUFFIXES):
-        image = cv2.imread(name, cv2.IMREAD_COLOR)
-        if image is None:
-            raise MediaError(f"{name}: cannot be read as an image; give a photograph or a video")
-        frames = [np.ascontiguousarray(image[:, ::step, ::-1]) for step in (1, -1)]
+    file = Path(path)
+    if file.suffix.lower() in SUFFIXES:
+        image = read_image(file)
+        frames = [image, np.ascontiguousarray(image[:, ::-1])]
     else:
-        with VideoSource(name) as source:
+        with VideoSource(file) as source:
             frames = list(islice(source, 2))
     if len(frames) < 2:
-        raise MediaError(f"{name}: has {len(frames)} frame, but two are compared; give a longer video or a photograph")
-    return np.stack([resize(frame, size) for frame in frames]), os.path.basename(name)
+        raise MediaError(f"{file}: has {len(frames)} frame, but two are compared; give a longer video or a photograph")
+    return np.stack([resize(frame, size) for frame in frames]), file.name
 
 
 def drawn(size: int) -> list[npt.NDArray[np.uint8]]:

@@ -36,8 +36,7 @@ def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float
     values = _logits(logits, threshold)
     if not _is_number(offset) or offset < 0:
         raise InputError(f"offset must be a number of at least 0 but got {offset!r}")
-    inner = np.count_nonzero(values > threshold + offset, axis=(-2, -1))
-    outer = np.count_nonzero(values > threshold - offset, axis=(-2, -1))
+    inner, outer = _areas(values > threshold + offset), _areas(values > threshold - offset)
     return cast(Floats, (inner / np.maximum(outer, 1)).astype(np.float32))
 
 
@@ -137,6 +136,12 @@ def _mean_pairwise_iou(masks: npt.NDArray[np.bool_]) -> Floats:
     ious = np.where(union > 0, shared / np.maximum(union, 1), 1)
     first, second = np.triu_indices(n, 1)
     return cast(Floats, ious[:, first, second].mean(axis=1).astype(np.float32))
+
+
+def _areas(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Pixels of each mask [...,H,W]: mask by mask, which numpy counts several times more quickly than with axes."""
+    flat = masks.reshape(-1, masks.shape[-2] * masks.shape[-1])
+    return np.array([np.count_nonzero(mask) for mask in flat], np.int64).reshape(masks.shape[:-2])
 
 
 def _logits(logits: npt.ArrayLike, threshold: float) -> Floats:

@@ -6,6 +6,7 @@ from typing import Any
 import huggingface_hub
 from transformers import Sam2VideoConfig
 
+from sam2edge.bundle import sha256
 from sam2edge.errors import SourceError
 from sam2edge.export.source.architecture import (
     IMAGENET_MEAN,
@@ -19,7 +20,7 @@ from sam2edge.export.source.architecture import (
     set_image_size,
     shapes,
 )
-from sam2edge.export.source.files import read_json, read_safetensors, reason, sha256
+from sam2edge.export.source.files import read_json, read_safetensors, reason
 
 WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -36,7 +37,7 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
     config = _read_config(directory)
     set_image_size(config, image_size)
     files = _weight_files(directory)
-    digest = sha256(files)
+    digest = sha256(*files)
     tensors = {key: tensor for file in files for key, tensor in read_safetensors(file).items()}
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:

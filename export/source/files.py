@@ -1,6 +1,5 @@
 """Read checkpoint files without running anything that is in them."""
 
-import hashlib
 import json
 import pickle
 import re
@@ -12,15 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sam2edge.errors import SourceError
-
-
-def sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

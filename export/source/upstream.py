@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
 
+from sam2edge.bundle import sha256
 from sam2edge.errors import SourceError
 from sam2edge.export.source.architecture import (
     IMAGENET_MEAN,
@@ -21,7 +22,7 @@ from sam2edge.export.source.architecture import (
     set_image_size,
     shapes,
 )
-from sam2edge.export.source.files import read_pickle, read_safetensors, sha256
+from sam2edge.export.source.files import read_pickle, read_safetensors
 
 # Any of these makes an upstream checkpoint a 2.1; then all are required.
 _ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
@@ -82,7 +83,7 @@ _TO_UPSTREAM = tuple(
 
 
 def from_upstream(path: Path, image_size: int | None) -> Source:
-    digest = sha256([path])
+    digest = sha256(path)
     state = _read_state_dict(path)
     size = _upstream_size(path, state)
     version = "2.1" if any(key in state for key in _ONLY_IN_2_1) else "2.0"

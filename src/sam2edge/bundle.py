@@ -291,13 +291,14 @@ def _verify_file(file: Path, graph: Graph) -> None:
         raise CorruptFileError(f"{file}: its sha256 is not the one in {MANIFEST}; export the bundle again")
 
 
-def sha256(file: Path) -> str:
-    """Hex digest of a file's content."""
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
+def sha256(*files: Path) -> str:
+    """Hex digest of the content of files, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
