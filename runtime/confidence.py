@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import InputError, PromptError
-from sam2edge.runtime import prompts
+from sam2edge.runtime import arguments, prompts
 from sam2edge.runtime.image_predictor import ImagePredictor
 
 Floats = npt.NDArray[np.float32]
@@ -34,8 +34,7 @@ def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float
     calculate_stability_score, whose mask generator keeps masks from 0.95 on. Raises InputError.
     """
     values = _logits(logits, threshold)
-    if not _is_number(offset) or offset < 0:
-        raise InputError(f"offset must be a number of at least 0 but got {offset!r}")
+    arguments.number("offset", offset, 0)
     inner, outer = _areas(values > threshold + offset), _areas(values > threshold - offset)
     return cast(Floats, (inner / np.maximum(outer, 1)).astype(np.float32))
 
@@ -81,12 +80,10 @@ def consistency(
     which counts as disagreement: for a decision take multimask_output=False. Raises PromptError or InputError.
     """
     for name, value, least in (("n", n, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name} must be an integer of at least {least} but got {value!r}")
+        arguments.integer(name, value, least)
     for name, share in (("jitter", jitter), ("noise", noise)):
-        if not _is_number(share) or share < 0:
-            raise InputError(f"{name} must be a number of at least 0 but got {share!r}")
-    prompts.check_flag("multimask_output", multimask_output)
+        arguments.number(name, share, 0)
+    arguments.flag("multimask_output", multimask_output, PromptError)
     embedding = predictor.embedding
     points, labels, mask = predictor.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
     if len(points) != 1:
@@ -151,10 +148,5 @@ def _logits(logits: npt.ArrayLike, threshold: float) -> Floats:
         raise InputError(f"logits must be numbers but got {type(logits).__name__}") from error
     if values.ndim < 2:
         raise InputError(f"logits must be [...,H,W] but got shape {list(values.shape)}")
-    if not _is_number(threshold):
-        raise InputError(f"threshold must be a finite number but got {threshold!r}")
+    arguments.number("threshold", threshold)
     return values
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(np.isfinite(value))

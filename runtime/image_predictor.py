@@ -7,18 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sam2edge.bundle import Bundle, Model
 from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
-from sam2edge.runtime import prompts
+from sam2edge.runtime import arguments, prompts
 from sam2edge.runtime.backend import Array
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.preprocess import check_frame, resize
+from sam2edge.runtime.regions import fill_small_regions
 from sam2edge.runtime.result import LOGIT_LIMIT, upsample
-from sam2edge.runtime.upsampling import patches
 
 Floats = npt.NDArray[np.float32]
 Prediction = tuple[Floats, Floats, Floats]
@@ -47,7 +48,8 @@ class ImagePredictor(Closing):
     """Masks on images by points, boxes and earlier masks; code written for SAM2ImagePredictor runs with it.
 
     bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda". mask_threshold: logits above it are
-    the object.
+    the object. max_hole_area, max_sprinkle_area: holes and islands of at most so many low-resolution pixels are filled
+    and cleared in the masks (the low-resolution logits stay as they are); 0: none.
 
     An image is encoded once and every prompt reuses it. Wrong arguments raise errors of the InputError family and
     change nothing; the image set before stays. Not safe for use by several threads at a time; several predictors are.
@@ -55,13 +57,17 @@ class ImagePredictor(Closing):
     """
 
     def __init__(
-        self, bundle: Bundle | str | os.PathLike[str], backend: str = "auto", *, mask_threshold: float = 0.0
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        backend: str = "auto",
+        *,
+        mask_threshold: float = 0.0,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
     ) -> None:
-        if isinstance(mask_threshold, bool) or not isinstance(mask_threshold, (int, float, np.number)):
-            raise InputError(f"mask_threshold must be a number but got {mask_threshold!r}")
-        if not np.isfinite(mask_threshold):
-            raise InputError(f"mask_threshold must be finite but got {mask_threshold}")
-        self.mask_threshold = float(mask_threshold)
+        self.mask_threshold = arguments.number("mask_threshold", mask_threshold)
+        self._max_hole_area = arguments.number("max_hole_area", max_hole_area, 0)
+        self._max_sprinkle_area = arguments.number("max_sprinkle_area", max_sprinkle_area, 0)
         self._graphs = Graphs(bundle, backend, ("image_encoder", "mask_decoder"), "predictor")
         self._images: tuple[Embedding, ...] = ()
         self._is_batch = False
@@ -140,11 +146,10 @@ class ImagePredictor(Closing):
             raise InputError(f"images must be a list or iterator of images but got {type(images).__name__}")
         if batch_size is None:
             batch_size = default_batch_size(self.model)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise InputError(f"batch_size must be an integer of at least 1, or None, but got {batch_size!r}")
+        batch_size = arguments.integer("batch_size", batch_size, 1)
         if isinstance(images, Sized):
             batch_size = max(1, min(batch_size, len(images)))
-        return self._encode_many(images, int(batch_size))
+        return self._encode_many(images, batch_size)
 
     def predict(
         self,
@@ -250,7 +255,7 @@ class ImagePredictor(Closing):
         mask = None if mask_input is None else prompts.check_logits(mask_input, n, model.mask_size)
         if mask is not None and len(mask) != n:
             raise PromptError(f"mask_input is for {len(mask)} prompts but there are {n}; give one a prompt")
-        prompts.check_flag("multimask", multimask)
+        arguments.flag("multimask", multimask, PromptError)
         expected = (n, model.hidden_dim, model.grid, model.grid)
         if features is not None and np.shape(features) != expected:
             raise PromptError(f"features must be {list(expected)} but got shape {list(np.shape(features))}")
@@ -324,7 +329,7 @@ class ImagePredictor(Closing):
         *,
         normalize_coords: bool,
     ) -> tuple[Array, Array, Floats | None]:
-        prompts.check_flag("normalize_coords", normalize_coords)
+        arguments.flag("normalize_coords", normalize_coords, PromptError)
         if point_coords is None and point_labels is None and box is None and mask_input is None:
             raise PromptError("a prompt needs point_coords, a box or a mask_input")
         points, labels = prompts.check_batch(
@@ -346,22 +351,19 @@ class ImagePredictor(Closing):
         multimask_output: bool,
         return_logits: bool,
     ) -> Prediction:
-        prompts.check_flag("multimask_output", multimask_output)
-        prompts.check_flag("return_logits", return_logits)
+        arguments.flag("multimask_output", multimask_output, PromptError)
+        arguments.flag("return_logits", return_logits, PromptError)
         decoded = self._decode(embedding, points, labels, mask_input, multimask_output)
         logits, ious = (decoded["masks"], decoded["ious"]) if multimask_output else (decoded["mask"], decoded["iou"])
-        masks = upsample(logits, embedding.size) if return_logits else self._masks(logits, embedding.size)
+        shown = logits
+        if self._max_hole_area or self._max_sprinkle_area:
+            shown = fill_small_regions(logits, self.mask_threshold, self._max_hole_area, self._max_sprinkle_area)
+        masks = upsample(shown, embedding.size)
+        if not return_logits:
+            for mask in masks.reshape(-1, *embedding.size):  # in place: the masks are larger than all else here
+                cv2.threshold(mask, self.mask_threshold, 1.0, cv2.THRESH_BINARY, dst=mask)
         low = np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)
         return (masks, ious, low) if len(masks) > 1 else (masks[0], ious[0], low[0])
-
-    def _masks(self, logits: Floats, size: tuple[int, int]) -> Floats:
-        """Logits [N,M,4h,4h] as masks of 0 and 1 at the image's size, float32 [N,M,H,W] as upstream's."""
-        masks = np.zeros((*logits.shape[:2], *size), np.float32)
-        flat = logits.reshape(-1, *logits.shape[2:])
-        for mask, patch in zip(masks.reshape(-1, *size), patches(flat, size, self.mask_threshold), strict=True):
-            height, width = patch.logits.shape
-            mask[patch.y : patch.y + height, patch.x : patch.x + width] = patch.logits > self.mask_threshold
-        return masks
 
     def _decode(
         self,

@@ -7,7 +7,6 @@ size, and then one after the other only where they are, which gives the same mas
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from sam2edge.bundle import Bundle
 from sam2edge.errors import InputError
-from sam2edge.runtime import rle
+from sam2edge.runtime import arguments, rle
 from sam2edge.runtime.candidates import Candidate, Shape, best, of_smallest_crops, without_small_regions
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.confidence import stability_score
@@ -82,23 +81,23 @@ class AutomaticMaskGenerator(Closing):
         backend: str = "auto",
         progress: Progress | None = None,
     ) -> None:
-        self._points_per_batch = _integer("points_per_batch", points_per_batch, 1)
-        self._pred_iou_thresh = _number("pred_iou_thresh", pred_iou_thresh, 0, 1)
-        self._stability_score_thresh = _number("stability_score_thresh", stability_score_thresh, 0, 1)
-        self._stability_score_offset = _number("stability_score_offset", stability_score_offset, 0)
-        self._mask_threshold = _number("mask_threshold", mask_threshold)
-        self._box_nms_thresh = _number("box_nms_thresh", box_nms_thresh, 0, 1)
-        self._crop_n_layers = _integer("crop_n_layers", crop_n_layers, 0)
-        self._crop_nms_thresh = _number("crop_nms_thresh", crop_nms_thresh, 0, 1)
-        self._crop_overlap_ratio = _number("crop_overlap_ratio", crop_overlap_ratio, 0, 1, below=True)
-        downscale = _integer("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
+        self._points_per_batch = arguments.integer("points_per_batch", points_per_batch, 1)
+        self._pred_iou_thresh = arguments.number("pred_iou_thresh", pred_iou_thresh, 0, 1)
+        self._stability_score_thresh = arguments.number("stability_score_thresh", stability_score_thresh, 0, 1)
+        self._stability_score_offset = arguments.number("stability_score_offset", stability_score_offset, 0)
+        self._mask_threshold = arguments.number("mask_threshold", mask_threshold)
+        self._box_nms_thresh = arguments.number("box_nms_thresh", box_nms_thresh, 0, 1)
+        self._crop_n_layers = arguments.integer("crop_n_layers", crop_n_layers, 0)
+        self._crop_nms_thresh = arguments.number("crop_nms_thresh", crop_nms_thresh, 0, 1)
+        self._crop_overlap_ratio = arguments.number("crop_overlap_ratio", crop_overlap_ratio, 0, 1, below=True)
+        downscale = arguments.integer("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
         self._grids = _grids(points_per_side, point_grids, self._crop_n_layers, downscale)
-        self._min_mask_region_area = _number("min_mask_region_area", min_mask_region_area, 0)
+        self._min_mask_region_area = arguments.number("min_mask_region_area", min_mask_region_area, 0)
         if output_mode not in _OUTPUT_MODES:
             raise InputError(f"unknown output_mode {output_mode!r}; choose from {', '.join(_OUTPUT_MODES)}")
         self._output_mode = output_mode
-        self._use_m2m = _flag("use_m2m", use_m2m)
-        self._multimask_output = _flag("multimask_output", multimask_output)
+        self._use_m2m = arguments.flag("use_m2m", use_m2m)
+        self._multimask_output = arguments.flag("multimask_output", multimask_output)
         if progress is not None and not callable(progress):
             raise InputError(f"progress must be a function of a message and a fraction but got {progress!r}")
         self._progress = progress
@@ -252,7 +251,7 @@ def _grids(
         if len(grids) <= layers:
             raise InputError(f"point_grids must have a grid for each layer: {layers + 1} but got {len(grids)}")
         return grids
-    side = _integer("points_per_side", points_per_side, 1)
+    side = arguments.integer("points_per_side", points_per_side, 1)
     if side < downscale**layers:
         raise InputError(
             f"{side} points a side are none in layer {layers} with crop_n_points_downscale_factor={downscale}; "
@@ -272,27 +271,3 @@ def _check_grid(grid: npt.ArrayLike) -> npt.NDArray[np.float64]:
     if outside.any():
         raise InputError(f"points of a grid must lie between 0 and 1 but got {points[outside][0].tolist()}")
     return points
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{name} must be True or False but got {value!r}")
-    return bool(value)
-
-
-def _integer(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be an integer of at least {least} but got {value!r}")
-    return int(value)
-
-
-def _number(
-    name: str, value: object, least: float = -math.inf, most: float = math.inf, *, below: bool = False
-) -> float:
-    """A finite number from `least` to `most`, or `below` it."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    number = float(value) if is_number else math.nan  # type: ignore[arg-type]
-    if math.isfinite(number) and least <= number <= most and not (below and number == most):
-        return number
-    limits = f" from {least:g}" * (least > -math.inf) + f" {'to below' if below else 'to'} {most:g}" * (most < math.inf)
-    raise InputError(f"{name} must be a finite number{limits} but got {value!r}")

@@ -27,12 +27,6 @@ def check_object_id(object_id: object) -> int:
     return int(object_id)
 
 
-def check_flag(name: str, value: object) -> None:
-    """PromptError for anything but a bool."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise PromptError(f"{name} must be True or False but got {value!r}")
-
-
 def encode_points(
     points: npt.ArrayLike | None,
     labels: Sequence[int] | npt.ArrayLike | None,

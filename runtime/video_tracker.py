@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.errors import InputError, ObjectIdError, PromptError
-from sam2edge.runtime import prompts
+from sam2edge.errors import ObjectIdError, PromptError
+from sam2edge.runtime import arguments, prompts
 from sam2edge.runtime.backend import Array
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.graphs import Graphs
@@ -83,8 +83,7 @@ class VideoTracker(Closing):
         max_conditioning_frames: int = 1,
     ) -> None:
         for name, value in (("max_objects", max_objects), ("max_conditioning_frames", max_conditioning_frames)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1 but got {value}")
+            arguments.integer(name, value, 1)
         self._graphs = Graphs(bundle, backend, GRAPHS, "tracker")
         self._model = self._graphs.model
         self._max_objects = max_objects

@@ -71,7 +71,7 @@ def test_numbers_refuse(number: Any, arguments: dict[str, Any], words: str) -> N
 
 @pytest.mark.parametrize("offset", [-1, np.inf, "1", None])
 def test_stability_score_refuses_offset(offset: Any) -> None:
-    with pytest.raises(InputError, match="offset must be a number of at least 0"):
+    with pytest.raises(InputError, match="offset must be a finite number of at least 0"):
         stability_score(LOGITS, offset=offset)
 
 
@@ -134,10 +134,10 @@ def test_consistency_is_the_mean_of_pairs(predictor: ImagePredictor, monkeypatch
         ({"n": True}, InputError, "n must be an integer"),
         ({"seed": -1}, InputError, "seed must be an integer of at least 0"),
         ({"seed": None}, InputError, "seed must be an integer"),
-        ({"jitter": -0.1}, InputError, "jitter must be a number of at least 0"),
-        ({"jitter": np.nan}, InputError, "jitter must be a number"),
-        ({"noise": -1}, InputError, "noise must be a number of at least 0"),
-        ({"noise": "some"}, InputError, "noise must be a number"),
+        ({"jitter": -0.1}, InputError, "jitter must be a finite number of at least 0"),
+        ({"jitter": np.nan}, InputError, "jitter must be a finite number"),
+        ({"noise": -1}, InputError, "noise must be a finite number of at least 0"),
+        ({"noise": "some"}, InputError, "noise must be a finite number"),
         ({"multimask_output": 1}, InputError, "multimask_output must be True or False"),
         ({"normalize_coords": 0}, InputError, "normalize_coords must be True or False"),
         ({"box": [BALL, BLOCK]}, PromptError, "of one prompt but got 2; call it for each"),

@@ -457,9 +457,7 @@ def test_encode_many_refuses_images(predictor: ImagePredictor, images: Any) -> N
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, "8"])
 def test_encode_many_refuses_batch_size(predictor: ImagePredictor, batch_size: Any) -> None:
-    with pytest.raises(
-        InputError, match=f"batch_size must be an integer of at least 1, or None, but got {batch_size!r}"
-    ):
+    with pytest.raises(InputError, match=f"batch_size must be an integer of at least 1, but got {batch_size!r}"):
         predictor.encode_many([], batch_size)
 
 
@@ -537,19 +535,28 @@ def test_context_manager(nano: Bundle, image: Pixels) -> None:
         predictor.set_image(image)
 
 
-@pytest.mark.parametrize(
-    ("threshold", "words"),
-    [
-        (np.nan, "finite but got nan"),
-        (np.inf, "finite"),
-        ("0", "a number but got '0'"),
-        (True, "a number"),
-        (None, "a"),
-    ],
-)
-def test_mask_threshold(nano: Bundle, threshold: Any, words: str) -> None:
-    with pytest.raises(InputError, match=f"mask_threshold must be {words}"):
-        ImagePredictor(nano, mask_threshold=threshold)
+@pytest.mark.parametrize("value", [np.nan, np.inf, "0", True, None])
+def test_mask_threshold(nano: Bundle, value: Any) -> None:
+    with pytest.raises(InputError, match=f"mask_threshold must be a finite number but got {value!r}"):
+        ImagePredictor(nano, mask_threshold=value)
+
+
+@pytest.mark.parametrize("name", ["max_hole_area", "max_sprinkle_area"])
+@pytest.mark.parametrize("value", [-1, np.nan, "9"])
+def test_small_regions_arguments(nano: Bundle, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name} must be a finite number of at least 0 but got {value!r}"):
+        ImagePredictor(nano, **{name: value})
+
+
+def test_small_regions_go_from_the_masks_alone(nano: Bundle, predictor: ImagePredictor, image: Pixels) -> None:
+    plain, _, low = predictor.predict(box=BALL)
+    with ImagePredictor(nano, max_hole_area=1e6, max_sprinkle_area=1e6) as filling:
+        filling.set_image(image)
+        masks, _, same = filling.predict(box=BALL)
+    np.testing.assert_array_equal(low, same)
+    # Everything is small: the background is filled, then, as upstream does it, the object's islands are cleared.
+    np.testing.assert_array_equal(masks[:, 0, 0], plain[:, 0, 0] == 0)
+    assert not masks[plain > 0].all()
 
 
 def test_unknown_backend(nano: Bundle) -> None:

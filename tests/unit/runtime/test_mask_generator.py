@@ -220,7 +220,7 @@ def test_no_bundle() -> None:
         ({"pred_iou_thresh": 1.5}, "pred_iou_thresh must be a finite number from 0 to 1 but got 1.5"),
         ({"pred_iou_thresh": "0.5"}, "pred_iou_thresh must be a finite number from 0 to 1 but got '0.5'"),
         ({"stability_score_thresh": -0.1}, "stability_score_thresh must be a finite number from 0 to 1 but got -0.1"),
-        ({"stability_score_offset": -1}, "stability_score_offset must be a finite number from 0 but got -1"),
+        ({"stability_score_offset": -1}, "stability_score_offset must be a finite number of at least 0 but got -1"),
         ({"mask_threshold": float("nan")}, "mask_threshold must be a finite number but got nan"),
         ({"box_nms_thresh": 2}, "box_nms_thresh must be a finite number from 0 to 1 but got 2"),
         ({"crop_n_layers": -1}, "crop_n_layers must be an integer of at least 0 but got -1"),
@@ -235,7 +235,7 @@ def test_no_bundle() -> None:
             "3 points a side are none in layer 2 with crop_n_points_downscale_factor=2; "
             "raise points_per_side or lower the factor",
         ),
-        ({"min_mask_region_area": -5}, "min_mask_region_area must be a finite number from 0 but got -5"),
+        ({"min_mask_region_area": -5}, "min_mask_region_area must be a finite number of at least 0 but got -5"),
         ({"output_mode": "png"}, "unknown output_mode 'png'; choose from binary_mask, uncompressed_rle, coco_rle"),
         ({"output_mode": ["png"]}, r"unknown output_mode ['png']; choose from"),
         ({"use_m2m": 1}, "use_m2m must be True or False but got 1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sam2edge.runtime.regions import remove_small_regions
+from sam2edge.runtime.regions import fill_small_regions, remove_small_regions
 
 
 def drawn() -> np.ndarray:
@@ -55,3 +55,17 @@ def test_empty_and_full() -> None:
         found, changed = remove_small_regions(mask, 50)
         assert not changed
         assert np.array_equal(found, mask)
+
+
+def test_logits_of_small_holes_and_islands_are_filled_and_cleared() -> None:
+    logits = np.full((1, 2, 16, 16), -3.0, np.float32)
+    logits[..., 2:12, 2:12] = 4
+    logits[0, 0, 5, 5:7] = -1  # a hole of two pixels
+    logits[0, 0, 14, 3:6] = 2  # an island of three
+    for hole, sprinkle in ((0, 0), (1, 2), (2, 2), (1.9, 3), (2, 3)):
+        expected = logits.copy()
+        if hole >= 2:
+            expected[0, 0, 5, 5:7] = 10.5
+        if sprinkle >= 3:
+            expected[0, 0, 14, 3:6] = -9.5
+        np.testing.assert_array_equal(fill_small_regions(logits, 0.5, hole, sprinkle), expected)

@@ -281,7 +281,7 @@ def test_objects_do_not_see_each_other(nano: Bundle, clip: Frames) -> None:
 @pytest.mark.parametrize("name", ["max_objects", "max_conditioning_frames"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_numbers_below_one(nano: Bundle, name: str, value: int) -> None:
-    with pytest.raises(InputError, match=f"{name} must be at least 1 but got {value}"):
+    with pytest.raises(InputError, match=f"{name} must be an integer of at least 1 but got {value}"):
         VideoTracker(nano, **{name: value})  # type: ignore[arg-type]
 
 
