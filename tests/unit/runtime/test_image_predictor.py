@@ -457,7 +457,7 @@ def test_encode_many_refuses_images(predictor: ImagePredictor, images: Any) -> N
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, "8"])
 def test_encode_many_refuses_batch_size(predictor: ImagePredictor, batch_size: Any) -> None:
-    with pytest.raises(InputError, match=f"batch_size must be an integer of at least 1, but got {batch_size!r}"):
+    with pytest.raises(InputError, match=f"batch_size must be an integer of at least 1 but got {batch_size!r}"):
         predictor.encode_many([], batch_size)
 
 
