@@ -15,14 +15,16 @@ and may be sure of itself on pictures unlike those of the training. None of the 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import InputError, PromptError
 from sam2edge.runtime import arguments, prompts
-from sam2edge.runtime.image_predictor import ImagePredictor
+
+if TYPE_CHECKING:
+    from sam2edge.runtime.image_predictor import ImagePredictor
 
 Floats = npt.NDArray[np.float32]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,32 +15,18 @@ from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam
 from sam2edge.runtime import arguments, prompts
 from sam2edge.runtime.backend import Array
 from sam2edge.runtime.closing import Closing
+from sam2edge.runtime.embedding import Embedding, Floats
 from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.preprocess import check_frame, resize
 from sam2edge.runtime.regions import fill_small_regions
 from sam2edge.runtime.result import LOGIT_LIMIT, upsample
 
-Floats = npt.NDArray[np.float32]
 Prediction = tuple[Floats, Floats, Floats]
 
 _BYTES_PER_PIXEL = 1500
 """What the encoder takes for a pixel of the model's square. Tiny at 1024 was measured at 0.8 to 1.1 GB an image (onnx,
 CPU), and large has 1.5 times as many channels."""
 _MAX_BATCH = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """An encoded image: what prompts are decoded on. 16 MB at S = 1024.
-
-    features: float32 [1,C,h,h], without the no-memory embedding, which the decoder's graph adds. high_res_0: float32
-    [1,C/8,4h,4h]. high_res_1: float32 [1,C/4,2h,2h]. size: (H,W) of the image.
-    """
-
-    features: Floats
-    high_res_0: Floats
-    high_res_1: Floats
-    size: tuple[int, int]
 
 
 class ImagePredictor(Closing):
@@ -97,15 +82,7 @@ class ImagePredictor(Closing):
     def set_embedding(self, embedding: Embedding) -> None:
         """Prompt an image that `encode` or `encode_many` encoded. Raises FrameError for that of another model."""
         self._graphs.check_open()
-        side, channels = self.model.grid, self.model.hidden_dim
-        if not isinstance(embedding, Embedding):
-            raise FrameError(f"an embedding must be what encode() returns but got {type(embedding).__name__}")
-        if embedding.features.shape != (1, channels, side, side):
-            raise FrameError(
-                f"the embedding is another model's: its features are {list(embedding.features.shape)} but must be "
-                f"{[1, channels, side, side]}"
-            )
-        self._set((embedding,), batch=False)
+        self._set((self._graphs.check_embedding(embedding),), batch=False)
 
     def set_image_batch(self, image_list: Sequence[object]) -> None:
         """Encode several images of any sizes, for predict_batch; predict is then on the last, as upstream.
@@ -126,8 +103,7 @@ class ImagePredictor(Closing):
     def encode(self, image: object) -> Embedding:
         """Encode an image without setting it. image: as for set_image. Raises FrameError."""
         self._graphs.check_open()
-        pixels = _pixels(image)
-        return _embedding(self._graphs.run("image_encoder", image=resize(pixels, self._side)[None]), 0, pixels.shape)
+        return self._graphs.encode(_pixels(image))
 
     def encode_many(
         self, images: Iterable[object], batch_size: int | None = None
@@ -376,7 +352,7 @@ class ImagePredictor(Closing):
     ) -> dict[str, Floats]:
         n = len(points)
         return self._graphs.decode(
-            {"high_res_0": embedding.high_res_0, "high_res_1": embedding.high_res_1},
+            embedding,
             self._features(embedding, n) if features is None else np.ascontiguousarray(features, np.float32),
             np.ones(n, bool),
             *prompts.to_model(points, labels, embedding.size, self._side),

@@ -1,7 +1,8 @@
 """The memory bank: what each object remembers, in arrays that are allocated once.
 
 Attention does not care about the order of its keys, so a memory never moves: a table says which frame lies in which
-slot, and only the ages derived from it change from frame to frame. Frames are numbered in the order of tracking.
+slot, and only the ages derived from it change from frame to frame. Every object has a time of its own, which counts the
+frames that it remembered since it joined.
 """
 
 from __future__ import annotations
@@ -14,80 +15,102 @@ from sam2edge.runtime.backend import Array
 
 EMPTY = -1
 
+Times = npt.NDArray[np.int64]
+
 
 class SlotTable:
-    """Which frame lies in which slot, for every object (row).
+    """Which time lies in which slot, for every object (row).
 
-    A row holds up to `conditioning` frames that stay, and the `recent` frames tracked last. The first conditioning
-    frame is never evicted; of the others, the oldest makes room.
+    A row holds up to `conditioning` frames that stay, and `recent` others. The first conditioning frame is never
+    evicted; of the others, the oldest makes room. stride: beside the last one, recent frames are those whose time is a
+    multiple of it (sam2_base.py, memory_temporal_stride_for_eval).
     """
 
-    def __init__(self, rows: int, conditioning: int, recent: int) -> None:
-        self._recent = recent
+    def __init__(self, rows: int, conditioning: int, recent: int, stride: int = 1) -> None:
+        self._recent, self._stride = recent, stride
         self._conditioning = conditioning
-        self._frames: npt.NDArray[np.int64] = np.full((rows, conditioning + recent), EMPTY, np.int64)
-        self._is_conditioning = np.zeros(self._frames.shape, bool)
+        self._times: Times = np.full((rows, conditioning + recent), EMPTY, np.int64)
+        self._is_conditioning = np.zeros(self._times.shape, bool)
 
-    def place(self, row: int, frame: int, conditioning: bool) -> int:
-        """Slot for a row's frame, evicting one of the same kind if that kind is full; the same slot if asked again."""
-        frames, kind = self._frames[row], self._is_conditioning[row]
-        frames[(frames == frame) & (kind != conditioning)] = EMPTY  # corrected after a call that failed halfway
-        slots = np.flatnonzero(frames == frame)
+    def place(self, row: int, time: int, conditioning: bool) -> int:
+        """Slot for a row's time, evicting one of the same kind if that kind is full; the same slot if asked again."""
+        times, kind = self._times[row], self._is_conditioning[row]
+        times[(times == time) & (kind != conditioning)] = EMPTY  # corrected after a call that failed halfway
+        slots = np.flatnonzero(times == time)
         if not len(slots):
-            same = np.flatnonzero((frames != EMPTY) & (kind == conditioning))
-            same = same[np.argsort(frames[same])]
-            capacity = self._conditioning if conditioning else self._recent
-            evictable = same[1:] if conditioning else same
-            slots = np.flatnonzero(frames == EMPTY) if len(same) < capacity else evictable
+            same = np.flatnonzero((times != EMPTY) & (kind == conditioning))
+            same = same[np.argsort(times[same])]
+            if conditioning:
+                evictable, capacity = same[1:], self._conditioning
+            else:
+                between = times[same] % self._stride != 0
+                evictable, capacity = np.concatenate([same[between], same[~between]]), self._recent
+            slots = np.flatnonzero(times == EMPTY) if len(same) < capacity else evictable
         slot = int(slots[0])
-        frames[slot], kind[slot] = frame, conditioning
+        times[slot], kind[slot] = time, conditioning
         return slot
 
-    def distances(self, rows: int, frame: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """Frames back from `frame` to each slot's [rows, used slots], or EMPTY; and which slots are conditioning.
+    def distances(self, now: Times) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Steps back from `now` [rows] to each slot's [rows, used slots], or EMPTY; and which are conditioning.
 
-        A recent frame counts while it is at most `recent` frames back.
+        A recent frame is one step back if it is the last, and then each multiple of the stride is one more. It counts
+        while it is at most `recent` steps back; a conditioning frame's steps are its true distance.
         """
-        used = 1 + int(np.flatnonzero((self._frames[:rows] != EMPTY).any(axis=0)).max(initial=-1))
-        frames, conditioning = self._frames[:rows, :used], self._is_conditioning[:rows, :used]
-        back = frame - frames
-        seen = (frames != EMPTY) & (back >= 0) & (conditioning | (back <= self._recent))
-        return np.where(seen, back, EMPTY).astype(np.int32), conditioning
+        rows, now = len(now), now[:, None]
+        used = 1 + int(np.flatnonzero((self._times[:rows] != EMPTY).any(axis=0)).max(initial=-1))
+        times, conditioning = self._times[:rows, :used], self._is_conditioning[:rows, :used]
+        back = now - times
+        newest = (now - 2) // self._stride
+        steps = np.where(back == 1, 1, 2 + newest - times // self._stride)
+        recent = (back == 1) | (times % self._stride == 0)
+        seen = (times != EMPTY) & (back >= 0) & (conditioning | (recent & (steps <= self._recent)))
+        return np.where(seen, np.where(conditioning, back, steps), EMPTY).astype(np.int32), conditioning
 
     def delete(self, row: int) -> None:
         """Forget a row; those after it move up by one."""
-        for table, blank in ((self._frames, EMPTY), (self._is_conditioning, False)):
+        for table, blank in ((self._times, EMPTY), (self._is_conditioning, False)):
             table[row:-1] = table[row + 1 :]
             table[-1] = blank
 
     def clear(self) -> None:
         """Forget every row."""
-        self._frames[:] = EMPTY
+        self._times[:] = EMPTY
 
 
 class MemoryBank:
-    """Spatial memories and object pointers of up to `max_objects` objects; rows are objects in order of joining."""
+    """Spatial memories and object pointers of up to `max_objects` objects; rows are objects in order of joining.
 
-    def __init__(self, model: Model, max_objects: int, max_conditioning: int) -> None:
-        self._memory_slots = SlotTable(max_objects, max_conditioning, model.memory_frames)
+    memory_frames: how many recent memories are kept, the model's number or fewer. stride: see SlotTable; it does not
+    hold for pointers, as upstream.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        max_objects: int,
+        max_conditioning: int,
+        memory_frames: int | None = None,
+        stride: int = 1,
+    ) -> None:
+        memory_frames = model.memory_frames if memory_frames is None else memory_frames
+        self._memory_slots = SlotTable(max_objects, max_conditioning, memory_frames, stride)
         self._pointer_slots = SlotTable(max_objects, max_conditioning, model.max_pointers - 1)
-        pixels = model.grid**2
-        slots = max_conditioning + model.memory_frames
-        self._memory = np.zeros((max_objects, slots, pixels, model.memory_dim), np.float32)
+        slots = max_conditioning + memory_frames
+        self._memory = np.zeros((max_objects, slots, model.grid**2, model.memory_dim), np.float32)
         slots = max_conditioning + model.max_pointers - 1
         self._pointers = np.zeros((max_objects, slots, model.hidden_dim), np.float32)
 
-    def write(self, frame: int, memory: Array, pointers: Array, conditioning: npt.NDArray[np.bool_]) -> None:
-        """Remember a frame: memory [N,hh,M], pointers [N,C] and conditioning [N] of the first N rows."""
-        for row, kind in enumerate(conditioning.tolist()):
-            self._memory[row, self._memory_slots.place(row, frame, kind)] = memory[row]
-            self._pointers[row, self._pointer_slots.place(row, frame, kind)] = pointers[row]
+    def write(self, row: int, time: int, memory: Array, pointer: Array, conditioning: bool) -> None:
+        """Remember a frame of an object: memory [tokens,M] and pointer [C] at its time."""
+        self._memory[row, self._memory_slots.place(row, time, conditioning)] = memory
+        self._pointers[row, self._pointer_slots.place(row, time, conditioning)] = pointer
 
-    def read(self, rows: int, frame: int) -> dict[str, Array]:
-        """Inputs of the memory-attention graph for tracking the first `rows` objects on `frame`."""
-        memory_age, conditioning = self._memory_slots.distances(rows, frame)
+    def read(self, times: Times) -> dict[str, Array]:
+        """Inputs of the memory-attention graph for tracking the first N rows, each at its time [N]."""
+        rows = len(times)
+        memory_age, conditioning = self._memory_slots.distances(times)
         memory_age[conditioning & (memory_age > 0)] = 0  # a conditioning frame keeps temporal code 0 for ever
-        pointer_age, _ = self._pointer_slots.distances(rows, frame)
+        pointer_age, _ = self._pointer_slots.distances(times)
         return {
             "memory": np.ascontiguousarray(self._memory[:rows, : memory_age.shape[1]]),
             "memory_age": memory_age,

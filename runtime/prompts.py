@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,43 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class PointPrompt:
+    """Points [1,P,2] in pixels of the model's square and labels [1,P], box corners first, a padding point last."""
+
+    points: Floats
+    labels: Ints
+
+
+@dataclass(frozen=True)
+class MaskPrompt:
+    """A mask as low-resolution logits [1,1,4h,4h], and as the decoder's mask input of the same shape."""
+
+    logits: Floats
+    mask_input: Floats
+
+
 def check_object_id(object_id: object) -> int:
     """The id as int; ObjectIdError for anything but an integer."""
     if isinstance(object_id, bool) or not isinstance(object_id, (int, np.integer)):
         raise ObjectIdError(f"an object id must be an integer but got {object_id!r}")
     return int(object_id)
+
+
+def encode(
+    points: npt.ArrayLike | None,
+    labels: npt.ArrayLike | None,
+    box: npt.ArrayLike | None,
+    mask: object,
+    frame_size: tuple[int, int],
+    model: Model,
+) -> PointPrompt | MaskPrompt:
+    """A prompt for a frame of `frame_size` (H,W): points, a box or both, or a mask alone. Raises PromptError."""
+    if mask is None:
+        return PointPrompt(*encode_points(points, labels, box, frame_size, model.image_size))
+    if points is None and labels is None and box is None:
+        return MaskPrompt(*encode_mask(mask, frame_size, model))
+    raise PromptError("a mask cannot be combined with points or a box; give one or the other")
 
 
 def encode_points(

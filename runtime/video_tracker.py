@@ -1,77 +1,64 @@
 """Track prompted objects through a stream of frames: SAM 2's memory loop around the four graphs.
 
-The rules are those of the upstream video predictor (sam2_video_predictor.py, sam2_base.py); docs/architecture.md
-lists them. The memory of a frame is written when the next frame arrives, so that corrections of the frame cost one
-decoder run and its memory is encoded once, for all objects together.
+The memory of a frame is written when the next frame arrives, so that corrections of the frame cost one decoder run and
+its memory is encoded once, for all objects together.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.errors import ObjectIdError, PromptError
+from sam2edge.bundle import GRAPHS, Bundle, Model
+from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime import arguments, prompts
-from sam2edge.runtime.backend import Array
 from sam2edge.runtime.closing import Closing
+from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.graphs import Graphs
-from sam2edge.runtime.memory_bank import MemoryBank
-from sam2edge.runtime.preprocess import check_frame, resize
-from sam2edge.runtime.result import ABSENT_LOGIT, LOGIT_LIMIT, FrameResult
+from sam2edge.runtime.memory_bank import MemoryBank, Times
+from sam2edge.runtime.memory_loop import MemoryLoop, Objects
+from sam2edge.runtime.preprocess import check_frame
+from sam2edge.runtime.result import FrameResult
+
+Frame = npt.NDArray[np.uint8]
 
 
 @dataclass
-class _Objects:
-    """What is known of every object on the current frame; one row an object."""
-
-    conditioned: Array  # [N,C,h,h]
-    first: Array  # bool [N]: the object joined on this frame, so `conditioned` saw no memory
-    prompted: Array  # bool [N]
-    logits: Array  # [N,1,4h,4h] raw
-    ious: Array  # [N,1]
-    scores: Array  # [N,1]
-    pointers: Array  # [N,C]
-
-    def arrays(self) -> dict[str, Array]:
-        return dict(vars(self))
-
-    def put(self, row: int, values: _Objects) -> None:
-        """Overwrite a row with the only row of `values`, or append it."""
-        for name, new in values.arrays().items():
-            old = getattr(self, name)
-            if row < len(old):
-                old[row] = new[0]
-            else:
-                setattr(self, name, np.concatenate([old, new]))
-
-    def delete(self, row: int) -> None:
-        for name, values in self.arrays().items():
-            setattr(self, name, np.delete(values, row, axis=0))
-
-
-@dataclass
-class _Frame:
-    """The frame last given."""
+class _Tracked:
+    """The frame last tracked."""
 
     index: int
-    size: tuple[int, int]
-    encoded: dict[str, Array]
-    objects: _Objects
+    embedding: Embedding
+    objects: Objects
+    times: Times
+    """[N] frames that each object remembered before this one."""
+    doubtful: npt.NDArray[np.int64]
+    """[N] frames in a row, up to this one, on which each object was not seen for sure."""
 
 
 class VideoTracker(Closing):
     """Streaming tracker over an exported bundle.
 
     bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda". max_objects: how many objects may be
-    tracked at a time; memory for them is reserved at once. max_conditioning_frames: 1 is SAM 2's default, where a
-    correction refines its frame; with more, corrected frames become conditioning frames too, which are never
-    forgotten until there are more than that (upstream's add_all_frames_to_correct_as_cond).
+    tracked at a time; memory for them is reserved at once.
 
-    Not safe for use by several threads at a time; several trackers are. Raises BundleError and BackendError.
+    What an object remembers, with SAM 2's defaults (docs/knobs.md measures the others). max_conditioning_frames: with
+    1 a correction refines its frame; with more, corrected frames become conditioning frames too, which are never
+    forgotten until there are more than that (upstream's add_all_frames_to_correct_as_cond). memory_frames: recent
+    frames that are attended to, from 1; None: the model's 6. memory_stride: beside the last frame, only every so
+    many-th is. track_every: only every so many-th frame is looked at; the others repeat its result at no cost.
+
+    What is doubted. min_confidence: 0 to 1; above 0, frames on which an object is absent or its predicted IoU is lower
+    stay out of its memory, which would otherwise learn from its own mistakes. lost_after: frames in a row without the
+    object, or with it in doubt, after which its state is "lost": it needs a new prompt. on_lost: called then, once,
+    with the object's id and the frame's result, at the end of `track`.
+
+    Not safe for use by several threads at a time, `encode` apart; several trackers are. Raises BundleError,
+    BackendError and InputError.
     """
 
     def __init__(
@@ -81,35 +68,67 @@ class VideoTracker(Closing):
         *,
         max_objects: int = 16,
         max_conditioning_frames: int = 1,
+        memory_frames: int | None = None,
+        memory_stride: int = 1,
+        track_every: int = 1,
+        min_confidence: float = 0.0,
+        lost_after: int = 30,
+        on_lost: Callable[[int, FrameResult], None] | None = None,
     ) -> None:
-        for name, value in (("max_objects", max_objects), ("max_conditioning_frames", max_conditioning_frames)):
-            arguments.integer(name, value, 1)
+        self._max_objects = arguments.integer("max_objects", max_objects, 1)
+        conditioning = arguments.integer("max_conditioning_frames", max_conditioning_frames, 1)
+        self._corrections_condition = conditioning > 1
+        stride = arguments.integer("memory_stride", memory_stride, 1)
+        self._track_every = arguments.integer("track_every", track_every, 1)
+        self._min_confidence = arguments.number("min_confidence", min_confidence, 0, 1)
+        self._lost_after = arguments.integer("lost_after", lost_after, 1)
+        if on_lost is not None and not callable(on_lost):
+            raise InputError(f"on_lost must be a function of an object's id and a result but got {on_lost!r}")
+        self._on_lost = on_lost
         self._graphs = Graphs(bundle, backend, GRAPHS, "tracker")
-        self._model = self._graphs.model
-        self._max_objects = max_objects
-        self._corrections_condition = max_conditioning_frames > 1
-        self._bank = MemoryBank(self._model, max_objects, max_conditioning_frames)
+        recent = _memory_frames(memory_frames, self._graphs.model)
+        self._loop = MemoryLoop(self._graphs)
+        self._bank = MemoryBank(self._graphs.model, self._max_objects, conditioning, recent, stride)
         self._ids: list[int] = []
-        self._frame: _Frame | None = None
+        self._index = -1
+        self._tracked: _Tracked | None = None
+        self._skipped: Frame | Embedding | None = None
 
     @property
     def object_ids(self) -> tuple[int, ...]:
         """Ids of the objects that are tracked, in the order in which they joined."""
         return tuple(self._ids)
 
-    def track(self, frame: npt.NDArray[np.uint8]) -> FrameResult:
-        """Make a frame the current one and find every object in it.
+    @property
+    def tracks_next(self) -> bool:
+        """Whether the next frame will be looked at; with track_every > 1 others need no encoding."""
+        return self._tracked is None or self._index + 1 >= self._tracked.index + self._track_every
 
-        frame: RGB uint8 [H,W,3], the same size throughout. Raises FrameError; the tracker is then as before.
+    def encode(self, frame: Frame) -> Embedding:
+        """Encode a frame for `track`, without tracking it; another thread may do so while this one tracks.
+
+        frame: RGB uint8 [H,W,3]. Raises FrameError.
         """
         self._graphs.check_open()
-        check_frame(frame, self._frame.size if self._frame else None)
-        index = self._frame.index + 1 if self._frame else 0
-        encoded = self._graphs.run("image_encoder", image=resize(frame, self._model.image_size)[None])
-        if self._frame and self._ids:
-            self._remember(self._frame)
-        self._frame = _Frame(index, frame.shape[:2], encoded, self._find(index, encoded))
-        return self._result(self._frame)
+        return self._graphs.encode(check_frame(frame))
+
+    def track(self, frame: Frame | Embedding) -> FrameResult:
+        """Make a frame the current one and find every object in it.
+
+        frame: RGB uint8 [H,W,3], or what `encode` made of one; the same size throughout. Raises FrameError; the
+        tracker is then as before.
+        """
+        self._graphs.check_open()
+        size = self._tracked.embedding.size if self._tracked else None
+        if isinstance(frame, Embedding):
+            self._graphs.check_embedding(frame, size)
+        else:
+            check_frame(frame, size)
+        if self._tracked and not self.tracks_next:
+            self._skipped = frame if isinstance(frame, Embedding) else frame.copy()
+            self._index += 1
+            return self._result(self._tracked)
+        return self._result(self._track(frame, self._index + 1))
 
     def prompt(
         self,
@@ -124,31 +143,30 @@ class VideoTracker(Closing):
         object_id: any integer; a new one joins, a known one is corrected. points: [P,2] x, y in pixels, with labels
         [P] 1 (object, the default) or 0 (background). box: x0, y0, x1, y1. mask: bool [H,W], taken as the truth.
         Points and a box may come together, a mask only alone. A further prompt for the same object on the same frame
-        replaces the points before it and refines the mask that came of them: give all points that hold.
+        replaces the points before it and refines the mask that came of them: give all points that hold. A frame that
+        `track_every` left out is tracked first.
 
         Raises PromptError or ObjectIdError; the tracker is then as before.
         """
         self._graphs.check_open()
         object_id = prompts.check_object_id(object_id)
-        if self._frame is None:
+        if self._tracked is None:
             raise PromptError("there is no frame yet; call track(frame) first, then prompt on it")
         if object_id not in self._ids and len(self._ids) == self._max_objects:
             raise ObjectIdError(
                 f"{self._max_objects} objects are tracked already; "
                 "remove() one or make the tracker with a larger max_objects"
             )
+        prompt = prompts.encode(points, labels, box, mask, self._tracked.embedding.size, self._graphs.model)
+        now = self._tracked if self._skipped is None else self._track(self._skipped, self._index)
         row = self._ids.index(object_id) if object_id in self._ids else len(self._ids)
-        if mask is None:
-            encoded = prompts.encode_points(points, labels, box, self._frame.size, self._model.image_size)
-            values = self._prompt_points(self._frame, row, *encoded)
-        elif points is None and labels is None and box is None:
-            values = self._prompt_mask(self._frame, row, mask)
-        else:
-            raise PromptError("a mask cannot be combined with points or a box; give one or the other")
-        self._frame.objects.put(row, values)
-        if row == len(self._ids):
+        known = now.objects.row(row) if row < len(self._ids) else None
+        now.objects.put(row, self._loop.prompt(now.embedding, known, prompt))
+        if known is None:
             self._ids.append(object_id)
-        return self._result(self._frame)
+            now.times, now.doubtful = np.append(now.times, 0), np.append(now.doubtful, 0)
+        now.doubtful[row] = 0
+        return self._result(now)
 
     def remove(self, object_id: int) -> None:
         """Stop tracking an object and forget it. Raises ObjectIdError for an id that is not tracked."""
@@ -158,107 +176,70 @@ class VideoTracker(Closing):
             raise ObjectIdError(f"object {object_id} is not tracked; tracked are {self._ids or 'none'}")
         row = self._ids.index(object_id)
         self._bank.delete(row)
-        if self._frame:
-            self._frame.objects.delete(row)
+        if self._tracked:
+            self._tracked.objects.delete(row)
+            self._tracked.times = np.delete(self._tracked.times, row)
+            self._tracked.doubtful = np.delete(self._tracked.doubtful, row)
         del self._ids[row]
 
     def reset(self) -> None:
         """Forget all objects and frames; the graphs stay loaded. The next frame is number 0 and may have any size."""
         self._bank.clear()
         self._ids.clear()
-        self._frame = None
+        self._index, self._tracked, self._skipped = -1, None, None
 
     def close(self) -> None:
         """Free the graphs; the tracker cannot be used any more."""
         self.reset()
         self._graphs.close()
 
-    def _remember(self, frame: _Frame) -> None:
-        """Write the memories and pointers of a frame that is left behind."""
+    def _track(self, frame: Frame | Embedding, index: int) -> _Tracked:
+        embedding = frame if isinstance(frame, Embedding) else self._graphs.encode(frame)
+        before = self._tracked
+        times = self._remember(before) if before and self._ids else np.empty(0, np.int64)
+        objects = self._loop.find(embedding, self._bank.read(times))
+        doubtful = np.zeros(len(times), np.int64)
+        if before:
+            doubtful = np.where(self._is_sure(objects), 0, before.doubtful + 1)
+        self._tracked = now = _Tracked(index, embedding, objects, times, doubtful)
+        self._index, self._skipped = index, None
+        if self._on_lost:
+            for row in np.flatnonzero(doubtful == self._lost_after):
+                self._on_lost(self._ids[row], self._result(now))
+        return now
+
+    def _remember(self, frame: _Tracked) -> Times:
+        """Write the memories and pointers of a frame that is left behind; each object's time after it."""
         objects = frame.objects
-        memory = self._graphs.run(
-            "memory_encoder",
-            features=frame.encoded["features"],
-            mask=objects.logits,
-            object_score=objects.scores,
-            binarize=objects.prompted,
-        )["memory"]
         conditioning = objects.first | (objects.prompted & self._corrections_condition)
-        self._bank.write(frame.index, memory, objects.pointers, conditioning)
+        kept = objects.prompted | self._is_sure(objects) | (self._min_confidence == 0)
+        memories = self._loop.remember(frame.embedding, objects)
+        for row in np.flatnonzero(kept).tolist():
+            time, pointer = int(frame.times[row]), objects.pointers[row]
+            self._bank.write(row, time, memories[row], pointer, bool(conditioning[row]))
+        return frame.times + kept
 
-    def _find(self, index: int, encoded: dict[str, Array]) -> _Objects:
-        """Condition the features on each object's memories and decode."""
-        n = len(self._ids)
-        never = np.zeros(n, bool)
-        if not n:
-            side, channels = self._model.grid, self._model.hidden_dim
-            conditioned = np.empty((0, channels, side, side), np.float32)
-            masks = np.empty((0, 1, self._model.mask_size, self._model.mask_size), np.float32)
-            numbers = np.empty((0, 1), np.float32)
-            return _Objects(conditioned, never, never, masks, numbers, numbers, np.empty((0, channels), np.float32))
-        memories = self._bank.read(n, index)
-        conditioned = self._graphs.run("memory_attention", features=encoded["features"], **memories)["conditioned"]
-        decoded = self._graphs.decode(encoded, conditioned, never, *prompts.no_points(n), None, self._multimask(0))
-        return self._rows(decoded, conditioned, never, prompted=False)
+    def _is_sure(self, objects: Objects) -> npt.NDArray[np.bool_]:
+        sure: npt.NDArray[np.bool_] = (objects.scores > 0) & (objects.ious >= self._min_confidence)
+        return sure[:, 0]
 
-    def _prompt_points(self, frame: _Frame, row: int, points: Array, labels: Array) -> _Objects:
-        objects, known = frame.objects, row < len(self._ids)
-        conditioned = objects.conditioned[row : row + 1] if known else frame.encoded["features"]
-        first = objects.first[row : row + 1] if known else np.ones(1, bool)
-        previous = None
-        if known:
-            shown = _shown(objects.logits[row : row + 1], objects.scores[row : row + 1])
-            previous = np.clip(shown, -LOGIT_LIMIT, LOGIT_LIMIT)
-        several = self._multimask(points.shape[1] - 1, bool(first[0]))
-        decoded = self._graphs.decode(frame.encoded, conditioned, first, points, labels, previous, several)
-        return self._rows(decoded, conditioned, first, prompted=True)
-
-    def _prompt_mask(self, frame: _Frame, row: int, mask: object) -> _Objects:
-        """A mask prompt is itself the output; only its pointer comes from the decoder, on features without memory."""
-        objects, known = frame.objects, row < len(self._ids)
-        logits, mask_input = prompts.encode_mask(mask, frame.size, self._model)
-        features, never = frame.encoded["features"], np.zeros(1, bool)
-        decoded = self._graphs.decode(frame.encoded, features, never, *prompts.no_points(1), mask_input, False)
-        return _Objects(
-            conditioned=objects.conditioned[row : row + 1] if known else features,
-            first=objects.first[row : row + 1] if known else np.ones(1, bool),
-            prompted=np.ones(1, bool),
-            logits=logits,
-            ious=np.ones((1, 1), np.float32),
-            scores=np.full((1, 1), prompts.MASK_LOGIT, np.float32),
-            pointers=decoded["pointer"],
-        )
-
-    def _multimask(self, points: int, first: bool = False) -> bool:
-        """Whether the best of three masks is taken, for so many points (sam2_base.py, _use_multimask)."""
-        model = self._model
-        in_range = model.multimask_min_points <= points <= model.multimask_max_points
-        return in_range and (first or model.multimask_for_tracking)
-
-    @staticmethod
-    def _rows(decoded: dict[str, Array], conditioned: Array, first: Array, *, prompted: bool) -> _Objects:
-        return _Objects(
-            conditioned=conditioned,
-            first=first,
-            prompted=np.full(len(conditioned), prompted),
-            logits=decoded["mask"],
-            ious=decoded["iou"],
-            scores=decoded["object_score"],
-            pointers=decoded["pointer"],
-        )
-
-    def _result(self, frame: _Frame) -> FrameResult:
-        objects = frame.objects
+    def _result(self, now: _Tracked) -> FrameResult:
+        objects = now.objects
         return FrameResult(
-            frame_index=frame.index,
+            frame_index=self._index,
             object_ids=self.object_ids,
-            logits=_shown(objects.logits, objects.scores)[:, 0],
+            logits=objects.shown[:, 0],
             ious=objects.ious[:, 0].copy(),
             object_scores=objects.scores[:, 0].copy(),
-            frame_size=frame.size,
+            frame_size=now.embedding.size,
+            lost=tuple(self._ids[row] for row in np.flatnonzero(now.doubtful >= self._lost_after)),
         )
 
 
-def _shown(logits: Array, scores: Array) -> Array:
-    """Logits [N,1,4h,4h] with -1024 where the object's score [N,1] says that it is absent; a new array."""
-    return np.where(scores[:, :, None, None] > 0, logits, np.float32(ABSENT_LOGIT))
+def _memory_frames(value: object, model: Model) -> int:
+    if value is None:
+        return model.memory_frames
+    frames = arguments.integer("memory_frames", value, 1)
+    if frames > model.memory_frames:
+        raise InputError(f"memory_frames must be at most {model.memory_frames}, the model's own, but got {frames}")
+    return frames

@@ -17,7 +17,8 @@ from sam2edge import Bundle, ImagePredictor
 from sam2edge.bundle import Model
 from sam2edge.errors import BackendError, FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime import image_predictor
-from sam2edge.runtime.image_predictor import Embedding, default_batch_size
+from sam2edge.runtime.embedding import Embedding
+from sam2edge.runtime.image_predictor import default_batch_size
 from sam2edge.runtime.result import upsample
 from sam2edge.runtime.sources import VideoSource
 from tests.conftest import REPO

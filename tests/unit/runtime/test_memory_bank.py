@@ -27,12 +27,13 @@ def write(bank: MemoryBank, frame: int, object_ids: list[int], conditioning: set
     tags = np.array([tag(frame, object_id) for object_id in object_ids], np.float32)
     memory = np.tile(tags[:, None, None], (1, MODEL.grid**2, MODEL.memory_dim))
     pointers = -np.tile(tags[:, None], (1, MODEL.hidden_dim))
-    bank.write(frame, memory, pointers, np.array([object_id in conditioning for object_id in object_ids]))
+    for row, object_id in enumerate(object_ids):
+        bank.write(row, frame, memory[row], pointers[row], object_id in conditioning)
 
 
 def read(bank: MemoryBank, rows: int, frame: int) -> list[tuple[Ages, Ages]]:
     """Memories and pointers of each row; checks what holds for every read."""
-    inputs = bank.read(rows, frame)
+    inputs = bank.read(np.full(rows, frame))
     assert inputs["memory"].shape[2:] == (4, 2)
     assert inputs["pointers"].shape[2:] == (3,)
     memory = inputs["memory"].reshape(*inputs["memory"].shape[:2], 8)
@@ -88,12 +89,12 @@ def test_rows_that_joined_on_different_frames() -> None:
     bank = MemoryBank(MODEL, 4, 1)
     for frame in range(5):
         write(bank, frame, [0, 1] if frame >= 3 else [0], {0: {0}, 3: {1}}.get(frame, set()))
-    inputs = bank.read(2, 5)
+    inputs = bank.read(np.full(2, 5))
     assert np.sort(inputs["memory_age"]).tolist() == [[0, 1, 2, 3, 4], [-1, -1, -1, 0, 1]]
     assert np.sort(inputs["pointer_age"]).tolist() == [[1, 2, 3, 4, 5], [-1, -1, -1, 1, 2]]
     assert inputs["memory"].shape == (2, 5, 4, 2)
     assert inputs["pointers"].shape == (2, 5, 3)
-    assert bank.read(1, 5)["memory"].shape == (1, 5, 4, 2)
+    assert bank.read(np.full(1, 5))["memory"].shape == (1, 5, 4, 2)
 
 
 @pytest.mark.parametrize("row", [0, 1, 2])
@@ -110,7 +111,7 @@ def test_delete_moves_rows(row: int) -> None:
 def test_clear() -> None:
     bank = one_object(9, {0})
     bank.clear()
-    assert bank.read(2, 9)["memory"].shape == (2, 0, 4, 2)
+    assert bank.read(np.full(2, 9))["memory"].shape == (2, 0, 4, 2)
     write(bank, 0, [0], {0})
     assert read(bank, 1, 1) == [([(0, 0)], [(1, 0)])]
 
@@ -121,10 +122,10 @@ def test_place_gives_a_frame_its_slot_again(conditioning: bool) -> None:
     for frame in range(10):
         table.place(0, frame, frame in (0, 1))
     frame = 1 if conditioning else 8
-    before = table.distances(1, 10)
+    before = table.distances(np.array([10]))
     slot = table.place(0, frame, conditioning)
     assert before[0][0, slot] == 10 - frame
-    np.testing.assert_equal(table.distances(1, 10), before)
+    np.testing.assert_equal(table.distances(np.array([10])), before)
 
 
 def test_place_lets_a_frame_become_a_conditioning_frame() -> None:
@@ -135,7 +136,7 @@ def test_place_lets_a_frame_become_a_conditioning_frame() -> None:
     table.place(0, 9, True)
     for frame in range(10, 14):
         table.place(0, frame, False)
-    back, conditioning = table.distances(1, 14)
+    back, conditioning = table.distances(np.array([14]))
     assert sorted(zip(back[0].tolist(), conditioning[0].tolist(), strict=True)) == [
         (1, False),
         (2, False),
@@ -208,6 +209,6 @@ def used(ages: npt.NDArray[np.int32]) -> int:
 
 def test_the_arrays_end_with_the_last_slot_in_use() -> None:
     for frames in range(1, 30):
-        inputs = one_object(frames, {0}).read(1, frames)
+        inputs = one_object(frames, {0}).read(np.array([frames]))
         assert inputs["memory"].shape[1] == used(inputs["memory_age"]) == min(frames, 1 + RECENT)
         assert inputs["pointers"].shape[1] == used(inputs["pointer_age"]) == min(frames, 1 + POINTERS)

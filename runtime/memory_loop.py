@@ -1,0 +1,143 @@
+"""What SAM 2 does with the objects of one frame: find them, prompt them, remember them.
+
+The rules are those of the upstream video predictor (sam2_video_predictor.py, sam2_base.py); docs/architecture.md lists
+them. Which memories an object has is not known here: the tracker and the video predictor keep them in their own ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam2edge.bundle import Model
+from sam2edge.runtime import prompts
+from sam2edge.runtime.backend import Array
+from sam2edge.runtime.embedding import Embedding
+from sam2edge.runtime.graphs import Graphs
+from sam2edge.runtime.result import ABSENT_LOGIT, LOGIT_LIMIT
+
+
+@dataclass
+class Objects:
+    """What is known of N objects on one frame; one row an object."""
+
+    conditioned: Array  # [N,C,h,h]
+    first: Array  # bool [N]: the object joined on this frame, so `conditioned` saw no memory
+    prompted: Array  # bool [N]
+    logits: Array  # [N,1,4h,4h] raw
+    ious: Array  # [N,1]
+    scores: Array  # [N,1]
+    pointers: Array  # [N,C]
+
+    @staticmethod
+    def none(model: Model) -> Objects:
+        """No rows."""
+        side, channels, mask_side = model.grid, model.hidden_dim, model.mask_size
+        return Objects(
+            conditioned=np.empty((0, channels, side, side), np.float32),
+            first=np.empty(0, bool),
+            prompted=np.empty(0, bool),
+            logits=np.empty((0, 1, mask_side, mask_side), np.float32),
+            ious=np.empty((0, 1), np.float32),
+            scores=np.empty((0, 1), np.float32),
+            pointers=np.empty((0, channels), np.float32),
+        )
+
+    def row(self, row: int) -> Objects:
+        """One row, which is a view."""
+        return Objects(**{name: values[row : row + 1] for name, values in vars(self).items()})
+
+    def put(self, row: int, values: Objects) -> None:
+        """Overwrite a row with the only row of `values`, or append it."""
+        for name, new in vars(values).items():
+            old = getattr(self, name)
+            if row < len(old):
+                old[row] = new[0]
+            else:
+                setattr(self, name, np.concatenate([old, new]))
+
+    def delete(self, row: int) -> None:
+        """Remove a row; those after it move up."""
+        for name, values in vars(self).items():
+            setattr(self, name, np.delete(values, row, axis=0))
+
+    @property
+    def shown(self) -> Array:
+        """Logits [N,1,4h,4h] with -1024 where the object's score says that it is absent; a new array."""
+        return np.where(self.scores[:, :, None, None] > 0, self.logits, np.float32(ABSENT_LOGIT))
+
+
+class MemoryLoop:
+    """The steps on one frame, each a run of one graph or two for all objects that it is given."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self._graphs, self._model = graphs, graphs.model
+
+    def find(self, embedding: Embedding, memories: Mapping[str, Array]) -> Objects:
+        """Find N objects by what they remember: the memory-attention graph's inputs but `features`."""
+        n = len(memories["memory"])
+        if not n:
+            return Objects.none(self._model)
+        conditioned = self._graphs.run("memory_attention", features=embedding.features, **memories)["conditioned"]
+        never = np.zeros(n, bool)
+        decoded = self._graphs.decode(embedding, conditioned, never, *prompts.no_points(n), None, self._multimask(0))
+        return self._rows(decoded, conditioned, never, prompted=False)
+
+    def prompt(
+        self, embedding: Embedding, known: Objects | None, prompt: prompts.PointPrompt | prompts.MaskPrompt
+    ) -> Objects:
+        """Prompt one object. known: its row on this frame, None if the object is new."""
+        if isinstance(prompt, prompts.MaskPrompt):
+            return self._prompt_mask(embedding, known, prompt)
+        if known is None:
+            conditioned, first, previous = embedding.features, np.ones(1, bool), None
+        else:
+            conditioned, first = known.conditioned, known.first
+            previous = np.clip(known.shown, -LOGIT_LIMIT, LOGIT_LIMIT)
+        several = self._multimask(prompt.points.shape[1] - 1, bool(first[0]))
+        decoded = self._graphs.decode(embedding, conditioned, first, prompt.points, prompt.labels, previous, several)
+        return self._rows(decoded, conditioned, first, prompted=True)
+
+    def remember(self, embedding: Embedding, objects: Objects) -> Array:
+        """The memories of N objects on the frame: float32 [N,tokens,M]."""
+        return self._graphs.run(
+            "memory_encoder",
+            features=embedding.features,
+            mask=objects.logits,
+            object_score=objects.scores,
+            binarize=objects.prompted,
+        )["memory"]
+
+    def _prompt_mask(self, embedding: Embedding, known: Objects | None, prompt: prompts.MaskPrompt) -> Objects:
+        """A mask prompt is itself the output; only its pointer comes from the decoder, on features without memory."""
+        features, never = embedding.features, np.zeros(1, bool)
+        decoded = self._graphs.decode(embedding, features, never, *prompts.no_points(1), prompt.mask_input, False)
+        return Objects(
+            conditioned=features if known is None else known.conditioned,
+            first=np.ones(1, bool) if known is None else known.first,
+            prompted=np.ones(1, bool),
+            logits=prompt.logits,
+            ious=np.ones((1, 1), np.float32),
+            scores=np.full((1, 1), prompts.MASK_LOGIT, np.float32),
+            pointers=decoded["pointer"],
+        )
+
+    def _multimask(self, points: int, first: bool = False) -> bool:
+        """Whether the best of three masks is taken, for so many points (sam2_base.py, _use_multimask)."""
+        model = self._model
+        in_range = model.multimask_min_points <= points <= model.multimask_max_points
+        return in_range and (first or model.multimask_for_tracking)
+
+    @staticmethod
+    def _rows(decoded: Mapping[str, Array], conditioned: Array, first: Array, *, prompted: bool) -> Objects:
+        return Objects(
+            conditioned=conditioned,
+            first=first,
+            prompted=np.full(len(conditioned), prompted),
+            logits=decoded["mask"],
+            ious=decoded["iou"],
+            scores=decoded["object_score"],
+            pointers=decoded["pointer"],
+        )
