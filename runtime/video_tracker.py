@@ -31,7 +31,6 @@ Frame = npt.NDArray[np.uint8]
 class _Tracked:
     """The frame last tracked."""
 
-    index: int
     embedding: Embedding
     objects: Objects
     times: Times
@@ -100,9 +99,13 @@ class VideoTracker(Closing):
         return tuple(self._ids)
 
     @property
-    def tracks_next(self) -> bool:
-        """Whether the next frame will be looked at; with track_every > 1 others need no encoding."""
-        return self._tracked is None or self._index + 1 >= self._tracked.index + self._track_every
+    def frame_index(self) -> int:
+        """Number of the frame last given, -1 before the first."""
+        return self._index
+
+    def looks_at(self, frame_index: int) -> bool:
+        """Whether `track` looks at a frame of this number, or leaves it out because of track_every."""
+        return frame_index % self._track_every == 0
 
     def encode(self, frame: Frame) -> Embedding:
         """Encode a frame for `track`, without tracking it; another thread may do so while this one tracks.
@@ -124,7 +127,7 @@ class VideoTracker(Closing):
             self._graphs.check_embedding(frame, size)
         else:
             check_frame(frame, size)
-        if self._tracked and not self.tracks_next:
+        if self._tracked and not self.looks_at(self._index + 1):
             self._skipped = frame if isinstance(frame, Embedding) else frame.copy()
             self._index += 1
             return self._result(self._tracked)
@@ -201,7 +204,7 @@ class VideoTracker(Closing):
         doubtful = np.zeros(len(times), np.int64)
         if before:
             doubtful = np.where(self._is_sure(objects), 0, before.doubtful + 1)
-        self._tracked = now = _Tracked(index, embedding, objects, times, doubtful)
+        self._tracked = now = _Tracked(embedding, objects, times, doubtful)
         self._index, self._skipped = index, None
         if self._on_lost:
             for row in np.flatnonzero(doubtful == self._lost_after):

@@ -75,6 +75,23 @@ def test_one_conditioning_frame(frame: int, memories: Ages, pointers: Ages) -> N
     assert read(one_object(frame, {0}), 1, frame) == [(memories, pointers)]
 
 
+@pytest.mark.parametrize("memory_frames", [1, 3, 6])
+@pytest.mark.parametrize("stride", [1, 2, 5])
+def test_stride_and_number_of_memories(memory_frames: int, stride: int) -> None:
+    """sam2_base.py: the last frame, then every stride-th from the nearest multiple on; pointers know no stride."""
+    bank = MemoryBank(MODEL, 1, 1, memory_frames, stride)
+    for frame in range(60):
+        if frame:
+            recent = {1: frame - 1} | {
+                step: (frame - 2) // stride * stride - (step - 2) * stride for step in range(2, memory_frames + 1)
+            }
+            memories = [(0, 0.0)] + [(step, float(back)) for step, back in recent.items() if back > 0]
+            found, pointers = read(bank, 1, frame)[0]
+            assert found == memories
+            assert pointers == sorted({(age, float(frame - age)) for age in [*range(1, min(frame, 15) + 1), frame]})
+        write(bank, frame, [0], {0} if frame == 0 else set())
+
+
 def test_several_conditioning_frames() -> None:
     """With room for 3, the first stays and of the others the oldest goes: 3, when 9 comes, and then 6."""
     conditioning = {0, 3, 6, 9}
