@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sam2edge import bundle as bundles
-from sam2edge.bundle import Bundle, Graph, Manifest, Model, Parity, contract
-from sam2edge.errors import ParityError
+from sam2edge.bundle import Bundle, Graph, Manifest, Model, Parity, contract, memory_pools
+from sam2edge.errors import InputError, ParityError
 from sam2edge.export.frames import parity_frames
 from sam2edge.export.image_encoder import ImageEncoder
 from sam2edge.export.mask_decoder import MaskDecoder
@@ -26,29 +26,33 @@ def export(
     out: str | os.PathLike[str],
     *,
     image_size: int | None = None,
+    memory_pool: int = 1,
     frames: str | os.PathLike[str] | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> Bundle:
     """Write the bundle `out` from a checkpoint.
 
     source: Hugging Face directory or model id, or an upstream .pt file. image_size: side S of the square that
-    frames are resized to, the checkpoint's own by default. frames: a video or image on which the graphs are
-    compared with PyTorch (a drawn scene by default). progress: called with a message and the fraction done.
+    frames are resized to, the checkpoint's own by default. memory_pool: with 2, or 4 where it divides the grid, a
+    memory keeps one token for so many squared: a smaller bank and quicker attention, less accurate. frames: a video
+    or image on which the graphs are compared with PyTorch (a drawn scene by default). progress: called with a
+    message and the fraction done.
 
-    Raises SourceError for the checkpoint, BundleError when `out` holds something else, MediaError for the frames,
-    ParityError when an output differs by more than 1e-3 relative. An older bundle at `out` stays until then.
+    Raises SourceError for the checkpoint, InputError for memory_pool, BundleError when `out` holds something else,
+    MediaError for the frames, ParityError when an output differs by more than 1e-3 relative. An older bundle at
+    `out` stays until then.
     """
     progress("loading the checkpoint", 0.0)
     loaded = load_source(source, image_size=image_size)
-    model = _numbers(loaded)
+    model = _numbers(loaded, memory_pool)
     images, frames_name = parity_frames(frames, model.image_size)
     with bundles.replacing(Path(out)) as directory:
         specs = contract(model)
         modules = {
             "image_encoder": lambda: ImageEncoder(loaded.model, loaded.mean, loaded.std),
-            "memory_attention": lambda: MemoryAttention(loaded.model),
+            "memory_attention": lambda: MemoryAttention(loaded.model, memory_pool),
             "mask_decoder": lambda: MaskDecoder(loaded.model),
-            "memory_encoder": lambda: MemoryEncoder(loaded.model),
+            "memory_encoder": lambda: MemoryEncoder(loaded.model, memory_pool),
         }
         for i, (name, module) in enumerate(modules.items()):
             progress(f"exporting {name}", 0.1 + 0.1 * i)
@@ -61,7 +65,7 @@ def export(
             progress(f"compared {name} with PyTorch", 0.5 + 0.12 * len(compared))
 
         progress("comparing with PyTorch", 0.5)
-        reference = Reference(loaded.model, loaded.mean, loaded.std)
+        reference = Reference(loaded.model, loaded.mean, loaded.std, memory_pool)
         parity = compare(reference, images, lambda name: directory / f"{name}.onnx", count)
         _check(parity)
         graphs = {name: _describe(directory / f"{name}.onnx", specs[name], parity[name]) for name in bundles.GRAPHS}
@@ -71,9 +75,15 @@ def export(
     return Bundle.open(out)
 
 
-def _numbers(source: Source) -> Model:
-    """The numbers that the runtime needs."""
+def _numbers(source: Source, memory_pool: int) -> Model:
+    """The numbers that the runtime needs; InputError if the grid has no such windows."""
     model, config = source.model, source.model.config
+    pools = memory_pools(config.image_size)
+    if type(memory_pool) is not int or memory_pool not in pools:
+        allowed = ", ".join(map(str, pools))
+        raise InputError(
+            f"memory_pool must be one of {allowed} at image size {config.image_size} but got {memory_pool!r}"
+        )
     kernel = model.mask_downsample.weight[0, 0].tolist()
     return Model(
         image_size=config.image_size,
@@ -87,6 +97,7 @@ def _numbers(source: Source) -> Model:
         mask_prompt_kernel=tuple(tuple(row) for row in kernel),
         mask_prompt_bias=float(model.mask_downsample.bias[0]),
         no_memory_embedding=tuple(model.no_memory_embedding.flatten().tolist()),
+        memory_pool=memory_pool,
     )
 
 

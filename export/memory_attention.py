@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sam2edge.errors import ExportError
 from sam2edge.export.rewrites import attend, frozen, halves, merged_values, reshape, rotate, scaled
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines of the rotary position code's angles, [tokens, C / 2]."""
 
 EMPTY = -1e4
 """Added to the scores of an empty slot: its weight is exactly zero, in FP16 too."""
 
 
 class MemoryAttention(nn.Module):
-    """features [1,C,h,h], memory [N,T,hh,M], pointers [N,K,C] and the age of each slot → conditioned [N,C,h,h].
+    """features [1,C,h,h], memory [N,T,L,M], pointers [N,K,C] and the age of each slot → conditioned [N,C,h,h].
 
     memory_age int32 [N,T]: 0 for a conditioning frame, 1…6 for the frame so many steps back, -1 for an empty slot.
     pointer_age int32 [N,K]: steps back, any number, -1 for an empty slot. The order of the slots does not matter.
+
+    A memory token is the mean of a window of pool×pool. It has the mean of their position codes, is rotated as if at
+    the window's centre, and weighs as much as they (proportional attention; Bolya et al., Token Merging, 2023).
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, pool: int = 1) -> None:
         super().__init__()
         config = model.config
         if config.memory_attention_num_attention_heads != 1 or config.memory_attention_downsample_rate != 1:
@@ -29,20 +37,22 @@ class MemoryAttention(nn.Module):
         attention = model.memory_attention
         self.channels, self.memory_dim, self.grid = model.hidden_dim, model.mem_dim, config.image_size // 16
         self.splits = self.channels // self.memory_dim
+        self.tokens, self.weight = (self.grid // pool) ** 2, math.log(pool**2)
         pixels = (1, self.channels, self.grid, self.grid)
         position = model.vision_encoder.neck.position_encoding(torch.Size(pixels), "cpu", torch.float32)
         self.position = frozen(0.1 * position.flatten(2).transpose(1, 2))
         code = model.memory_encoder.position_encoding(
             torch.Size((1, self.memory_dim, self.grid, self.grid)), "cpu", torch.float32
         )
-        self.memory_position = frozen(code.flatten(2).transpose(1, 2).clone())
+        self.memory_position = frozen(F.avg_pool2d(code, pool).flatten(2).transpose(1, 2).clone())
         # the stored order is 1 … 6 frames back, then the conditioning frame's code
         temporal = model.memory_temporal_positional_encoding.flatten(1)
         self.temporal = frozen(torch.cat([temporal[-1:], temporal[:-1]]))
         self.pointer_code = PointerCode(model) if config.enable_temporal_pos_encoding_for_object_pointers else None
+        places = attention.position_ids.T.reshape(2, self.grid, self.grid).float()
         frequencies = attention.rotary_emb.inv_freq
-        angles = (attention.position_ids[:, :, None] * frequencies).flatten(1)
-        layers = [Layer(layer, angles.cos(), angles.sin()) for layer in attention.layers]
+        rope, key_rope = rotary_code(places, frequencies), rotary_code(F.avg_pool2d(places, pool), frequencies)
+        layers = [Layer(layer, rope, key_rope) for layer in attention.layers]
         self.layers, self.norm = nn.ModuleList(layers), attention.layer_norm
 
     def forward(
@@ -55,7 +65,9 @@ class MemoryAttention(nn.Module):
         pointer = reshape(pointers, 0, -1, self.splits, self.memory_dim)
         pointer_key = pointer if self.pointer_code is None else pointer + self.pointer_code(pointer_age).unsqueeze(2)
         values = torch.cat([self._tokens(memory), self._tokens(pointer)], dim=1)
-        bias = torch.cat([self._bias(memory_age, self.grid**2), self._bias(pointer_age, self.splits)], dim=1)
+        bias = torch.cat(
+            [self._bias(memory_age, self.tokens, self.weight), self._bias(pointer_age, self.splits)], dim=1
+        )
         for layer in self.layers:
             x = layer(x, memory_key, self._tokens(pointer_key), values, bias.unsqueeze(1))
         return reshape(self.norm(x).transpose(1, 2), -1, self.channels, self.grid, self.grid)
@@ -63,10 +75,18 @@ class MemoryAttention(nn.Module):
     def _tokens(self, slots: Tensor) -> Tensor:
         return reshape(slots, 0, -1, self.memory_dim)
 
-    def _bias(self, age: Tensor, tokens: int) -> Tensor:
-        """Score bias of every token [N, slots · tokens]: 0, or EMPTY where the slot's age is negative."""
-        empty = (age < 0).float() * EMPTY
-        return reshape(empty.unsqueeze(2) * torch.ones(tokens), 0, -1)
+    def _bias(self, age: Tensor, tokens: int, weight: float = 0.0) -> Tensor:
+        """Score bias of every token [N, slots · tokens]: `weight`, and EMPTY more where the slot's age is negative."""
+        bias = (age < 0).float() * EMPTY
+        if weight:
+            bias = bias + weight
+        return reshape(bias.unsqueeze(2) * torch.ones(tokens), 0, -1)
+
+
+def rotary_code(places: Tensor, frequencies: Tensor) -> Rope:
+    """Rotary position code of tokens at places [2,h,h]."""
+    angles = (places.flatten(1).T[:, :, None] * frequencies).flatten(1)
+    return angles.cos(), angles.sin()
 
 
 class PointerCode(nn.Module):
@@ -88,7 +108,7 @@ class PointerCode(nn.Module):
 class Layer(nn.Module):
     """Self-attention, attention to the memory, feed-forward (memory_attention.py, MemoryAttentionLayer)."""
 
-    def __init__(self, layer: Any, cos: Tensor, sin: Tensor) -> None:
+    def __init__(self, layer: Any, rope: Rope, key_rope: Rope) -> None:
         super().__init__()
         own, cross = layer.self_attn, layer.cross_attn_image
         self.norm1, self.norm2, self.norm3 = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
@@ -97,15 +117,16 @@ class Layer(nn.Module):
         self.memory_query, self.memory_key = _query(cross), halves(cross.k_proj)
         self.memory_value = merged_values(cross.v_proj, cross.o_proj)
         self.linear1, self.linear2, self.activation = layer.linear1, layer.linear2, layer.activation
-        self.cos, self.sin = frozen(cos), frozen(sin)
+        self.cos, self.sin = map(frozen, rope)
+        self.key_cos, self.key_sin = map(frozen, key_rope)
 
     def forward(self, x: Tensor, memory_key: Tensor, pointer_key: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """X [1 or N,hh,C]; memory_key [N,T,hh,M]; pointer_key [N,P,M]; values [N,T·hh+P,M]; bias [N,1,T·hh+P]."""
+        """X [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,T·L+P,M]; bias [N,1,T·L+P]."""
         normed = self.norm1(x)
         query, key = (rotate(projection(normed), self.cos, self.sin) for projection in (self.query, self.key))
         x = x + self.output(attend(query, key, self.value(normed)))
         query = rotate(self.memory_query(self.norm2(x)), self.cos, self.sin)
-        key = rotate(self.memory_key(memory_key), self.cos, self.sin)
+        key = rotate(self.memory_key(memory_key), self.key_cos, self.key_sin)
         key = torch.cat([reshape(key, 0, -1, self.memory_key.out_features), self.memory_key(pointer_key)], dim=1)
         # x has batch 1 until here in the first layer: what is before any memory is computed once for all objects
         x = x + self.memory_value(attend(query, key, values, bias))

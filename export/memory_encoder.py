@@ -14,16 +14,18 @@ NO_OBJECT_LOGIT = -1024.0
 
 
 class MemoryEncoder(nn.Module):
-    """features [1,C,h,h] (raw), mask logits [N,1,4h,4h], object_score [N,1], binarize [N] → memory [N,hh,M].
+    """features [1,C,h,h] (raw), mask logits [N,1,4h,4h], object_score [N,1], binarize [N] → memory [N,L,M].
 
+    Each of the L tokens is the mean of pool×pool tokens of SAM 2's memory.
     Where object_score ≤ 0 the mask counts as empty and the no-object embedding is added (2.1). `binarize` is for
     frames that were prompted: the memory then holds exactly the mask that the user saw.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, pool: int = 1) -> None:
         super().__init__()
         encoder = model.memory_encoder
         self.memory_dim: int = model.mem_dim
+        self.pool = pool
         self.scale: float = model.config.sigmoid_scale_for_mem_enc
         self.offset: float = model.config.sigmoid_bias_for_mem_enc
         self.mask_downsampler, self.feature_projection = encoder.mask_downsampler, encoder.feature_projection
@@ -39,6 +41,8 @@ class MemoryEncoder(nn.Module):
         soft = torch.where(reshape(binarize, -1, 1, 1, 1), (mask > 0).float(), torch.sigmoid(mask))
         fused = self.feature_projection(features) + self.mask_downsampler(soft * self.scale + self.offset)
         memory = self.projection(self.fuser(fused))
+        if self.pool > 1:
+            memory = F.avg_pool2d(memory, self.pool)
         memory = reshape(memory, 0, self.memory_dim, -1).transpose(1, 2)
         if self.no_object is None:
             return memory

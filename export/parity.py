@@ -2,11 +2,15 @@
 
 The reference runs the unmodified modules, not the rewritten ones that were exported. Each graph gets the
 reference's outputs of the graph before it, so that errors do not add up.
+
+Where memories are pooled, the reference of the attention gets every pooled token as often as there are tokens in its
+window; it knows nothing of the weight by which the graph lets one token stand for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.models.sam2_video.modeling_sam2_video import apply_rotary_pos_emb_2d
 
 from sam2edge.bundle import Parity
 from sam2edge.export.memory_encoder import NO_OBJECT_LOGIT
@@ -29,8 +34,8 @@ Arrays = dict[str, Tensor]
 class Reference:
     """The four graphs' functions computed by transformers' modules (Sam2VideoModel), names as in the contract."""
 
-    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.model = model
+    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...], pool: int = 1) -> None:
+        self.model, self.pool = model, pool
         self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
         self.grid: int = model.config.image_size // 16
 
@@ -49,12 +54,14 @@ class Reference:
         model, side = self.model, self.grid
         position = model.vision_encoder.neck.position_encoding(features.shape, "cpu", torch.float32)
         code = model.memory_encoder.position_encoding(torch.Size((1, model.mem_dim, side, side)), "cpu", torch.float32)
+        code = self._spread(F.avg_pool2d(code, self.pool))
         conditioned = []
         for n in range(len(memory)):
             keys, codes = [], []
             for slot in range(memory.shape[1]):
                 if (age := int(memory_age[n, slot])) >= 0:
-                    keys.append(memory[n, slot][:, None])
+                    windows = memory[n, slot].T.reshape(1, model.mem_dim, side // self.pool, side // self.pool)
+                    keys.append(self._spread(windows).flatten(2).permute(2, 0, 1))
                     temporal = model.memory_temporal_positional_encoding[age - 1]
                     codes.append(code.flatten(2).permute(2, 0, 1) + temporal)
             filled = [k for k in range(pointers.shape[1]) if pointer_age[n, k] >= 0]
@@ -66,15 +73,41 @@ class Reference:
                 model.hidden_dim,
                 "cpu",
             )
-            attended = model.memory_attention(
-                current_vision_features=features.flatten(2).permute(2, 0, 1),
-                current_vision_position_embeddings=position.flatten(2).permute(2, 0, 1),
-                memory=torch.cat([*keys, tokens]),
-                memory_posision_embeddings=torch.cat([*codes, token_codes]),
-                num_object_pointer_tokens=len(tokens),
-            )
+            with self._keys_at_centres(len(tokens)):
+                attended = model.memory_attention(
+                    current_vision_features=features.flatten(2).permute(2, 0, 1),
+                    current_vision_position_embeddings=position.flatten(2).permute(2, 0, 1),
+                    memory=torch.cat([*keys, tokens]),
+                    memory_posision_embeddings=torch.cat([*codes, token_codes]),
+                    num_object_pointer_tokens=len(tokens),
+                )
             conditioned.append(attended.reshape(side, side, -1).permute(2, 0, 1))
         return {"conditioned": torch.stack(conditioned)}
+
+    def _spread(self, windows: Tensor) -> Tensor:
+        """Every value pool×pool times: [1,D,h/pool,h/pool] → [1,D,h,h]."""
+        return F.interpolate(windows, scale_factor=self.pool)
+
+    def _keys_at_centres(self, pointer_tokens: int) -> ExitStack:
+        """Context in which a memory's keys have the rotary position code of their window's centre.
+
+        transformers turns each key by its own position; a hook turns it before that by what is left to the centre.
+        """
+        stack = ExitStack()
+        if self.pool == 1:
+            return stack
+        attention = self.model.memory_attention
+        places = attention.position_ids.T.reshape(1, 2, self.grid, self.grid).float()
+        left = (self._spread(F.avg_pool2d(places, self.pool)) - places)[0].flatten(1).T
+        rope = attention.rotary_emb(left, left)
+
+        def turn(module: Any, inputs: Any, key: Tensor) -> Tensor:
+            turned = apply_rotary_pos_emb_2d(key[..., : len(left), :], key, *rope, pointer_tokens, repeat_freqs_k=True)
+            return turned[1]
+
+        for layer in attention.layers:
+            stack.enter_context(layer.cross_attn_image.k_proj.register_forward_hook(turn))
+        return stack
 
     def mask_decoder(
         self,
@@ -137,6 +170,7 @@ class Reference:
         memory, _ = model.memory_encoder(features.expand(n, -1, -1, -1), soft)
         if model.occlusion_spatial_embedding_parameter is not None:
             memory = memory + (~present) * model.occlusion_spatial_embedding_parameter[..., None, None]
+        memory = F.avg_pool2d(memory, self.pool)
         return {"memory": memory.flatten(2).transpose(1, 2)}
 
 

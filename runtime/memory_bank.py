@@ -96,12 +96,12 @@ class MemoryBank:
         self._memory_slots = SlotTable(max_objects, max_conditioning, memory_frames, stride)
         self._pointer_slots = SlotTable(max_objects, max_conditioning, model.max_pointers - 1)
         slots = max_conditioning + memory_frames
-        self._memory = np.zeros((max_objects, slots, model.grid**2, model.memory_dim), np.float32)
+        self._memory = np.zeros((max_objects, slots, model.memory_tokens, model.memory_dim), np.float32)
         slots = max_conditioning + model.max_pointers - 1
         self._pointers = np.zeros((max_objects, slots, model.hidden_dim), np.float32)
 
     def write(self, row: int, time: int, memory: Array, pointer: Array, conditioning: bool) -> None:
-        """Remember a frame of an object: memory [tokens,M] and pointer [C] at its time."""
+        """Remember a frame of an object: memory [L,M] and pointer [C] at its time."""
         self._memory[row, self._memory_slots.place(row, time, conditioning)] = memory
         self._pointers[row, self._pointer_slots.place(row, time, conditioning)] = pointer
 

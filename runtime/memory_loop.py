@@ -101,7 +101,7 @@ class MemoryLoop:
         return self._rows(decoded, conditioned, first, prompted=True)
 
     def remember(self, embedding: Embedding, objects: Objects) -> Array:
-        """The memories of N objects on the frame: float32 [N,tokens,M]."""
+        """The memories of N objects on the frame: float32 [N,L,M]."""
         return self._graphs.run(
             "memory_encoder",
             features=embedding.features,

@@ -39,3 +39,11 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from sam2edge.export import export
 
     return export(NANO, tmp_path_factory.mktemp("bundles") / "nano")
+
+
+@pytest.fixture(scope="session")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundled model with memory tokens pooled 2×2; do not write into it."""
+    from sam2edge.export import export
+
+    return export(NANO, tmp_path_factory.mktemp("bundles") / "pooled", memory_pool=2)

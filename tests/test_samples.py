@@ -43,6 +43,10 @@ def test_predict_speed(nano: Bundle, tmp_path: Path) -> None:
     assert rows == ["three masks", "one mask"]
 
 
+def test_demo_with_pooled_memory(pooled: Bundle, tmp_path: Path) -> None:
+    assert mean_iou(run("demo.py", pooled.path, tmp_path)) >= 0.75
+
+
 def test_demo_is_as_good_as_pytorch(nano: Bundle, tmp_path: Path) -> None:
     ours = mean_iou(run("demo.py", nano.path, tmp_path))
     assert ours >= 0.75

@@ -81,6 +81,8 @@ class Model:
     `multimask_for_tracking`. `mask_prompt_kernel` [4,4] and `mask_prompt_bias` are the learned 4× downsampling
     through which a mask prompt reaches the decoder (sam2_base.py, mask_downsample). `no_memory_embedding` [C] is what
     images and first frames get in place of memory; the decoder's graph adds it, here it is for who asks for embeddings.
+    A memory keeps one token for `memory_pool` × `memory_pool` of the grid; SAM 2's is 1, and so is that of bundles
+    written before there was the field.
     """
 
     image_size: int
@@ -94,6 +96,7 @@ class Model:
     mask_prompt_kernel: tuple[tuple[float, ...], ...]
     mask_prompt_bias: float
     no_memory_embedding: tuple[float, ...]
+    memory_pool: int = 1
 
     @property
     def grid(self) -> int:
@@ -104,6 +107,16 @@ class Model:
     def mask_size(self) -> int:
         """Side of the low-resolution mask logits: image_size / 4."""
         return self.image_size // 4
+
+    @property
+    def memory_tokens(self) -> int:
+        """Tokens of one memory: (h / memory_pool)²."""
+        return (self.grid // self.memory_pool) ** 2
+
+
+def memory_pools(image_size: int) -> tuple[int, ...]:
+    """What `memory_pool` may be: windows of so many tokens a side must tile the grid."""
+    return tuple(pool for pool in (1, 2, 4) if image_size // 16 % pool == 0)
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ def contract(model: Model) -> dict[str, tuple[tuple[TensorSpec, ...], tuple[Tens
         "memory_attention": (
             (
                 f32("features", 1, c, h, h),
-                f32("memory", "N", "T", h * h, m),
+                f32("memory", "N", "T", model.memory_tokens, m),
                 TensorSpec("memory_age", "int32", ("N", "T")),
                 f32("pointers", "N", "K", c),
                 TensorSpec("pointer_age", "int32", ("N", "K")),
@@ -171,7 +184,7 @@ def contract(model: Model) -> dict[str, tuple[tuple[TensorSpec, ...], tuple[Tens
         ),
         "memory_encoder": (
             (f32("features", 1, c, h, h), mask("mask"), score, flag("binarize")),
-            (f32("memory", "N", h * h, m),),
+            (f32("memory", "N", model.memory_tokens, m),),
         ),
     }
 
@@ -232,7 +245,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _manifest_from(data: dict[str, Any]) -> Manifest:
-    model = dict(data["model"])
+    model = {"memory_pool": 1, **data["model"]}
     kernel = tuple(tuple(map(float, row)) for row in model["mask_prompt_kernel"])
     if [len(row) for row in kernel] != [4] * 4:
         raise ValueError("mask_prompt_kernel must be [4,4]")
@@ -240,6 +253,9 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
     model["no_memory_embedding"] = tuple(map(float, model["no_memory_embedding"]))
     if len(model["no_memory_embedding"]) != model["hidden_dim"]:
         raise ValueError("no_memory_embedding must have hidden_dim numbers")
+    numbers = _typed(Model, model)
+    if numbers.memory_pool not in (pools := memory_pools(numbers.image_size)):
+        raise ValueError(f"memory_pool must be one of {pools} but is {numbers.memory_pool}")
     graphs = {}
     for name in GRAPHS:
         graph = dict(data["graphs"][name])
@@ -247,7 +263,7 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
             graph[side] = tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in graph[side])
         graph["parity"] = {output: Parity(**errors) for output, errors in graph["parity"].items()}
         graphs[name] = _typed(Graph, graph)
-    return Manifest(_typed(Source, data["source"]), _typed(Model, model), graphs, str(data["parity_frames"]))
+    return Manifest(_typed(Source, data["source"]), numbers, graphs, str(data["parity_frames"]))
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sam2edge.bundle import GRAPHS, Bundle, Model, contract, replacing, sha256
+from sam2edge.bundle import GRAPHS, Bundle, Model, contract, memory_pools, replacing, sha256
 from sam2edge.errors import BundleError, CorruptFileError, ForeignFileError, MissingFileError, SchemaError
 
 CONTRACT = {
@@ -42,11 +43,34 @@ CONTRACT = {
 """Inputs and outputs at image size 256, where h·h is 256 too."""
 
 
+MODEL = Model(256, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 256)
+
+
+def tables(model: Model) -> dict[str, tuple[str, ...]]:
+    return {name: tuple("; ".join(map(str, side)) for side in sides) for name, sides in contract(model).items()}
+
+
 def test_contract() -> None:
-    model = Model(256, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 256)
-    assert (model.grid, model.mask_size) == (16, 64)
-    tables = {name: tuple("; ".join(map(str, side)) for side in sides) for name, sides in contract(model).items()}
-    assert tables == CONTRACT
+    assert (MODEL.grid, MODEL.mask_size, MODEL.memory_tokens) == (16, 64, 256)
+    assert tables(MODEL) == CONTRACT
+
+
+def test_contract_with_pooled_memory() -> None:
+    model = dataclasses.replace(MODEL, memory_pool=4)
+    assert (model.grid, model.memory_tokens) == (16, 16)
+    changed = {name: sides for name, sides in tables(model).items() if sides != CONTRACT[name]}
+    assert changed == {
+        "memory_attention": (
+            CONTRACT["memory_attention"][0].replace("memory float32[N,T,256,64]", "memory float32[N,T,16,64]"),
+            CONTRACT["memory_attention"][1],
+        ),
+        "memory_encoder": (CONTRACT["memory_encoder"][0], "memory float32[N,16,64]"),
+    }
+
+
+@pytest.mark.parametrize(("image_size", "pools"), [(128, (1, 2, 4)), (288, (1, 2)), (1024, (1, 2, 4))])
+def test_memory_pools_tile_the_grid(image_size: int, pools: tuple[int, ...]) -> None:
+    assert memory_pools(image_size) == pools
 
 
 @pytest.fixture
@@ -77,6 +101,11 @@ def test_open(copy: Path, nano: Bundle) -> None:
         file = bundle.graph_path(name)
         assert file == copy / f"{name}.onnx"
         assert sha256(file) == bundle.manifest.graphs[name].sha256
+
+
+def test_open_a_bundle_that_does_not_know_of_pooled_memory(copy: Path, nano: Bundle) -> None:
+    field("model", "memory_pool")(copy)
+    assert Bundle.open(copy).manifest == nano.manifest
 
 
 def truncate(bundle: Path) -> None:
@@ -163,6 +192,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = 
         SchemaError,
         "manifest.json",
         r"no_memory_embedding must have hidden_dim numbers",
+    ),
+    "memory pool that does not tile the grid": (
+        field("model", "memory_pool", value=3),
+        SchemaError,
+        "manifest.json",
+        r"memory_pool must be one of \(1, 2, 4\) but is 3",
+    ),
+    "memory pool of other graphs": (
+        field("model", "memory_pool", value=2),
+        SchemaError,
+        "manifest.json",
+        r"inputs of memory_attention are .*memory float32\[N,T,64,64\].* but.*\[N,T,16,64\]",
     ),
     "changed shape": (
         field("graphs", "memory_encoder", "outputs", 0, "shape", 2, value=32),

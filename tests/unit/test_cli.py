@@ -3,6 +3,7 @@
 Tracking itself is tested elsewhere; here a fake tracker records what it is given.
 """
 
+import dataclasses
 import json
 import os
 import pty
@@ -151,12 +152,16 @@ def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, bun
 
     # In place of the package, whose import of torch takes seconds.
     monkeypatch.setitem(sys.modules, "sam2edge.export", SimpleNamespace(export=export))
-    code, out, err = run("export", "facebook/sam2.1-hiera-tiny", "out", "--image-size", 512, "--frames", "clip.mp4")
+    code, out, err = run(
+        *("export", "facebook/sam2.1-hiera-tiny", "out"),
+        *("--image-size", 512, "--memory-pool", 2, "--frames", "clip.mp4"),
+    )
     assert (code, err) == (0, "")
-    assert given == [("facebook/sam2.1-hiera-tiny", Path("out"), {"image_size": 512, "frames": Path("clip.mp4")})]
+    options = {"image_size": 512, "memory_pool": 2, "frames": Path("clip.mp4")}
+    assert given == [("facebook/sam2.1-hiera-tiny", Path("out"), options)]
     assert out.splitlines() == [*PARITY_TABLE, f"wrote {bundle.path}"]
     run("export", "model", "out")
-    assert given[1] == ("model", Path("out"), {"image_size": None, "frames": None})
+    assert given[1] == ("model", Path("out"), {"image_size": None, "memory_pool": 1, "frames": None})
 
 
 def test_export_without_torch():
@@ -177,19 +182,22 @@ MODEL = Model(128, 32, 16, 6, 16, 0, 1, True, ((0.25,) * 4,) * 4, 0.5, (0.0,) * 
 
 @pytest.fixture
 def bundle(tmp_path):
-    """A bundle whose graphs are a few bytes that nobody opens."""
+    return write_bundle(tmp_path / "bundle", MODEL)
+
+
+def write_bundle(directory, model):
+    """Write a bundle whose graphs are a few bytes that nobody opens."""
     from sam2edge.bundle import Bundle
 
-    directory = tmp_path / "bundle"
     directory.mkdir()
     graphs = {}
-    for i, (name, (inputs, outputs)) in enumerate(contract(MODEL).items()):
+    for i, (name, (inputs, outputs)) in enumerate(contract(model).items()):
         file = directory / f"{name}.onnx"
         file.write_bytes(bytes([i]) * (i + 1) * 2**19)
         parity = {outputs[0].name: Parity(0.00012345 * (i + 1), 1e-6)}
         graphs[name] = Graph(file.name, sha256(file), file.stat().st_size, "fp32", inputs, outputs, parity)
     source = Source("some/model", "ab" * 32, "2.1", "tiny")
-    write_manifest(directory, Manifest(source, MODEL, graphs, "clip.mp4"))
+    write_manifest(directory, Manifest(source, model, graphs, "clip.mp4"))
     return Bundle.open(directory)
 
 
@@ -231,6 +239,13 @@ def test_inspect(run, bundle):
     assert sum(line.startswith(("  in ", "  out")) for line in lines) == specs
     assert [line for line in lines if line in GRAPHS] == list(GRAPHS)
     assert lines[-6:] == PARITY_TABLE
+
+
+def test_inspect_says_that_memory_is_pooled(run, tmp_path):
+    bundle = write_bundle(tmp_path / "bundle", dataclasses.replace(MODEL, memory_pool=2))
+    _, out, _ = run("inspect", bundle.path)
+    assert "memory      6 frames, 16 pointers, pooled 2×2" in out.splitlines()
+    assert "  in   memory       float32  N × T × 16 × 16" in out.splitlines()
 
 
 def test_inspect_of_no_bundle(run, tmp_path):

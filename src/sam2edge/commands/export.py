@@ -21,6 +21,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="side of the square that frames are resized to (default: the checkpoint's own)",
     )
     parser.add_argument(
+        "--memory-pool",
+        type=int,
+        default=1,
+        metavar="P",
+        help="average P×P tokens of a memory, 2 or 4: quicker, smaller, less accurate (default: 1, as SAM 2)",
+    )
+    parser.add_argument(
         "--frames",
         type=Path,
         metavar="FILE",
@@ -38,6 +45,7 @@ def _export(args: argparse.Namespace) -> int:
             args.source,
             args.out,
             image_size=args.image_size,
+            memory_pool=args.memory_pool,
             frames=args.frames,
             progress=lambda message, fraction: status.show(f"{fraction:4.0%} {message}"),
         )

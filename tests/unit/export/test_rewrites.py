@@ -86,12 +86,13 @@ def test_memory_layer() -> None:
     attention = model.memory_attention
     layer = attention.layers[0]
     x, memory, code = torch.randn(1, 64, 256), torch.randn(2, 2 * 64 + 8, 64), torch.randn(2, 2 * 64 + 8, 64)
-    rope = attention.rotary_emb(x, attention.position_ids)
+    pairs = attention.rotary_emb(x, attention.position_ids)
     expected = [
-        layer(x[None], memory[n][None, None], code[n][None, None], rope, num_k_exclude_rope=8)[0, 0] for n in range(2)
+        layer(x[None], memory[n][None, None], code[n][None, None], pairs, num_k_exclude_rope=8)[0, 0] for n in range(2)
     ]
     angles = (attention.position_ids[:, :, None] * attention.rotary_emb.inv_freq).flatten(1)
+    rope = angles.cos(), angles.sin()
     key = memory + code
     slots = key[:, :128].reshape(2, 2, 64, 64)
-    found = Layer(layer, angles.cos(), angles.sin())(x, slots, key[:, 128:], memory, torch.zeros(2, 1, 136))
+    found = Layer(layer, rope, rope)(x, slots, key[:, 128:], memory, torch.zeros(2, 1, 136))
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)

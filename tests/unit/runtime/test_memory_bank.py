@@ -5,6 +5,8 @@ In the tests every stored array holds one number, `tag(frame, object)`, so that 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -229,3 +231,10 @@ def test_the_arrays_end_with_the_last_slot_in_use() -> None:
         inputs = one_object(frames, {0}).read(np.array([frames]))
         assert inputs["memory"].shape[1] == used(inputs["memory_age"]) == min(frames, 1 + RECENT)
         assert inputs["pointers"].shape[1] == used(inputs["pointer_age"]) == min(frames, 1 + POINTERS)
+
+
+def test_a_pooled_memory_has_fewer_tokens() -> None:
+    bank = MemoryBank(dataclasses.replace(MODEL, memory_pool=2), 1, 1)
+    memory = np.array([[3.0, 5.0]], np.float32)
+    bank.write(0, 0, memory, np.zeros(3, np.float32), True)
+    np.testing.assert_array_equal(bank.read(np.array([1]))["memory"], memory[None, None])

@@ -1,0 +1,94 @@
+"""Pooled memory tokens: what the graphs make of them, and which pools there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Sam2VideoModel
+
+from sam2edge import Bundle
+from sam2edge.errors import InputError
+from sam2edge.export import export
+from sam2edge.export.memory_attention import MemoryAttention
+from sam2edge.runtime.backend import open_backend
+from tests.conftest import NANO
+from tests.models import write_random_tiny
+
+
+def test_one_is_the_default(nano: Bundle, tmp_path: Path) -> None:
+    unpooled = export(NANO, tmp_path / "bundle", memory_pool=1)
+    assert nano.model.memory_pool == 1
+    for name, graph in nano.manifest.graphs.items():
+        assert unpooled.manifest.graphs[name].sha256 == graph.sha256, name
+
+
+def test_memory_is_the_mean_of_windows(nano: Bundle, pooled: Bundle) -> None:
+    random = np.random.default_rng(0)
+    inputs = {
+        "features": random.normal(size=(1, 256, 8, 8)).astype(np.float32),
+        "mask": random.normal(0, 10, (2, 1, 32, 32)).astype(np.float32),
+        "object_score": np.array([[1], [-1]], np.float32),
+        "binarize": np.array([True, False]),
+    }
+    memory, found = (
+        open_backend("onnx").open(bundle.graph_path("memory_encoder")).run(inputs)["memory"]
+        for bundle in (nano, pooled)
+    )
+    means = memory.reshape(2, 4, 2, 4, 2, 64).mean(axis=(2, 4)).reshape(2, 16, 64)
+    np.testing.assert_allclose(found, means, rtol=1e-4, atol=1e-5)
+
+
+class NoPosition(nn.Module):
+    """In place of the memory's position code."""
+
+    def forward(self, shape: torch.Size, *_: object) -> Tensor:
+        return torch.zeros(shape)
+
+
+@pytest.mark.parametrize("pool", [2, 4])
+@torch.inference_mode()
+def test_a_token_weighs_as_much_as_those_that_it_stands_for(pool: int) -> None:
+    """Without positions, memories that are constant in every window are attended to alike, pooled or not."""
+    torch.manual_seed(0)
+    model: Any = Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32).eval()
+    model.memory_attention.rotary_emb.inv_freq.zero_()
+    model.memory_encoder.position_encoding = NoPosition()
+    side = 8 // pool
+    windows = 3 * torch.randn(2, 3, side, side, 64)
+    tokens = windows.repeat_interleave(pool, dim=2).repeat_interleave(pool, dim=3)
+    features, ages = torch.randn(1, 256, 8, 8), torch.tensor([[0, 2, -1], [-1, 0, 1]], dtype=torch.int32)
+    pointers, pointer_ages = torch.randn(2, 3, 256), torch.tensor([[1, -1, 2]] * 2, dtype=torch.int32)
+    expected = MemoryAttention(model)(features, tokens.flatten(2, 3), ages, pointers, pointer_ages)
+    found = MemoryAttention(model, pool)(features, windows.flatten(2, 3), ages, pointers, pointer_ages)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "pool"), [("nano", 4), ("tiny", 2)])
+def test_pooled_graphs_agree_with_pytorch(tmp_path: Path, model: str, pool: int) -> None:
+    source = NANO if model == "nano" else write_random_tiny(tmp_path / "model", 256)
+    bundle = export(source, tmp_path / "bundle", memory_pool=pool)
+    assert Bundle.open(bundle.path).model.memory_pool == pool
+    for name, graph in bundle.manifest.graphs.items():
+        for output, error in graph.parity.items():
+            assert error.relative_error < 1e-4, (name, output)
+
+
+@pytest.mark.parametrize(
+    ("pool", "image_size", "allowed"),
+    [
+        (3, None, "1, 2, 4 at image size 128"),
+        (True, None, "1, 2, 4 at image size 128"),
+        ("2", None, "1, 2, 4 at image size 128"),
+        (4, 288, "1, 2 at image size 288"),
+    ],
+)
+def test_windows_must_tile_the_grid(tmp_path: Path, pool: int, image_size: int | None, allowed: str) -> None:
+    with pytest.raises(InputError, match=f"memory_pool must be one of {allowed} but got {re.escape(repr(pool))}"):
+        export(NANO, tmp_path / "bundle", image_size=image_size, memory_pool=pool)
+    assert not list(tmp_path.iterdir())
