@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test lint setup conformance-1024 clean
+.PHONY: demo test lint setup conformance-1024 soak clean
 
 demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --frames samples/clip.mp4
@@ -24,6 +24,10 @@ lint: setup
 # The randomly initialised tiny at its full size: 20 minutes of processor time, 10 GiB.
 conformance-1024: setup
 	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
+
+# 20,000 frames: ten minutes on an idle machine, which the comparison of times asks for.
+soak: setup
+	SAM2EDGE_SOAK_FRAMES=20000 $(BIN)/pytest -s tests/unit/runtime/test_soak.py
 
 setup: $(INSTALLED)
 
