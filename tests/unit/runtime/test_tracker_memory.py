@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -12,9 +13,12 @@ import numpy.typing as npt
 import pytest
 
 from sam2edge import Bundle, FrameResult, VideoTracker
+from sam2edge.calibration.accuracy import in_view, region_similarity
 from sam2edge.errors import FrameError, InputError
 from sam2edge.runtime.sources import VideoSource
 from tests.conftest import REPO
+
+SAMPLES = REPO / "samples"
 
 Frames = npt.NDArray[np.uint8]
 BALL, BLOCK = (101, 47, 176, 122), (220, 18, 305, 103)
@@ -24,7 +28,7 @@ SURE_OF_NOTHING = 0.999
 
 @pytest.fixture(scope="module")
 def clip() -> Frames:
-    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+    with VideoSource(SAMPLES / "clip.mp4") as source:
         return np.stack(list(islice(source, 14)))
 
 
@@ -180,3 +184,26 @@ def test_states(nano: Bundle, clip: Frames) -> None:
 def test_refused(nano: Bundle, knob: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         VideoTracker(nano, **knob)
+
+
+def test_what_was_away_is_found_again_sooner_without_doubtful_frames(nano: Bundle) -> None:
+    """The bundled clip's star leaves on frame 35 and is back on 62 (docs/knobs.md)."""
+    prompts = {int(key): prompt for key, prompt in json.loads((SAMPLES / "clip.json").read_text())["prompts"].items()}
+    labels = np.load(SAMPLES / "clip_masks.npz")["labels"]
+    true = np.stack([labels == object_id for object_id in prompts], axis=1)
+    returned = in_view(true) & (np.cumsum(~true.any((-2, -1)), axis=0) > 0)
+    assert np.flatnonzero(returned.any(axis=1))[0] == 62
+    similarity = []
+    for confidence in (0.0, 0.7):
+        with VideoTracker(nano, min_confidence=confidence) as tracker, VideoSource(SAMPLES / "clip.mp4") as source:
+            masks = []
+            for frame in source:
+                result = tracker.track(frame)
+                for object_id, prompt in prompts.items() if result.frame_index == 0 else ():
+                    result = tracker.prompt(object_id, **prompt)
+                masks.append(result.masks)
+        similarity.append(region_similarity(np.stack(masks), true))
+    plain, filtered = similarity
+    assert filtered[returned].mean() > plain[returned].mean() + 0.2
+    assert filtered[in_view(true)].mean() > plain[in_view(true)].mean()
+    assert filtered[62:66, 2].mean() > 0.5 > plain[62:66, 2].mean()
