@@ -1,12 +1,15 @@
-"""docs/graphs.md says what the contract says."""
+"""docs/graphs.md says what the contract says, and the example of docs/sources.md runs."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from pathlib import Path
 
 import pytest
 
+from sam2edge import Bundle
 from sam2edge.bundle import Model, TensorSpec, contract
 from tests.conftest import REPO
 
@@ -31,3 +34,19 @@ def test_graphs_page(pool: int, tokens: int) -> None:
 def axes(shape: str, sides: dict[str, int]) -> tuple[int | str, ...]:
     names = (name.strip() for name in shape.split(","))
     return tuple(int(name) if name.isdigit() else sides.get(name, name) for name in names)
+
+
+def test_sources_page(
+    nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "samples").symlink_to(REPO / "samples")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "nano").symlink_to(nano.path)
+    monkeypatch.chdir(tmp_path)
+    page = (REPO / "docs" / "sources.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "sources.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("Statistics(delivered=120, dropped=0, broken=0,")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "tracks.jsonl").read_text().splitlines()]
+    assert [line["frame_index"] for line in lines] == list(range(120))
+    assert all(line["objects"][0]["visible"] for line in lines[:20])

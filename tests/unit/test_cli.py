@@ -10,6 +10,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +23,12 @@ from sam2edge.bundle import GRAPHS, Graph, Manifest, Model, Parity, Source, cont
 from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
 from sam2edge.errors import BackendError, PromptError
-from sam2edge.runtime import video_tracker
+from sam2edge.runtime import sinks, sources, video_tracker
 from sam2edge.runtime.result import FrameResult
+from sam2edge.runtime.sinks import CallbackSink
 from sam2edge.runtime.sources import VideoSource
+from tests.conftest import REPO
+from tests.simulated import PATIENCE, Simulated, failing, grey, opening
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 6
 
@@ -465,6 +469,142 @@ def test_error_of_a_prompt(run, tracker, video, tmp_path, monkeypatch):
     message = error_of(run, "track", "b", video, "--point", "100,1", "-o", tmp_path / "o.mp4")
     assert message == "point (100.0, 1.0) lies outside"
     assert not (tmp_path / "o.mp4").exists()
+
+
+# track: sources that are no files
+
+
+@pytest.fixture
+def play(monkeypatch):
+    """Return a function that says what the sources are that are opened one after the other."""
+
+    def play(*played):
+        open_next = opening(*played)
+        monkeypatch.setattr(sources, "open_source", lambda word: open_next())
+
+    return play
+
+
+def value(i):
+    """A frame that the fake tracker takes for number i."""
+    return grey(20 * i + 40, (HEIGHT, WIDTH))
+
+
+def test_folder_of_images(run, tracker, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(11):
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), value(i))
+    (tmp_path / "images" / "2.png").write_bytes(b"broken")
+    code, out, err = run("track", "b", tmp_path / "images", "--point", "1,1", "--json", tmp_path / "o.json")
+    assert code == 0
+    assert out.startswith("10 frames, ")
+    assert out.endswith(f" frames/s with reading and writing, broken 1: {tmp_path / 'o.json'}\n")
+    [line] = err.splitlines()
+    assert line.startswith(f"sam2edge: {tmp_path / 'images'}: frame 2 is skipped: {tmp_path / 'images' / '2.png'}: no")
+    indices = [json.loads(line)["frame_index"] for line in (tmp_path / "o.json").read_text().splitlines()]
+    assert indices == [0, 1, *range(3, 11)]
+    assert [call[1] for call in tracker().calls if call[0] == "track"] == indices
+
+
+def test_camera_that_is_lost(run, tracker, tmp_path, play):
+    play(
+        Simulated(value(0), value(1), failing(OSError("unplugged"))),
+        Simulated(value(2), None, value(3), failing(TypeError("a mistake"))),
+    )
+    arguments = ("--point", "1,1", "--policy", "every", "--json", tmp_path / "o.json")
+    with pytest.raises(TypeError, match="a mistake"):
+        run("track", "b", "0", *arguments)
+    lines = (tmp_path / "o.json").read_text().splitlines()
+    assert [json.loads(line)["frame_index"] for line in lines] == [0, 1, 2, 4]
+
+
+def test_what_befell_the_camera_is_told(run, tracker, tmp_path, play):
+    enough = threading.Event()
+    play(Simulated(value(0)), Simulated(value(1), None, value(2), enough))
+
+    def stop_after_three(self, frame):
+        if self.frames == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return FakeTracker.track(self, frame)
+
+    video_tracker.VideoTracker.track = stop_after_three
+    code, out, err = run("track", "b", "0", "--point", "1,1", "--policy", "every", "--json", tmp_path / "o.json")
+    enough.set()
+    assert (code, out) == (130, "")
+    assert err.splitlines() == [
+        "sam2edge: camera: lost (it gives no more frames); trying again in 0.5 s",
+        "sam2edge: camera: back at attempt 1",
+        "sam2edge: camera: frame 2 is skipped: a frame must be a numpy array uint8 [H,W,3] (RGB) but got NoneType",
+        f"sam2edge: interrupted after 3 frames, broken 1, reconnects 1, which are kept in {tmp_path / 'o.json'}",
+    ]
+
+
+def test_latest_frames(run, tracker, tmp_path, play):
+    done = threading.Event()
+    play(Simulated(*map(value, range(9)), done.set, live=False))
+
+    def wait(self, frame):
+        assert done.wait(PATIENCE)
+        return FakeTracker.track(self, frame)
+
+    video_tracker.VideoTracker.track = wait
+    code, out, _ = run("track", "b", "0", "--point", "1,1", "--policy", "latest", "--json", tmp_path / "o.json")
+    lines = [json.loads(line) for line in (tmp_path / "o.json").read_text().splitlines()]
+    assert code == 0
+    assert lines[-1]["frame_index"] == 8
+    assert out.startswith(f"{len(lines)} frames, ")
+    assert f"with reading and writing, dropped {9 - len(lines)}: " in out
+
+
+def test_prompted_frame_that_was_dropped(run, tracker, tmp_path, play):
+    play(Simulated(value(0), None, None, value(3), value(4), live=False))
+    assert run("track", "b", "0", "--point", "1,1", "--frame", 2, "--json", tmp_path / "o.json")[0] == 0
+    assert [call[:2] for call in tracker().calls] == [("track", 3), ("prompt", 1), ("track", 4)]
+
+
+def test_window_without_a_screen(run, tracker, video, tmp_path):
+    if cv2.currentUIFramework():
+        pytest.skip("this OpenCV has windows")
+    message = error_of(run, "track", "b", video, "--point", "1,1", "--window", "--json", tmp_path / "o.json")
+    assert message.startswith("this OpenCV has no windows: pip uninstall")
+    assert not (tmp_path / "o.json").exists()
+
+
+def test_window_that_is_closed(run, tracker, video, monkeypatch):
+    class Window(CallbackSink):
+        def __init__(self):
+            super().__init__(self.show)
+            self.shown = 0
+
+        def show(self, frame, result):
+            self.shown += 1
+            self.closed_by_user = self.shown == 3
+
+    monkeypatch.setattr(sinks, "WindowSink", Window)
+    code, out, err = run("track", "b", video, "--point", "1,1", "--window")
+    assert (code, err) == (0, "")
+    assert out.startswith("3 frames, ")
+    assert out.endswith(" frames/s with reading and writing: shown\n")
+
+
+def test_interrupted_while_the_camera_stalls(tmp_path):
+    """The reader is stuck; the command ends all the same."""
+    stalled = f"""
+import threading
+from sam2edge.runtime import sources
+from tests.simulated import Simulated, grey
+frames = [grey(i, ({HEIGHT}, {WIDTH})) for i in range(5)]
+sources.open_source = lambda word: Simulated(*frames, threading.Event())
+"""
+    arguments = ("track", "bundle", "0", "--point", "1,1", "--policy", "every", "--json", tmp_path / "o.json")
+    command = [sys.executable, "-c", stalled + SLOW, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPO) as process:
+        assert process.stdout.readline() == "five\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (130, "closed\n")
+    assert err == f"sam2edge: interrupted after 5 frames, which are kept in {tmp_path / 'o.json'}\n"
+    assert len((tmp_path / "o.json").read_text().splitlines()) == 5
 
 
 # track: progress and interruption

@@ -12,6 +12,11 @@ class StatusLine:
     def show(self, text: str) -> None:
         self._write(f"\r\x1b[K{text}")
 
+    def report(self, text: str) -> None:
+        """A line of its own, which stays, on any stderr."""
+        self.clear()
+        print(f"sam2edge: {text}", file=sys.stderr)
+
     def clear(self) -> None:
         self._write("\r\x1b[K")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import signal
 import sys
 import threading
@@ -23,40 +24,53 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from sam2edge.runtime.grabber import Grabbed, Grabber, Statistics
     from sam2edge.runtime.result import FrameResult
     from sam2edge.runtime.sinks import Sink
-    from sam2edge.runtime.sources import VideoSource
     from sam2edge.runtime.video_tracker import VideoTracker
 
 _FPS_IF_UNKNOWN = 25.0
+_PATIENCE = 0.2
+"""Seconds after which a signal is seen although there are no frames."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Track objects through a video. A prompt without an ID is a new object; points and a box with the "
-        "same ID are one prompt. Coordinates are pixels of the prompted frame."
+        "Track objects through a video or what a camera sees. A prompt without an ID is a new object; points and a "
+        "box with the same ID are one prompt. Coordinates are pixels of the prompted frame."
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
-    parser.add_argument("video", metavar="VIDEO", type=Path)
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a video, a folder or 'pattern' of images, a camera (0, /dev/video0, csi:0), rtsp://… or 'gst:PIPELINE'",
+    )
     add_prompts(parser)
     parser.add_argument("--frame", type=int, default=0, metavar="N", help="the frame that is prompted (default: 0)")
+    parser.add_argument(
+        "--policy",
+        choices=("every", "latest"),
+        help="track every frame (default for files) or the latest, without those that came meanwhile (for cameras)",
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.mp4", help="video with the masks drawn on it")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG a frame whose pixels are object ids")
     parser.add_argument("--json", type=Path, metavar="FILE", help="COCO masks, boxes and scores, a line a frame")
+    parser.add_argument("--window", action="store_true", help="show the masks on the screen; q ends")
     parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
     parser.set_defaults(verb=_track)
 
 
 def _track(args: argparse.Namespace) -> int:
     _check_track(args)
-    from sam2edge.runtime.sources import VideoSource
+    from sam2edge.runtime.grabber import Grabber
+    from sam2edge.runtime.sources import open_source
     from sam2edge.runtime.video_tracker import VideoTracker
 
     status = StatusLine()
-    count = 0
+    count, number = 0, -1
     with contextlib.ExitStack() as stack:
         stack.callback(status.clear)
-        source = stack.enter_context(VideoSource(args.video))
+        source = stack.enter_context(Grabber(lambda: open_source(args.source), args.policy, report=status.report))
         prompts = gather(args.prompts)
         for prompt in prompts:
             _check(prompt, (source.width, source.height))
@@ -65,33 +79,35 @@ def _track(args: argparse.Namespace) -> int:
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source)]
         tracker = stack.enter_context(VideoTracker(args.bundle, args.backend, max_objects=len(prompts)))
         started = time.perf_counter()
-        for frame, result in _results(source, tracker, prompts, args.frame):
+        for grabbed, result in _results(_frames(source, stop), tracker, prompts, args.frame):
             for sink in sinks:
-                sink.write(frame, result)
-            count += 1
+                sink.write(grabbed.pixels, result)
+            count, number = count + 1, grabbed.number
             fps = count / (time.perf_counter() - started)
-            status.show(f"{count}/{source.frame_count or '?'} frames, {fps:.1f} frames/s")
-            if stop.is_set():
+            shown = f"{count}/{source.frame_count or '?'} frames, {fps:.1f} frames/s"
+            status.show(shown + _faults(source.statistics))
+            if stop.is_set() or any(sink.closed_by_user for sink in sinks):
                 break
-    outputs = ", ".join(map(str, _outputs(args)))
+    outputs, faults = ", ".join(map(str, _outputs(args))), _faults(source.statistics)
     if stop.is_set():
-        print(f"sam2edge: interrupted after {count} frames, which are kept in {outputs}", file=sys.stderr)
+        kept = f", which are kept in {outputs}" if outputs else ""
+        print(f"sam2edge: interrupted after {count} frames{faults}{kept}", file=sys.stderr)
         return INTERRUPTED
-    if count <= args.frame:
-        raise PromptError(f"--frame {args.frame}: nothing was prompted, the video ends with frame {count - 1}")
-    print(f"{count} frames, {fps:.1f} frames/s with reading and writing: {outputs}")
+    if number < args.frame:
+        raise PromptError(f"--frame {args.frame}: nothing was prompted, the video ends with frame {number}")
+    print(f"{count} frames, {fps:.1f} frames/s with reading and writing{faults}: {outputs or 'shown'}")
     return 0
 
 
 def _check_track(args: argparse.Namespace) -> None:
     if not args.prompts:
         raise PromptError("nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png")
-    if not _outputs(args):
+    if not (_outputs(args) or args.window):
         raise InputError("nothing to write: give -o out.mp4 or --masks DIR or --json FILE")
     if args.frame < 0:
         raise InputError(f"--frame {args.frame}: frames are counted from 0")
     for path in _outputs(args):
-        if path.exists() and args.video.exists() and path.samefile(args.video):
+        if path.exists() and os.path.exists(args.source) and path.samefile(args.source):
             raise InputError(f"{path}: is the video that is read; write to another file")
 
 
@@ -99,8 +115,8 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
     return [path for path in (args.output, args.masks, args.json) if path is not None]
 
 
-def _sinks(args: argparse.Namespace, source: VideoSource) -> Iterator[Sink]:
-    from sam2edge.runtime.sinks import JsonSink, MaskSink, VideoSink
+def _sinks(args: argparse.Namespace, source: Grabber) -> Iterator[Sink]:
+    from sam2edge.runtime.sinks import JsonSink, MaskSink, VideoSink, WindowSink
 
     if args.output:
         yield VideoSink(args.output, source.fps or _FPS_IF_UNKNOWN, (source.width, source.height))
@@ -108,22 +124,40 @@ def _sinks(args: argparse.Namespace, source: VideoSource) -> Iterator[Sink]:
         yield MaskSink(args.masks)
     if args.json:
         yield JsonSink(args.json)
+    if args.window:
+        yield WindowSink()
+
+
+def _frames(source: Grabber, stop: threading.Event) -> Iterator[Grabbed]:
+    """The source's frames until `stop` is set, also while it gives none."""
+    while not (stop.is_set() or source.ended):
+        grabbed = source.read(timeout=_PATIENCE)
+        if grabbed is not None:
+            yield grabbed
 
 
 def _results(
-    source: VideoSource, tracker: VideoTracker, prompts: Sequence[Prompt], prompted: int
-) -> Iterator[tuple[npt.NDArray[np.uint8], FrameResult]]:
-    """Prompt the frame of index `prompted` and track from there; the results before it have no objects."""
-    for index, frame in enumerate(source):
-        if index < prompted:
-            yield frame, _nothing(index, frame)
+    frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[Prompt], prompted: int
+) -> Iterator[tuple[Grabbed, FrameResult]]:
+    """Prompt the first frame of number `prompted` or above, and track from there; before it there are no objects."""
+    waiting = True
+    for grabbed in frames:
+        if waiting and grabbed.number < prompted:
+            yield grabbed, _nothing(grabbed.number, grabbed.pixels)
             continue
-        result = tracker.track(frame)
-        if index == prompted:
+        result = tracker.track(grabbed.pixels)
+        if waiting:
             for prompt in prompts:
                 result = _apply(prompt, tracker)
-        # The tracker counts from the first frame that it is given.
-        yield frame, dataclasses.replace(result, frame_index=index)
+            waiting = False
+        # The tracker counts the frames that it is given.
+        yield grabbed, dataclasses.replace(result, frame_index=grabbed.number)
+
+
+def _faults(statistics: Statistics) -> str:
+    """What went wrong, as an end of a line: , dropped 3, reconnects 1. Empty if nothing did."""
+    counts = dataclasses.asdict(statistics)
+    return "".join(f", {what} {count}" for what, count in counts.items() if count and what != "delivered")
 
 
 def _check(prompt: Prompt, size: tuple[int, int]) -> None:

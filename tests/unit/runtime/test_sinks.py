@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from pycocotools import mask as coco
 from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
 from sam2edge.runtime import overlay, rle
 from sam2edge.runtime.result import FrameResult
-from sam2edge.runtime.sinks import JsonSink, MaskSink, VideoSink
+from sam2edge.runtime.sinks import CallbackSink, JsonSink, MaskSink, VideoSink, WindowSink
 from sam2edge.runtime.sources import VideoSource
 
 HEIGHT, WIDTH = 48, 64
@@ -282,6 +283,45 @@ class TestJsonSink:
         assert (tmp_path / "tracks.json").read_text() == "earlier"
         assert os.listdir(tmp_path) == ["tracks.json"]
 
+    def test_lines_can_be_followed(self, tmp_path):
+        path = tmp_path / "tracks.json"
+        path.write_text("an earlier run's, longer than what comes now" * 100)
+        with JsonSink(path) as sink:
+            assert path.read_text().startswith("an earlier run's")
+            for index in range(3):
+                sink.write(grey(0), result_of({}, index))
+                lines = path.read_text().splitlines()
+                assert [json.loads(line)["frame_index"] for line in lines] == list(range(index + 1))
+
+    def test_lines_of_a_killed_process_stay(self, tmp_path):
+        script = f"""
+import os, signal
+import numpy as np
+from sam2edge.runtime.result import FrameResult
+from sam2edge.runtime.sinks import JsonSink
+none = np.zeros((0, 1, 1), np.float32)
+sink = JsonSink({str(tmp_path / "tracks.json")!r})
+for index in range(3):
+    sink.write(np.zeros((48, 64, 3), np.uint8), FrameResult(index, (), none, none, none, (48, 64)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+        lines = (tmp_path / "tracks.json").read_text().splitlines()
+        assert [json.loads(line)["frame_index"] for line in lines] == [0, 1, 2]
+
+    def test_new_file_without_a_line_is_removed(self, tmp_path):
+        JsonSink(tmp_path / "tracks.json").close()
+        assert os.listdir(tmp_path) == []
+
+    def test_full_disk(self):
+        if not os.path.exists("/dev/full"):
+            pytest.skip("/dev/full, a disk that is full, is Linux's")
+        sink = JsonSink("/dev/full")
+        with pytest.raises(MediaError, match=r"/dev/full: cannot be written: .*No space left"):
+            sink.write(grey(0), NOTHING)
+        with pytest.raises(MediaError, match="/dev/full: its last line cannot be written: No space left"):
+            sink.close()
+
     def test_write_after_close(self, tmp_path):
         sink = JsonSink(tmp_path / "tracks.json")
         sink.close()
@@ -289,5 +329,67 @@ class TestJsonSink:
             sink.write(grey(0), NOTHING)
 
     def test_target_is_a_directory(self, tmp_path):
-        with pytest.raises(MediaError, match="is a directory"):
+        with pytest.raises(MediaError, match="cannot be written: Is a directory"):
             JsonSink(tmp_path)
+
+
+def test_callback_sink():
+    got = []
+    frame = grey(3)
+    with CallbackSink(lambda *given: got.append(given)) as sink:
+        sink.write(frame, NOTHING)
+    assert got == [(frame, NOTHING)]
+    assert not sink.closed_by_user
+
+
+class TestWindowSink:
+    def test_opencv_without_windows(self):
+        if cv2.currentUIFramework():
+            pytest.skip("this OpenCV has windows")
+        message = "no windows: pip uninstall -y opencv-python-headless && pip install opencv-python"
+        with pytest.raises(MediaError, match=message):
+            WindowSink()
+
+    def test_no_screen(self, monkeypatch):
+        monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT5")
+        monkeypatch.setattr(sys, "platform", "linux")
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(MediaError, match="no screen to show a window on: neither DISPLAY nor WAYLAND_DISPLAY"):
+            WindowSink()
+
+    def test_what_is_shown(self, monkeypatch):
+        """With stand-ins for OpenCV's functions."""
+        shown, keys, visible = [], [-1, ord("x"), ord("q")], [1]
+        monkeypatch.setenv("DISPLAY", ":0")
+        monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT5")
+        monkeypatch.setattr(cv2, "namedWindow", lambda title, flags: None)
+        monkeypatch.setattr(cv2, "imshow", lambda title, image: shown.append((title, image)))
+        monkeypatch.setattr(cv2, "waitKey", lambda delay: keys.pop(0) if keys else -1)
+        monkeypatch.setattr(cv2, "getWindowProperty", lambda title, what: visible[0])
+        monkeypatch.setattr(cv2, "destroyWindow", lambda title: visible.clear() or visible.append(-1))
+        result = result_of({1: box(8, 20, 40, 44)})
+        with WindowSink("tracks") as sink:
+            closed = []
+            for _ in range(4):
+                sink.write(grey(90), result)
+                closed.append(sink.closed_by_user)
+        assert closed == [False, False, True, True]
+        assert [title for title, _ in shown] == ["tracks"] * 3
+        assert np.array_equal(shown[0][1], overlay.draw(grey(90), result)[..., ::-1])
+        assert visible == [-1]
+
+        visible[0] = 1
+        with WindowSink("tracks") as sink:
+            visible[0] = -1  # closed by its button
+            sink.write(grey(90), result)
+            assert sink.closed_by_user
+
+    def test_real_window(self):
+        if not (cv2.currentUIFramework() and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))):
+            pytest.skip("there is no screen, or OpenCV has no windows: pip install opencv-python, run under xvfb-run")
+        with WindowSink() as sink:
+            for _ in range(3):
+                sink.write(grey(90), result_of({1: box(8, 20, 40, 44)}))
+            assert not sink.closed_by_user
+        sink.close()

@@ -1,24 +1,21 @@
-"""Where frames come from: a video file read with OpenCV."""
+"""Video files."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.closing import Closing
+from sam2edge.runtime.sources.base import Frame, Source, known
 
 # FFmpeg plays .txt and .nfo files as ANSI art; nobody wants to track in those.
 _TEXT = cv2.VideoWriter.fourcc(*"ansi")
 
 
-class VideoSource(Closing):
+class VideoSource(Source):
     """A video file as RGB frames, read once from start to end.
 
     Iterating gives each frame as a new contiguous uint8 [H,W,3]. The first one is decoded on opening: a file
@@ -34,18 +31,19 @@ class VideoSource(Closing):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.name = str(path)
         self._capture = _open(self.path)
         first = self._decode()
         if first is None:
             self.close()
             raise MediaError(f"{self.path}: its first frame cannot be decoded: damaged, or a codec OpenCV lacks")
-        self._first: npt.NDArray[np.uint8] | None = first
+        self._first: Frame | None = first
         self.height, self.width = first.shape[:2]
-        self.fps = _known(self._capture.get(cv2.CAP_PROP_FPS))
-        frames = _known(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.fps = known(self._capture.get(cv2.CAP_PROP_FPS))
+        frames = known(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = None if frames is None else int(frames)
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[Frame]:
         """Yield the frames that were not read yet."""
         while (frame := self._next()) is not None:
             yield frame
@@ -55,13 +53,13 @@ class VideoSource(Closing):
         self._first = None
         self._capture.release()
 
-    def _next(self) -> npt.NDArray[np.uint8] | None:
+    def _next(self) -> Frame | None:
         if self._first is None:
             return self._decode()
         first, self._first = self._first, None
         return first
 
-    def _decode(self) -> npt.NDArray[np.uint8] | None:
+    def _decode(self) -> Frame | None:
         decoded, frame = self._capture.read()
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if decoded else None
 
@@ -78,8 +76,3 @@ def _open(path: Path) -> cv2.VideoCapture:
     if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == _TEXT:
         raise MediaError(f"{path}: not a video that OpenCV can open: another kind of file, or one cut short")
     return capture
-
-
-def _known(value: float) -> float | None:
-    """Return a property of a capture, or None for what stands for unknown: 0, negative, not finite."""
-    return value if math.isfinite(value) and value > 0 else None

@@ -1,0 +1,61 @@
+"""A tracker behind a grabber does not notice what befalls the source, and what was written stays."""
+
+import json
+import threading
+from itertools import islice
+
+import pytest
+
+from sam2edge import VideoTracker
+from sam2edge.errors import MediaError
+from sam2edge.runtime.grabber import Grabber, Reconnect, Statistics
+from sam2edge.runtime.sinks import JsonSink
+from sam2edge.runtime.sources import VideoSource
+from tests.conftest import REPO
+from tests.simulated import Simulated, failing, opening
+
+COUNT = 24
+
+
+@pytest.fixture
+def frames():
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        return list(islice(source, COUNT))
+
+
+def track(bundle, frames, path):
+    """Track the clip's first objects; returns the numbers of visible pixels, so that nobody compares nothing."""
+    pixels = []
+    with VideoTracker(bundle) as tracker, JsonSink(path) as sink:
+        for frame in frames:
+            result = tracker.track(frame)
+            if not tracker.object_ids:
+                tracker.prompt(1, box=[101, 47, 176, 122])
+                result = tracker.prompt(2, points=[[262, 60]])
+            sink.write(frame, result)
+            pixels.append(int(result.masks.sum()))
+    return pixels
+
+
+def doubled(frame):
+    return frame.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def test_results_are_those_of_the_frames(nano, frames, tmp_path):
+    size = frames[0].shape[:2]
+    sources = opening(
+        Simulated(*frames[:5], None, *frames[5:8], failing(OSError("unplugged")), size=size),
+        MediaError("not there yet"),
+        Simulated(*frames[8:10], MediaError("damaged"), frames[10], doubled(frames[11]), threading.Event(), size=size),
+        Simulated(*map(doubled, frames[12:14]), frames[14][..., 0], *frames[14:18], size=size),
+        Simulated(*frames[18:], failing(MediaError("switched off")), size=size),
+    )
+    reconnect = Reconnect(first=0.01, longest=0.01, attempts=3)
+    with Grabber(sources, "every", reconnect=reconnect, stall_timeout=0.3) as grabber:
+        with pytest.raises(MediaError, match=r"camera: lost \(not there\); given up, attempts in vain: 3"):
+            track(nano, (grabbed.pixels for grabbed in grabber), tmp_path / "disturbed.jsonl")
+        assert grabber.statistics == Statistics(delivered=COUNT, broken=3, resized=3, reconnects=3, stalls=1)
+    assert min(track(nano, frames, tmp_path / "undisturbed.jsonl")) > 1000
+    disturbed = (tmp_path / "disturbed.jsonl").read_text()
+    assert disturbed == (tmp_path / "undisturbed.jsonl").read_text()
+    assert [json.loads(line)["frame_index"] for line in disturbed.splitlines()] == list(range(COUNT))
