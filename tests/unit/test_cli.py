@@ -38,8 +38,8 @@ class FakeTracker:
 
     made = ()
 
-    def __init__(self, bundle, backend="auto", *, max_objects=16):
-        self.arguments = (bundle, backend, max_objects)
+    def __init__(self, bundle, backend="auto", *, max_objects=16, **knobs):
+        self.arguments, self.knobs = (bundle, backend, max_objects), knobs
         self.calls, self.ids, self.frames, self.closed = [], (), 0, False
         type(self).made = (*self.made, self)
 
@@ -48,6 +48,16 @@ class FakeTracker:
 
     def __exit__(self, *error):
         self.closed = True
+
+    @property
+    def frame_index(self):
+        return self.frames - 1
+
+    def looks_at(self, frame_index):
+        return True
+
+    def encode(self, frame):
+        return frame
 
     def track(self, frame):
         self.frames += 1
@@ -389,8 +399,25 @@ def test_outputs(run, tracker, video, tmp_path):
     assert all([thing["id"] for thing in line["objects"]] == [5] for line in lines)
 
 
-def test_prompted_frame(run, tracker, video, tmp_path):
-    code, _, _ = run("track", "b", video, "--box", "1,1,9,9", "--frame", 2, "--json", tmp_path / "o.json")
+@pytest.mark.parametrize(
+    ("options", "knobs"),
+    [
+        ((), {"min_confidence": 0, "memory_frames": None, "memory_stride": 1, "track_every": 1}),
+        (
+            ("--min-confidence=0.7", "--memory-frames=3", "--memory-stride=2", "--track-every=4"),
+            {"min_confidence": 0.7, "memory_frames": 3, "memory_stride": 2, "track_every": 4},
+        ),
+    ],
+)
+def test_knobs(run, tracker, video, tmp_path, options, knobs):
+    assert run("track", "b", video, "--point", "1,1", "--json", tmp_path / "o.json", *options)[0] == 0
+    assert tracker().knobs == knobs
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_prompted_frame(run, tracker, video, tmp_path, mode):
+    prompt = ("--box", "1,1,9,9", "--frame", 2, "--mode", mode)
+    code, _, _ = run("track", "b", video, *prompt, "--json", tmp_path / "o.json")
     assert code == 0
     # The frames before are not tracked: there is nothing to track, and encoding them would take its time.
     assert tracker().calls == [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import sys
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from sam2edge.runtime.video_tracker import VideoTracker
 
 _FPS_IF_UNKNOWN = 25.0
+_KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
+_RECENT = 10_000
+"""Frames whose delays are kept."""
 _PATIENCE = 0.2
 """Seconds after which a signal is seen although there are no frames."""
 
@@ -52,11 +57,22 @@ def add(parser: argparse.ArgumentParser) -> None:
         choices=("every", "latest"),
         help="track every frame (default for files) or the latest, without those that came meanwhile (for cameras)",
     )
+    parser.add_argument(
+        "--mode",
+        choices=("latency", "throughput"),
+        default="latency",
+        help="least delay, or more frames a second by encoding the next frame meanwhile (default: latency)",
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.mp4", help="video with the masks drawn on it")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG a frame whose pixels are object ids")
     parser.add_argument("--json", type=Path, metavar="FILE", help="COCO masks, boxes and scores, a line a frame")
     parser.add_argument("--window", action="store_true", help="show the masks on the screen; q ends")
     parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    knobs = parser.add_argument_group("what is remembered, SAM 2's by default (docs/knobs.md)")
+    knobs.add_argument("--min-confidence", type=float, default=0.0, metavar="IOU", help="doubtful frames are not")
+    knobs.add_argument("--memory-frames", type=int, metavar="N", help="so many recent frames")
+    knobs.add_argument("--memory-stride", type=int, default=1, metavar="N", help="every so many-th frame")
+    knobs.add_argument("--track-every", type=int, default=1, metavar="N", help="look at every so many-th frame only")
     parser.set_defaults(verb=_track)
 
 
@@ -67,7 +83,7 @@ def _track(args: argparse.Namespace) -> int:
     from sam2edge.runtime.video_tracker import VideoTracker
 
     status = StatusLine()
-    count, number = 0, -1
+    count, number, delays = 0, -1, collections.deque[float](maxlen=_RECENT)
     with contextlib.ExitStack() as stack:
         stack.callback(status.clear)
         source = stack.enter_context(Grabber(lambda: open_source(args.source), args.policy, report=status.report))
@@ -77,12 +93,14 @@ def _track(args: argparse.Namespace) -> int:
         # Around the sinks: no signal may tear their closing.
         stop = stack.enter_context(stop_on_signal())
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source)]
-        tracker = stack.enter_context(VideoTracker(args.bundle, args.backend, max_objects=len(prompts)))
+        knobs = {name: getattr(args, name) for name in _KNOBS}
+        tracker = stack.enter_context(VideoTracker(args.bundle, args.backend, max_objects=len(prompts), **knobs))
         started = time.perf_counter()
-        for grabbed, result in _results(_frames(source, stop), tracker, prompts, args.frame):
+        for grabbed, result in _results(_frames(source, stop), tracker, prompts, args):
             for sink in sinks:
                 sink.write(grabbed.pixels, result)
             count, number = count + 1, grabbed.number
+            delays.append(time.monotonic() - grabbed.arrived)
             fps = count / (time.perf_counter() - started)
             shown = f"{count}/{source.frame_count or '?'} frames, {fps:.1f} frames/s"
             status.show(shown + _faults(source.statistics))
@@ -95,7 +113,8 @@ def _track(args: argparse.Namespace) -> int:
         return INTERRUPTED
     if number < args.frame:
         raise PromptError(f"--frame {args.frame}: nothing was prompted, the video ends with frame {number}")
-    print(f"{count} frames, {fps:.1f} frames/s with reading and writing{faults}: {outputs or 'shown'}")
+    delay = _delay(delays) if source.live else ""
+    print(f"{count} frames, {fps:.1f} frames/s with reading and writing{delay}{faults}: {outputs or 'shown'}")
     return 0
 
 
@@ -137,27 +156,36 @@ def _frames(source: Grabber, stop: threading.Event) -> Iterator[Grabbed]:
 
 
 def _results(
-    frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[Prompt], prompted: int
+    frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[Prompt], args: argparse.Namespace
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
-    """Prompt the first frame of number `prompted` or above, and track from there; before it there are no objects."""
-    waiting = True
+    """Prompt the first frame of number `--frame` or above, and track from there; before it there are no objects."""
+    from sam2edge.runtime.stream import stream
+
     for grabbed in frames:
-        if waiting and grabbed.number < prompted:
-            yield grabbed, _nothing(grabbed.number, grabbed.pixels)
-            continue
-        result = tracker.track(grabbed.pixels)
-        if waiting:
-            for prompt in prompts:
-                result = _apply(prompt, tracker)
-            waiting = False
+        if grabbed.number >= args.frame:
+            frames = itertools.chain([grabbed], frames)
+            break
+        yield grabbed, _nothing(grabbed.number, grabbed.pixels)
+    for tracked in stream(frames, tracker, args.mode):
+        result = tracked.result
+        for prompt in prompts if result.frame_index == 0 else ():
+            result = _apply(prompt, tracker)
         # The tracker counts the frames that it is given.
-        yield grabbed, dataclasses.replace(result, frame_index=grabbed.number)
+        yield tracked.grabbed, dataclasses.replace(result, frame_index=tracked.grabbed.number)
 
 
 def _faults(statistics: Statistics) -> str:
     """What went wrong, as an end of a line: , dropped 3, reconnects 1. Empty if nothing did."""
     counts = dataclasses.asdict(statistics)
     return "".join(f", {what} {count}" for what, count in counts.items() if count and what != "delivered")
+
+
+def _delay(seconds: collections.deque[float]) -> str:
+    """How long after its arrival a frame was written."""
+    import numpy as np
+
+    median, worst = 1e3 * np.percentile(seconds, (50, 99))
+    return f", delay {median:.0f} ms (p99 {worst:.0f})"
 
 
 def _check(prompt: Prompt, size: tuple[int, int]) -> None:
