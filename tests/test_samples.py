@@ -43,6 +43,21 @@ def test_predict_speed(nano: Bundle, tmp_path: Path) -> None:
     assert rows == ["three masks", "one mask"]
 
 
+def test_objects_speed(nano: Bundle) -> None:
+    speed, agreement = run("objects_speed.py", nano.path, "3", "1").splitlines()
+    assert re.fullmatch(r"3 objects: one tracker [\d.]+ ms a frame, 3 trackers [\d.]+ ms, [\d.]+ ×", speed)
+    assert agreement == "IoU of the two ways' masks: at least 1.0000"
+
+
+def test_stream_speed(nano: Bundle) -> None:
+    rows = run("stream_speed.py", nano.path, "60", "1").splitlines()
+    assert [row.split(":")[0] for row in rows] == [
+        f"{source}, {mode}" for source in ("file", "camera of 60 fps") for mode in ("latency", "throughput")
+    ]
+    assert all(re.search(r"frames/s, delay p50 \d+ ms, p99 \d+ ms, dropped \d+ of 120$", row) for row in rows)
+    assert [row.split("dropped ")[1] for row in rows[:2]] == ["0 of 120"] * 2
+
+
 def test_demo_with_pooled_memory(pooled: Bundle, tmp_path: Path) -> None:
     assert mean_iou(run("demo.py", pooled.path, tmp_path)) >= 0.75
 
