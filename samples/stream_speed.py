@@ -1,7 +1,7 @@
 """Latency and throughput mode on the bundled clip: as a file, as quickly as can be, and as a camera with its own pace.
 
     python samples/stream_speed.py BUNDLE [FPS] [ROUNDS]
-Prints for each: frames a second, delay from a frame's arrival to its masks (median and 99th percentile), frames dropped.
+Prints for each: frames a second, delay from a frame's arrival to its masks (p50 and p99), and how many were dropped.
 All run in turn in one process. A file is read ahead, so that its delay holds the time that a frame waited.
 """
 

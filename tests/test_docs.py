@@ -1,10 +1,11 @@
-"""docs/graphs.md says what the contract says, and the example of docs/sources.md runs."""
+"""docs/graphs.md says what the contract says, and the examples of the other pages run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,17 +37,30 @@ def axes(shape: str, sides: dict[str, int]) -> tuple[int | str, ...]:
     return tuple(int(name) if name.isdigit() else sides.get(name, name) for name in names)
 
 
-def test_sources_page(
+@pytest.fixture
+def run_example(
     nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+) -> Callable[[str], str]:
+    """What a page's only example prints, run in a folder that looks like the repository."""
     (tmp_path / "samples").symlink_to(REPO / "samples")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "nano").symlink_to(nano.path)
     monkeypatch.chdir(tmp_path)
-    page = (REPO / "docs" / "sources.md").read_text()
-    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    exec(compile(code, "sources.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("Statistics(delivered=120, dropped=0, broken=0,")
+
+    def run(page: str) -> str:
+        (code,) = re.findall(r"^```python\n(.*?)^```", (REPO / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+        exec(compile(code, page, "exec"), {})
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_knobs_page(run_example: Callable[[str], str]) -> None:
+    assert run_example("knobs.md") == "object 3 is lost on frame 49\n"
+
+
+def test_sources_page(run_example: Callable[[str], str], tmp_path: Path) -> None:
+    assert run_example("sources.md").startswith("Statistics(delivered=120, dropped=0, broken=0,")
     lines = [json.loads(line) for line in (tmp_path / "out" / "tracks.jsonl").read_text().splitlines()]
     assert [line["frame_index"] for line in lines] == list(range(120))
     assert all(line["objects"][0]["visible"] for line in lines[:20])
