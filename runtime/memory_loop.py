@@ -80,10 +80,14 @@ class MemoryLoop:
         n = len(memories["memory"])
         if not n:
             return Objects.none(self._model)
-        conditioned = self._graphs.run("memory_attention", features=embedding.features, **memories)["conditioned"]
+        conditioned = self.condition(embedding, memories)
         never = np.zeros(n, bool)
         decoded = self._graphs.decode(embedding, conditioned, never, *prompts.no_points(n), None, self._multimask(0))
         return self._rows(decoded, conditioned, never, prompted=False)
+
+    def condition(self, embedding: Embedding, memories: Mapping[str, Array]) -> Array:
+        """Features that attended to what N ≥ 1 objects remember, float32 [N,C,h,h]; memories as for `find`."""
+        return self._graphs.run("memory_attention", features=embedding.features, **memories)["conditioned"]
 
     def prompt(
         self, embedding: Embedding, known: Objects | None, prompt: prompts.PointPrompt | prompts.MaskPrompt
@@ -100,14 +104,10 @@ class MemoryLoop:
         decoded = self._graphs.decode(embedding, conditioned, first, prompt.points, prompt.labels, previous, several)
         return self._rows(decoded, conditioned, first, prompted=True)
 
-    def remember(self, embedding: Embedding, objects: Objects) -> Array:
-        """The memories of N objects on the frame: float32 [N,L,M]."""
+    def remember(self, embedding: Embedding, logits: Array, scores: Array, prompted: Array) -> Array:
+        """The memories of N objects on the frame, float32 [N,L,M], from these rows of `Objects`."""
         return self._graphs.run(
-            "memory_encoder",
-            features=embedding.features,
-            mask=objects.logits,
-            object_score=objects.scores,
-            binarize=objects.prompted,
+            "memory_encoder", features=embedding.features, mask=logits, object_score=scores, binarize=prompted
         )["memory"]
 
     def _prompt_mask(self, embedding: Embedding, known: Objects | None, prompt: prompts.MaskPrompt) -> Objects:

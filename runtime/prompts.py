@@ -69,8 +69,23 @@ def encode_points(
 ) -> tuple[Floats, Ints]:
     """Points [1,P,2] in pixels of the model's square and labels [1,P], box corners first, a padding point last.
 
+    As check_points, at the model's size. Raises PromptError for what cannot be meant.
+    """
+    return to_model(*check_points(points, labels, box, frame_size), frame_size, image_size)
+
+
+def check_points(
+    points: npt.ArrayLike | None,
+    labels: Sequence[int] | npt.ArrayLike | None,
+    box: npt.ArrayLike | None,
+    frame_size: tuple[int, int],
+    *,
+    in_pixels: bool = True,
+) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Points and box corners of one prompt on a frame: [1,P,2] in its pixels, box first, and labels [1,P].
+
     points: [P,2] or [2], x and y in pixels of the frame; labels: 1 object (default), 0 background, one a point;
-    box: x0, y0, x1, y1. frame_size: (H,W). Raises PromptError for what cannot be meant.
+    box: x0, y0, x1, y1. frame_size: (H,W). in_pixels: else all are in 0…1 of the frame. Raises PromptError.
     """
     if points is None and box is None:
         raise PromptError("a prompt needs points, a box or a mask")
@@ -80,13 +95,13 @@ def encode_points(
     coordinates = [np.empty((0, 2))]
     kinds: list[int] = []
     if box is not None:
-        coordinates.append(_check_box(box, width, height).reshape(2, 2))
+        coordinates.append(_check_box(box, width, height, in_pixels).reshape(2, 2))
         kinds += [BOX_FROM, BOX_TO]
     if points is not None:
-        checked = _check_points(points, width, height)
+        checked = _check_points(points, width, height, in_pixels)
         coordinates.append(checked)
         kinds += _check_labels(labels, len(checked))
-    return to_model(np.concatenate(coordinates)[None], np.array([kinds]), frame_size, image_size)
+    return np.concatenate(coordinates)[None], np.array([kinds], np.int32)
 
 
 def check_batch(
@@ -248,10 +263,11 @@ def _check_point_batch(
     return numbers.reshape(-1, *numbers.shape[-2:]), kinds.reshape(-1, kinds.shape[-1]).astype(np.int32)
 
 
-def _check_points(points: npt.ArrayLike, width: int, height: int) -> npt.NDArray[np.float64]:
+def _check_points(points: npt.ArrayLike, width: int, height: int, in_pixels: bool = True) -> npt.NDArray[np.float64]:
     numbers = np.atleast_2d(_numbers("points", points))
     if numbers.ndim != 2 or numbers.shape[1] != 2 or not len(numbers):
         raise PromptError(f"points must be [P,2] (x, y) with P ≥ 1 but got shape {list(numbers.shape)}")
+    numbers = _in_pixels("points", numbers, width, height, in_pixels)
     _check_inside(numbers, width, height)
     return numbers
 
@@ -274,10 +290,11 @@ def _check_labels(labels: Any, count: int) -> list[int]:
     return [int(label) for label in numbers]
 
 
-def _check_box(box: npt.ArrayLike, width: int, height: int) -> npt.NDArray[np.float64]:
+def _check_box(box: npt.ArrayLike, width: int, height: int, in_pixels: bool = True) -> npt.NDArray[np.float64]:
     numbers = _numbers("box", box)
     if numbers.shape != (4,):
         raise PromptError(f"a box must be x0, y0, x1, y1 but got shape {list(numbers.shape)}")
+    numbers = _in_pixels("box", numbers, width, height, in_pixels)
     x0, y0, x1, y1 = numbers
     if x0 >= x1 or y0 >= y1:
         raise PromptError(f"box {numbers.tolist()} is inverted or empty; it must be x0 < x1 and y0 < y1")

@@ -216,7 +216,7 @@ class VideoTracker(Closing):
         objects = frame.objects
         conditioning = objects.first | (objects.prompted & self._corrections_condition)
         kept = objects.prompted | self._is_sure(objects) | (self._min_confidence == 0)
-        memories = self._loop.remember(frame.embedding, objects)
+        memories = self._loop.remember(frame.embedding, objects.logits, objects.scores, objects.prompted)
         for row in np.flatnonzero(kept).tolist():
             time, pointer = int(frame.times[row]), objects.pointers[row]
             self._bank.write(row, time, memories[row], pointer, bool(conditioning[row]))

@@ -52,8 +52,15 @@ def test_video_example(workplace: Path, nano: Bundle, capsys: pytest.CaptureFixt
     assert all(0 <= float(iou) <= 1 for *_, iou in lines)
 
 
+def test_whole_video_example(workplace: Path, nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed_by(blocks("python")[1], workplace, nano, capsys)
+    frames = [int(line.split()[0]) for line in lines]
+    assert frames == [*range(60, 120), *range(60, -1, -1)]
+    assert all("[1, 3]" in line for line in lines)
+
+
 def test_image_example(workplace: Path, nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    first, *others = printed_by(blocks("python")[1], workplace, nano, capsys)
+    first, *others = printed_by(blocks("python")[2], workplace, nano, capsys)
     assert first.startswith("(1, 240, 320) ")
     assert all(0.5 < float(number) <= 1 for number in re.findall(r"\[(.*?)\]", first))
     assert [line.split()[0] for line in others] == [str(index) for index in range(20)]

@@ -32,7 +32,7 @@ class VideoSource(Source):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.name = str(path)
-        self._capture = _open(self.path)
+        self._capture = open_capture(self.path)
         first = self._decode()
         if first is None:
             self.close()
@@ -64,7 +64,8 @@ class VideoSource(Source):
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if decoded else None
 
 
-def _open(path: Path) -> cv2.VideoCapture:
+def open_capture(path: Path) -> cv2.VideoCapture:
+    """OpenCV's reader of a video file, before the first frame. Raises MediaError for what cannot be opened."""
     # OpenCV reports all of these alike, as a capture that is not open.
     if path.is_dir():
         raise MediaError(f"{path}: is a directory, expected a video file")

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from sam2edge.runtime.image_predictor import ImagePredictor
     from sam2edge.runtime.mask_generator import AutomaticMaskGenerator
     from sam2edge.runtime.result import FrameResult
+    from sam2edge.runtime.video_predictor import VideoPredictor
     from sam2edge.runtime.video_tracker import VideoTracker
 
-__all__ = ["AutomaticMaskGenerator", "Bundle", "FrameResult", "ImagePredictor", "Sam2EdgeError", "VideoTracker"]
+__all__ = [
+    "AutomaticMaskGenerator",
+    "Bundle",
+    "FrameResult",
+    "ImagePredictor",
+    "Sam2EdgeError",
+    "VideoPredictor",
+    "VideoTracker",
+]
 
 _HOMES = {
     "AutomaticMaskGenerator": "sam2edge.runtime.mask_generator",
@@ -23,6 +32,7 @@ _HOMES = {
     "FrameResult": "sam2edge.runtime.result",
     "ImagePredictor": "sam2edge.runtime.image_predictor",
     "Sam2EdgeError": "sam2edge.errors",
+    "VideoPredictor": "sam2edge.runtime.video_predictor",
     "VideoTracker": "sam2edge.runtime.video_tracker",
 }
 

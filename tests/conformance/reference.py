@@ -49,7 +49,8 @@ class UpstreamModel(Sam2VideoModel):
 
     def _run_single_frame_inference(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if kwargs["point_inputs"] is not None:
-            stored = kwargs["inference_session"].output_dict_per_obj[kwargs["obj_idx"]].values()
+            session = kwargs["inference_session"]
+            stored = [getattr(session, "pending", {}), *session.output_dict_per_obj[kwargs["obj_idx"]].values()]
             logits = [frames[kwargs["frame_idx"]]["pred_masks"] for frames in stored if kwargs["frame_idx"] in frames]
             kwargs["prev_sam_mask_logits"] = logits[0].clamp(-32, 32) if logits else None
         out = super()._run_single_frame_inference(*args, **kwargs)
@@ -109,6 +110,22 @@ class ReferenceTracker:
 
     def prompt(self, frame: int, object_id: int, **prompt: Any) -> dict[int, Expected]:
         """Prompt an object on a frame."""
+        session = self._prompted_session(frame, object_id, **prompt)
+        self.model(session, frame_idx=frame)
+        stored = session.output_dict_per_obj[0]
+        if self.corrections_condition and frame in stored["non_cond_frame_outputs"]:
+            stored["cond_frame_outputs"][frame] = stored["non_cond_frame_outputs"].pop(frame)
+        return self.results(frame)
+
+    def remove(self, object_id: int) -> None:
+        """Forget an object."""
+        del self.sessions[object_id]
+
+    def results(self, frame: int) -> dict[int, Expected]:
+        """What is stored of a frame."""
+        return {object_id: self._expected(session, frame) for object_id, session in self.sessions.items()}
+
+    def _prompted_session(self, frame: int, object_id: int, **prompt: Any) -> Sam2VideoInferenceSession:
         session = self.sessions.setdefault(object_id, self._session())
         if "mask" in prompt:
             size = (self.model.config.image_size,) * 2
@@ -124,19 +141,7 @@ class ReferenceTracker:
             session.add_point_inputs(0, frame, {k: torch.from_numpy(v) for k, v in inputs.items()})
             session.remove_mask_inputs(0, frame)
         session.obj_with_new_inputs = [1]
-        self.model(session, frame_idx=frame)
-        stored = session.output_dict_per_obj[0]
-        if self.corrections_condition and frame in stored["non_cond_frame_outputs"]:
-            stored["cond_frame_outputs"][frame] = stored["non_cond_frame_outputs"].pop(frame)
-        return self.results(frame)
-
-    def remove(self, object_id: int) -> None:
-        """Forget an object."""
-        del self.sessions[object_id]
-
-    def results(self, frame: int) -> dict[int, Expected]:
-        """What is stored of a frame."""
-        return {object_id: self._expected(session, frame) for object_id, session in self.sessions.items()}
+        return session
 
     def _session(self) -> Sam2VideoInferenceSession:
         height, width = self.size
@@ -154,7 +159,9 @@ class ReferenceTracker:
 
     def _expected(self, session: Sam2VideoInferenceSession, frame: int) -> Expected:
         stored = session.output_dict_per_obj[0]
-        out = stored["cond_frame_outputs"].get(frame) or stored["non_cond_frame_outputs"][frame]
+        return self._as_expected(stored["cond_frame_outputs"].get(frame) or stored["non_cond_frame_outputs"][frame])
+
+    def _as_expected(self, out: dict[str, Any]) -> Expected:
         logits = out["pred_masks"]
         mask = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0, 0] > 0
         return Expected(

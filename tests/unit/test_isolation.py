@@ -18,6 +18,10 @@ with sam2edge.VideoTracker(sys.argv[1]) as tracker:
     tracker.track(frame)
     tracker.prompt(1, box=(20, 20, 80, 80))
     result = tracker.track(frame)
+with sam2edge.VideoPredictor(sys.argv[1]) as predictor:
+    state = predictor.init_state([frame, frame])
+    predictor.add_new_points_or_box(state, 0, 1, box=(20, 20, 80, 80))
+    assert len(list(predictor.propagate_in_video(state))) == 2
 with sam2edge.ImagePredictor(sys.argv[1]) as predictor:
     predictor.set_image(frame)
     predictor.predict(box=(20, 20, 80, 80))
@@ -55,8 +59,15 @@ def test_import_time(tmp_path: Path) -> None:
 
 
 def test_public_names() -> None:
-    names = ["AutomaticMaskGenerator", "Bundle", "FrameResult", "ImagePredictor", "Sam2EdgeError", "VideoTracker"]
-    assert sam2edge.__all__ == names
+    assert sam2edge.__all__ == [
+        "AutomaticMaskGenerator",
+        "Bundle",
+        "FrameResult",
+        "ImagePredictor",
+        "Sam2EdgeError",
+        "VideoPredictor",
+        "VideoTracker",
+    ]
     assert [getattr(sam2edge, name).__name__ for name in sam2edge.__all__] == sam2edge.__all__
     with pytest.raises(AttributeError, match="no attribute 'Tracker'"):
         sam2edge.Tracker  # noqa: B018

@@ -1,0 +1,220 @@
+"""The video predictor against transformers' model with upstream's rules: every step's logits and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from sam2edge import Bundle, VideoPredictor
+from sam2edge.runtime.video_state import InferenceState
+from tests.conformance.reference import Expected, UpstreamModel
+from tests.conformance.reference_predictor import ReferencePredictor
+from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, RIGHT, in_pixels
+from tests.conformance.test_tracker import assert_close, exported, overlap
+from tests.conftest import NANO
+from tests.models import write_wary_nano
+
+Step = tuple[str, dict[str, Any]]
+
+
+def prompt(frame: int, object_id: int, **arguments: Any) -> Step:
+    return "prompt", {"frame": frame, "object_id": object_id, **arguments}
+
+
+def propagate(start: int | None = None, length: int | None = None, reverse: bool = False) -> Step:
+    return "propagate", {"start": start, "length": length, "reverse": reverse}
+
+
+def clear(frame: int, object_id: int) -> Step:
+    return "clear", {"frame": frame, "object_id": object_id}
+
+
+def remove(object_id: int) -> Step:
+    return "remove", {"object_id": object_id}
+
+
+RESET: Step = ("reset", {})
+CLICK: dict[str, Any] = {"points": [CENTRE], "labels": [1]}
+CLICKS: dict[str, Any] = {"points": [CENTRE, (0.7, 0.6)], "labels": [1, 0]}
+ELLIPSE = (0.35, 0.55, 0.17, 0.29)
+
+SESSIONS: dict[str, list[Step]] = {
+    "middle, forward and backward": [prompt(14, 1, box=LEFT), propagate(), propagate(reverse=True)],
+    "objects prompted on different frames": [
+        prompt(12, 7, box=LEFT),
+        prompt(4, 3, **CLICK),
+        propagate(),
+        propagate(20, reverse=True),
+    ],
+    "corrected and propagated again": [
+        prompt(0, 1, box=LEFT),
+        propagate(),
+        prompt(12, 1, **CLICK),
+        prompt(14, 1, **CLICKS),  # does not see the correction of 12 yet
+        propagate(12),
+        propagate(),
+    ],
+    "corrected backward": [
+        prompt(29, 1, box=LEFT),
+        propagate(reverse=True),
+        prompt(15, 1, **CLICK),
+        prompt(15, 1, **CLICKS),
+        propagate(15, reverse=True),
+        propagate(15),
+    ],
+    "several conditioning frames": [
+        prompt(20, 1, box=LEFT),
+        prompt(3, 1, **CLICK),
+        prompt(10, 1, **CLICKS),
+        prompt(10, 2, box=RIGHT),
+        propagate(),
+        propagate(29, reverse=True),
+    ],
+    "conditioning frame corrected": [
+        prompt(5, 1, box=LEFT),
+        propagate(5, 8),
+        prompt(5, 1, **CLICKS),
+        prompt(5, 1, **CLICK),
+        propagate(),
+    ],
+    "prompts cleared": [
+        prompt(2, 1, box=LEFT),
+        prompt(10, 1, box=RIGHT),
+        prompt(12, 2, box=RIGHT),
+        prompt(4, 2, **CLICK),
+        clear(4, 2),
+        propagate(),
+        prompt(17, 1, **CLICK),
+        clear(10, 1),
+        propagate(),
+        clear(17, 1),
+        prompt(10, 1, **CLICK),
+        propagate(6),
+    ],
+    "object removed": [
+        prompt(0, 1, box=LEFT),
+        prompt(0, 2, box=RIGHT),
+        prompt(6, 3, **CLICK),
+        propagate(0, 9),
+        remove(1),
+        propagate(9, 9),
+        prompt(18, 1, **CLICK),
+        propagate(),
+    ],
+    "reset and used again": [
+        prompt(8, 1, box=LEFT),
+        propagate(),
+        RESET,
+        prompt(12, 2, box=RIGHT),
+        prompt(12, 1, **CLICK),
+        propagate(reverse=True),
+    ],
+    "parts": [prompt(9, 1, box=LEFT), propagate(4, 3), propagate(7, 9), propagate(27, 10), propagate(12, 30, True)],
+    "masks": [
+        prompt(7, 1, mask=ELLIPSE),
+        propagate(),
+        prompt(16, 1, mask=(0.4, 0.6, 0.1, 0.2)),
+        prompt(16, 1, **CLICK),
+        prompt(20, 1, mask=ELLIPSE),
+        propagate(16),
+        propagate(25, reverse=True),
+    ],
+}
+
+
+def play(
+    session: list[Step], frames: npt.NDArray[np.uint8], bundle: Bundle, model: UpstreamModel, corrections: bool = False
+) -> list[float]:
+    """Play a session on both sides and compare every step; the share of the frame that each step's masks cover."""
+    height, width = frames.shape[1:3]
+    covered = []
+    with VideoPredictor(bundle, add_all_frames_to_correct_as_cond=corrections) as predictor, torch.inference_mode():
+        reference = ReferencePredictor(model, frames, corrections)
+        state = predictor.init_state(frames)
+
+        def compare(what: str, frame: int, found: Any, expected: dict[int, Expected]) -> None:
+            assert_same(f"{what}, frame {frame}", state, frame, found, expected)
+            covered.append(float((found[2] > 0).mean()))
+
+        for number, (verb, arguments) in enumerate(session):
+            what = f"step {number}, {verb}"
+            if verb == "prompt":
+                frame, object_id, *_ = arguments.values()
+                values = in_pixels(arguments, height, width)
+                expected = reference.prompt(**values)
+                values = {key: values[key] for key in ("points", "labels", "box") if key in values}
+                if "mask" in arguments:
+                    mask = in_pixels(arguments, height, width)["mask"]
+                    compare(what, frame, predictor.add_new_mask(state, frame, object_id, mask), expected)
+                else:
+                    found = predictor.add_new_points_or_box(state, frame, object_id, **values)
+                    compare(what, frame, found, expected)
+            elif verb == "propagate":
+                yielded = predictor.propagate_in_video(state, *arguments.values())
+                for found, (frame, expected) in zip(yielded, reference.propagate(**arguments), strict=True):
+                    compare(what, frame, found, expected)
+            elif verb == "clear":
+                found = predictor.clear_all_prompts_in_frame(state, arguments["frame"], arguments["object_id"])
+                compare(what, arguments["frame"], found, reference.clear(**arguments))
+            elif verb == "remove":
+                reference.remove(**arguments)
+                ids, updated = predictor.remove_object(state, arguments["object_id"])
+                assert updated
+                for frame, masks in updated:
+                    compare(what, frame, (frame, ids, masks), reference.results(frame))
+            else:
+                predictor.reset_state(state)
+                reference.reset()
+    return covered
+
+
+def assert_same(what: str, state: InferenceState, frame: int, found: Any, expected: dict[int, Expected]) -> None:
+    index, object_ids, masks = found
+    assert (index, object_ids) == (frame, list(expected)), what
+    assert (masks.dtype, masks.shape) == (np.float32, (len(expected), 1, *state.frames.size)), what
+    for mask, (object_id, one) in zip(masks, expected.items(), strict=True):
+        output = state.objects[object_id].output(frame)
+        if output is None:
+            assert (mask == -1024).all(), what
+            assert (one.logits == -1024).all(), what
+            continue
+        assert_close(output.logits[0, 0], one.logits, f"{what}, object {object_id}: logits")
+        assert_close(output.pointer[0], one.pointer, f"{what}, object {object_id}: pointer")
+        assert overlap(mask[0] > 0, one.mask) >= 0.999, f"{what}, object {object_id}"
+
+
+@pytest.fixture(scope="module")
+def nano_model() -> UpstreamModel:
+    return UpstreamModel.from_pretrained(NANO, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_nano(name: str, bedroom: npt.NDArray[np.uint8], nano: Bundle, nano_model: UpstreamModel) -> None:
+    covered = play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model)
+    assert any(covered)
+
+
+@pytest.mark.parametrize("name", ["corrected and propagated again", "corrected backward"])
+def test_corrected_frames_condition(
+    name: str, bedroom: npt.NDArray[np.uint8], nano: Bundle, nano_model: UpstreamModel
+) -> None:
+    play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model, corrections=True)
+
+
+def test_absent_objects(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    """An object that hides in the middle, from both ends."""
+    bundle, model = exported(write_wary_nano(tmp_path / "model"))
+    frames = bedroom[:FRAMES].copy()
+    frames[8:18] = np.linspace(40, 90, frames.shape[2], dtype=np.uint8)[:, None]
+    session = [prompt(0, 1, box=LEFT), prompt(28, 1, box=LEFT), propagate(), propagate(29, reverse=True)]
+    covered = np.array(play(session, frames, bundle, model)[2:])
+    forward, backward = covered[:FRAMES], covered[FRAMES:][::-1]
+    for seen in (forward, backward):
+        assert seen[:6].any()
+        assert not seen[9:17].all()
+        assert seen[22:].any()
