@@ -25,7 +25,7 @@ class JsonSink(Sink):
 
     A line holds `frame_index`, `size` [height, width] and `objects`; each of these has `id`, `segmentation`
     (COCO's compressed RLE: `size`, `counts`), `bbox` (COCO's [x, y, width, height] in pixels, zeros for an
-    empty mask), `iou`, `object_score` and `visible`.
+    empty mask), `iou`, `object_score`, `stability`, `visible` and `state` ("visible", "occluded" or "lost").
 
     Raises MediaError if the file cannot be written.
     """
@@ -76,5 +76,7 @@ def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
         "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
         "iou": round(float(result.ious[i]), 6),
         "object_score": round(float(result.object_scores[i]), 6),
+        "stability": round(float(result.stability[i]), 6),
         "visible": bool(result.visible[i]),
+        "state": result.states[i],
     }

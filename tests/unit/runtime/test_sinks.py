@@ -241,7 +241,9 @@ class TestJsonSink:
                     "bbox": [10, 5, 20, 40],
                     "iou": 0.5,
                     "object_score": 3.25,
+                    "stability": 1.0,
                     "visible": True,
+                    "state": "visible",
                 },
                 {
                     "id": 300,
@@ -249,7 +251,9 @@ class TestJsonSink:
                     "bbox": [0, 0, 0, 0],
                     "iou": 0.75,
                     "object_score": -1.5,
+                    "stability": 0.0,
                     "visible": False,
+                    "state": "occluded",
                 },
             ],
         }
