@@ -41,6 +41,26 @@ class Finding:
     advice: str = ""
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as the driver describes it; memory in bytes."""
+
+    name: str
+    compute_capability: str
+    memory: int
+
+
+def first_gpu() -> Gpu | Finding:
+    """The GPU that CUDA programs use by default, or what is wrong with it."""
+    found = _driver()
+    if isinstance(found, Finding):
+        return found
+    cuda, count = found
+    if not count:
+        return Finding("GPU 0", "missing", "the driver has no GPU", "run nvidia-smi; see CUDA_VISIBLE_DEVICES")
+    return _gpu(cuda, 0)
+
+
 def probe() -> list[Finding]:
     """Look at this machine; takes a second or two where TensorRT is installed."""
     return [
@@ -141,24 +161,33 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _gpus() -> list[Finding]:
-    """Ask the driver itself, so that no CUDA package has to be installed."""
+def _driver() -> tuple[ctypes.CDLL, int] | Finding:
+    """The driver itself, so that no CUDA package has to be installed, and how many GPUs it has."""
     name = "NVIDIA driver"
     try:
         cuda = ctypes.CDLL(_LIBCUDA)
     except OSError:
         advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
-        return [Finding(name, "missing", f"{_LIBCUDA} is not there", advice)]
+        return Finding(name, "missing", f"{_LIBCUDA} is not there", advice)
     code = cuda.cuInit(0)
     if code:
         advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"
-        return [Finding(name, "problem", f"cuInit failed: {_error_name(cuda, code)}", advice)]
-    version, count = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
+        return Finding(name, "problem", f"cuInit failed: {_error_name(cuda, code)}", advice)
+    count = ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
+    return cuda, count.value
+
+
+def _gpus() -> list[Finding]:
+    found = _driver()
+    if isinstance(found, Finding):
+        return [found]
+    cuda, count = found
+    version = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
     major, minor = version.value // 1000, version.value % 1000 // 10
-    driver = Finding(name, "ok", f"runs CUDA up to {major}.{minor}, {count.value} GPU")
-    return [driver, *(_gpu(cuda, index) for index in range(count.value))]
+    driver = Finding("NVIDIA driver", "ok", f"runs CUDA up to {major}.{minor}, {count} GPU")
+    return [driver, *(_gpu_finding(_gpu(cuda, index), index) for index in range(count))]
 
 
 def _error_name(cuda: ctypes.CDLL, code: int) -> str:
@@ -167,7 +196,7 @@ def _error_name(cuda: ctypes.CDLL, code: int) -> str:
     return f"{text.value.decode() if text.value else 'unknown error'} ({code})"
 
 
-def _gpu(cuda: ctypes.CDLL, index: int) -> Finding:
+def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu | Finding:
     device, memory, title = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()
     codes = [
@@ -177,16 +206,21 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Finding:
         cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device),
         cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device),
     ]
-    name = f"GPU {index}"
     if any(codes):
-        return Finding(name, "problem", f"cannot be asked: {_error_name(cuda, max(codes))}", "run nvidia-smi")
-    capability = f"compute capability {major.value}.{minor.value}"
-    return Finding(name, "ok", f"{title.value.decode()}, {capability}, {memory.value / 2**30:.1f} GiB")
+        return Finding(f"GPU {index}", "problem", f"cannot be asked: {_error_name(cuda, max(codes))}", "run nvidia-smi")
+    return Gpu(title.value.decode(), f"{major.value}.{minor.value}", memory.value)
+
+
+def _gpu_finding(gpu: Gpu | Finding, index: int) -> Finding:
+    if isinstance(gpu, Finding):
+        return gpu
+    capability = f"compute capability {gpu.compute_capability}"
+    return Finding(f"GPU {index}", "ok", f"{gpu.name}, {capability}, {gpu.memory / 2**30:.1f} GiB")
 
 
 def _tensorrt() -> list[Finding]:
     advice = (
-        "only TensorRT engines will need it, in a later version: pip install 'sam2edge[tensorrt]'; a Jetson has it "
+        "only `sam2edge build` needs it: pip install 'sam2edge[tensorrt]'; a Jetson has it "
         "from JetPack, in an environment made with `python3 -m venv --system-site-packages`"
     )
     tensorrt = _load("TensorRT", "tensorrt", advice)

@@ -35,7 +35,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode a batch of images."""
-        x = image.permute(0, 3, 1, 2).float() - self.mean
+        # to float before anything else: TensorRT takes bytes as a network's input but in no layer except a cast
+        x = image.float().permute(0, 3, 1, 2) - self.mean
         x = self.patches(x).permute(0, 2, 3, 1) + self.position
         levels = []
         for i, block in enumerate(self.blocks):

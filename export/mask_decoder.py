@@ -39,9 +39,7 @@ class MaskDecoder(nn.Module):
         self.hypernetworks, self.iou_head = decoder.output_hypernetworks_mlps, decoder.iou_prediction_head
         self.score_head = decoder.pred_obj_score_head
         self.pointer_head, self.no_pointer = model.object_pointer_proj, frozen(model.no_object_pointer)
-        self.stability_delta = float(decoder.dynamic_multimask_stability_delta)
-        fallback = decoder.dynamic_multimask_via_stability
-        self.stability_threshold = float(decoder.dynamic_multimask_stability_thresh) if fallback else -1.0
+        self.stability = Stability(decoder)
 
     def forward(
         self,
@@ -75,7 +73,7 @@ class MaskDecoder(nn.Module):
 
         best = ious[:, 1:].argmax(dim=1) + 1
         token_index = torch.where(multimask, best, torch.zeros_like(best))
-        mask_index = torch.where(self._is_stable(masks[:, 0]), token_index, best)
+        mask_index = torch.where(self.stability(masks[:, 0]), token_index, best)
         pointer = self.pointer_head(_pick(mask_tokens, token_index)[:, 0])
         pointer = torch.where(object_score > 0, pointer, self.no_pointer)
         mask, iou = _pick(masks, mask_index), _pick(ious, mask_index)
@@ -89,12 +87,25 @@ class MaskDecoder(nn.Module):
         weights = torch.stack([mlp(tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
         return reshape(weights @ reshape(x, 0, 0, -1), 0, -1, 4 * self.grid, 4 * self.grid)
 
-    def _is_stable(self, mask: Tensor) -> Tensor:
-        """Whether the single mask [N,4h,4h] keeps its area when its threshold moves; else the best of three serves."""
-        inner = (mask > self.stability_delta).float().sum(dim=(1, 2))
-        outer = (mask > -self.stability_delta).float().sum(dim=(1, 2))
+
+class Stability(nn.Module):
+    """Whether the single mask keeps its area when its threshold moves; else the best of three serves.
+
+    A module of its own, so that its nodes have a name by which engines keep them in FP32: areas pass 65504.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.delta = float(decoder.dynamic_multimask_stability_delta)
+        fallback = decoder.dynamic_multimask_via_stability
+        self.threshold = float(decoder.dynamic_multimask_stability_thresh) if fallback else -1.0
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Logits [N,4h,4h] → bool [N]."""
+        inner = (mask > self.delta).float().sum(dim=(1, 2))
+        outer = (mask > -self.delta).float().sum(dim=(1, 2))
         stability = torch.where(outer > 0, inner / outer, torch.ones_like(outer))
-        return stability >= self.stability_threshold
+        return stability >= self.threshold
 
 
 class PointEncoder(nn.Module):

@@ -26,8 +26,7 @@ class MemoryEncoder(nn.Module):
         encoder = model.memory_encoder
         self.memory_dim: int = model.mem_dim
         self.pool = pool
-        self.scale: float = model.config.sigmoid_scale_for_mem_enc
-        self.offset: float = model.config.sigmoid_bias_for_mem_enc
+        self.soft_mask = SoftMask(model.config.sigmoid_scale_for_mem_enc, model.config.sigmoid_bias_for_mem_enc)
         self.mask_downsampler, self.feature_projection = encoder.mask_downsampler, encoder.feature_projection
         self.fuser, self.projection = encoder.memory_fuser, encoder.projection
         embedding = model.occlusion_spatial_embedding_parameter
@@ -36,10 +35,8 @@ class MemoryEncoder(nn.Module):
     def forward(self, features: Tensor, mask: Tensor, object_score: Tensor, binarize: Tensor) -> Tensor:
         """Encode the memories of N objects on one frame."""
         present = reshape(object_score > 0, -1, 1, 1, 1)
-        mask = torch.where(present, mask, NO_OBJECT_LOGIT)
-        mask = F.interpolate(mask, scale_factor=4.0, mode="bilinear", align_corners=False)
-        soft = torch.where(reshape(binarize, -1, 1, 1, 1), (mask > 0).float(), torch.sigmoid(mask))
-        fused = self.feature_projection(features) + self.mask_downsampler(soft * self.scale + self.offset)
+        soft = self.soft_mask(mask, present, binarize)
+        fused = self.feature_projection(features) + self.mask_downsampler(soft)
         memory = self.projection(self.fuser(fused))
         if self.pool > 1:
             memory = F.avg_pool2d(memory, self.pool)
@@ -47,3 +44,22 @@ class MemoryEncoder(nn.Module):
         if self.no_object is None:
             return memory
         return memory + torch.where(reshape(present, -1, 1, 1), 0.0, self.no_object)
+
+
+class SoftMask(nn.Module):
+    """Mask logits at the frame's size, as probabilities or binary, scaled to -10…10.
+
+    A module of its own, so that its nodes have a name by which engines keep them in FP32: rounded, interpolated logits
+    near 0 change sides.
+    """
+
+    def __init__(self, scale: float, offset: float) -> None:
+        super().__init__()
+        self.scale, self.offset = scale, offset
+
+    def forward(self, mask: Tensor, present: Tensor, binarize: Tensor) -> Tensor:
+        """Logits [N,1,4h,4h], present [N,1,1,1], binarize [N] → [N,1,S,S]."""
+        mask = torch.where(present, mask, NO_OBJECT_LOGIT)
+        mask = F.interpolate(mask, scale_factor=4.0, mode="bilinear", align_corners=False)
+        soft = torch.where(reshape(binarize, -1, 1, 1, 1), (mask > 0).float(), torch.sigmoid(mask))
+        return soft * self.scale + self.offset

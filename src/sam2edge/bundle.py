@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -336,14 +336,14 @@ def _check_replaceable(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path, check: Callable[[Path], None] = _check_replaceable) -> Iterator[Path]:
     """A new directory beside `out` that takes its place when the block ends without an error.
 
-    Until then an existing bundle at `out` stays as it was. Anything else that lies at `out` is never replaced:
-    BundleError.
+    Until then what is at `out` stays as it was. `check` raises for what must never be replaced: by default
+    BundleError for anything but a bundle.
     """
     out = out.resolve()  # a link keeps pointing where it did, and "." has a parent
-    _check_replaceable(out)
+    check(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sam2edge.commands import INTERRUPTED, doctor, export, inspect, segment, track
+from sam2edge.commands import INTERRUPTED, build, doctor, export, inspect, segment, track
 from sam2edge.errors import Sam2EdgeError
 
 
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     export.add(verbs.add_parser("export", help="write a bundle of ONNX graphs from a checkpoint"))
+    build.add(verbs.add_parser("build", help="compile a bundle into TensorRT engines for this GPU"))
     inspect.add(verbs.add_parser("inspect", help="say what is in a bundle"))
     track.add(verbs.add_parser("track", help="track objects through a video"))
     segment.add(verbs.add_parser("segment", help="segment images: what is prompted, or everything"))

@@ -9,6 +9,10 @@
     ├── SourceError              a checkpoint cannot be read or is no SAM 2
     ├── ExportError              a graph could not be written
     │   └── ParityError          a graph was written but differs from PyTorch
+    ├── EngineError              TensorRT engines cannot be built or used; the message says what to do
+    │   ├── BuildError           an engine could not be built
+    │   ├── StaleEngineError     built of another graph, or for another TensorRT, GPU or precision
+    │   └── DamagedEngineError   missing, truncated or edited since it was built
     ├── BackendError             a backend or device that was asked for is not there, or failed
     ├── MediaError               a video or image cannot be read or written
     └── InputError (ValueError)  an argument is wrong; nothing was changed
@@ -54,6 +58,22 @@ class ExportError(Sam2EdgeError):
 
 class ParityError(ExportError):
     """An exported graph differs from PyTorch by more than the limit."""
+
+
+class EngineError(Sam2EdgeError):
+    """TensorRT engines cannot be built or used."""
+
+
+class BuildError(EngineError):
+    """An engine could not be built."""
+
+
+class StaleEngineError(EngineError):
+    """An engine was built of another graph, or for another TensorRT, GPU or precision."""
+
+
+class DamagedEngineError(EngineError):
+    """Engines or their manifest are missing, truncated or edited since they were built."""
 
 
 class BackendError(Sam2EdgeError):

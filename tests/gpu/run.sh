@@ -6,4 +6,4 @@ cd "$(dirname "$0")/../.."
 python=${1:-.venv/bin/python}
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo "no NVIDIA driver here"
 "$python" -m sam2edge.cli doctor
-"$python" -m pytest tests/backend -rA --tb=short -q
+"$python" -m pytest tests/backend tests/gpu -rA --tb=short -q

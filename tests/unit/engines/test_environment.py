@@ -205,6 +205,15 @@ def test_gpu_that_does_not_answer(monkeypatch):
     assert (finding.status, finding.detail) == ("problem", "cannot be asked: CUDA_ERROR_INVALID_DEVICE (101)")
 
 
+def test_first_gpu(monkeypatch):
+    use_driver(monkeypatch, Driver([(b"Orin", 8, 7, 8 << 30), (b"other", 9, 0, 1)]))
+    assert environment.first_gpu() == environment.Gpu("Orin", "8.7", 8 << 30)
+    use_driver(monkeypatch, Driver())
+    assert environment.first_gpu().detail == "the driver has no GPU"
+    use_driver(monkeypatch, Driver(code=100))
+    assert environment.first_gpu().detail == "cuInit failed: CUDA_ERROR_NO_DEVICE (100)"
+
+
 def test_tensorrt_and_pycuda(monkeypatch):
     install(monkeypatch, "tensorrt")
     monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(VERSION_TEXT="2025.1"))

@@ -1,0 +1,227 @@
+"""Compile the four graphs of a bundle into TensorRT engines for the GPU of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from sam2edge import bundle as bundles
+from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.engines import cache, compat, environment
+from sam2edge.engines.half import ISLANDS, half, island_nodes, small_weights
+from sam2edge.engines.inspect import check_precision, count_precisions
+from sam2edge.engines.manifest import (
+    Engine,
+    EngineManifest,
+    Engines,
+    Target,
+    Tensor,
+    check_replaceable,
+    default_directory,
+    write_manifest,
+)
+from sam2edge.engines.profiles import PRESETS, Preset, profile
+from sam2edge.errors import BuildError, EngineError, InputError
+
+PRECISIONS = ("fp32", "fp16")
+
+
+def build(
+    bundle: Bundle | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "fp16",
+    preset: Preset = PRESETS["desktop"],
+    force: bool = False,
+    progress: compat.Progress = lambda message, fraction: None,
+) -> Engines:
+    """Build the engines of a bundle, one graph after the other, which takes minutes.
+
+    out: their directory, BUNDLE.engines/PRECISION by default. precision: "fp16" (the types of the graphs, with the
+    FP32 islands of half.py) or "fp32". preset: the sizes that the engines must take, and memory. force: build even
+    what is there already for the same bundle, machine, precision and preset. progress: called with a message and
+    the fraction done.
+
+    Raises EngineError without TensorRT or a GPU, BuildError when TensorRT fails or an engine got another precision,
+    BundleError, InputError. Engines that were at `out` stay until all four new ones are there.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)} but is {precision!r}")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    trt = compat.load()
+    target = this_target(trt)
+    directory = default_directory(opened.path, precision) if out is None else Path(out)
+    check_replaceable(directory)
+    if not force and (current := _current(directory, opened, target, precision, preset)):
+        progress("up to date", 1.0)
+        return current
+    with bundles.replacing(directory, check_replaceable) as new:
+        job = _Job(trt, opened, target, precision, preset, new)
+        engines: dict[str, Engine] = {}
+        for index, name in enumerate(GRAPHS):
+            engines[name] = job.build(name, _part(progress, name, index))
+            _check_memory(engines, preset)
+        write_manifest(new, EngineManifest(precision, target, preset.limits, preset.workspace, engines))
+    progress("done", 1.0)
+    return Engines.open(directory, opened, target)
+
+
+def this_target(trt: ModuleType) -> Target:
+    """TensorRT and GPU of this machine; EngineError without a GPU."""
+    gpu = environment.first_gpu()
+    if isinstance(gpu, environment.Finding):
+        raise EngineError(
+            f"TensorRT needs an NVIDIA GPU, but {gpu.name}: {gpu.detail} ({gpu.advice}); see `sam2edge doctor`"
+        )
+    return Target(compat.version(trt), gpu.name, gpu.compute_capability)
+
+
+def _current(directory: Path, bundle: Bundle, target: Target, precision: str, preset: Preset) -> Engines | None:
+    """The engines that are there, if they are what would be built."""
+    try:
+        engines = Engines.open(directory, bundle, target)
+        for name in GRAPHS:
+            engines.read(name)
+    except EngineError:
+        return None
+    manifest = engines.manifest
+    same = (manifest.precision, manifest.limits, manifest.workspace) == (precision, preset.limits, preset.workspace)
+    return engines if same else None
+
+
+def _part(progress: compat.Progress, name: str, index: int) -> compat.Progress:
+    """Progress of one graph as a part of the whole."""
+
+    def report(message: str, fraction: float) -> None:
+        progress(f"{name}: {message}" if message else name, (index + fraction) / len(GRAPHS))
+
+    return report
+
+
+def _check_memory(engines: dict[str, Engine], preset: Preset) -> None:
+    """BuildError when the engines so far take more than they may; better now than on the last graph or in the field."""
+    taken = sum(engine.bytes + engine.activation_bytes for engine in engines.values())
+    if preset.memory is not None and taken > preset.memory:
+        raise BuildError(
+            f"the engines {', '.join(engines)} take {taken / 2**30:.1f} GiB, but the profile {preset.name} allows "
+            f"{preset.memory / 2**30:.1f} GiB for all four; lower --max-objects or --max-prompts, use fp16, or export "
+            "with a smaller --image-size or with --memory-pool 2"
+        )
+
+
+@dataclass(frozen=True)
+class _Typed:
+    """A graph as it is built: serialised ONNX, numpy dtype names of inputs and outputs, nodes that stay FP32."""
+
+    onnx: bytes
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    float_nodes: set[str]
+    small_weights: dict[str, int]
+
+
+def _typed(file: Path, graph: str, precision: str) -> _Typed:
+    """Read a graph and give it its types. What takes memory beside the result is freed on return."""
+    model, float_nodes, small = onnx.load(file), set[str](), dict[str, int]()
+    if precision == "fp16":
+        islands = [island for island in ISLANDS if island.graph == graph]
+        float_nodes, small = island_nodes(model.graph, islands), small_weights(model)
+        model = half(model, islands)
+
+    def dtypes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, str]:
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        return {name: onnx.helper.tensor_dtype_to_np_dtype(dtype).name for name, dtype in types.items()}
+
+    return _Typed(model.SerializeToString(), dtypes(model.graph.input), dtypes(model.graph.output), float_nodes, small)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the builds of the four graphs have in common."""
+
+    trt: ModuleType
+    bundle: Bundle
+    target: Target
+    precision: str
+    preset: Preset
+    directory: Path
+
+    def build(self, name: str, progress: compat.Progress) -> Engine:
+        """Build one graph and write its engine. Network and builder are freed on return, before the next."""
+        begin = time.perf_counter()
+        progress("", 0.0)
+        graph = _typed(self.bundle.graph_path(name), name, self.precision)
+        shapes = profile(self.bundle.model, self.preset.limits, name)
+        errors: list[str] = []
+        logger = compat.new_logger(self.trt, errors.append)
+        content = self._compile(name, graph, shapes, logger, progress)
+        if content is None:
+            raise _failure(name, errors)
+        engine = compat.deserialized(self.trt, logger, content)
+        layers = compat.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
+        check_precision(name, self.precision, counts := count_precisions(layers))
+        _check_types(name, {**graph.inputs, **graph.outputs}, compat.tensor_dtypes(self.trt, engine))
+        (self.directory / f"{name}.engine").write_bytes(content)
+        return Engine(
+            file=f"{name}.engine",
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
+            graph_sha256=self.bundle.manifest.graphs[name].sha256,
+            inputs={tensor: Tensor(dtype, shapes.get(tensor, ())) for tensor, dtype in graph.inputs.items()},
+            outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
+            layers=counts,
+            small_weights=graph.small_weights,
+            activation_bytes=compat.activation_bytes(self.trt, engine),
+            seconds=round(time.perf_counter() - begin, 1),
+        )
+
+    def _compile(
+        self, name: str, graph: _Typed, shapes: dict[str, compat.Shapes], logger: Any, progress: compat.Progress
+    ) -> bytes | None:
+        """The serialised engine of a graph; None when TensorRT fails."""
+        trt = self.trt
+        builder = compat.new_builder(trt, logger)
+        network = compat.new_network(trt, builder)
+        _parser = compat.parse(trt, network, logger, graph.onnx, name)  # kept until the end: it owns the weights
+        config = compat.new_config(trt, builder, self.preset.workspace)
+        compat.set_precision(trt, network, config, self.precision, graph.float_nodes)
+        compat.add_profile(trt, builder, config, shapes)
+        timings = cache.timing_cache_path(self.target.tensorrt, self.target.gpu)
+        if not compat.use_timing_cache(trt, config, cache.read(timings)):
+            compat.use_timing_cache(trt, config, b"")  # of another driver, or damaged: begin anew and replace it
+        content = compat.serialized(trt, builder, network, config, progress)
+        if content is not None:
+            cache.merge(timings, lambda others: compat.merged_timing_cache(trt, config, others))
+        return content
+
+
+def _check_types(name: str, expected: dict[str, str], found: dict[str, str]) -> None:
+    """BuildError unless the engine's inputs and outputs have the types of the graph's."""
+    for tensor in sorted(expected.keys() | found.keys()):
+        if expected.get(tensor) != found.get(tensor):
+            raise BuildError(
+                f"{name}: {tensor} must be {expected.get(tensor)} but is {found.get(tensor)} in the engine; no engines "
+                "were written. Use another version of TensorRT, or build with another --precision"
+            )
+
+
+def _failure(name: str, errors: list[str]) -> BuildError:
+    """What TensorRT's log says, and what to lower where memory was too small."""
+    said = "; ".join(errors[-3:]) or "it says nothing of why"
+    if re.search(
+        r"out of memory|outofmemory|insufficient memory|insufficient workspace|cudaMalloc", said, re.IGNORECASE
+    ):
+        return BuildError(
+            f"{name}: memory ran out during the build ({said}); close other programs, lower --max-objects, "
+            "--max-prompts or --workspace, or use --profile jetson"
+        )
+    return BuildError(f"{name}: TensorRT could not build the engine: {said}")

@@ -1,0 +1,44 @@
+"""The timing cache: how long kernels took on this GPU, shared by all builds so that the next one need not measure.
+
+One file for each TensorRT version and GPU, under a lock (fcntl), replaced whole, so that builds in other processes
+and a kill at any time leave it readable. A build takes a copy, and merges its own measurements with what the file
+holds by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def timing_cache_path(tensorrt: str, gpu: str) -> Path:
+    """$XDG_CACHE_HOME/sam2edge/timing-VERSION-GPU.cache; ~/.cache without that variable."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "sam2edge" / f"timing-{tensorrt}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}.cache"
+
+
+def read(file: Path) -> bytes:
+    """What the file holds; b"" where there is none."""
+    with _locked(file):
+        return file.read_bytes() if file.exists() else b""
+
+
+def merge(file: Path, merged_with: Callable[[bytes], bytes]) -> None:
+    """Replace the content by what `merged_with` makes of it, with nobody else between."""
+    with _locked(file):
+        new = file.with_name(f"{file.name}.new")
+        new.write_bytes(merged_with(file.read_bytes() if file.exists() else b""))
+        new.replace(file)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    # a file of its own: the cache itself is replaced, and a lock on the old one would hold nobody
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,186 @@
+"""engines.json: what the engines in a directory were built of and for, and whether they may be loaded here.
+
+An engine runs code when it is loaded, and one for another GPU or TensorRT may also give wrong values. So it is
+compared with its bundle, with the machine and with its hash before TensorRT sees a byte of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.engines.profiles import Limits
+from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
+
+FORMAT = "sam2edge-engines"
+SCHEMA = 1
+MANIFEST = "engines.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What engines are built for. They run nowhere else."""
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: numpy dtype name; smallest, usual and largest shape of an input with dynamic sides."""
+
+    dtype: str
+    profile: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine file. graph_sha256: of the ONNX file that it was built of.
+
+    layers: how many calculating layers have which precision, as the engine itself says. small_weights: how many
+    FP16 turned to 0, and how many it holds with fewer bits. activation_bytes: what running it takes beside weights.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    graph_sha256: str
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    layers: dict[str, int]
+    small_weights: dict[str, int]
+    activation_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """What engines.json says."""
+
+    precision: str
+    target: Target
+    limits: Limits
+    workspace: int
+    engines: dict[str, Engine]
+
+
+def default_directory(bundle: Path, precision: str) -> Path:
+    """Where the engines of a bundle are looked for: BUNDLE.engines/PRECISION.
+
+    Beside the bundle and not in it: engines are of one machine, bundles are copied between machines and may be
+    read-only, and an unlisted file in a bundle is an error.
+    """
+    bundle = bundle.resolve()
+    return bundle.with_name(f"{bundle.name}.engines") / precision
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Engines that may be loaded on this machine for this bundle. Nothing of them was executed yet."""
+
+    path: Path
+    manifest: EngineManifest
+
+    @staticmethod
+    def open(path: str | os.PathLike[str], bundle: Bundle, target: Target) -> Engines:
+        """Read engines.json and compare it with the bundle and the machine; sizes of files too, not their hashes.
+
+        Raises StaleEngineError and DamagedEngineError; each says how to build again.
+        """
+        directory = Path(path)
+        manifest = read_manifest(directory, bundle)
+        if reasons := _stale(manifest, bundle, target):
+            raise StaleEngineError(f"{directory}: {'; '.join(reasons)}; {_again(bundle, manifest.precision)}")
+        for engine in manifest.engines.values():
+            file = directory / engine.file
+            if not file.is_file():
+                raise DamagedEngineError(f"{file}: missing; {_again(bundle, manifest.precision)}")
+            if (size := file.stat().st_size) != engine.bytes:
+                raise DamagedEngineError(
+                    f"{file}: {size} bytes, but {MANIFEST} says {engine.bytes}; {_again(bundle, manifest.precision)}"
+                )
+        return Engines(directory, manifest)
+
+    def read(self, graph: str) -> bytes:
+        """The serialised engine of a graph, for TensorRT; DamagedEngineError unless its hash is right."""
+        engine = self.manifest.engines[graph]
+        content = (self.path / engine.file).read_bytes()
+        if hashlib.sha256(content).hexdigest() != engine.sha256:
+            raise DamagedEngineError(
+                f"{self.path / engine.file}: its sha256 is not the one in {MANIFEST}; build the engines again with "
+                "`sam2edge build --force`"
+            )
+        return content
+
+
+def _stale(manifest: EngineManifest, bundle: Bundle, target: Target) -> list[str]:
+    names = {"tensorrt": "TensorRT", "gpu": "GPU", "compute_capability": "compute capability"}
+    reasons = [
+        f"built for {title} {built} but this is {here}"
+        for field, title in names.items()
+        if (built := getattr(manifest.target, field)) != (here := getattr(target, field))
+    ]
+    changed = [name for name in GRAPHS if manifest.engines[name].graph_sha256 != bundle.manifest.graphs[name].sha256]
+    return reasons + ([f"built of another {', '.join(changed)}.onnx than is in {bundle.path}"] if changed else [])
+
+
+def _again(bundle: Bundle, precision: str) -> str:
+    return f"build them again with `sam2edge build {bundle.path} --precision {precision}`"
+
+
+def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
+    """Read engines.json alone; DamagedEngineError."""
+    file = directory / MANIFEST
+    if not file.is_file():
+        raise DamagedEngineError(f"{file}: missing; build engines with `sam2edge build {bundle.path}`")
+    try:
+        data = json.loads(file.read_bytes())
+        if data["format"] != FORMAT or data["schema"] != SCHEMA:
+            raise ValueError(f"format {data['format']!r}, schema {data['schema']!r}")
+        manifest = _manifest_from(data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedEngineError(
+            f"{file}: not a manifest of engines that this sam2edge reads ({error!r}); build them again with "
+            f"`sam2edge build {bundle.path}`"
+        ) from error
+    for engine in manifest.engines.values():
+        if Path(engine.file).name != engine.file:
+            raise DamagedEngineError(f"{file}: lists {engine.file!r}, which lies outside {directory}")
+    return manifest
+
+
+def _manifest_from(data: dict[str, Any]) -> EngineManifest:
+    engines = {}
+    for name in GRAPHS:
+        engine = dict(data["engines"][name])
+        for side in ("inputs", "outputs"):
+            engine[side] = {
+                tensor: Tensor(said["dtype"], tuple(tuple(map(int, shape)) for shape in said["profile"]))
+                for tensor, said in engine[side].items()
+            }
+        engines[name] = Engine(**engine)
+    target, limits = Target(**data["target"]), Limits(**data["limits"])
+    return EngineManifest(str(data["precision"]), target, limits, int(data["workspace"]), engines)
+
+
+def write_manifest(directory: Path, manifest: EngineManifest) -> None:
+    """Write engines.json into a directory."""
+    data = {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(manifest)}
+    (directory / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
+
+
+def check_replaceable(out: Path) -> None:
+    """EngineError if anything but engines, whole or damaged, lies at `out`."""
+    if not out.exists():
+        return
+    parts = {MANIFEST, *(f"{name}.engine" for name in GRAPHS)}
+    foreign = sorted({entry.name for entry in out.iterdir()} - parts) if out.is_dir() else [out.name]
+    if foreign:
+        raise EngineError(f"{out}: exists and holds no engines (what is {foreign[0]}?); give another path or remove it")

@@ -1,0 +1,76 @@
+"""How large the inputs of the engines may get: optimisation profiles from the graph contract and a few limits."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from sam2edge.bundle import Model, contract
+from sam2edge.engines.compat import Shape, Shapes
+from sam2edge.runtime import arguments
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engines must take at most; InputError for what is no integer or below 1.
+
+    objects: tracked at a time. conditioning_frames: VideoTracker's max_conditioning_frames. prompts: in one run of
+    the mask decoder on images (AutomaticMaskGenerator's points_per_batch). points: of one prompt; a box is two.
+    images: in one run of the image encoder.
+    """
+
+    objects: int = 16
+    conditioning_frames: int = 1
+    prompts: int = 64
+    points: int = 16
+    images: int = 1
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            arguments.integer(field.name, getattr(self, field.name), 1)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Limits and memory for a kind of machine.
+
+    workspace: bytes of scratch memory that a layer may ask for, during the build and after. memory: bytes that the
+    four engines may take together, weights and activations; None for no limit. A build that goes beyond fails.
+    """
+
+    name: str
+    limits: Limits
+    workspace: int
+    memory: int | None = None
+
+
+PRESETS = {
+    "desktop": Preset("desktop", Limits(), 4 << 30),
+    # of the 8 GB that CPU and GPU share, system, camera and the user's program need about half
+    "jetson": Preset("jetson", Limits(objects=4, prompts=16), 1 << 30, 4 << 30),
+}
+
+
+def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
+    """Smallest, usual and largest shape of every dynamic input of a graph.
+
+    The usual one is what kernels are chosen for: a full memory bank, one object, and the two padding points that
+    objects without a prompt get. P = 0 is a mask alone as prompt of an image, which one padding point would change.
+    """
+    rows = max(limits.objects, limits.prompts) if graph == "mask_decoder" else limits.objects
+    slots = limits.conditioning_frames + model.memory_frames
+    pointers = limits.conditioning_frames + model.max_pointers - 1
+    axes = {
+        "B": (1, 1, limits.images),
+        "N": (1, 1, rows),
+        "T": (1, slots, slots),
+        "K": (1, pointers, pointers),
+        "P": (0, 2, limits.points + 1),  # the last point is padding
+    }
+    inputs, _ = contract(model)[graph]
+
+    def at(shape: tuple[int | str, ...], which: int) -> Shape:
+        return tuple(axes[side][which] if isinstance(side, str) else side for side in shape)
+
+    dynamic = [spec for spec in inputs if any(isinstance(side, str) for side in spec.shape)]
+    return {spec.name: (at(spec.shape, 0), at(spec.shape, 1), at(spec.shape, 2)) for spec in dynamic}

@@ -1,0 +1,129 @@
+"""What FP16 costs each output, and which island is needed: the tables of docs/engines.md, on the CPU.
+
+    python -m tests.half_errors SOURCE BUNDLE [--clip]
+Errors against the FP32 graphs on the exporter's scenario, relative to the largest magnitude of the output. With --clip
+also the bundled clip, tracked with rounded graphs: IoU with the FP32 masks, and mean IoU with the true ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from sam2edge import Bundle, VideoTracker
+from sam2edge.bundle import GRAPHS
+from sam2edge.calibration.accuracy import in_view, region_similarity
+from sam2edge.engines.half import HOST_TENSORS, ISLANDS, Island, half
+from sam2edge.export.frames import parity_frames
+from sam2edge.export.parity import Reference, scenario
+from sam2edge.export.source import load_source
+from sam2edge.runtime.sources import VideoSource
+from samples.demo import CLIP, read_truth
+from tests.rounding import with_rounding
+
+CANDIDATES = tuple(
+    Island(graph, nodes, "candidate", optional=True)
+    for graph in GRAPHS
+    for nodes in (".*/activation", ".*norm", "/iou_head/|/hypernetworks", "/patches/|/Sub$|/Transpose|/Cast")
+)
+LONG_AGE = 3000
+
+
+def rounded(bundle: Bundle, islands: Collection[Island], float_tensors: Collection[str], directory: Path) -> Bundle:
+    """The bundle with FP16's roundings in every graph; its manifest is not rewritten."""
+    graphs = {}
+    for name in GRAPHS:
+        of_graph = [island for island in islands if island.graph == name]
+        model = with_rounding(half(onnx.load(bundle.graph_path(name)), of_graph, float_tensors))
+        onnx.save(model, directory / f"{name}.onnx")
+        graphs[name] = bundle.manifest.graphs[name]
+    return Bundle(directory, dataclasses.replace(bundle.manifest, graphs=graphs))
+
+
+def run(file: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def cases(source: str, bundle: Bundle) -> dict[str, tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Graph, inputs and FP32 outputs by name of the case."""
+    loaded = load_source(source)
+    frames, _ = parity_frames(None, bundle.model.image_size)
+    reference = Reference(loaded.model, loaded.mean, loaded.std)
+    found = {}
+    with torch.inference_mode():
+        for graph, inputs, _ in scenario(reference, frames):
+            arrays = {name: value.numpy() for name, value in inputs.items()}
+            found[graph] = (graph, arrays)
+            if graph == "mask_decoder":  # pixels that FP16 does not have
+                found["mask_decoder, odd points"] = (graph, arrays | {"points": arrays["points"] + np.float32(0.37)})
+            if graph == "memory_attention":
+                age = np.where(arrays["pointer_age"] > 15, LONG_AGE, arrays["pointer_age"])
+                found[f"memory_attention, age {LONG_AGE}"] = (graph, arrays | {"pointer_age": age})
+    return {name: (g, inputs, run(bundle.graph_path(g), inputs)) for name, (g, inputs) in found.items()}
+
+
+def track(bundle: Bundle) -> np.ndarray:
+    """Masks bool [T,N,H,W] of the clip's objects."""
+    prompts, _ = read_truth()
+    masks = []
+    with VideoTracker(bundle) as tracker, VideoSource(CLIP) as frames:
+        for frame in frames:
+            result = tracker.track(frame)
+            for object_id, prompt in prompts.items() if not masks else ():
+                result = tracker.prompt(object_id, **prompt)
+            masks.append(result.masks)
+    return np.stack(masks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source")
+    parser.add_argument("bundle")
+    parser.add_argument("--clip", action="store_true")
+    args = parser.parse_args()
+    bundle = Bundle.open(args.bundle)
+    found = cases(args.source, bundle)
+    variants: dict[str, tuple[Collection[Island], Collection[str]]] = {
+        "no island": ((), HOST_TENSORS),
+        **{f"only {island.graph} {island.nodes}": ((island,), HOST_TENSORS) for island in ISLANDS},
+        "the islands": (ISLANDS, HOST_TENSORS),
+        "the islands, FP16 inputs and outputs": (ISLANDS, ()),
+        **{
+            f"and {nodes}": ((*ISLANDS, *(c for c in CANDIDATES if c.nodes == nodes)), HOST_TENSORS)
+            for nodes in dict.fromkeys(c.nodes for c in CANDIDATES)
+        },
+    }
+    exact = track(bundle) if args.clip else None
+    _, true = read_truth()
+    if exact is not None:
+        print(f"FP32 on the clip: IoU with the truth {region_similarity(exact, true)[in_view(true)].mean():.4f}")
+    for variant, (islands, float_tensors) in variants.items():
+        with tempfile.TemporaryDirectory() as directory:
+            changed = rounded(bundle, islands, float_tensors, Path(directory))
+            print(f"\n## {variant}")
+            for case, (graph, inputs, expected) in found.items():
+                outputs = run(changed.graph_path(graph), inputs)
+                errors = {n: np.abs(outputs[n] - e).max() / np.abs(e).max() for n, e in expected.items()}
+                print(f"{case}: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
+            if exact is not None:
+                masks = track(changed)
+                shown = in_view(true) & in_view(exact)
+                same = region_similarity(masks, exact)[shown]
+                truth = region_similarity(masks, true)[in_view(true)].mean()
+                print(f"clip: IoU with FP32 mean {same.mean():.4f} min {same.min():.4f}; with the truth {truth:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""A stand-in for the module tensorrt that has what one real version has: anything else is an AttributeError.
+
+Networks are really parsed (with onnx) and engines say honestly what was asked of the builder: an 8.x network is FP16
+only with the flag, a typed one as its types are. The log of calls is `fake.calls`.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import weakref
+from types import SimpleNamespace
+
+import onnx
+import pytest
+from onnx import TensorProto
+
+from tests.conftest import SHARED
+
+Api = dict[str, dict[str, str]]
+FOLDER = SHARED / "tensorrt" / "api"
+
+LAYER_TYPES = {
+    "MatMul": "MATRIX_MULTIPLY",
+    "Sin": "UNARY",
+    "Cos": "UNARY",
+    "ReduceSum": "REDUCE",
+    "Where": "SELECT",
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Greater", "GreaterOrEqual"), "ELEMENTWISE"),
+}
+DTYPES = {
+    TensorProto.FLOAT: "FLOAT",
+    TensorProto.FLOAT16: "HALF",
+    TensorProto.INT32: "INT32",
+    TensorProto.BOOL: "BOOL",
+    TensorProto.UINT8: "UINT8",
+}
+
+
+def read_api() -> dict[str, Api]:
+    """The public API of each version, oldest first."""
+    if not FOLDER.is_dir():
+        pytest.skip(f"{FOLDER} is not there: the API of the TensorRT versions is not in the repository")
+    files = sorted(FOLDER.glob("*.json"), key=lambda file: tuple(map(int, file.stem.split("."))))
+    return {file.stem: json.loads(file.read_text()) for file in files}
+
+
+class FakeTensorRT:
+    """The module. What goes wrong on purpose is set on `faults` before a build."""
+
+    def __init__(self, version: str) -> None:
+        self.__version__ = version
+        self.api = read_api()[version]
+        self.calls: list[str] = []
+        self.faults = SimpleNamespace(
+            build_error="", ignore_precision=False, output_type="", steps=2, during=lambda: None
+        )
+        self.networks: dict[str, SimpleNamespace] = {}
+        for name in ("BuilderFlag", "NetworkDefinitionCreationFlag", "DataType", "LayerType", "MemoryPoolType",
+                     "ProfilingVerbosity", "LayerInformationFormat"):  # fmt: skip
+            members = [member for member in self.api[name] if member not in ("__init__", "name", "value")]
+            setattr(self, name, enum.IntEnum(name, members, start=0))
+        for kind in (ILogger, IProgressMonitor, Builder, OnnxParser, Runtime):
+            if kind.__name__ in self.api:
+                setattr(self, kind.__name__, self.limited(kind))
+
+    def limited(self, kind: type) -> type:
+        """A class with the members that the version has; their own state starts with an underscore."""
+        members, fake = self.api[kind.__name__], self
+
+        def check(name: str) -> None:
+            if not name.startswith("_") and name not in members:
+                raise AttributeError(f"TensorRT {fake.__version__} has no {kind.__name__}.{name}")
+
+        class Limited(kind):
+            _fake = fake
+
+            def __getattribute__(self, name):
+                if type(self) is Limited:
+                    check(name)
+                return super().__getattribute__(name)
+
+            def __setattr__(self, name, value):
+                if type(self) is Limited:
+                    check(name)
+                super().__setattr__(name, value)
+
+        return Limited
+
+    def make(self, kind: type, *arguments: object) -> object:
+        return self.limited(kind)(*arguments)
+
+
+class ILogger:
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class IProgressMonitor:
+    pass
+
+
+class Builder:
+    def __init__(self, logger):
+        self._logger = logger
+
+    def create_network(self, flags=0):
+        self._fake.calls.append("create_network")
+        return self._fake.make(INetworkDefinition, flags)
+
+    def create_builder_config(self):
+        return self._fake.make(IBuilderConfig)
+
+    def create_optimization_profile(self):
+        return self._fake.make(IOptimizationProfile)
+
+    def build_serialized_network(self, network, config):
+        fake = self._fake
+        fake.calls.append(f"build {network.name}")
+        fake.faults.during()
+        monitor = vars(config).get("progress_monitor")
+        if monitor is not None:
+            monitor.phase_start("Building Engine", None, fake.faults.steps)
+            monitor.phase_start("Tactics", "Building Engine", 7)
+            for step in range(fake.faults.steps):
+                monitor.step_complete("Tactics", step)
+                if not monitor.step_complete("Building Engine", step):
+                    return None
+            monitor.phase_finish("Building Engine")
+        if fake.faults.build_error:
+            self._logger.log(ILogger.ERROR, fake.faults.build_error)
+            return None
+        assert config._profile, "no optimisation profile"
+        assert network._parser() is not None, "the parser, which owns the weights, is gone"
+        config._cache._entries.add(network.name)
+        return json.dumps(network._built(config)).encode()
+
+
+class INetworkDefinition:
+    def __init__(self, flags):
+        self._flags, self._layers, self._model = flags, [], None
+        self.name = ""
+
+    @property
+    def num_layers(self):
+        return len(self._layers)
+
+    def get_layer(self, index):
+        return self._layers[index]
+
+    def _built(self, config):
+        """What the engine is like; it holds what tests ask for."""
+        fake = self._fake
+        strongly = fake.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
+        typed = strongly is not None and bool(self._flags & 1 << strongly)
+        flags = {flag.name for flag in config._flags}
+        model = onnx.shape_inference.infer_shapes(self._model)
+        types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
+        layers = []
+        for node, layer in zip(model.graph.node, self._layers, strict=True):
+            half = types.get(node.output[0]) == TensorProto.FLOAT16
+            if not typed:
+                half = half and "FP16" in flags and layer.precision is None
+            if fake.faults.ignore_precision:
+                half = False
+            if types.get(node.output[0]) in (TensorProto.FLOAT, TensorProto.FLOAT16):
+                described = [{"Format/Datatype": "Half" if half else "Float"}]
+                layers.append({"Name": node.name, "LayerType": "kgen", "Outputs": described})
+        tensors = {v.name: DTYPES[v.type.tensor_type.elem_type] for v in (*model.graph.input, *model.graph.output)}
+        if fake.faults.output_type:
+            tensors[model.graph.output[0].name] = fake.faults.output_type
+        return {
+            "layers": layers,
+            "tensors": tensors,
+            "flags": sorted(flags),
+            "typed": typed,
+            "held": [layer.name for layer in self._layers if layer.precision is not None],
+            "workspace": config._pools,
+            "profile": config._profile,
+            "cache": sorted(config._loaded),
+        }
+
+
+class ILayer:
+    def __init__(self, name, kind):
+        self._name, self._kind, self._precision = name, kind, None
+
+    name = property(lambda self: self._name)
+    type = property(lambda self: self._kind)
+    precision = property(lambda self: self._precision, lambda self, value: setattr(self, "_precision", value))
+
+
+class OnnxParser:
+    def __init__(self, network, logger):
+        self._network, self._errors = network, []
+
+    def parse(self, model):
+        parsed = onnx.load_model_from_string(model)
+        self._network._parser = weakref.ref(self)
+        bad = [node for node in parsed.graph.node if node.op_type == "Attention"]
+        self._errors = [SimpleNamespace(desc=lambda: "No importer registered for op: Attention") for _ in bad]
+        self._network._model = parsed
+        self._network.name = parsed.graph.name
+        fake = self._network._fake
+        self._network._layers += [
+            # plain, since a layer has a precision in the fake whatever the version: compat must not ask for it
+            ILayer(node.name, fake.LayerType[LAYER_TYPES.get(node.op_type, "SHUFFLE")])
+            for node in parsed.graph.node
+        ]
+        return not bad
+
+    @property
+    def num_errors(self):
+        return len(self._errors)
+
+    def get_error(self, index):
+        return self._errors[index]
+
+
+class IBuilderConfig:
+    profiling_verbosity = None
+
+    def __init__(self):
+        self._flags, self._pools, self._profile, self._loaded = {self._fake.BuilderFlag.TF32}, {}, None, set()
+        self._cache = self._fake.make(ITimingCache, b"")
+
+    def set_memory_pool_limit(self, pool, size):
+        self._pools[pool.name] = size
+
+    def set_flag(self, flag):
+        self._flags.add(flag)
+
+    def clear_flag(self, flag):
+        self._flags.discard(flag)
+
+    def add_optimization_profile(self, profile):
+        self._profile = profile._shapes
+
+    def create_timing_cache(self, content):
+        return None if content.startswith(b"junk") else self._fake.make(ITimingCache, content)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        assert not ignore_mismatch
+        self._cache, self._loaded = cache, set(cache._entries)
+        return True
+
+    def get_timing_cache(self):
+        return self._cache
+
+
+class ITimingCache:
+    def __init__(self, content):
+        self._entries = set(content.decode().split())
+
+    def combine(self, other, ignore_mismatch):
+        assert not ignore_mismatch
+        self._entries |= other._entries
+        return True
+
+    def serialize(self):
+        return " ".join(sorted(self._entries)).encode()
+
+
+class IOptimizationProfile:
+    def __init__(self):
+        self._shapes = {}
+
+    def set_shape(self, name, smallest, usual, largest):
+        self._shapes[name] = [list(smallest), list(usual), list(largest)]
+
+
+class Runtime:
+    def __init__(self, logger):
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, content):
+        return self._fake.make(ICudaEngine, json.loads(content))
+
+
+class ICudaEngine:
+    device_memory_size = device_memory_size_v2 = 1 << 20
+
+    def __init__(self, built):
+        self._built, self._names = built, list(built["tensors"])
+
+    @property
+    def num_io_tensors(self):
+        return len(self._names)
+
+    def get_tensor_name(self, index):
+        return self._names[index]
+
+    def get_tensor_dtype(self, name):
+        return self._fake.DataType[self._built["tensors"][name]]
+
+    def create_execution_context(self):
+        return self._fake.make(IExecutionContext, self._built)
+
+    def create_engine_inspector(self):
+        return self._fake.make(EngineInspector, self._built)
+
+
+class IExecutionContext:
+    def __init__(self, built):
+        self._built, self._shapes = built, {}
+
+    def set_input_shape(self, name, shape):
+        smallest, _, largest = self._built["profile"][name]
+        assert all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True))
+        self._shapes[name] = shape
+
+
+class EngineInspector:
+    execution_context = None
+
+    def __init__(self, built):
+        self._built = built
+
+    def get_engine_information(self, kind):
+        assert kind.name == "JSON"
+        layers = self._built["layers"]
+        if set(self.execution_context._shapes) != set(self._built["profile"]):
+            layers = [{**layer, "Outputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]} for layer in layers]
+        return json.dumps({"Layers": layers, "Bindings": self._built["tensors"]})

@@ -1,0 +1,363 @@
+"""Whole builds against stand-ins for TensorRT 8.6, 10.3 and 11.4, with what the machine lacks made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sam2edge import Bundle
+from sam2edge.bundle import GRAPHS, contract
+from sam2edge.cli import main
+from sam2edge.engines import cache, environment
+from sam2edge.engines.build import build
+from sam2edge.engines.half import HOST_TENSORS
+from sam2edge.engines.manifest import Engines, Target, default_directory
+from sam2edge.engines.profiles import PRESETS, Limits, Preset, profile
+from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
+from tests.unit.engines.fake_tensorrt import FakeTensorRT
+
+VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
+GPU = environment.Gpu("Fake RTX", "8.9", 8 << 30)
+
+
+def install(monkeypatch, version, gpu=GPU):
+    fake = FakeTensorRT(version)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    monkeypatch.setattr(environment, "first_gpu", lambda: gpu)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=VERSIONS)
+def fake(request, monkeypatch):
+    return install(monkeypatch, request.param)
+
+
+def built(engines, graph):
+    """What the stand-in wrote as the engine."""
+    return json.loads(engines.read(graph))
+
+
+def builds(fake):
+    return [call for call in fake.calls if call.startswith("build")]
+
+
+def test_all_graphs_are_built_as_asked(fake, nano, tmp_path):
+    reports = []
+    engines = build(nano, tmp_path / "out", progress=lambda message, fraction: reports.append((message, fraction)))
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(["engines.json", *(f"{name}.engine" for name in GRAPHS)])
+    manifest = engines.manifest
+    assert manifest.target == Target(fake.__version__, "Fake RTX", "8.9")
+    assert (manifest.precision, manifest.limits) == ("fp16", Limits())
+    typed = not fake.__version__.startswith("8")
+    for name, (inputs, outputs) in contract(nano.model).items():
+        engine, said = manifest.engines[name], built(engines, name)
+        assert engine.graph_sha256 == nano.manifest.graphs[name].sha256
+        assert said["profile"] == {
+            tensor: [list(shape) for shape in shapes] for tensor, shapes in profile(nano.model, Limits(), name).items()
+        }
+        assert said["workspace"] == {"WORKSPACE": 4 << 30}
+        assert said["typed"] is typed
+        assert said["flags"] == ([] if typed else ["FP16", "OBEY_PRECISION_CONSTRAINTS"])
+        assert {tensor: said.dtype for tensor, said in {**engine.inputs, **engine.outputs}.items()} == {
+            spec.name: "float16" if spec.dtype == "float32" and spec.name not in HOST_TENSORS else spec.dtype
+            for spec in (*inputs, *outputs)
+        }
+        assert engine.layers["fp16"] > 5 * engine.layers.get("fp32", 0)
+    fractions = [fraction for _, fraction in reports]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    within = [message for message, _ in reports if message == "mask_decoder: Building Engine"]
+    assert len(within) == (2 if typed else 0)
+
+
+def test_islands_are_held_by_constraints_on_8(monkeypatch, nano, tmp_path):
+    install(monkeypatch, "8.6.0")
+    engines = build(nano, tmp_path / "out")
+    held = built(engines, "mask_decoder")["held"]
+    assert {"/stability/ReduceSum", "/prompts/MatMul", "/prompts/Sin"} <= set(held)
+    assert all(name.startswith(("/stability/", "/prompts/")) for name in held)
+    assert built(engines, "image_encoder")["held"] == []
+
+
+def test_fp32(fake, nano, tmp_path):
+    engines = build(nano, tmp_path / "out", precision="fp32")
+    for name in GRAPHS:
+        assert engines.manifest.engines[name].layers.keys() == {"fp32"}
+        assert built(engines, name)["flags"] == []
+
+
+def test_an_engine_of_another_precision_fails(fake, nano, tmp_path):
+    fake.faults.ignore_precision = True
+    with pytest.raises(BuildError, match=r"image_encoder: fp16 was asked for, but .* \(\d+ fp32\); no engines were"):
+        build(nano, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_8_without_its_flag_never_builds_fp32_quietly(monkeypatch, nano, tmp_path):
+    fake = install(monkeypatch, "8.6.0")
+    monkeypatch.setattr("sam2edge.engines.compat._set_precision_flags", lambda *arguments: None)
+    with pytest.raises(BuildError, match="fp16 was asked for"):
+        build(nano, tmp_path / "out")
+    assert len(builds(fake)) == 1
+
+
+def test_an_output_of_another_type_fails(fake, nano, tmp_path):
+    fake.faults.output_type = "INT8"
+    with pytest.raises(BuildError, match="image_encoder: high_res_0 must be float16 but is INT8 in the engine"):
+        build(nano, tmp_path / "out")
+
+
+def test_a_graph_that_the_parser_does_not_know(fake, nano, tmp_path):
+    """A bundle may come from elsewhere; its hashes are right."""
+    other = tmp_path / "other"
+    shutil.copytree(nano.path, other)
+    model = onnx.load(other / "image_encoder.onnx")
+    next(node for node in model.graph.node if node.op_type == "Softmax").op_type = "Attention"
+    onnx.save(model, other / "image_encoder.onnx")
+    with pytest.raises(BuildError, match=r"image_encoder: .* cannot read the graph: No importer .* Attention; export"):
+        build(Bundle(other, nano.manifest), tmp_path / "out", precision="fp32")
+
+
+def test_what_is_up_to_date_is_not_built_again(fake, nano, tmp_path):
+    first = build(nano, tmp_path / "out")
+    assert build(nano, tmp_path / "out") == first
+    assert len(builds(fake)) == 4
+    build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
+    assert len(builds(fake)) == 8
+    (tmp_path / "out" / "mask_decoder.engine").write_bytes(b"x" * first.manifest.engines["mask_decoder"].bytes)
+    build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
+    assert len(builds(fake)) == 12
+    build(nano, tmp_path / "out", force=True)
+    assert len(builds(fake)) == 16
+
+
+def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_path):
+    first = build(nano, tmp_path / "out")
+    assert built(first, "image_encoder")["cache"] == []
+    assert len(built(first, "memory_encoder")["cache"]) == 1  # all of the exporter's graphs have one name
+    second = build(nano, tmp_path / "other", precision="fp32")
+    assert len(built(second, "image_encoder")["cache"]) == 1
+
+
+def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
+    file = cache.timing_cache_path(fake.__version__, GPU.name)
+    fake.faults.during = lambda: cache.merge(file, lambda others: b"theirs")
+    build(nano, tmp_path / "out")
+    assert b"theirs" in file.read_bytes().split()
+    assert len(file.read_bytes().split()) == 2
+
+
+def test_a_damaged_timing_cache_is_replaced(fake, nano, tmp_path):
+    build(nano, tmp_path / "out")
+    [file] = (tmp_path / "cache" / "sam2edge").glob("*.cache")
+    good = file.read_bytes()
+    file.write_bytes(b"junk")
+    build(nano, tmp_path / "out", force=True)
+    assert file.read_bytes() == good
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_build_that_is_interrupted_leaves_what_was_there(fake, nano, tmp_path, error):
+    before = build(nano, tmp_path / "out")
+
+    within = "" if fake.__version__.startswith("8") else ": Building Engine"
+
+    def stop(message, fraction):
+        if message == f"mask_decoder{within}":
+            raise error("enough")
+
+    with pytest.raises(error):
+        build(nano, tmp_path / "out", precision="fp32", progress=stop)
+    assert Engines.open(tmp_path / "out", nano, before.manifest.target) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
+
+
+KILLED = """
+import os, signal, sys
+from sam2edge.engines import environment
+from sam2edge.engines.build import build
+from tests.unit.engines.fake_tensorrt import FakeTensorRT
+
+sys.modules["tensorrt"] = FakeTensorRT("10.3.0")
+environment.first_gpu = lambda: environment.Gpu("Fake RTX", "8.9", 8 << 30)
+
+def stop(message, fraction):
+    if message.startswith("memory_encoder"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+build(sys.argv[1], sys.argv[2], precision="fp32", progress=stop)
+"""
+
+
+def test_a_build_that_is_killed_leaves_what_was_there(monkeypatch, nano, tmp_path):
+    fake = install(monkeypatch, "10.3.0")
+    before = build(nano, tmp_path / "out")
+    command = [sys.executable, "-c", KILLED, str(nano.path), str(tmp_path / "out")]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert Engines.open(tmp_path / "out", nano, before.manifest.target) == before
+    after = build(nano, tmp_path / "out", precision="fp32")
+    assert built(after, "image_encoder")["cache"], "the killed build's timings are lost"
+    assert len(builds(fake)) == 8
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("[executionContext.cpp] OutOfMemory: requested 9 GiB", "--max-objects, --max-prompts or --workspace"),
+        ("Cuda Runtime (out of memory)", "--profile jetson"),
+        ("Could not find any implementation for node X", "could not build the engine: Could not find"),
+    ],
+)
+def test_a_failed_build_says_why(fake, nano, tmp_path, said, advice):
+    fake.faults.build_error = said
+    with pytest.raises(BuildError, match=f"image_encoder: .*{re.escape(advice)}") as raised:
+        build(nano, tmp_path / "out")
+    assert said in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_engines_that_take_too_much_memory_are_refused(fake, nano, tmp_path):
+    small = Preset("tiny board", Limits(), 1 << 20, memory=(2 << 20) + (2 << 19))
+    with pytest.raises(BuildError, match=r"tiny board allows 0\.0 GiB.*--max-objects"):
+        build(nano, tmp_path / "out", preset=small)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tensorrt": "10.13.3.9"}, r"built for TensorRT \S+ but this is 10\.13\.3\.9"),
+        ({"gpu": "Orin"}, "built for GPU Fake RTX but this is Orin"),
+        ({"compute_capability": "8.7"}, r"built for compute capability 8\.9 but this is 8\.7"),
+    ],
+)
+def test_foreign_engines_are_refused(fake, nano, tmp_path, change, reason):
+    target = build(nano, tmp_path / "out").manifest.target
+    with pytest.raises(StaleEngineError, match=f"{reason}; build them again with `sam2edge build .*--precision fp16`"):
+        Engines.open(tmp_path / "out", nano, dataclasses.replace(target, **change))
+
+
+def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, pooled, tmp_path):
+    target = build(nano, tmp_path / "out").manifest.target
+    reason = "built of another memory_attention, memory_encoder.onnx than is in"
+    with pytest.raises(StaleEngineError, match=reason):
+        Engines.open(tmp_path / "out", pooled, target)
+    build(pooled, tmp_path / "out")
+    assert Engines.open(tmp_path / "out", pooled, target).read("memory_encoder")
+
+
+def test_damaged_engines_are_refused(fake, nano, tmp_path):
+    engines = build(nano, tmp_path / "out")
+    target, file = engines.manifest.target, tmp_path / "out" / "mask_decoder.engine"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    with pytest.raises(DamagedEngineError, match=r"its sha256 is not the one in engines\.json"):
+        Engines.open(tmp_path / "out", nano, target).read("mask_decoder")
+    file.write_bytes(content[:-1])
+    with pytest.raises(DamagedEngineError, match=r"mask_decoder\.engine: \d+ bytes, but engines\.json says \d+; build"):
+        Engines.open(tmp_path / "out", nano, target)
+    file.unlink()
+    with pytest.raises(DamagedEngineError, match=r"mask_decoder\.engine: missing; build them again"):
+        Engines.open(tmp_path / "out", nano, target)
+    with pytest.raises(DamagedEngineError, match=r"engines\.json: missing; build engines with `sam2edge build"):
+        Engines.open(tmp_path / "nothing", nano, target)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda data: data.update(schema=2), "schema 2"),
+        (lambda data: data["engines"].pop("mask_decoder"), "KeyError"),
+        (lambda data: data["limits"].update(colour=1), "colour"),
+        (lambda data: data["engines"]["mask_decoder"].update(file="../x.engine"), "lies outside"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(monkeypatch, nano, tmp_path, edit, reason):
+    install(monkeypatch, "10.3.0")
+    target = build(nano, tmp_path / "out").manifest.target
+    file = tmp_path / "out" / "engines.json"
+    data = json.loads(file.read_text())
+    edit(data)
+    file.write_text(json.dumps(data))
+    with pytest.raises(DamagedEngineError, match=reason):
+        Engines.open(tmp_path / "out", nano, target)
+
+
+def test_nothing_else_is_replaced(fake, nano, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(EngineError, match=r"out: exists and holds no engines \(what is thesis\.tex\?\)"):
+        build(nano, tmp_path / "out")
+
+
+def test_without_tensorrt(monkeypatch, nano):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(EngineError, match=r"TensorRT cannot be imported .*pip install 'sam2edge\[tensorrt\]'.*doctor"):
+        build(nano)
+
+
+def test_without_a_gpu(monkeypatch, nano):
+    missing = environment.Finding("NVIDIA driver", "missing", "libcuda.so.1 is not there", "install the driver")
+    install(monkeypatch, "10.3.0", missing)
+    with pytest.raises(EngineError, match=r"needs an NVIDIA GPU, but .*libcuda.so.1 is not there .*doctor"):
+        build(nano)
+
+
+@pytest.mark.parametrize("version", ["7.2.3", "9.1.0"])
+def test_a_tensorrt_that_is_not_known(monkeypatch, nano, version):
+    fake = install(monkeypatch, "10.3.0")
+    fake.__version__ = version
+    with pytest.raises(EngineError, match=f"TensorRT {version} is not supported; install 8.6, 10 or 11"):
+        build(nano)
+
+
+def test_limits_below_one(nano, capsys):
+    with pytest.raises(InputError, match="objects must be an integer of at least 1 but got 0"):
+        Limits(objects=0)
+    assert main(["build", str(nano.path), "--max-batch", "0"]) == 2
+    assert "images must be an integer of at least 1" in capsys.readouterr().err
+
+
+def test_unknown_precision(nano):
+    with pytest.raises(InputError, match="precision must be one of fp32, fp16 but is 'int8'"):
+        build(nano, precision="int8")
+
+
+def test_the_command(monkeypatch, nano, tmp_path, capsys):
+    install(monkeypatch, "10.3.0")
+    bundle = tmp_path / "nano"
+    bundle.symlink_to(nano.path)
+    arguments = ["build", str(bundle), "--out", str(tmp_path / "out"), "--profile", "jetson", "--max-objects", "2"]
+    assert main([*arguments, "--workspace", "256"]) == 0
+    printed = capsys.readouterr().out
+    assert "Fake RTX, compute capability 8.9, TensorRT 10.3.0" in printed
+    assert re.search(r"memory_attention +\S+ +1\.0 +\d+ fp16", printed)
+    data = json.loads((tmp_path / "out" / "engines.json").read_text())
+    assert data["limits"] == dataclasses.asdict(Limits(objects=2, prompts=16))
+    assert data["workspace"] == 256 << 20
+
+
+def test_the_command_without_tensorrt(monkeypatch, nano, capsys):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main(["build", str(nano.path)]) == 2
+    assert "sam2edge: error: TensorRT cannot be imported" in capsys.readouterr().err
+
+
+def test_default_directory():
+    assert default_directory(Path("/a/tiny"), "fp16") == Path("/a/tiny.engines/fp16")
