@@ -33,11 +33,14 @@ class Backend(ABC):
         """Load a graph file; BackendError when the backend cannot read it."""
 
 
-def open_backend(name: str) -> Backend:
+def open_backend(name: str | Backend) -> Backend:
     """The backend called `name`: onnx (CPU), onnx-cuda, or auto for the fastest that is always right (onnx).
 
-    Raises BackendError for an unknown name, and when what the name promises is not on this machine.
+    A Backend of the caller's own is taken as it is. Raises BackendError for an unknown name, and when what the name
+    promises is not on this machine.
     """
+    if isinstance(name, Backend):
+        return name
     if name not in _BACKENDS:
         raise BackendError(f"unknown backend {name!r}; choose from {', '.join(sorted(_BACKENDS))}")
     return _BACKENDS[name]()

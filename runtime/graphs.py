@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sam2edge.bundle import Bundle
 from sam2edge.errors import BackendError, FrameError
-from sam2edge.runtime.backend import Array, GraphRunner, open_backend
+from sam2edge.runtime.backend import Array, Backend, GraphRunner, open_backend
 from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.preprocess import resize
 
@@ -22,7 +22,7 @@ class Graphs:
     """
 
     def __init__(
-        self, bundle: Bundle | str | os.PathLike[str], backend: str, names: tuple[str, ...], owner: str
+        self, bundle: Bundle | str | os.PathLike[str], backend: str | Backend, names: tuple[str, ...], owner: str
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         runtime = open_backend(backend)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sam2edge.bundle import GRAPHS, Bundle, Model
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime import arguments, prompts
+from sam2edge.runtime.backend import Backend
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.graphs import Graphs
@@ -42,8 +43,8 @@ class _Tracked:
 class VideoTracker(Closing):
     """Streaming tracker over an exported bundle.
 
-    bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda". max_objects: how many objects may be
-    tracked at a time; memory for them is reserved at once.
+    bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda", or a Backend of your own. max_objects:
+    how many objects may be tracked at a time; memory for them is reserved at once.
 
     What an object remembers, with SAM 2's defaults (docs/knobs.md measures the others). max_conditioning_frames: with
     1 a correction refines its frame; with more, corrected frames become conditioning frames too, which are never
@@ -63,7 +64,7 @@ class VideoTracker(Closing):
     def __init__(
         self,
         bundle: Bundle | str | os.PathLike[str],
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         *,
         max_objects: int = 16,
         max_conditioning_frames: int = 1,

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import onnx
 import torch
 from torch import nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
+from sam2edge.bundle import Bundle, sha256, write_manifest
 from tests.conftest import NANO
+
+Floats = npt.NDArray[np.float32]
+Change = Callable[[str, Floats], Floats]
 
 
 def write_wary_nano(directory: Path) -> Path:
@@ -57,3 +67,30 @@ def write_random_tiny(directory: Path, image_size: int) -> Path:
         model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(1.0)
     model.save_pretrained(directory)
     return directory
+
+
+def write_changed(bundle: Bundle, directory: Path, change: Change) -> Bundle:
+    """A copy of a bundle whose weights went through `change`, called with the graph's name and weights."""
+    shutil.copytree(bundle.path, directory)
+    graphs = dict(bundle.manifest.graphs)
+    for name, graph in graphs.items():
+        file = directory / graph.file
+        model = onnx.load(file)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                weights = change(name, onnx.numpy_helper.to_array(tensor))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weights.astype(np.float32), tensor.name))
+        onnx.save(model, file)
+        graphs[name] = dataclasses.replace(graph, sha256=sha256(file), bytes=file.stat().st_size)
+    write_manifest(directory, dataclasses.replace(bundle.manifest, graphs=graphs))
+    return Bundle.open(directory)
+
+
+def halved(graph: str, weights: Floats) -> Floats:
+    """Weights rounded to float16."""
+    return weights.astype(np.float16).astype(np.float32)
+
+
+def overdriven(graph: str, weights: Floats) -> Floats:
+    """The feed-forward matrices of the nano's memory attention times 8."""
+    return 8 * weights if graph == "memory_attention" and weights.shape == (512, 256) else weights

@@ -28,7 +28,7 @@ class ImageFolderSource(Source):
         if wrong:
             raise MediaError(wrong[0])
         self.frame_count = len(files)
-        rest = _read(sorted(files, key=_natural))
+        rest = _read(sorted(files, key=natural))
         start: list[Frame | MediaError] = []
         for image in rest:
             start.append(image)
@@ -56,7 +56,7 @@ def _read(files: Sequence[Path]) -> Iterator[Frame | MediaError]:
             yield error
 
 
-def _natural(path: Path) -> list[str | int]:
+def natural(path: Path) -> list[str | int]:
     """Sort frame2 before frame10: the parts of odd index are numbers."""
     parts = re.split(r"(\d+)", str(path))
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]

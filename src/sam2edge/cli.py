@@ -1,7 +1,7 @@
 """The command `sam2edge VERB …`; each verb is a file of sam2edge.commands.
 
-Exit codes: 0 done, 1 `doctor` found that this machine cannot track, 2 an error (said in one line on stderr),
-130 interrupted.
+Exit codes: 0 done, 1 `doctor` found that this machine cannot track or `verify` that a gate fails, 2 an error (said in
+one line on stderr), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sam2edge.commands import INTERRUPTED, build, doctor, export, inspect, segment, track
+from sam2edge.commands import INTERRUPTED, build, doctor, export, inspect, segment, track, verify
 from sam2edge.errors import Sam2EdgeError
 
 
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add(verbs.add_parser("inspect", help="say what is in a bundle"))
     track.add(verbs.add_parser("track", help="track objects through a video"))
     segment.add(verbs.add_parser("segment", help="segment images: what is prompted, or everything"))
+    verify.add(verbs.add_parser("verify", help="measure graphs against PyTorch or each other on a clip"))
     doctor.add(verbs.add_parser("doctor", help="say what this machine has and lacks"))
     return parser
 

@@ -140,7 +140,7 @@ def test_help_loads_nothing_heavy():
     )
     assert done.returncode == 0
     assert done.stdout.startswith("usage: sam2edge [-h] VERB ...")
-    for verb in ("export", "inspect", "track", "segment", "doctor"):
+    for verb in ("export", "inspect", "track", "segment", "verify", "doctor"):
         assert f"\n    {verb} " in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded:"
 

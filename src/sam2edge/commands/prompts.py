@@ -1,4 +1,4 @@
-"""--point, --box and --mask of `track` and `segment`."""
+"""--point, --box and --mask of `track`, `segment` and `verify`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sam2edge.errors import MediaError, ObjectIdError, PromptError
 
@@ -90,6 +90,12 @@ class Prompt:
         else:
             self._refuse_second(option, self.mask)
             self.mask, self.mask_file = _read_mask(Path(option.value)), option.value
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `VideoTracker.prompt`, without the object's id."""
+        points = {"points": self.points, "labels": self.labels} if self.points else {}
+        return {**points, "box": self.box, "mask": self.mask}
 
     def check_size(self, size: tuple[int, int], of: str) -> None:
         """PromptError if there is a mask of another size (width, height); `of` says whose that is ("the image is")."""

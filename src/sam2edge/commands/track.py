@@ -198,13 +198,7 @@ def _check(prompt: Prompt, size: tuple[int, int]) -> None:
 
 
 def _apply(prompt: Prompt, tracker: VideoTracker) -> FrameResult:
-    return tracker.prompt(
-        prompt.object_id,
-        points=prompt.points or None,
-        labels=prompt.labels or None,
-        box=prompt.box,
-        mask=prompt.mask,
-    )
+    return tracker.prompt(prompt.object_id, **prompt.arguments)
 
 
 def _nothing(index: int, frame: npt.NDArray[np.uint8]) -> FrameResult:

@@ -1,0 +1,136 @@
+"""Track one clip with one set of graphs after the other, and measure each against the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam2edge.bundle import Bundle
+from sam2edge.calibration.accuracy import contour_accuracy, davis_mean, region_similarity
+from sam2edge.calibration.clip import Clip
+from sam2edge.calibration.closed_loop import Comparison, Run, compare, track_clip
+from sam2edge.calibration.gate import Gate, Verdict
+from sam2edge.calibration.graph_errors import Errors, graph_errors
+from sam2edge.calibration.prompts import Prompts
+from sam2edge.calibration.truth import TrueMasks
+from sam2edge.errors import InputError
+from sam2edge.runtime.backend import Backend
+
+RECORDED_FRAMES = (0, 1, 4, 8, 16)
+"""Frames whose inputs the graphs are compared on: prompts, the first memory, a bank half full, full, all pointers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """A set of graphs: a bundle's on a backend. bytes: their size on disk, None if they are no files."""
+
+    name: str
+    bundle: Bundle
+    backend: str | Backend = "auto"
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """J and F of an object, each the mean over the frames that DAVIS counts."""
+
+    j: float
+    f: float
+
+    @property
+    def j_and_f(self) -> float:
+        """The mean of the two."""
+        return (self.j + self.f) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What was measured of one rung.
+
+    scores: by object id, None without true masks. comparison, verdict: None for the reference. errors: None for the
+    reference, and where the graphs take other inputs than the reference's.
+    """
+
+    rung: Rung
+    run: Run
+    scores: dict[int, Score] | None = None
+    comparison: Comparison | None = None
+    errors: Errors | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def j_and_f(self) -> Score | None:
+        """Mean of J and of F over the objects."""
+        if self.scores is None:
+            return None
+        values = self.scores.values()
+        return Score(float(np.mean([one.j for one in values])), float(np.mean([one.f for one in values])))
+
+
+def climb(
+    rungs: Sequence[Rung],
+    clip: Clip,
+    prompts: Prompts,
+    gate: Gate,
+    truth: TrueMasks | None = None,
+    *,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[Row]:
+    """Measure every rung; the first one is the reference of the others. progress: called with what is being done.
+
+    Raises what track_clip does, and InputError for a clip of one frame, or true masks that are not the clip's.
+    """
+    rows: list[Row] = []
+    for rung in rungs:
+        run, recorded = track_clip(
+            rung.bundle,
+            clip,
+            prompts,
+            rung.backend,
+            record=() if rows else RECORDED_FRAMES,
+            progress=_counting(rung.name, progress),
+        )
+        if len(run) < 2:
+            raise InputError(f"{clip.name}: has only one frame; nothing can be tracked, give a longer clip")
+        scores = None if truth is None else score(run, truth)
+        if not rows:
+            reference, inputs, model = run, recorded, rung.bundle.model
+            rows.append(Row(rung, run, scores))
+            continue
+        progress(f"{rung.name}: comparing")
+        errors = graph_errors(rung.bundle, inputs, rung.backend) if rung.bundle.model == model else None
+        comparison = compare(reference, run)
+        rows.append(Row(rung, run, scores, comparison, errors, gate.judge(comparison, errors)))
+    return rows
+
+
+def _counting(name: str, progress: Callable[[str], None]) -> Callable[[int], None]:
+    return lambda frames: progress(f"{name}: {frames} frames")
+
+
+def score(run: Run, truth: TrueMasks) -> dict[int, Score]:
+    """J and F of the objects of a run that are on the first true mask; see accuracy.py.
+
+    Raises InputError if there are none, for another number or size of true masks, and for fewer than three frames.
+    """
+    ids = tuple(i for i in run.object_ids if i in truth.object_ids)
+    if not ids:
+        raise InputError(
+            f"{truth.path}: has objects {truth.object_ids} on its first mask but tracked were {run.object_ids}; "
+            "give prompts the ids of the true masks"
+        )
+    if len(truth) < len(run) or len(run) < 3:
+        raise InputError(
+            f"{truth.path}: J&F needs a true mask for each frame and at least 3, but there are {len(truth)} masks and "
+            f"{len(run)} frames; see --frames"
+        )
+    rows = [run.object_ids.index(i) for i in ids]
+    j, f = np.empty((2, len(run), len(ids)), np.float32)
+    for frame in range(len(run)):
+        predicted, true = run.masks(frame)[rows], truth.masks(frame, ids, run.frame_size)
+        j[frame], f[frame] = region_similarity(predicted, true), contour_accuracy(predicted, true)
+    return {
+        i: Score(float(one_j), float(one_f)) for i, one_j, one_f in zip(ids, davis_mean(j), davis_mean(f), strict=True)
+    }

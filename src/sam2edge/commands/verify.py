@@ -1,0 +1,118 @@
+"""`sam2edge verify`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sam2edge.commands.console import StatusLine, print_table
+from sam2edge.commands.prompts import add_prompts, gather
+from sam2edge.errors import InputError
+
+if TYPE_CHECKING:
+    from sam2edge.bundle import Bundle
+    from sam2edge.calibration.clip import Clip
+    from sam2edge.calibration.ladder import Rung
+    from sam2edge.calibration.prompts import Prompts
+    from sam2edge.calibration.truth import TrueMasks
+
+_FAILED = 1
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Track a clip with PyTorch, the bundle and others made from it, and compare each with the first: error of "
+        "every graph, IoU in closed loop, J&F, time and size. Without prompts the true masks of the first frame are "
+        "followed, or else what the bundle finds by itself. Exit code 1 if the gate fails (docs/accuracy.md)."
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
+    parser.add_argument(
+        "--clip", metavar="CLIP", required=True, help="a video, or a folder or 'pattern' of images; prompted on frame 0"
+    )
+    parser.add_argument("--against", metavar="SOURCE", help="the checkpoint it was exported from: PyTorch comes first")
+    parser.add_argument(
+        "--candidate", type=Path, metavar="BUNDLE", action="append", default=[], help="another bundle; may be repeated"
+    )
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="true masks, for J&F: a folder of PNGs whose pixels are object ids, the root of a DAVIS data set, or .npz",
+    )
+    add_prompts(parser)
+    parser.add_argument("--frames", type=int, metavar="N", help="only the first N frames (default: all)")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.json and report.html with pictures")
+    parser.add_argument("--min-iou", type=float, default=0.97, metavar="IOU", help="lowest mean IoU (default: 0.97)")
+    parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    parser.set_defaults(verb=_verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from sam2edge.bundle import Bundle
+    from sam2edge.calibration.clip import Clip
+    from sam2edge.calibration.gate import Gate
+    from sam2edge.calibration.ladder import climb
+    from sam2edge.calibration.report import table, write_report
+    from sam2edge.calibration.truth import TrueMasks
+
+    gate, clip = Gate(min_mean_iou=args.min_iou), Clip(args.clip, args.frames)
+    bundle = Bundle.open(args.bundle)
+    truth = TrueMasks(args.masks, args.clip) if args.masks else None
+    rungs, missing = _rungs(bundle, args)
+    if truth is None:
+        if len(rungs) == 1:
+            raise InputError(f"nothing to compare {args.bundle} with: {'; '.join(missing)}; or give --masks")
+        missing.append("J&F (give --masks)")
+    status = StatusLine()
+    try:
+        rows = climb(rungs, clip, _prompts(bundle, clip, truth, args), gate, truth, progress=status.show)
+    finally:
+        status.clear()
+    print_table(table(rows))
+    if missing:
+        print(f"not measured: {'; '.join(missing)}")
+    if args.report:
+        print("wrote " + ", ".join(map(str, write_report(args.report, clip, gate, rows))))
+    failed = [(row.rung.name, row.verdict) for row in rows if row.verdict and not row.verdict.passed]
+    for name, verdict in failed:
+        hint = f"; {verdict.sensitive} differs most" if verdict.sensitive else ""
+        print(f"{name}: {'; '.join(verdict.failures)}{hint}")
+    return _FAILED if failed else 0
+
+
+def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[str]]:
+    """What can be measured here, the reference first, and what cannot, with the reason."""
+    from sam2edge.bundle import Bundle
+    from sam2edge.calibration.ladder import Rung
+
+    rungs, missing = [], []
+    absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if args.against is None:
+        missing.append("PyTorch (give --against SOURCE)")
+    elif absent:
+        missing.append(f'PyTorch ({absent[0]} is not installed: pip install "sam2edge[export]")')
+    else:
+        from sam2edge.export.torch_backend import TorchBackend
+
+        rungs.append(Rung("PyTorch", bundle, TorchBackend(bundle, args.against)))
+    bundles = [bundle, *map(Bundle.open, args.candidate)]
+    for one in bundles:
+        graphs = one.manifest.graphs.values()
+        precisions = "/".join(dict.fromkeys(graph.precision for graph in graphs))
+        name = one.path.name if [other.path.name for other in bundles].count(one.path.name) == 1 else one.path
+        rungs.append(Rung(f"{name} {precisions}", one, args.backend, sum(graph.bytes for graph in graphs)))
+    if not args.candidate:
+        missing.append("other precisions (give their bundles as --candidate)")
+    return rungs, missing
+
+
+def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse.Namespace) -> Prompts:
+    from sam2edge.calibration.prompts import automatic_prompts, prompts_from_truth
+
+    if args.prompts:
+        return {prompt.object_id: prompt.arguments for prompt in gather(args.prompts)}
+    if truth is not None:
+        return prompts_from_truth(truth)
+    return automatic_prompts(bundle, clip.first(), args.backend)

@@ -1,0 +1,128 @@
+"""`sam2edge verify` on a command line."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from sam2edge import cli
+from sam2edge.calibration.clip import Clip
+from tests.conftest import NANO, REPO
+from tests.models import halved, overdriven, write_changed
+
+CLIP = REPO / "samples" / "clip.mp4"
+MASKS = REPO / "samples" / "clip_masks.npz"
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs `sam2edge verify` over a few frames and gives (exit code, lines, stderr)."""
+
+    def run(*arguments, frames=6):
+        code = cli.main(["verify", *map(str, arguments), "--clip", str(CLIP), "--frames", str(frames)])
+        printed = capsys.readouterr()
+        return code, printed.out.splitlines(), printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def half(nano, tmp_path_factory):
+    return write_changed(nano, tmp_path_factory.mktemp("half") / "half", halved)
+
+
+@pytest.fixture(scope="module")
+def broken(nano, tmp_path_factory):
+    return write_changed(nano, tmp_path_factory.mktemp("broken") / "broken", overdriven)
+
+
+def test_against_pytorch(run, nano, tmp_path):
+    code, lines, err = run(nano.path, "--against", NANO, "--masks", MASKS, "--report", tmp_path / "report")
+    assert (code, err) == (0, "")
+    assert lines[0].split() == ["PyTorch", "nano", "fp32"]
+    cells = {line.split("  ")[0]: line.split()[-2:] for line in lines}
+    assert cells["J&F"][0] == cells["J&F"][1]
+    assert float(cells["J&F"][0]) > 80
+    assert cells["closed loop, mean IoU"] == ["–", "1.0000"]
+    assert cells["gate"] == ["–", "passed"]
+    assert lines[-2] == "not measured: other precisions (give their bundles as --candidate)"
+    assert lines[-1] == f"wrote {tmp_path / 'report' / 'report.json'}, {tmp_path / 'report' / 'report.html'}"
+    data = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert (data["frames"], data["rows"][1]["gate"]["passed"]) == (6, True)
+
+
+def test_a_failed_gate_exits_with_1(run, nano, half, broken):
+    candidates = ("--candidate", half.path, "--candidate", broken.path)
+    code, lines, err = run(nano.path, *candidates, "--box", "101,47,176,122", frames=12)
+    assert (code, err) == (1, "")
+    assert lines[0].split() == ["nano", "fp32", "half", "fp32", "broken", "fp32"]
+    assert next(line for line in lines if line.startswith("gate")).split() == ["gate", "–", "passed", "FAILED"]
+    assert not any(line.startswith("J&F") for line in lines)
+    assert lines[-2] == "not measured: PyTorch (give --against SOURCE); J&F (give --masks)"
+    assert lines[-1].startswith("broken fp32: mean IoU 0.")
+    assert lines[-1].endswith("memory_attention differs most")
+    assert run(nano.path, "--candidate", broken.path, "--box", "101,47,176,122", "--min-iou", 0, frames=3)[0] == 0
+
+
+def test_prompts_by_themselves(run, nano, half, tmp_path):
+    assert run(nano.path, "--candidate", half.path, "--report", tmp_path, frames=2)[0] == 0
+    assert json.loads((tmp_path / "report.json").read_text())["objects"] == [1, 2, 3]
+
+
+def test_a_davis_data_set(nano, tmp_path, capsys):
+    clip, masks = (tmp_path / folder / "480p" / "toys" for folder in ("JPEGImages", "Annotations"))
+    clip.mkdir(parents=True)
+    masks.mkdir(parents=True)
+    labels = np.load(MASKS)["labels"]
+    for number, frame in enumerate(Clip(CLIP, 4)):
+        cv2.imwrite(str(clip / f"{number:05d}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(masks / f"{number:05d}.png"), labels[number])
+    assert cli.main(["verify", str(nano.path), "--clip", str(clip), "--masks", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [score] = [line for line in lines if line.startswith("J&F")]
+    assert float(score.split()[1]) > 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to compare"),
+        (["--masks", "none"], "none: no such folder of true masks"),
+        (["--masks", MASKS, "--min-iou", "97"], "min_mean_iou must be from 0 to 1 but is 97"),
+        (["--masks", MASKS, "--box", "9:101,47,176,122"], "give prompts the ids of the true masks"),
+        (["--masks", MASKS, "--box", "101,47,1176,122"], "reaches outside the 320×240 frame"),
+        (["--masks", MASKS, "--candidate", "none"], "no such bundle directory"),
+    ],
+)
+def test_errors(run, nano, arguments, message):
+    code, lines, err = run(nano.path, *arguments, frames=3)
+    assert (code, lines) == (2, [])
+    assert message in err
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers"])
+def test_without_pytorch_its_row_is_left_out(nano, name):
+    script = (
+        "import sys\nimport importlib.util as util\n"
+        "find = util.find_spec\n"
+        "class Blocker:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name.split('.')[0] == sys.argv[1]:\n"
+        "            raise ImportError(name + ' is blocked')\n"
+        "sys.meta_path.insert(0, Blocker)\n"
+        "util.find_spec = lambda name: None if name == sys.argv[1] else find(name)\n"
+        "from sam2edge.cli import main\n"
+        "sys.exit(main(['verify', *sys.argv[2:]]))"
+    )
+    arguments = (nano.path, "--against", NANO, "--clip", CLIP, "--masks", MASKS, "--frames", 3)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, name, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["nano", "fp32"]
+    assert lines[-1].startswith(f'not measured: PyTorch ({name} is not installed: pip install "sam2edge[export]")')
