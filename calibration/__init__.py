@@ -1,1 +1,1 @@
-"""Precision is measured: accuracy of masks, and (later) calibration of INT8 graphs."""
+"""Precision is measured: accuracy of masks, and INT8 graphs with ranges from the running loop."""

@@ -57,6 +57,8 @@ def build(
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)} but is {precision!r}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if opened.manifest.calibration is not None:
+        raise InputError(f"{opened.path}: is an INT8 bundle, which cannot be built yet; give the bundle it was made of")
     trt = compat.load()
     target = this_target(trt)
     directory = default_directory(opened.path, precision) if out is None else Path(out)

@@ -23,6 +23,7 @@ from sam2edge.errors import BundleError, CorruptFileError, ForeignFileError, Mis
 FORMAT = "sam2edge-bundle"
 SCHEMA = 1
 MANIFEST = "manifest.json"
+RECIPE = "recipe.json"
 GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
 
 T = TypeVar("T")
@@ -59,6 +60,22 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parity: dict[str, Parity]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the ranges of INT8 graphs came from.
+
+    file, sha256, bytes: the recipe. frames: how many were recorded. clips: the sha256 of the pixels by the clip's name.
+    source: the sha256 of each FP32 graph.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    frames: int
+    clips: dict[str, str]
+    source: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -121,12 +138,18 @@ def memory_pools(image_size: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says."""
+    """What manifest.json says. calibration: of INT8 graphs only; those have no parity, it was not measured."""
 
     source: Source
     model: Model
     graphs: dict[str, Graph]
     parity_frames: str
+    calibration: Calibration | None = None
+
+    @property
+    def files(self) -> tuple[Graph | Calibration, ...]:
+        """What lies in the bundle beside the manifest."""
+        return (*self.graphs.values(), *((self.calibration,) if self.calibration else ()))
 
 
 def contract(model: Model) -> dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]:
@@ -263,7 +286,8 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
             graph[side] = tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in graph[side])
         graph["parity"] = {output: Parity(**errors) for output, errors in graph["parity"].items()}
         graphs[name] = _typed(Graph, graph)
-    return Manifest(_typed(Source, data["source"]), numbers, graphs, str(data["parity_frames"]))
+    calibration = _typed(Calibration, data["calibration"]) if data.get("calibration") else None
+    return Manifest(_typed(Source, data["source"]), numbers, graphs, str(data["parity_frames"]), calibration)
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:
@@ -286,24 +310,24 @@ def _verify_contract(directory: Path, manifest: Manifest) -> None:
 
 
 def _verify_files(directory: Path, manifest: Manifest) -> None:
-    listed = {graph.file for graph in manifest.graphs.values()}
+    listed = {file.file for file in manifest.files}
     for file in sorted(listed):
         if Path(file).name != file:
             raise ForeignFileError(f"{directory / MANIFEST}: lists {file!r}, which lies outside the bundle")
     for entry in sorted(directory.iterdir()):
         if entry.name not in listed and entry.name != MANIFEST and not entry.name.startswith("."):
             raise ForeignFileError(f"{entry}: not listed in {MANIFEST}; move it out of the bundle")
-    for graph in manifest.graphs.values():
-        _verify_file(directory / graph.file, graph)
+    for listed_file in manifest.files:
+        _verify_file(directory / listed_file.file, listed_file)
 
 
-def _verify_file(file: Path, graph: Graph) -> None:
+def _verify_file(file: Path, listed: Graph | Calibration) -> None:
     if not file.is_file():
         raise MissingFileError(f"{file}: listed in {MANIFEST} but missing; export the bundle again")
     size = file.stat().st_size
-    if size != graph.bytes:
-        raise CorruptFileError(f"{file}: {size} bytes, but {MANIFEST} says {graph.bytes}; export the bundle again")
-    if sha256(file) != graph.sha256:
+    if size != listed.bytes:
+        raise CorruptFileError(f"{file}: {size} bytes, but {MANIFEST} says {listed.bytes}; export the bundle again")
+    if sha256(file) != listed.sha256:
         raise CorruptFileError(f"{file}: its sha256 is not the one in {MANIFEST}; export the bundle again")
 
 
@@ -320,6 +344,8 @@ def sha256(*files: Path) -> str:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json into a bundle directory."""
     data = {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(manifest)}
+    if not manifest.calibration:
+        del data["calibration"]
     (directory / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
 
 
@@ -328,6 +354,8 @@ def _check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     parts = {MANIFEST, *(f"{name}.onnx" for name in GRAPHS)}
+    if (out / MANIFEST).exists():
+        parts.add(RECIPE)  # one that lies alone is somebody's own
     foreign = sorted({entry.name for entry in out.iterdir()} - parts) if out.is_dir() else [out.name]
     if foreign:
         raise BundleError(f"{out}: exists and is no bundle (what is {foreign[0]}?); give another path or remove it")

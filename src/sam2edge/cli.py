@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sam2edge.commands import INTERRUPTED, build, doctor, export, inspect, segment, track, verify
+from sam2edge.commands import INTERRUPTED, build, calibrate, doctor, export, inspect, segment, track, verify
 from sam2edge.errors import Sam2EdgeError
 
 
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     export.add(verbs.add_parser("export", help="write a bundle of ONNX graphs from a checkpoint"))
     build.add(verbs.add_parser("build", help="compile a bundle into TensorRT engines for this GPU"))
+    calibrate.add(verbs.add_parser("calibrate", help="write an INT8 bundle from the ranges that clips show"))
     inspect.add(verbs.add_parser("inspect", help="say what is in a bundle"))
     track.add(verbs.add_parser("track", help="track objects through a video"))
     segment.add(verbs.add_parser("segment", help="segment images: what is prompted, or everything"))

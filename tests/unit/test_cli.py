@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -140,8 +141,8 @@ def test_help_loads_nothing_heavy():
     )
     assert done.returncode == 0
     assert done.stdout.startswith("usage: sam2edge [-h] VERB ...")
-    for verb in ("export", "inspect", "track", "segment", "verify", "doctor"):
-        assert f"\n    {verb} " in done.stdout
+    for verb in ("export", "build", "calibrate", "inspect", "track", "segment", "verify", "doctor"):
+        assert re.search(rf"^    {verb}\s", done.stdout, re.MULTILINE)
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
