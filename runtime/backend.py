@@ -1,12 +1,18 @@
-"""The small interface behind which graphs run. A backend is named, opened by name, and opens graph files."""
+"""The small interface behind which graphs run: a backend opens graphs, and holds the arrays that go between them.
+
+On a GPU those arrays stay there (`DeviceArray`), and work is only queued: `copy`, `run_into` and `replay` are done in the
+order in which they were called, and `synchronize` waits for them. On the CPU device arrays are numpy arrays and all is
+done at once; a backend that only opens graphs that run on numpy arrays has nothing else to write.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import BackendError
@@ -14,23 +20,87 @@ from sam2edge.errors import BackendError
 Array = npt.NDArray[Any]
 
 
+class DeviceArray(Protocol):
+    """A contiguous array in a device's memory; a numpy array is one of the CPU's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy's."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As numpy's."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """A view: one entry of the first axis, or contiguous entries of it."""
+
+
+AnyArray = Array | DeviceArray
+
+
 class GraphRunner(ABC):
     """One graph, ready to run."""
 
     @abstractmethod
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Outputs by name for inputs by name, contiguous arrays as the contract says (sam2edge.bundle.contract).
 
-        The outputs are new arrays that the caller may keep. Raises BackendError when the engine fails.
+        Inputs may be the backend's device arrays, too. The outputs are new numpy arrays that the caller may keep; what
+        the backend has in another precision is converted. Raises BackendError when the engine fails.
         """
+
+    def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
+        """Queue a run on device arrays of the types that `dtype` says. Outputs that are not given are dropped.
+
+        An output array is no input of the same run. Raises BackendError when the engine fails.
+        """
+        found = self.run(inputs)
+        for name, to in outputs.items():
+            cast("Array", to)[...] = found[name]
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type of a floating-point input or output as device array."""
+        return np.dtype(np.float32)
 
 
 class Backend(ABC):
     """A way to run graphs on a device."""
 
+    replays = False
+    """Whether `replay` is faster when shapes stay the same: then give whole arrays and mark what is not used."""
+
     @abstractmethod
     def open(self, graph: Path) -> GraphRunner:
-        """Load a graph file; BackendError when the backend cannot read it."""
+        """Load a graph file of a bundle; BackendError when the backend cannot read it."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
+        """A new array on the device."""
+        return np.zeros(shape, dtype)
+
+    def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        """A new numpy array of zeros that `copy` may read or write later, while the caller goes on (page-locked memory)."""
+        return np.zeros(shape, dtype)
+
+    def copy(self, source: AnyArray, to: AnyArray) -> None:
+        """Queue a copy between arrays of one shape and dtype; each is a device array or from `staging`."""
+        cast("Array", to)[...] = cast("Array", source)
+
+    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
+        """Queue `steps`, which only call `copy` and `run_into`; later ones of the same key may be queued as recorded.
+
+        So with one key, steps use the same arrays (with other content) in the same order every time.
+        """
+        steps()
+
+    def forget(self) -> None:
+        """Drop all recordings, which hold their arrays."""
+
+    def synchronize(self) -> None:
+        """Wait until all that was queued is done. Raises BackendError if it failed."""
+
+    def fork(self) -> Backend:
+        """The same device and arrays with a queue of its own, for another thread."""
+        return self
 
 
 def open_backend(name: str | Backend) -> Backend:
