@@ -1,8 +1,8 @@
 """The small interface behind which graphs run: a backend opens graphs, and holds the arrays that go between them.
 
-On a GPU those arrays stay there (`DeviceArray`), and work is only queued: `copy`, `run_into` and `replay` are done in the
-order in which they were called, and `synchronize` waits for them. On the CPU device arrays are numpy arrays and all is
-done at once; a backend that only opens graphs that run on numpy arrays has nothing else to write.
+On a GPU those arrays stay there (`DeviceArray`), and work is only queued: `copy`, `run_into` and `replay` are done in
+the order in which they were called, and `synchronize` waits for them. On the CPU device arrays are numpy arrays and all
+is done at once; a backend that only opens graphs that run on numpy arrays has nothing else to write.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Backend(ABC):
         return np.zeros(shape, dtype)
 
     def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new numpy array of zeros that `copy` may read or write later, while the caller goes on (page-locked memory)."""
+        """A new numpy array of zeros that `copy` may read or write later, when the caller has gone on (page-locked)."""
         return np.zeros(shape, dtype)
 
     def copy(self, source: AnyArray, to: AnyArray) -> None:
@@ -92,10 +92,10 @@ class Backend(ABC):
         """
         steps()
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027  nothing is recorded on the CPU
         """Drop all recordings, which hold their arrays."""
 
-    def synchronize(self) -> None:
+    def synchronize(self) -> None:  # noqa: B027  nothing is queued on the CPU
         """Wait until all that was queued is done. Raises BackendError if it failed."""
 
     def fork(self) -> Backend:
