@@ -66,9 +66,6 @@ class GraphRunner(ABC):
 class Backend(ABC):
     """A way to run graphs on a device."""
 
-    replays = False
-    """Whether `replay` is faster when shapes stay the same: then give whole arrays and mark what is not used."""
-
     @abstractmethod
     def open(self, graph: Path) -> GraphRunner:
         """Load a graph file of a bundle; BackendError when the backend cannot read it."""

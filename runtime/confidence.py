@@ -92,9 +92,10 @@ def consistency(
         raise PromptError(f"consistency is of one prompt but got {len(points)}; call it for each")
     random = np.random.default_rng(seed)
     moved = _jittered(points[0], labels[0], embedding.size, jitter, random.standard_normal((n, *points[0].shape)))
-    noisy = random.standard_normal((n, *embedding.features.shape[1:]), np.float32)
-    noisy *= np.float32(noise) * embedding.features.std()
-    noisy += embedding.features
+    features = predictor.features(embedding)
+    noisy = random.standard_normal((n, *features.shape[1:]), np.float32)
+    noisy *= np.float32(noise) * features.std()
+    noisy += features
     decoded = predictor.decode(
         moved,
         np.repeat(labels, n, axis=0),

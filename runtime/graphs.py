@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.bundle import Bundle
+from sam2edge.bundle import Bundle, contract
 from sam2edge.errors import BackendError, FrameError
-from sam2edge.runtime.backend import Array, Backend, GraphRunner, open_backend
+from sam2edge.runtime.backend import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
 from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.preprocess import resize
 
@@ -25,24 +27,84 @@ class Graphs:
         self, bundle: Bundle | str | os.PathLike[str], backend: str | Backend, names: tuple[str, ...], owner: str
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        runtime = open_backend(backend)
-        self.model = opened.model
-        self._owner = owner
-        self._graphs: dict[str, GraphRunner] = {name: runtime.open(opened.graph_path(name)) for name in names}
+        self.backend, self.model, self._owner = open_backend(backend), opened.model, owner
+        self._files = {name: opened.graph_path(name) for name in names}
+        self._inputs = {name: [spec.name for spec in contract(opened.model)[name][0]] for name in names}
+        self._graphs: dict[str, GraphRunner] = {name: self.backend.open(file) for name, file in self._files.items()}
 
     def check_open(self) -> None:
         """BackendError after close()."""
         if not self._graphs:
             raise BackendError(f"the {self._owner} is closed; make a new one")
 
-    def run(self, graph: str, **inputs: Array) -> dict[str, Array]:
-        """Outputs of a graph by name; see sam2edge.bundle.contract."""
+    def run(self, graph: str, **inputs: AnyArray) -> dict[str, Array]:
+        """Outputs of a graph by name, as numpy arrays; see sam2edge.bundle.contract."""
         return self._graphs[graph].run(inputs)
 
+    def run_into(self, graph: str, values: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
+        """Queue a run on device arrays. values: the graph's inputs by name, among others."""
+        self._graphs[graph].run_into({name: values[name] for name in self._inputs[graph]}, outputs)
+
+    def zeros(self, graph: str, name: str, shape: tuple[int, ...]) -> DeviceArray:
+        """A new device array for an input or output of a graph, which says its type."""
+        return self.backend.zeros(shape, self._graphs[graph].dtype(name))
+
+    def upload(self, source: AnyArray, to: DeviceArray) -> None:
+        """Copy an array to the device and into its type there, at once."""
+        if isinstance(source, np.ndarray):
+            staging = self.backend.staging(source.shape, to.dtype)
+            staging[...] = source
+            source = staging
+        self.backend.copy(source, to)
+        self.backend.synchronize()
+
+    def download(self, source: AnyArray) -> npt.NDArray[np.float32]:
+        """A device array as float32 on the host; numpy arrays of that type are not copied."""
+        if not isinstance(source, np.ndarray):
+            staging = self.backend.staging(source.shape, source.dtype)
+            self.backend.copy(source, staging)
+            self.backend.synchronize()
+            source = staging
+        return source.astype(np.float32, copy=False)
+
+    def empty_maps(self, images: int = 1) -> dict[str, DeviceArray]:
+        """New device arrays for what the image encoder gives of B images."""
+        side, channels = self.model.grid, self.model.hidden_dim
+        shapes = {
+            "features": (images, channels, side, side),
+            "high_res_0": (images, channels // 8, 4 * side, 4 * side),
+            "high_res_1": (images, channels // 4, 2 * side, 2 * side),
+        }
+        return {name: self.zeros("image_encoder", name, shape) for name, shape in shapes.items()}
+
     def encode(self, frame: npt.NDArray[np.uint8]) -> Embedding:
-        """Encode one RGB frame, uint8 [H,W,3], which is checked already."""
-        encoded = self.run("image_encoder", image=resize(frame, self.model.image_size)[None])
-        return Embedding(**encoded, size=frame.shape[:2])
+        """Encode one RGB frame, uint8 [H,W,3], which is checked already; in a queue of its own."""
+        return self.encode_batch(resize(frame, self.model.image_size)[None], [frame.shape[:2]])[0]
+
+    def encode_batch(self, images: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
+        """Encode RGB images uint8 [B,S,S,3] that were of `sizes` (H,W); see `encode`."""
+        backend, encoder = self._ahead
+        image, maps = backend.staging(images.shape, np.uint8), self.empty_maps(len(images))
+        image[...] = images
+        device = backend.zeros(images.shape, np.uint8)
+        backend.copy(image, device)
+        encoder.run_into({"image": device}, maps)
+        each = [maps]
+        if len(sizes) > 1:  # in arrays of their own, so that one does not keep the others alive
+            each = [self.empty_maps() for _ in sizes]
+            for row, one in enumerate(each):
+                for name, to in one.items():
+                    backend.copy(maps[name][row : row + 1], to)
+        backend.synchronize()
+        return [Embedding(**one, size=size) for one, size in zip(each, sizes, strict=True)]
+
+    @cached_property
+    def _ahead(self) -> tuple[Backend, GraphRunner]:
+        """Another queue with the image encoder, so that a thread may encode while another one tracks."""
+        backend = self.backend.fork()
+        if backend is self.backend:
+            return backend, self._graphs["image_encoder"]
+        return backend, backend.open(self._files["image_encoder"])
 
     def check_embedding(self, embedding: object, size: tuple[int, int] | None = None) -> Embedding:
         """The embedding; FrameError for anything else, for that of another model or of a frame not of `size` (H,W)."""
@@ -54,6 +116,9 @@ class Graphs:
                 f"the embedding is another model's: its features are {list(embedding.features.shape)} but must be "
                 f"{[1, channels, side, side]}"
             )
+        dtype = self._graphs["image_encoder"].dtype("features")
+        if embedding.features.dtype != dtype:
+            raise FrameError(f"the embedding is another backend's: {embedding.features.dtype}, but here it is {dtype}")
         if size is not None and embedding.size != size:
             raise FrameError(f"the embedding is of a frame of {list(embedding.size)} but all must be {list(size)}")
         return embedding
@@ -61,7 +126,7 @@ class Graphs:
     def decode(
         self,
         embedding: Embedding,
-        conditioned: Array,
+        conditioned: AnyArray,
         add_no_memory: Array,
         points: Array,
         labels: Array,
@@ -73,7 +138,7 @@ class Graphs:
         embedding: gives high_res_0 and high_res_1. conditioned: [N,C,h,h]. add_no_memory: bool [N]. points and
         labels: as prompts.to_model gives them. mask_input: [N,1,4h,4h] or None.
         """
-        n, side = len(conditioned), self.model.mask_size
+        n, side = conditioned.shape[0], self.model.mask_size
         return self.run(
             "mask_decoder",
             conditioned=conditioned,
@@ -88,5 +153,7 @@ class Graphs:
         )
 
     def close(self) -> None:
-        """Free the graphs. May be called again."""
+        """Free the graphs and what the backend recorded. May be called again."""
+        self.backend.forget()
         self._graphs.clear()
+        self.__dict__.pop("_ahead", None)

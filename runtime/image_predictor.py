@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sam2edge.bundle import Bundle, Model
 from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime import arguments, prompts
-from sam2edge.runtime.backend import Array
+from sam2edge.runtime.backend import AnyArray, Array, Backend
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.embedding import Embedding, Floats
 from sam2edge.runtime.graphs import Graphs
@@ -44,7 +44,7 @@ class ImagePredictor(Closing):
     def __init__(
         self,
         bundle: Bundle | str | os.PathLike[str],
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         *,
         mask_threshold: float = 0.0,
         max_hole_area: float = 0.0,
@@ -56,7 +56,7 @@ class ImagePredictor(Closing):
         self._graphs = Graphs(bundle, backend, ("image_encoder", "mask_decoder"), "predictor")
         self._images: tuple[Embedding, ...] = ()
         self._is_batch = False
-        self._repeated: tuple[Embedding, Floats] | None = None
+        self._repeated: tuple[Embedding, AnyArray] | None = None
 
     @property
     def model(self) -> Model:
@@ -244,7 +244,11 @@ class ImagePredictor(Closing):
         images = self._images if self._is_batch else (self.embedding,)
         no_memory = np.array(self.model.no_memory_embedding, np.float32)[:, None, None]
         self._graphs.check_open()
-        return np.concatenate([image.features for image in images]) + no_memory
+        return np.concatenate([self.features(image) for image in images]) + no_memory
+
+    def features(self, embedding: Embedding) -> Floats:
+        """Features of an embedding on the host, float32 [1,C,h,h]."""
+        return self._graphs.download(embedding.features)
 
     def reset_predictor(self) -> None:
         """Forget the image or batch that is set; the graphs stay loaded."""
@@ -266,14 +270,14 @@ class ImagePredictor(Closing):
         self, images: Iterable[object], batch_size: int
     ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
         staging = np.empty((batch_size, self._side, self._side, 3), np.uint8)
-        group: list[tuple[int, tuple[int, ...] | Sam2EdgeError]] = []
+        group: list[tuple[int, tuple[int, int] | Sam2EdgeError]] = []
         used = 0
         for index, image in enumerate(_each(images)):
             try:
                 pixels = _pixels(image)
                 staging[used] = resize(pixels, self._side)
                 used += 1
-                group.append((index, pixels.shape))
+                group.append((index, pixels.shape[:2]))
             except Sam2EdgeError as error:
                 group.append((index, error))
             if len(group) == batch_size:
@@ -283,17 +287,13 @@ class ImagePredictor(Closing):
             yield from self._encode_group(staging[:used], group)
 
     def _encode_group(
-        self, staging: npt.NDArray[np.uint8], group: list[tuple[int, tuple[int, ...] | Sam2EdgeError]]
+        self, staging: npt.NDArray[np.uint8], group: list[tuple[int, tuple[int, int] | Sam2EdgeError]]
     ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
         self._graphs.check_open()
-        encoded = self._graphs.run("image_encoder", image=staging) if len(staging) else {}
-        row = 0
+        sizes = [shape for _, shape in group if not isinstance(shape, Sam2EdgeError)]
+        encoded = iter(self._graphs.encode_batch(staging, sizes) if sizes else ())
         for index, shape in group:
-            if isinstance(shape, Sam2EdgeError):
-                yield index, shape
-            else:
-                yield index, _embedding(encoded, row, shape)
-                row += 1
+            yield index, shape if isinstance(shape, Sam2EdgeError) else next(encoded)
 
     def _check(
         self,
@@ -360,12 +360,15 @@ class ImagePredictor(Closing):
             multimask,
         )
 
-    def _features(self, embedding: Embedding, n: int) -> Floats:
+    def _features(self, embedding: Embedding, n: int) -> AnyArray:
         """Features [N,C,h,h]; kept, since many runs with as many prompts on one image are usual."""
         if n == 1:
             return embedding.features
-        if self._repeated is None or self._repeated[0] is not embedding or len(self._repeated[1]) != n:
-            self._repeated = embedding, np.repeat(embedding.features, n, axis=0)
+        if self._repeated is None or self._repeated[0] is not embedding or self._repeated[1].shape[0] != n:
+            repeated = self._graphs.zeros("mask_decoder", "conditioned", (n, *embedding.features.shape[1:]))
+            for row in range(n):
+                self._graphs.backend.copy(embedding.features[0], repeated[row])
+            self._repeated = embedding, repeated
         return self._repeated[1]
 
 
@@ -404,9 +407,3 @@ def _pixels(image: object) -> npt.NDArray[np.uint8]:
         except Exception as error:  # whatever a foreign image class raises, often when it reads its file only now
             raise FrameError(f"an image cannot be converted to an array: {error}") from error
     return check_frame(image, what="an image")
-
-
-def _embedding(encoded: dict[str, Array], row: int, shape: tuple[int, ...]) -> Embedding:
-    """One image of an encoder run; a copy if there are several, so that it does not keep the others alive."""
-    one = {name: maps if len(maps) == 1 else maps[row : row + 1].copy() for name, maps in encoded.items()}
-    return Embedding(one["features"], one["high_res_0"], one["high_res_1"], (shape[0], shape[1]))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sam2edge.bundle import Bundle
 from sam2edge.errors import InputError
 from sam2edge.runtime import arguments, rle
+from sam2edge.runtime.backend import Backend
 from sam2edge.runtime.candidates import Candidate, Shape, best, of_smallest_crops, without_small_regions
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.confidence import stability_score
@@ -78,7 +79,7 @@ class AutomaticMaskGenerator(Closing):
         use_m2m: bool = False,
         multimask_output: bool = True,
         *,
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         progress: Progress | None = None,
     ) -> None:
         self._points_per_batch = arguments.integer("points_per_batch", points_per_batch, 1)
@@ -219,7 +220,7 @@ class AutomaticMaskGenerator(Closing):
         }
 
 
-def _predictor(given: Any, backend: str) -> ImagePredictor:
+def _predictor(given: Any, backend: str | Backend) -> ImagePredictor:
     if isinstance(given, ImagePredictor):
         return given
     if isinstance(given, (Bundle, str, os.PathLike)):

@@ -7,15 +7,18 @@ frames that it remembered since it joined.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.bundle import Model
-from sam2edge.runtime.backend import Array
+from sam2edge.runtime.backend import AnyArray, DeviceArray
+from sam2edge.runtime.graphs import Graphs
 
 EMPTY = -1
 
 Times = npt.NDArray[np.int64]
+Ages = npt.NDArray[np.int32]
 
 
 class SlotTable:
@@ -50,7 +53,7 @@ class SlotTable:
         times[slot], kind[slot] = time, conditioning
         return slot
 
-    def distances(self, now: Times) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    def distances(self, now: Times) -> tuple[Ages, npt.NDArray[np.bool_]]:
         """Steps back from `now` [rows] to each slot's [rows, used slots], or EMPTY; and which are conditioning.
 
         A recent frame is one step back if it is the last, and then each multiple of the stride is one more. It counts
@@ -78,7 +81,7 @@ class SlotTable:
 
 
 class MemoryBank:
-    """Spatial memories and object pointers of up to `max_objects` objects; rows are objects in order of joining.
+    """Spatial memories and object pointers of up to `max_objects` objects, on the device; rows in order of joining.
 
     memory_frames: how many recent memories are kept, the model's number or fewer. stride: see SlotTable; it does not
     hold for pointers, as upstream.
@@ -86,45 +89,62 @@ class MemoryBank:
 
     def __init__(
         self,
-        model: Model,
+        graphs: Graphs,
         max_objects: int,
         max_conditioning: int,
         memory_frames: int | None = None,
         stride: int = 1,
     ) -> None:
+        model, self._backend = graphs.model, graphs.backend
         memory_frames = model.memory_frames if memory_frames is None else memory_frames
         self._memory_slots = SlotTable(max_objects, max_conditioning, memory_frames, stride)
         self._pointer_slots = SlotTable(max_objects, max_conditioning, model.max_pointers - 1)
         slots = max_conditioning + memory_frames
-        self._memory = np.zeros((max_objects, slots, model.memory_tokens, model.memory_dim), np.float32)
+        shape = max_objects, slots, model.memory_tokens, model.memory_dim
+        self._memory = graphs.zeros("memory_attention", "memory", shape)
         slots = max_conditioning + model.max_pointers - 1
-        self._pointers = np.zeros((max_objects, slots, model.hidden_dim), np.float32)
+        self._pointers = graphs.zeros("memory_attention", "pointers", (max_objects, slots, model.hidden_dim))
 
-    def write(self, row: int, time: int, memory: Array, pointer: Array, conditioning: bool) -> None:
+    def write(self, row: int, time: int, memory: DeviceArray, pointer: DeviceArray, conditioning: bool) -> None:
         """Remember a frame of an object: memory [L,M] and pointer [C] at its time."""
-        self._memory[row, self._memory_slots.place(row, time, conditioning)] = memory
-        self._pointers[row, self._pointer_slots.place(row, time, conditioning)] = pointer
+        self._backend.copy(memory, self._memory[row][self._memory_slots.place(row, time, conditioning)])
+        self._backend.copy(pointer, self._pointers[row][self._pointer_slots.place(row, time, conditioning)])
 
-    def read(self, times: Times) -> dict[str, Array]:
-        """Inputs of the memory-attention graph for tracking the first N rows, each at its time [N]."""
-        rows = len(times)
+    def read(self, times: Times) -> dict[str, Any]:
+        """Inputs of memory attention for tracking the first N rows, each at its time [N]; the ages are on the host."""
         memory_age, conditioning = self._memory_slots.distances(times)
         memory_age[conditioning & (memory_age > 0)] = 0  # a conditioning frame keeps temporal code 0 for ever
         pointer_age, _ = self._pointer_slots.distances(times)
-        return {
-            "memory": np.ascontiguousarray(self._memory[:rows, : memory_age.shape[1]]),
-            "memory_age": memory_age,
-            "pointers": np.ascontiguousarray(self._pointers[:rows, : pointer_age.shape[1]]),
-            "pointer_age": pointer_age,
-        }
+        memory, memory_age = _used(self._memory, memory_age)
+        pointers, pointer_age = _used(self._pointers, pointer_age)
+        return {"memory": memory, "memory_age": memory_age, "pointers": pointers, "pointer_age": pointer_age}
 
     def delete(self, row: int) -> None:
         """Forget an object; those after it move up by one row."""
         for values, slots in ((self._memory, self._memory_slots), (self._pointers, self._pointer_slots)):
-            values[row:-1] = values[row + 1 :]
+            for to in range(row, values.shape[0] - 1):
+                self._backend.copy(values[to + 1], values[to])
             slots.delete(row)
 
     def clear(self) -> None:
         """Forget every object."""
         self._memory_slots.clear()
         self._pointer_slots.clear()
+
+    def free(self) -> None:
+        """Give the device's memory back; the bank cannot be used any more."""
+        self._memory = self._pointers = np.empty((0, 0), np.float32)
+
+
+def _used(values: DeviceArray, ages: Ages) -> tuple[AnyArray, Ages]:
+    """The rows and slots that `ages` [N, slots in use] are of.
+
+    On the CPU that is a smaller array, which saves time. On a GPU shapes that stay the same save more (Backend.replay):
+    there all slots are given, and those that are not in use are marked as empty.
+    """
+    rows, used = ages.shape
+    if isinstance(values, np.ndarray):
+        return np.ascontiguousarray(values[:rows, :used]), ages
+    whole = np.full((rows, values.shape[1]), EMPTY, np.int32)
+    whole[:, :used] = ages
+    return values[:rows], whole

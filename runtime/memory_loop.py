@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sam2edge.bundle import Model
 from sam2edge.runtime import prompts
-from sam2edge.runtime.backend import Array
+from sam2edge.runtime.backend import AnyArray, Array
 from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.result import ABSENT_LOGIT, LOGIT_LIMIT
@@ -23,45 +24,17 @@ from sam2edge.runtime.result import ABSENT_LOGIT, LOGIT_LIMIT
 class Objects:
     """What is known of N objects on one frame; one row an object."""
 
-    conditioned: Array  # [N,C,h,h]
+    conditioned: AnyArray  # [N,C,h,h] on the host or the device
     first: Array  # bool [N]: the object joined on this frame, so `conditioned` saw no memory
     prompted: Array  # bool [N]
     logits: Array  # [N,1,4h,4h] raw
     ious: Array  # [N,1]
     scores: Array  # [N,1]
-    pointers: Array  # [N,C]
-
-    @staticmethod
-    def none(model: Model) -> Objects:
-        """No rows."""
-        side, channels, mask_side = model.grid, model.hidden_dim, model.mask_size
-        return Objects(
-            conditioned=np.empty((0, channels, side, side), np.float32),
-            first=np.empty(0, bool),
-            prompted=np.empty(0, bool),
-            logits=np.empty((0, 1, mask_side, mask_side), np.float32),
-            ious=np.empty((0, 1), np.float32),
-            scores=np.empty((0, 1), np.float32),
-            pointers=np.empty((0, channels), np.float32),
-        )
+    pointers: Any  # [N,C] on the host or the device
 
     def row(self, row: int) -> Objects:
         """One row, which is a view."""
         return Objects(**{name: values[row : row + 1] for name, values in vars(self).items()})
-
-    def put(self, row: int, values: Objects) -> None:
-        """Overwrite a row with the only row of `values`, or append it."""
-        for name, new in vars(values).items():
-            old = getattr(self, name)
-            if row < len(old):
-                old[row] = new[0]
-            else:
-                setattr(self, name, np.concatenate([old, new]))
-
-    def delete(self, row: int) -> None:
-        """Remove a row; those after it move up."""
-        for name, values in vars(self).items():
-            setattr(self, name, np.delete(values, row, axis=0))
 
     @property
     def shown(self) -> Array:
@@ -76,16 +49,19 @@ class MemoryLoop:
         self._graphs, self._model = graphs, graphs.model
 
     def find(self, embedding: Embedding, memories: Mapping[str, Array]) -> Objects:
-        """Find N objects by what they remember: the memory-attention graph's inputs but `features`."""
-        n = len(memories["memory"])
-        if not n:
-            return Objects.none(self._model)
+        """Find N ≥ 1 objects by what they remember: the memory-attention graph's inputs but `features`."""
         conditioned = self.condition(embedding, memories)
-        never = np.zeros(n, bool)
-        decoded = self._graphs.decode(embedding, conditioned, never, *prompts.no_points(n), None, self._multimask(0))
-        return self._rows(decoded, conditioned, never, prompted=False)
+        untouched = without_prompts(self._model, conditioned.shape[0])
+        decoded = self._graphs.run(
+            "mask_decoder",
+            conditioned=conditioned,
+            high_res_0=embedding.high_res_0,
+            high_res_1=embedding.high_res_1,
+            **untouched,
+        )
+        return self._rows(decoded, conditioned, untouched["add_no_memory"], prompted=False)
 
-    def condition(self, embedding: Embedding, memories: Mapping[str, Array]) -> Array:
+    def condition(self, embedding: Embedding, memories: Mapping[str, AnyArray]) -> Array:
         """Features that attended to what N ≥ 1 objects remember, float32 [N,C,h,h]; memories as for `find`."""
         return self._graphs.run("memory_attention", features=embedding.features, **memories)["conditioned"]
 
@@ -100,7 +76,7 @@ class MemoryLoop:
         else:
             conditioned, first = known.conditioned, known.first
             previous = np.clip(known.shown, -LOGIT_LIMIT, LOGIT_LIMIT)
-        several = self._multimask(prompt.points.shape[1] - 1, bool(first[0]))
+        several = _multimask(self._model, prompt.points.shape[1] - 1, bool(first[0]))
         decoded = self._graphs.decode(embedding, conditioned, first, prompt.points, prompt.labels, previous, several)
         return self._rows(decoded, conditioned, first, prompted=True)
 
@@ -124,20 +100,33 @@ class MemoryLoop:
             pointers=decoded["pointer"],
         )
 
-    def _multimask(self, points: int, first: bool = False) -> bool:
-        """Whether the best of three masks is taken, for so many points (sam2_base.py, _use_multimask)."""
-        model = self._model
-        in_range = model.multimask_min_points <= points <= model.multimask_max_points
-        return in_range and (first or model.multimask_for_tracking)
-
     @staticmethod
-    def _rows(decoded: Mapping[str, Array], conditioned: Array, first: Array, *, prompted: bool) -> Objects:
+    def _rows(decoded: Mapping[str, Array], conditioned: AnyArray, first: Array, *, prompted: bool) -> Objects:
         return Objects(
             conditioned=conditioned,
             first=first,
-            prompted=np.full(len(conditioned), prompted),
+            prompted=np.full(conditioned.shape[0], prompted),
             logits=decoded["mask"],
             ious=decoded["iou"],
             scores=decoded["object_score"],
             pointers=decoded["pointer"],
         )
+
+
+def without_prompts(model: Model, n: int) -> dict[str, Array]:
+    """Inputs of the mask decoder that are the same for all frames on which N objects are only tracked."""
+    points, labels = prompts.no_points(n)
+    return {
+        "add_no_memory": np.zeros(n, bool),
+        "points": points,
+        "labels": labels,
+        "mask_input": np.zeros((n, 1, model.mask_size, model.mask_size), np.float32),
+        "has_mask_input": np.zeros(n, bool),
+        "multimask": np.full(n, _multimask(model, 0)),
+    }
+
+
+def _multimask(model: Model, points: int, first: bool = False) -> bool:
+    """Whether the best of three masks is taken, for so many points (sam2_base.py, _use_multimask)."""
+    in_range = model.multimask_min_points <= points <= model.multimask_max_points
+    return in_range and (first or model.multimask_for_tracking)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime import arguments, prompts
-from sam2edge.runtime.backend import Array
+from sam2edge.runtime.backend import AnyArray, Array, Backend
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.embedding import Embedding, Floats
 from sam2edge.runtime.graphs import Graphs
@@ -48,7 +48,7 @@ class VideoPredictor(Closing):
     def __init__(
         self,
         bundle: Bundle | str | os.PathLike[str],
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         *,
         add_all_frames_to_correct_as_cond: bool = False,
     ) -> None:
@@ -227,7 +227,7 @@ class VideoPredictor(Closing):
         is_first = frame not in item.reverse or not item.conditioning  # upstream fails without any memory
         before, known = item.output(frame), None
         if isinstance(prompt, prompts.PointPrompt) and before is not None:
-            conditioned = embedding.features
+            conditioned: AnyArray = embedding.features
             if not is_first:
                 memories = self._memories(state, [item], frame, item.reverse[frame])
                 conditioned = self._loop.condition(embedding, memories)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.bundle import Model
-from sam2edge.runtime.backend import Array
+from sam2edge.runtime.backend import AnyArray, Array
 from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.memory_bank import EMPTY
 from sam2edge.runtime.memory_loop import Objects
@@ -38,7 +38,7 @@ class Output:
         one = objects.row(row)
         return Output(one.shown, one.scores.copy(), one.pointers.copy(), bool(one.prompted[0]))
 
-    def as_known(self, conditioned: Array, first: bool) -> Objects:
+    def as_known(self, conditioned: AnyArray, first: bool) -> Objects:
         """The row that a further prompt refines."""
         return Objects(
             conditioned=conditioned,

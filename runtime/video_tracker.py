@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +23,7 @@ from sam2edge.runtime.memory_bank import MemoryBank, Times
 from sam2edge.runtime.memory_loop import MemoryLoop, Objects
 from sam2edge.runtime.preprocess import check_frame
 from sam2edge.runtime.result import FrameResult
-
-Frame = npt.NDArray[np.uint8]
-
-
-@dataclass
-class _Tracked:
-    """The frame last tracked."""
-
-    embedding: Embedding
-    objects: Objects
-    times: Times
-    """[N] frames that each object remembered before this one."""
-    doubtful: npt.NDArray[np.int64]
-    """[N] frames in a row, up to this one, on which each object was not seen for sure."""
+from sam2edge.runtime.tracked_frame import Frame, TrackedFrame
 
 
 class VideoTracker(Closing):
@@ -88,10 +74,12 @@ class VideoTracker(Closing):
         self._graphs = Graphs(bundle, backend, GRAPHS, "tracker")
         recent = _memory_frames(memory_frames, self._graphs.model)
         self._loop = MemoryLoop(self._graphs)
-        self._bank = MemoryBank(self._graphs.model, self._max_objects, conditioning, recent, stride)
+        self._bank = MemoryBank(self._graphs, self._max_objects, conditioning, recent, stride)
+        # two in turn: an error halfway leaves the frame before as it was
+        self._tracked: TrackedFrame | None = None
+        self._spare = [TrackedFrame(self._graphs, self._max_objects) for _ in range(2)]
         self._ids: list[int] = []
         self._index = -1
-        self._tracked: _Tracked | None = None
         self._skipped: Frame | Embedding | None = None
 
     @property
@@ -164,12 +152,10 @@ class VideoTracker(Closing):
         prompt = prompts.encode(points, labels, box, mask, self._tracked.embedding.size, self._graphs.model)
         now = self._tracked if self._skipped is None else self._track(self._skipped, self._index)
         row = self._ids.index(object_id) if object_id in self._ids else len(self._ids)
-        known = now.objects.row(row) if row < len(self._ids) else None
-        now.objects.put(row, self._loop.prompt(now.embedding, known, prompt))
+        known = now.objects(row, row + 1) if row < len(self._ids) else None
+        now.put(row, self._loop.prompt(now.embedding, known, prompt))
         if known is None:
             self._ids.append(object_id)
-            now.times, now.doubtful = np.append(now.times, 0), np.append(now.doubtful, 0)
-        now.doubtful[row] = 0
         return self._result(now)
 
     def remove(self, object_id: int) -> None:
@@ -181,54 +167,55 @@ class VideoTracker(Closing):
         row = self._ids.index(object_id)
         self._bank.delete(row)
         if self._tracked:
-            self._tracked.objects.delete(row)
-            self._tracked.times = np.delete(self._tracked.times, row)
-            self._tracked.doubtful = np.delete(self._tracked.doubtful, row)
+            self._tracked.delete(row)
         del self._ids[row]
 
     def reset(self) -> None:
         """Forget all objects and frames; the graphs stay loaded. The next frame is number 0 and may have any size."""
         self._bank.clear()
         self._ids.clear()
+        if self._tracked:
+            self._spare.append(self._tracked)
         self._index, self._tracked, self._skipped = -1, None, None
 
     def close(self) -> None:
         """Free the graphs; the tracker cannot be used any more."""
-        self.reset()
+        self._ids.clear()
+        self._index, self._tracked, self._skipped = -1, None, None
+        self._spare.clear()
+        self._bank.free()
         self._graphs.close()
 
-    def _track(self, frame: Frame | Embedding, index: int) -> _Tracked:
-        embedding = frame if isinstance(frame, Embedding) else self._graphs.encode(frame)
-        before = self._tracked
-        times = self._remember(before) if before and self._ids else np.empty(0, np.int64)
-        objects = self._loop.find(embedding, self._bank.read(times))
-        doubtful = np.zeros(len(times), np.int64)
+    def _track(self, frame: Frame | Embedding, index: int) -> TrackedFrame:
+        before, now = self._tracked, self._spare[0]
+        times = self._remember(before) if before else np.empty(0, np.int64)
+        now.fill(frame, self._bank.read(times), times)
         if before:
-            doubtful = np.where(self._is_sure(objects), 0, before.doubtful + 1)
-        self._tracked = now = _Tracked(embedding, objects, times, doubtful)
-        self._index, self._skipped = index, None
+            now.doubtful = np.where(self._is_sure(now.objects()), 0, before.doubtful + 1)
+        self._spare = [*self._spare[1:], *([before] if before else [])]
+        self._tracked, self._index, self._skipped = now, index, None
         if self._on_lost:
-            for row in np.flatnonzero(doubtful == self._lost_after):
+            for row in np.flatnonzero(now.doubtful == self._lost_after):
                 self._on_lost(self._ids[row], self._result(now))
         return now
 
-    def _remember(self, frame: _Tracked) -> Times:
+    def _remember(self, frame: TrackedFrame) -> Times:
         """Write the memories and pointers of a frame that is left behind; each object's time after it."""
-        objects = frame.objects
+        objects = frame.objects()
         conditioning = objects.first | (objects.prompted & self._corrections_condition)
         kept = objects.prompted | self._is_sure(objects) | (self._min_confidence == 0)
-        memories = self._loop.remember(frame.embedding, objects.logits, objects.scores, objects.prompted)
+        frame.remember()
         for row in np.flatnonzero(kept).tolist():
-            time, pointer = int(frame.times[row]), objects.pointers[row]
-            self._bank.write(row, time, memories[row], pointer, bool(conditioning[row]))
+            time = int(frame.times[row])
+            self._bank.write(row, time, frame.memory[row], frame.pointers[row], bool(conditioning[row]))
         return frame.times + kept
 
     def _is_sure(self, objects: Objects) -> npt.NDArray[np.bool_]:
         sure: npt.NDArray[np.bool_] = (objects.scores > 0) & (objects.ious >= self._min_confidence)
         return sure[:, 0]
 
-    def _result(self, now: _Tracked) -> FrameResult:
-        objects = now.objects
+    def _result(self, now: TrackedFrame) -> FrameResult:
+        objects = now.objects()
         return FrameResult(
             frame_index=self._index,
             object_ids=self.object_ids,

@@ -32,7 +32,7 @@ def play(scenario: Scenario, clip: npt.NDArray[np.uint8], bundle: Bundle, model:
         reference = ReferenceTracker(model, frames, condition)
 
         def state(what: str, result: FrameResult, expected: dict[int, Expected]) -> tuple:
-            return what, result, tracker._tracked.objects.pointers, expected
+            return what, result, tracker._tracked.objects().pointers.copy(), expected
 
         order = range(FRAMES - 1, -1, -1) if scenario.reverse else range(FRAMES)
         for t in order:

@@ -12,10 +12,31 @@ import numpy.typing as npt
 import pytest
 
 from sam2edge.bundle import Model
+from sam2edge.runtime.backend import Backend
 from sam2edge.runtime.memory_bank import EMPTY, MemoryBank, SlotTable
 
 MODEL = Model(32, 3, 2, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 3)
 RECENT, POINTERS = 6, 15
+
+
+class Numpy(Backend):
+    """Arrays alone."""
+
+    def open(self, graph):
+        raise NotImplementedError
+
+
+@dataclasses.dataclass
+class FakeGraphs:
+    """What a bank needs of the graphs."""
+
+    model: Model = MODEL
+    backend: Backend = dataclasses.field(default_factory=Numpy)
+
+    def zeros(self, graph, name, shape):
+        assert (graph, name) in {("memory_attention", "memory"), ("memory_attention", "pointers")}
+        return self.backend.zeros(shape)
+
 
 Ages = list[tuple[int, float]]
 """What one object is reminded of: (age, tag), sorted."""
@@ -53,7 +74,7 @@ def read(bank: MemoryBank, rows: int, frame: int) -> list[tuple[Ages, Ages]]:
 
 
 def one_object(frames: int, conditioning: set[int], max_conditioning: int = 1) -> MemoryBank:
-    bank = MemoryBank(MODEL, 2, max_conditioning)
+    bank = MemoryBank(FakeGraphs(), 2, max_conditioning)
     for frame in range(frames):
         write(bank, frame, [0], {0} if frame in conditioning else set())
     return bank
@@ -81,7 +102,7 @@ def test_one_conditioning_frame(frame: int, memories: Ages, pointers: Ages) -> N
 @pytest.mark.parametrize("stride", [1, 2, 5])
 def test_stride_and_number_of_memories(memory_frames: int, stride: int) -> None:
     """sam2_base.py: the last frame, then every stride-th from the nearest multiple on; pointers know no stride."""
-    bank = MemoryBank(MODEL, 1, 1, memory_frames, stride)
+    bank = MemoryBank(FakeGraphs(), 1, 1, memory_frames, stride)
     for frame in range(60):
         if frame:
             recent = {1: frame - 1} | {
@@ -105,7 +126,7 @@ def test_several_conditioning_frames() -> None:
 
 
 def test_rows_that_joined_on_different_frames() -> None:
-    bank = MemoryBank(MODEL, 4, 1)
+    bank = MemoryBank(FakeGraphs(), 4, 1)
     for frame in range(5):
         write(bank, frame, [0, 1] if frame >= 3 else [0], {0: {0}, 3: {1}}.get(frame, set()))
     inputs = bank.read(np.full(2, 5))
@@ -118,7 +139,7 @@ def test_rows_that_joined_on_different_frames() -> None:
 
 @pytest.mark.parametrize("row", [0, 1, 2])
 def test_delete_moves_rows(row: int) -> None:
-    bank = MemoryBank(MODEL, 3, 1)
+    bank = MemoryBank(FakeGraphs(), 3, 1)
     for frame in range(9):
         write(bank, frame, [0, 1, 2][: frame + 1], {frame})
     before = read(bank, 3, 9)
@@ -195,7 +216,7 @@ class Diary:
 def test_random_histories(seed: int, max_conditioning: int) -> None:
     """Objects join, are corrected and leave, and now and then everything is forgotten."""
     random = np.random.default_rng(seed)
-    bank, diary = MemoryBank(MODEL, 4, max_conditioning), Diary(max_conditioning)
+    bank, diary = MemoryBank(FakeGraphs(), 4, max_conditioning), Diary(max_conditioning)
     joined = frame = longest = 0
     for _ in range(400):
         if random.random() < 0.01:
@@ -234,7 +255,7 @@ def test_the_arrays_end_with_the_last_slot_in_use() -> None:
 
 
 def test_a_pooled_memory_has_fewer_tokens() -> None:
-    bank = MemoryBank(dataclasses.replace(MODEL, memory_pool=2), 1, 1)
+    bank = MemoryBank(FakeGraphs(dataclasses.replace(MODEL, memory_pool=2)), 1, 1)
     memory = np.array([[3.0, 5.0]], np.float32)
     bank.write(0, 0, memory, np.zeros(3, np.float32), True)
     np.testing.assert_array_equal(bank.read(np.array([1]))["memory"], memory[None, None])

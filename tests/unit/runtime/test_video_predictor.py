@@ -18,6 +18,7 @@ from sam2edge.runtime.image_files import write_image
 from sam2edge.runtime.sources import VideoSource
 from sam2edge.runtime.video_state import InferenceState
 from tests.conftest import REPO
+from tests.counting import Counting
 
 HEIGHT, WIDTH = 240, 320
 BALL, BLOCK = (101, 47, 176, 122), (220, 18, 305, 103)
@@ -37,8 +38,13 @@ def clip() -> Frames:
 
 
 @pytest.fixture(scope="module")
-def predictor(nano: Bundle) -> Iterator[VideoPredictor]:
-    with VideoPredictor(nano) as predictor:
+def backend() -> Counting:
+    return Counting()
+
+
+@pytest.fixture(scope="module")
+def predictor(nano: Bundle, backend: Counting) -> Iterator[VideoPredictor]:
+    with VideoPredictor(nano, backend) as predictor:
         yield predictor
 
 
@@ -51,17 +57,10 @@ def state(predictor: VideoPredictor, clip: Frames) -> InferenceState:
 
 
 @pytest.fixture
-def runs(predictor: VideoPredictor, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def runs(backend: Counting) -> Counter[str]:
     """How often each graph was run."""
-    counted: Counter[str] = Counter()
-    run = predictor._graphs.run
-
-    def counting(graph: str, **inputs: Any) -> Any:
-        counted[graph] += 1
-        return run(graph, **inputs)
-
-    monkeypatch.setattr(predictor._graphs, "run", counting)
-    return counted
+    backend.runs.clear()
+    return backend.runs
 
 
 class Watched(Sequence[Frames]):

@@ -1,0 +1,172 @@
+"""Everything on a device of its own memory gives what it gives on the CPU."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sam2edge import AutomaticMaskGenerator, Bundle, FrameResult, ImagePredictor, VideoPredictor, VideoTracker
+from sam2edge.errors import BackendError, FrameError
+from sam2edge.runtime.backend import Backend, open_backend
+from sam2edge.runtime.confidence import consistency
+from sam2edge.runtime.sources import VideoSource
+from tests.conftest import REPO
+from tests.simulated_device import SimulatedDevice
+
+BOX, OTHER = [101, 47, 176, 122], [220, 18, 305, 103]
+Frames = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Frames:
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        return np.stack(list(islice(source, 40)))
+
+
+def play(tracker: VideoTracker, clip: Frames, ahead: bool = False) -> list[FrameResult]:
+    """Objects join, are corrected and leave; long enough for every length of the bank to come more than three times."""
+    results = []
+    for t, frame in enumerate(clip):
+        results.append(tracker.track(tracker.encode(frame) if ahead else frame))
+        if t == 0:
+            results.append(tracker.prompt(5, box=BOX))
+        if t == 4:
+            results.append(tracker.prompt(2, points=[[262, 60]]))
+            results.append(tracker.prompt(2, points=[[262, 60], [262, 80]]))
+        if t == 24:
+            results.append(tracker.prompt(5, points=[[140, 85]]))
+        if t == 30:
+            tracker.remove(5)
+            results.append(tracker.prompt(9, mask=results[-1].masks[-1]))
+    return results
+
+
+def assert_same(found: list[FrameResult], expected: list[FrameResult], atol: float) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.frame_index, one.object_ids, one.lost) == (other.frame_index, other.object_ids, other.lost)
+        scale = np.abs(other.logits).max(initial=1.0)
+        np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=atol * scale)
+        np.testing.assert_allclose(one.ious, other.ious, rtol=0, atol=atol)
+        np.testing.assert_allclose(one.object_scores, other.object_scores, rtol=0, atol=20 * atol)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"min_confidence": 0.8}, {"max_conditioning_frames": 3, "memory_stride": 2}])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_tracker(nano: Bundle, clip: Frames, knobs: dict[str, float], ahead: bool) -> None:
+    with VideoTracker(nano, device := SimulatedDevice(), max_objects=3, **knobs) as tracker:
+        found = play(tracker, clip, ahead)
+    assert device.replayed > len(clip) // 2
+    with VideoTracker(nano, max_objects=3, **knobs) as tracker:
+        assert_same(found, play(tracker, clip), 1e-4)
+
+
+def test_tracker_with_half_precision_between_the_graphs(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, SimulatedDevice(half=True), max_objects=3) as tracker:
+        found = play(tracker, clip[:20])
+    with VideoTracker(nano, max_objects=3) as tracker:
+        for one, other in zip(found, play(tracker, clip[:20]), strict=True):
+            both, either = (one.masks & other.masks).sum(), (one.masks | other.masks).sum()
+            assert both >= 0.98 * either
+
+
+def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, device := SimulatedDevice(), max_objects=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BOX)
+        for frame in clip[1:10]:
+            tracker.track(frame)
+        before = device.allocated, device.waits, device.replayed
+        for frame in clip[10:20]:
+            tracker.track(frame)
+        assert (device.allocated, device.waits, device.replayed) == (before[0], before[1] + 10, before[2] + 10)
+
+
+@pytest.mark.parametrize("graph", ["image_encoder", "memory_attention", "mask_decoder", "memory_encoder"])
+@pytest.mark.parametrize("device", [False, True])
+def test_a_frame_that_failed_may_be_given_again(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch, graph: str, device: bool
+) -> None:
+    def results(failing: bool) -> list[FrameResult]:
+        with VideoTracker(nano, SimulatedDevice() if device else "onnx", max_objects=2) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BOX)
+            results = [tracker.track(frame) for frame in clip[1:3]]
+            tracker.prompt(2, box=OTHER)
+            if failing:
+                run = tracker._graphs.run_into
+
+                def fail(name: str, *arguments: object) -> None:
+                    run(name, *arguments)  # type: ignore[arg-type]
+                    if name == graph:
+                        raise BackendError("out of order")
+
+                monkeypatch.setattr(tracker._graphs, "run_into", fail)
+                for _ in range(2):
+                    with pytest.raises(BackendError, match="out of order"):
+                        tracker.track(clip[9])
+                monkeypatch.undo()
+            return results + [tracker.track(frame) for frame in clip[3:9]]
+
+    assert_same(results(True), results(False), 1e-4)
+
+
+def test_predictors(nano: Bundle, clip: Frames) -> None:
+    def image(backend: str | Backend) -> list[npt.NDArray[np.floating]]:
+        with ImagePredictor(nano, backend) as predictor:
+            predictor.set_image_batch(list(clip[:3]))
+            *_, several = predictor.predict_batch(box_batch=[[BOX, OTHER]] * 3)
+            predictor.set_image(clip[5])
+            *_, low = predictor.predict(box=np.array([BOX, OTHER]))
+            *_, refined = predictor.predict(box=np.array(BOX), mask_input=low[0, :1])
+            agreement = consistency(predictor, box=BOX)
+            return [*several, low, refined, predictor.get_image_embedding(), np.array(agreement)]
+
+    for found, expected in zip(image(SimulatedDevice()), image("onnx"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_mask_generator(nano: Bundle, clip: Frames) -> None:
+    def areas(backend: str | Backend) -> list[int]:
+        filters = {"points_per_side": 6, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.5}
+        with AutomaticMaskGenerator(nano, backend=backend, **filters) as generator:
+            return [record["area"] for record in generator.generate(clip[0])]
+
+    assert areas(SimulatedDevice()) == areas("onnx") != []
+
+
+def test_video_predictor(nano: Bundle, clip: Frames) -> None:
+    def masks(backend: str | Backend) -> list[npt.NDArray[np.floating]]:
+        with VideoPredictor(nano, backend) as predictor:
+            state = predictor.init_state(clip[:12])
+            predictor.add_new_points_or_box(state, 3, 1, box=BOX)
+            for reverse in (False, True):
+                for _ in predictor.propagate_in_video(state, reverse=reverse):
+                    pass
+            predictor.add_new_points_or_box(state, 8, 1, points=[[140, 85]], labels=[1])
+            return [logits for _, _, logits in predictor.propagate_in_video(state)]
+
+    for found, expected in zip(masks(SimulatedDevice()), masks("onnx"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_embedding_of_another_precision_is_refused(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, SimulatedDevice(half=True)) as tracker:
+        embedding = tracker.encode(clip[0])
+    with (
+        VideoTracker(nano) as other,
+        pytest.raises(FrameError, match="the embedding is another backend's: float16, but here it is float32"),
+    ):
+        other.track(embedding)
+
+
+def test_onnx_is_the_default_of_every_operation() -> None:
+    backend = open_backend("onnx")
+    assert backend.fork() is backend
+    array, other = backend.zeros((2, 3)), backend.staging((2, 3))
+    other[...] = 7
+    backend.copy(other[1], array[1])
+    assert np.asarray(array).tolist() == [[0, 0, 0], [7, 7, 7]]
