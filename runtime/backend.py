@@ -70,6 +70,10 @@ class Backend(ABC):
     def open(self, graph: Path) -> GraphRunner:
         """Load a graph file of a bundle; BackendError when the backend cannot read it."""
 
+    def resizer(self, bundle: Path) -> GraphRunner | None:
+        """What resizes frames on the device (engines/resize.py); None if that is done on the host."""
+        return None
+
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
         """A new array on the device."""
         return np.zeros(shape, dtype)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +14,7 @@ from sam2edge.bundle import Bundle, contract
 from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backend import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
 from sam2edge.runtime.embedding import Embedding
-from sam2edge.runtime.preprocess import resize
+from sam2edge.runtime.frame_loader import FrameLoader
 
 
 class Graphs:
@@ -28,6 +29,7 @@ class Graphs:
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.backend, self.model, self._owner = open_backend(backend), opened.model, owner
+        self._bundle = opened.path
         self._files = {name: opened.graph_path(name) for name in names}
         self._inputs = {name: [spec.name for spec in contract(opened.model)[name][0]] for name in names}
         self._graphs: dict[str, GraphRunner] = {name: self.backend.open(file) for name, file in self._files.items()}
@@ -77,34 +79,30 @@ class Graphs:
         }
         return {name: self.zeros("image_encoder", name, shape) for name, shape in shapes.items()}
 
+    def loader(self) -> FrameLoader:
+        """What brings frames to the image encoder."""
+        return FrameLoader(self.backend, self._bundle, self.model.image_size)
+
     def encode(self, frame: npt.NDArray[np.uint8]) -> Embedding:
         """Encode one RGB frame, uint8 [H,W,3], which is checked already; in a queue of its own."""
-        return self.encode_batch(resize(frame, self.model.image_size)[None], [frame.shape[:2]])[0]
+        ahead = self._ahead
+        ahead.loader.stage(frame)
+        return ahead.encode(ahead.loader.load(), [frame.shape[:2]])[0]
 
     def encode_batch(self, images: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
         """Encode RGB images uint8 [B,S,S,3] that were of `sizes` (H,W); see `encode`."""
-        backend, encoder = self._ahead
-        image, maps = backend.staging(images.shape, np.uint8), self.empty_maps(len(images))
-        image[...] = images
-        device = backend.zeros(images.shape, np.uint8)
-        backend.copy(image, device)
-        encoder.run_into({"image": device}, maps)
-        each = [maps]
-        if len(sizes) > 1:  # in arrays of their own, so that one does not keep the others alive
-            each = [self.empty_maps() for _ in sizes]
-            for row, one in enumerate(each):
-                for name, to in one.items():
-                    backend.copy(maps[name][row : row + 1], to)
-        backend.synchronize()
-        return [Embedding(**one, size=size) for one, size in zip(each, sizes, strict=True)]
+        staging = self._ahead.backend.staging(images.shape, np.uint8)
+        staging[...] = images
+        device = self._ahead.backend.zeros(images.shape, np.uint8)
+        self._ahead.backend.copy(staging, device)
+        return self._ahead.encode(device, sizes)
 
     @cached_property
-    def _ahead(self) -> tuple[Backend, GraphRunner]:
-        """Another queue with the image encoder, so that a thread may encode while another one tracks."""
+    def _ahead(self) -> _Ahead:
         backend = self.backend.fork()
-        if backend is self.backend:
-            return backend, self._graphs["image_encoder"]
-        return backend, backend.open(self._files["image_encoder"])
+        shared = backend is self.backend
+        encoder = self._graphs["image_encoder"] if shared else backend.open(self._files["image_encoder"])
+        return _Ahead(backend, encoder, FrameLoader(backend, self._bundle, self.model.image_size), self.empty_maps)
 
     def check_embedding(self, embedding: object, size: tuple[int, int] | None = None) -> Embedding:
         """The embedding; FrameError for anything else, for that of another model or of a frame not of `size` (H,W)."""
@@ -157,3 +155,25 @@ class Graphs:
         self.backend.forget()
         self._graphs.clear()
         self.__dict__.pop("_ahead", None)
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A queue with an image encoder of its own, so that a thread may encode while another one tracks."""
+
+    backend: Backend
+    encoder: GraphRunner
+    loader: FrameLoader
+    empty_maps: Callable[[int], dict[str, DeviceArray]]
+
+    def encode(self, images: DeviceArray, sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
+        maps = self.empty_maps(len(sizes))
+        self.encoder.run_into({"image": images}, maps)
+        each = [maps]
+        if len(sizes) > 1:  # in arrays of their own, so that one does not keep the others alive
+            each = [self.empty_maps(1) for _ in sizes]
+            for row, one in enumerate(each):
+                for name, to in one.items():
+                    self.backend.copy(maps[name][row : row + 1], to)
+        self.backend.synchronize()
+        return [Embedding(**one, size=size) for one, size in zip(each, sizes, strict=True)]

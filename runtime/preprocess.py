@@ -60,6 +60,16 @@ def _filter_rows(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
     return out.reshape(size, *pixels.shape[1:])
 
 
+def filter_weights(source: int, target: int) -> npt.NDArray[np.float32]:
+    """The triangle filter from `source` rows to `target` as a matrix [target,source]; the unit matrix for one size."""
+    if source == target:
+        return np.eye(target, dtype=np.float32)
+    weights = np.zeros((target, source), np.float32)
+    for start, first, band in _bands(source, target):
+        weights[start : start + len(band), first : first + band.shape[1]] = band
+    return weights
+
+
 @functools.lru_cache(maxsize=8)
 def _bands(source: int, target: int) -> tuple[tuple[int, int, npt.NDArray[np.float32]], ...]:
     """Triangle filter from `source` rows to `target`, in blocks: first output row, first input row, weights."""

@@ -16,7 +16,6 @@ from sam2edge.runtime.backend import DeviceArray
 from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.memory_loop import Objects, without_prompts
-from sam2edge.runtime.preprocess import resize
 from sam2edge.runtime.uploads import Upload, Uploads
 
 Frame = npt.NDArray[np.uint8]
@@ -35,7 +34,7 @@ class TrackedFrame:
         model, zeros = graphs.model, graphs.zeros
         self._graphs, self._backend, self._uploads = graphs, graphs.backend, Uploads(graphs.backend)
         side, mask_side = model.grid, model.mask_size
-        self._maps = graphs.empty_maps()
+        self._key, self._loader, self._maps = object(), graphs.loader(), graphs.empty_maps()
         self._size = (0, 0)
         self._conditioned = zeros("memory_attention", "conditioned", (capacity, model.hidden_dim, side, side))
         self.pointers = zeros("mask_decoder", "pointer", (capacity, model.hidden_dim))
@@ -76,31 +75,33 @@ class TrackedFrame:
         self.count = n = len(times)
         self.times, self.doubtful = times, np.zeros(n, np.int64)
         self._first[:n] = self._prompted[:n] = self._corrected = False
-        staged: dict[str, Upload] = {}
+        pixels = not isinstance(frame, Embedding)
         if isinstance(frame, Embedding):
             self._size = frame.size
             for name, to in self._maps.items():
                 self._backend.copy(getattr(frame, name), to)
         else:
             self._size = frame.shape[:2]
-            image = resize(frame, self._graphs.model.image_size)
-            staged["image"] = self._uploads.stage("image", image[None])
-        device = {"memory": memories["memory"], "pointers": memories["pointers"]} if n else {}
+            self._loader.stage(frame)
+        staged: dict[str, Upload] = {}
+        device: dict[str, DeviceArray] = {}
         if n:
-            staged |= {name: self._uploads.stage(name, memories[name]) for name in ("memory_age", "pointer_age")}
+            staged = {name: self._uploads.stage(name, memories[name]) for name in ("memory_age", "pointer_age")}
+            device = {"memory": memories["memory"], "pointers": memories["pointers"]}
             untouched = {**without_prompts(self._graphs.model, n), "binarize": self._prompted[:n]}
             device |= {name: self._uploads.constant(name, value) for name, value in untouched.items()}
-        self._backend.replay((id(self), "image" in staged, n), lambda: self._steps(n, staged, device))
+        key = self._key, pixels and self._loader.generation, n
+        self._backend.replay(key, lambda: self._steps(n, pixels, staged, device))
         self._backend.synchronize()
 
-    def _steps(self, n: int, staged: Mapping[str, Upload], device: Mapping[str, DeviceArray]) -> None:
+    def _steps(self, n: int, pixels: bool, staged: Mapping[str, Upload], device: Mapping[str, DeviceArray]) -> None:
         """All work on a frame that is queued; see Backend.replay."""
-        for upload in staged.values():
-            self._backend.copy(upload.host, upload.device)
-        values = {**device, **self._maps, **{name: upload.device for name, upload in staged.items()}}
-        if "image" in values:
-            self._graphs.run_into("image_encoder", values, self._maps)
+        if pixels:
+            self._graphs.run_into("image_encoder", {"image": self._loader.load()}, self._maps)
         if n:
+            for upload in staged.values():
+                self._backend.copy(upload.host, upload.device)
+            values = {**device, **self._maps, **{name: upload.device for name, upload in staged.items()}}
             values |= {"conditioned": self._conditioned[:n]}
             self._graphs.run_into("memory_attention", values, {"conditioned": values["conditioned"]})
             shown = {name: array[:n] for name, array in self._shown.items()}

@@ -1,7 +1,7 @@
 """Track prompted objects through a stream of frames: SAM 2's memory loop around the four graphs.
 
-The memory of a frame is written when the next frame arrives, so that corrections of the frame cost one decoder run and
-its memory is encoded once, for all objects together.
+What objects remember of a frame is encoded with it and written when the next frame arrives, so that corrections of the
+frame still count: then it is encoded again, for all objects together.
 """
 
 from __future__ import annotations

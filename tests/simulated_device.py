@@ -30,10 +30,13 @@ class SimulatedArray:
 
 
 class SimulatedDevice(Backend):
-    """Runs graphs with ONNX Runtime. half: device arrays between graphs are FP16, as of FP16 engines."""
+    """Runs graphs with ONNX Runtime.
 
-    def __init__(self, half: bool = False) -> None:
-        self.half, self._inner = half, open_backend("onnx")
+    half: device arrays between graphs are FP16, as of FP16 engines. resize: an ONNX file that resizes frames.
+    """
+
+    def __init__(self, half: bool = False, resize: Path | None = None) -> None:
+        self.half, self.resize, self._inner = half, resize, open_backend("onnx")
         self._queue: list[Callable[[], None]] = []
         self._recordings: dict[Hashable, list[Callable[[], None]]] = {}
         self._seen: dict[Hashable, int] = {}
@@ -41,6 +44,9 @@ class SimulatedDevice(Backend):
 
     def open(self, graph: Path) -> GraphRunner:
         return _Runner(self, self._inner.open(graph))
+
+    def resizer(self, bundle: Path) -> GraphRunner | None:
+        return self.resize and self.open(self.resize)
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Any:
         self.allocated += 1
@@ -81,7 +87,7 @@ class SimulatedDevice(Backend):
         self._queue.clear()
 
     def fork(self) -> SimulatedDevice:
-        return SimulatedDevice(self.half)
+        return SimulatedDevice(self.half, self.resize)
 
 
 class _Runner(GraphRunner):

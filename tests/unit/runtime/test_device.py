@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 
 from sam2edge import AutomaticMaskGenerator, Bundle, FrameResult, ImagePredictor, VideoPredictor, VideoTracker
+from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backend import Backend, open_backend
 from sam2edge.runtime.confidence import consistency
@@ -71,6 +75,24 @@ def test_tracker_with_half_precision_between_the_graphs(nano: Bundle, clip: Fram
         for one, other in zip(found, play(tracker, clip[:20]), strict=True):
             both, either = (one.masks & other.masks).sum(), (one.masks | other.masks).sum()
             assert both >= 0.98 * either
+
+
+def test_frames_are_resized_on_the_device(nano: Bundle, clip: Frames, tmp_path: Path) -> None:
+    onnx.save(resize_graph(nano.model.image_size), str(tmp_path / "resize.onnx"))
+    device = SimulatedDevice(resize=tmp_path / "resize.onnx")
+    with VideoTracker(nano, device, max_objects=3) as tracker, VideoTracker(nano, max_objects=3) as other:
+        for size in ((320, 240), (200, 150), (320, 240)):
+            frames = np.stack([cv2.resize(frame, size) for frame in clip[:12]])
+            tracker.reset()
+            other.reset()
+            for frame in frames:
+                found, expected = tracker.track(frame), other.track(frame)
+                if found.frame_index == 0:
+                    box = np.array(BOX) * size[0] / 320
+                    found, expected = tracker.prompt(1, box=box), other.prompt(1, box=box)
+                assert_same([found], [expected], 1e-2)
+        ahead, plain = tracker.encode(frames[0]), other.encode(frames[0])
+    np.testing.assert_allclose(ahead.features.values, plain.features, atol=1e-2 * np.abs(plain.features).max())
 
 
 def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Frames) -> None:
