@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sam2edge.runtime.backend import DeviceArray
 from sam2edge.runtime.embedding import Embedding
+from sam2edge.runtime.frame_loader import FrameLoader
 from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.memory_loop import Objects, without_prompts
 from sam2edge.runtime.uploads import Upload, Uploads
@@ -25,16 +26,17 @@ Times = npt.NDArray[np.int64]
 class TrackedFrame:
     """A frame with room for `capacity` objects, of which `count` rows are in use.
 
+    loader, uploads: may be those of other frames, since every call here but `delete` and `remember` waits for its work.
     memory, pointers: what each object would remember of the frame, device arrays [capacity,L,M] and [capacity,C].
     times: [count] frames that each object remembered before this one. doubtful: [count] frames in a row, up to this
     one, on which it was not seen for sure.
     """
 
-    def __init__(self, graphs: Graphs, capacity: int) -> None:
+    def __init__(self, graphs: Graphs, capacity: int, loader: FrameLoader, uploads: Uploads) -> None:
         model, zeros = graphs.model, graphs.zeros
-        self._graphs, self._backend, self._uploads = graphs, graphs.backend, Uploads(graphs.backend)
+        self._graphs, self._backend, self._loader, self._uploads = graphs, graphs.backend, loader, uploads
         side, mask_side = model.grid, model.mask_size
-        self._key, self._loader, self._maps = object(), graphs.loader(), graphs.empty_maps()
+        self._key, self._maps = object(), graphs.empty_maps()
         self._size = (0, 0)
         self._conditioned = zeros("memory_attention", "conditioned", (capacity, model.hidden_dim, side, side))
         self.pointers = zeros("mask_decoder", "pointer", (capacity, model.hidden_dim))
@@ -125,6 +127,7 @@ class TrackedFrame:
     def put(self, row: int, values: Objects) -> None:
         """Overwrite a row with the only row of `values`, or append it."""
         if row == self.count:
+            self._graphs.upload(values.conditioned, self._conditioned[row : row + 1])  # which no prompt changes later
             self.count += 1
             self.times, self.doubtful = np.append(self.times, 0), np.append(self.doubtful, 0)
         self.doubtful[row] = 0
@@ -134,8 +137,6 @@ class TrackedFrame:
             self._seen[name][row] = new[0]
             self._backend.copy(self._seen[name][row], self._shown[name][row])
         self._graphs.upload(values.pointers, self.pointers[row : row + 1])
-        self._graphs.upload(values.conditioned, self._conditioned[row : row + 1])
-        self._backend.synchronize()
 
     def delete(self, row: int) -> None:
         """Remove a row; those after it move up."""

@@ -24,6 +24,7 @@ from sam2edge.runtime.memory_loop import MemoryLoop, Objects
 from sam2edge.runtime.preprocess import check_frame
 from sam2edge.runtime.result import FrameResult
 from sam2edge.runtime.tracked_frame import Frame, TrackedFrame
+from sam2edge.runtime.uploads import Uploads
 
 
 class VideoTracker(Closing):
@@ -77,7 +78,8 @@ class VideoTracker(Closing):
         self._bank = MemoryBank(self._graphs, self._max_objects, conditioning, recent, stride)
         # two in turn: an error halfway leaves the frame before as it was
         self._tracked: TrackedFrame | None = None
-        self._spare = [TrackedFrame(self._graphs, self._max_objects) for _ in range(2)]
+        loader, uploads = self._graphs.loader(), Uploads(self._graphs.backend)
+        self._spare = [TrackedFrame(self._graphs, self._max_objects, loader, uploads) for _ in range(2)]
         self._ids: list[int] = []
         self._index = -1
         self._skipped: Frame | Embedding | None = None
