@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test lint setup conformance-1024 soak clean
+.PHONY: demo test lint site setup conformance-1024 soak clean
 
 demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --frames samples/clip.mp4
@@ -20,6 +20,10 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The documentation as a site in out/site.
+site: setup
+	$(BIN)/mkdocs build
 
 # The randomly initialised tiny at its full size: 20 minutes of processor time, 10 GiB.
 conformance-1024: setup
@@ -34,7 +38,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[export,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[export,dev,docs]'
 	touch $@
 
 clean:

@@ -1,16 +1,21 @@
-"""docs/graphs.md says what the contract says, and the examples of the other pages run."""
+"""docs/graphs.md says what the contract says, examples and commands of the other pages run, the site builds."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sam2edge import Bundle
+import sam2edge
+from sam2edge import Bundle, cli
 from sam2edge.bundle import Model, TensorSpec, contract
 from tests.conftest import REPO
 
@@ -64,3 +69,86 @@ def test_sources_page(run_example: Callable[[str], str], tmp_path: Path) -> None
     lines = [json.loads(line) for line in (tmp_path / "out" / "tracks.jsonl").read_text().splitlines()]
     assert [line["frame_index"] for line in lines] == list(range(120))
     assert all(line["objects"][0]["visible"] for line in lines[:20])
+
+
+def commands(page: Path) -> Iterator[tuple[bool, list[str]]]:
+    """The commands in a page's blocks of shell: whether they can run here, and their words.
+
+    Those under a heading that starts with "On a" or "On the" are for a machine that is not here.
+    """
+    heading = r"^##+ (.*)\n"
+    sections = re.split(heading, page.read_text(), flags=re.MULTILINE)
+    for title, section in zip(["", *sections[1::2]], sections[::2], strict=True):
+        for block in re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                yield not title.startswith(("On a", "On the")), shlex.split(line, comments=True)
+
+
+PAGES = sorted((REPO / "docs").glob("*.md"))
+COMMANDS = [(page.stem, *command) for page in PAGES for command in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "words"), [(page, words) for page, runs, words in COMMANDS if not runs])
+def test_command_for_another_machine_is_right(page: str, words: list[str]) -> None:
+    """sam2edge's own parser takes it, also as a container's; what it installs or copies from here is there."""
+    text = " ".join(words)
+    if words[0] == "sam2edge" or words[:2] == ["docker", "run"]:
+        parsed = cli._parser().parse_args(words[words.index("sam2edge") + 1 :])
+        assert callable(parsed.verb)
+    for extra in re.findall(r"sam2edge\[(\w+)\]", text):
+        assert re.search(rf"^{extra} = \[", (REPO / "pyproject.toml").read_text(), re.MULTILINE)
+    for file in re.findall(r"(?:deploy|samples)/\S+", text):
+        assert (REPO / file).exists()
+
+
+def test_first_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "samples").symlink_to(REPO / "samples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    runnable = [(page, words) for page, runs, words in COMMANDS if runs]
+    assert {page for page, _ in runnable} == {"first-steps"}
+    assert [words[1] for _, words in runnable] == ["export", "inspect", "track", "calibrate", "verify"]
+    for _, words in runnable:
+        assert cli.main(words[1:]) == 0, words
+    assert len((tmp_path / "out" / "tracked.jsonl").read_text().splitlines()) == 120
+    for file in ("tracked.mp4", "report/report.html", "nano-int8/recipe.json"):
+        assert (tmp_path / "out" / file).stat().st_size > 0
+    assert re.search(r"^gate .* passed", capsys.readouterr().out, re.MULTILINE)
+
+
+def literals() -> set[str]:
+    """Every text in the code, with … in place of what is filled in."""
+    texts = set()
+    for folder in ("src/sam2edge", "export", "runtime", "engines", "calibration"):
+        for file in (REPO / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.add(node.value)
+                if isinstance(node, ast.JoinedStr):
+                    parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                    texts.add("".join(map(str, parts)))
+    return texts
+
+
+def test_quoted_messages_are_those_of_the_code() -> None:
+    quoted = re.findall(r"^> `(.*)`$", (REPO / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(quoted) > 20
+    texts = literals()
+    pattern = {quote: ".*".join(map(re.escape, quote.strip("…").split("…"))) for quote in quoted}
+    assert [quote for quote in quoted if not any(re.search(pattern[quote], text) for text in texts)] == []
+
+
+def test_site(tmp_path: Path) -> None:
+    """It builds without a warning, a class is on the API page with its arguments, and no page loads from elsewhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    pages = {file: file.read_text() for file in tmp_path.rglob("*.html")}
+    assert len(pages) >= len(PAGES)
+    api = pages[tmp_path / "api" / "index.html"]
+    for name in sam2edge.__all__:
+        assert re.search(rf'id="sam2edge\.[\w.]*{name}"', api), name
+    assert "max_conditioning_frames" in re.sub(r"<[^>]+>", "", api)
+    loaded = [re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"', page) for page in pages.values()]
+    assert {address for one in loaded for address in one} == set()

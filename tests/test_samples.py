@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
+import pytest
+from pycocotools.coco import COCO
 
-from sam2edge import Bundle
+from sam2edge import Bundle, VideoTracker
+from sam2edge.errors import MediaError
+from sam2edge.runtime import rle
+from sam2edge.runtime.grabber import Grabber, Reconnect
+from sam2edge.runtime.sinks import CallbackSink
 from sam2edge.runtime.sources import VideoSource
 from tests.conftest import REPO
+from tests.simulated import Simulated, failing, opening
+
+CLIP = REPO / "samples" / "clip.mp4"
+BALL, BLOCK = "101,47,176,122", "220,18,305,103"
 
 
 def run(script: str, *arguments: Path | str) -> str:
@@ -69,3 +85,237 @@ def test_demo_is_as_good_as_pytorch(nano: Bundle, tmp_path: Path) -> None:
     with VideoSource(tmp_path / "overlay.mp4") as overlay:
         assert (overlay.width, overlay.height, len(list(overlay))) == (320, 240, 120)
     assert cv2.imread(str(tmp_path / "strip.png")).shape == (2 * 240, 4 * 320, 3)
+
+
+def load(script: str) -> ModuleType:
+    """A sample as a module."""
+    spec = importlib.util.spec_from_file_location(script, REPO / "samples" / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def true_masks(object_id: int) -> np.ndarray:
+    """The true masks of one of the clip's toys: bool [T,H,W]."""
+    return np.load(REPO / "samples" / "clip_masks.npz")["labels"] == object_id
+
+
+def iou(predicted: np.ndarray, true: np.ndarray) -> float:
+    return float((predicted & true).sum() / (predicted | true).sum())
+
+
+def first_frames(count: int) -> list[np.ndarray]:
+    with VideoSource(CLIP) as video:
+        return list(islice(video, count))
+
+
+def tracks(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two frames of the clip, and a file that is no image."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, frame in enumerate(first_frames(2)):
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    (folder / "2.png").write_text("no image")
+    return folder
+
+
+def test_readme_lists_every_sample() -> None:
+    """And those to start from, which its first table lists, are short."""
+    folder = REPO / "samples"
+    tables = (folder / "README.md").read_text().split("measures itself")
+    start, others = (re.findall(r"^\| \[([\w.]+)\]", table, re.MULTILINE) for table in tables)
+    assert {*start, *others} == {file.name for suffix in ("py", "sh") for file in folder.glob(f"*.{suffix}")}
+    assert [name for name in start if len((folder / name).read_text().splitlines()) >= 60] == []
+
+
+def test_segment_image(nano: Bundle, photos: Path, tmp_path: Path) -> None:
+    cut_out = tmp_path / "ball.png"
+    run("segment_image.py", nano.path, photos / "0.png", cut_out, "--point", "138,84", "--background", "20,20")
+    pixels = cv2.imread(str(cut_out), cv2.IMREAD_UNCHANGED)
+    assert iou(pixels[..., 3] == 255, true_masks(1)[0]) > 0.9
+    assert (pixels[..., :3] == cv2.imread(str(photos / "0.png"))).all()
+
+
+def test_track_video(nano: Bundle, tmp_path: Path) -> None:
+    printed = run("track_video.py", nano.path, CLIP, tmp_path, BALL, BLOCK)
+    assert re.fullmatch(r"object 1: seen on 120 of 120 frames\nobject 2: seen on 10\d of 120 frames\n", printed)
+    with open(tmp_path / "tracks.csv", newline="") as file:
+        rows = {(int(row["frame"]), int(row["object"])): row for row in csv.DictReader(file)}
+    for frame in (0, 60):
+        ys, xs = np.nonzero(true_masks(1)[frame])
+        found = float(rows[frame, 1]["x"]), float(rows[frame, 1]["y"])
+        assert found == pytest.approx((xs.mean(), ys.mean()), abs=5)
+    with VideoSource(tmp_path / "tracked.mp4") as video:
+        assert len(list(video)) == 120
+
+
+def test_camera_from_a_file(nano: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "tracks.jsonl"
+    printed = run("camera.py", nano.path, "--source", CLIP, "--box", BALL, "--json", file)
+    assert printed.startswith("Statistics(delivered=120, dropped=0,")
+    assert all(line["objects"][0]["visible"] for line in tracks(file))
+
+
+def test_camera_that_vanishes(nano: Bundle) -> None:
+    """The same object is followed when the camera is back, and nobody is asked for a box again."""
+    frames = first_frames(6)
+    before = Simulated(*frames[:3], failing(MediaError("unplugged")), size=(240, 320))
+    after = Simulated(*frames[3:], failing(MediaError("unplugged")), size=(240, 320))
+    asked, results = [], []
+    sink = CallbackSink(lambda frame, result: results.append(result))
+    reconnect = Reconnect(0, attempts=1)
+    with (
+        VideoTracker(nano) as tracker,
+        Grabber(opening(before, after), "every", reconnect=reconnect) as grabber,
+        pytest.raises(MediaError, match="given up"),
+    ):
+        load("camera").follow(grabber, tracker, lambda frame: asked.append(1) or (101, 47, 176, 122), [sink])
+    assert len(asked) == 1
+    assert grabber.statistics.reconnects == 1
+    assert min(iou(results[t].masks[0], true_masks(1)[t]) for t in range(6)) > 0.8
+
+
+def test_camera_asks_again_for_a_lost_object(nano: Bundle) -> None:
+    (frame,) = first_frames(1)
+    without_ball = np.where(true_masks(1)[0][..., None], np.uint8(90), frame)
+    answers = {0: (101, 47, 176, 122), 5: None, 6: (220, 18, 305, 103)}  # None: the user drew nothing
+    asked, masks = [], []
+
+    def choose(_frame: object) -> object:
+        asked.append(len(masks))
+        return answers[len(masks)]
+
+    sink = CallbackSink(lambda frame, result: masks.append(result.masks))
+    source = Simulated(frame, *[np.full_like(frame, 90)] * 5, without_ball, live=False, size=(240, 320))
+    with VideoTracker(nano, max_objects=1, lost_after=5) as tracker, Grabber(lambda: source) as grabber:
+        load("camera").follow(grabber, tracker, choose, [sink])
+    assert asked == [0, 5, 6]
+    assert iou(masks[-1][0], true_masks(2)[0]) > 0.8
+
+
+def test_camera_box_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = load("camera")
+    monkeypatch.setattr(cv2, "destroyWindow", lambda title: None)
+    for drawn, box in (((10, 20, 30, 40), (10, 20, 40, 60)), ((0, 0, 0, 0), None)):
+        monkeypatch.setattr(cv2, "selectROI", lambda title, frame, drawn=drawn: drawn)
+        assert camera.draw_box(np.zeros((100, 100, 3), np.uint8)) == box
+
+
+def test_detector_boxes(nano: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "tracks.jsonl"
+    printed = run("detector_boxes.py", nano.path, CLIP, file).splitlines()
+    assert [line.split(" at")[0] for line in printed] == [f"frame 0: object {n}" for n in (1, 2, 3)]
+    objects = {one["id"]: rle.decode(one["segmentation"]) for one in tracks(file)[20]["objects"]}
+    for true in (1, 2, 3):
+        assert max(iou(mask, true_masks(true)[20]) for mask in objects.values()) > 0.7
+
+
+def test_boxes_of_another_detector(nano: Bundle, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"5": [[101, 47, 178, 124]], "10": [[101, 47, 180, 126], [205, 20, 305, 110]]}))
+    printed = run("detector_boxes.py", nano.path, CLIP, tmp_path / "tracks.jsonl", boxes).splitlines()
+    assert [line.split(" at")[0] for line in printed[:2]] == ["frame 5: object 1", "frame 10: object 2"]
+
+
+def test_robot(nano: Bundle, tmp_path: Path) -> None:
+    """Within 5 mm of where the disc was drawn, on every frame."""
+    printed = run("robot.py", nano.path, tmp_path / "recording.npz")
+    worst = re.search(r"^120 of 120 frames, error [\d.]+ mm, at most ([\d.]+) mm$", printed, re.MULTILINE)
+    assert worst is not None
+    assert float(worst[1]) < 5
+
+
+def test_robot_without_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "samples"))
+    centroid = load("robot").centroid
+    mask, depth = np.zeros((60, 80), bool), np.full((60, 80), 2000, np.uint16)
+    mask[20:41, 30:51] = True
+    assert centroid(mask, np.zeros_like(depth), (100, 100, 40, 30)) is None
+    assert centroid(mask, depth, (100, 100, 40, 30)) == pytest.approx((0, 0, 2))
+    assert centroid(mask, depth, (100, 50, 50, 20)) == pytest.approx((-0.2, 0.4, 2))
+
+
+def message(frame: np.ndarray, encoding: str, padding: int = 0) -> SimpleNamespace:
+    """A sensor_msgs/Image."""
+    height, width, _ = frame.shape
+    rows = np.pad((frame if encoding == "rgb8" else frame[..., ::-1]).reshape(height, -1), ((0, 0), (0, padding)))
+    size = {"height": height, "width": width, "step": 3 * width + padding}
+    return SimpleNamespace(encoding=encoding, header="header", data=rows.tobytes(), **size)
+
+
+def test_ros2_node(nano: Bundle) -> None:
+    with VideoTracker(nano, max_objects=1) as tracker:
+        node = load("ros2_node").MaskNode(tracker)
+        frames = first_frames(3)
+        before = node.on_image(message(frames[0], "rgb8"))
+        assert not any(before["data"])
+        node.on_box(SimpleNamespace(x_offset=101, y_offset=47, width=75, height=75))
+        node.on_image(message(frames[1], "bgr8", padding=4))
+        ball = node.on_image(message(frames[2], "rgb8"))
+        node.on_box(SimpleNamespace(x_offset=220, y_offset=18, width=85, height=85))
+        block = node.on_image(message(frames[2], "rgb8"))
+    assert {**ball, "data": b""} == {
+        "header": "header", "height": 240, "width": 320, "encoding": "mono8", "step": 320, "data": b""
+    }  # fmt: skip
+    for fields, true in ((ball, 1), (block, 2)):
+        assert iou(np.frombuffer(fields["data"], np.uint8).reshape(240, 320) == 255, true_masks(true)[2]) > 0.8
+
+
+@pytest.mark.parametrize(("encoding", "padding"), [("rgb8", 0), ("bgr8", 0), ("rgb8", 5)])
+def test_ros2_images(encoding: str, padding: int) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    pixels = load("ros2_node").to_rgb(message(frame, encoding, padding))
+    assert np.array_equal(pixels, frame)
+    assert pixels.flags.c_contiguous
+
+
+def test_two_cameras(nano: Bundle, tmp_path: Path) -> None:
+    printed = run("two_cameras.py", nano.path, tmp_path, f"{CLIP}={BALL}", f"{CLIP}={BLOCK}")
+    assert re.fullmatch(rf"({re.escape(str(CLIP))}: [\d.]+ frames a second\n){{2}}", printed)
+    for number, true in enumerate((1, 2)):
+        lines = tracks(tmp_path / f"{number}.jsonl")
+        assert len(lines) == 120
+        assert iou(rle.decode(lines[20]["objects"][0]["segmentation"]), true_masks(true)[20]) > 0.8
+
+
+def test_label_folder(nano: Bundle, photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    printed = run("label_folder.py", nano.path, photos, file, "--points", "16", "--stability", "0.8")
+    assert re.search(r"masks on 2 images, 1 left out$", printed)
+    data = COCO(str(file))  # checks and indexes it
+    assert [image["file_name"] for image in data.loadImgs(data.getImgIds())] == ["0.png", "1.png"]
+    masks = [rle.decode(one["segmentation"]) for one in data.loadAnns(data.getAnnIds(imgIds=1, catIds=1))]
+    for toy in (1, 2, 3):
+        assert max(iou(mask, true_masks(toy)[0]) for mask in masks) > 0.8
+
+
+def test_orin(tmp_path: Path) -> None:
+    """Without a GPU it goes as far as a checked INT8 bundle; run again, where there is one, it only builds."""
+    out, command, verbs = tmp_path / "orin", tmp_path / "bin" / "sam2edge", tmp_path / "verbs"
+    path, cache = f"{command.parent}{os.pathsep}{os.environ['PATH']}", tmp_path / "cache"
+    environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(cache), "CUDA_VISIBLE_DEVICES": ""}
+    command.parent.mkdir()
+
+    def run_script(program: str) -> str:
+        command.write_text(f'#!/bin/sh\necho "$@" >> {verbs}\n{program}\n')
+        command.chmod(0o755)
+        script = [str(REPO / "samples" / "orin.sh"), str(REPO / "samples" / "nano"), str(CLIP), BALL, str(out)]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    build = f"build {out}/fp32 --precision fp16 --profile jetson"
+    assert f"sam2edge {build}" in run_script(f'exec {sys.executable} -m sam2edge.cli "$@"')
+    assert [line.split()[0] for line in verbs.read_text().splitlines()] == ["export", "calibrate", "verify", "doctor"]
+    assert {graph.precision for graph in Bundle.open(out / "int8").manifest.graphs.values()} == {"int8"}
+    assert (out / "report" / "report.html").stat().st_size > 0
+    verbs.unlink()
+    run_script("echo 'ok       GPU 0          Orin, compute capability 8.7, 7.4 GiB'")
+    assert verbs.read_text().splitlines() == ["doctor", build]

@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree, out = tmp_path_factory.mktemp("tree") / "sam2edge", tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(REPO / "src", tree / "src", symlinks=True, ignore=ignored)
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, "deploy", "docs", "samples", "tests"):
         shutil.copytree(REPO / folder, tree / folder, ignore=ignored)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPO / file, tree)
@@ -71,6 +71,10 @@ def test_sdist_holds_every_file_as_a_file(built: Path) -> None:
         members = {member.name.partition("/")[2]: member for member in archive}
     assert {f"src/{name}" for name in sources()} | {"LICENSE", "README.md", "pyproject.toml"} <= set(members)
     assert [name for name, member in members.items() if not (member.isfile() or member.isdir())] == []
+    # Above all no weights and no clip: the bundled model is of the repository, not of the package.
+    packaged = ("src/sam2edge/", "src/sam2edge.egg-info/", "tests/test_")
+    strange = {name for name in members if not members[name].isdir() and not name.startswith(packaged)}
+    assert strange == {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"}
 
 
 def required(requirements: list[str] | None) -> set[str]:

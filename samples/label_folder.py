@@ -1,0 +1,59 @@
+"""Label a folder of images: everything that is found, as one COCO data set.
+
+    python samples/label_folder.py BUNDLE FOLDER OUT.json [--points 32] [--stability 0.95]
+Images that cannot be read are named and left out. The only category is "object": SAM 2 does not name what it finds.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from sam2edge import AutomaticMaskGenerator
+from sam2edge.errors import MediaError
+from sam2edge.runtime.image_files import find_images, read_image
+
+
+def annotation(record, number, image_id):
+    """A record of the mask generator as COCO has it."""
+    kept = {"segmentation": record["segmentation"], "bbox": record["bbox"], "area": record["area"]}
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        **kept,
+        "score": record["predicted_iou"],
+    }
+
+
+def main():
+    """Find, segment, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("folder")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--points", type=int, default=32, help="clicks a side: more find smaller things")
+    parser.add_argument("--stability", type=float, default=0.95, help="lower keeps vaguer masks")
+    args = parser.parse_args()
+    files, wrong = find_images([args.folder])
+    options = {"stability_score_thresh": args.stability, "output_mode": "coco_rle"}
+    data = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
+    with AutomaticMaskGenerator(args.bundle, args.points, **options) as generator:
+        for image_id, file in enumerate(files, start=1):
+            try:
+                image = read_image(file)
+            except MediaError as error:
+                wrong.append(str(error))
+                continue
+            height, width = image.shape[:2]
+            data["images"].append({"id": image_id, "file_name": file.name, "height": height, "width": width})
+            for record in generator.generate(image):
+                data["annotations"].append(annotation(record, len(data["annotations"]) + 1, image_id))
+    args.out.write_text(json.dumps(data))
+    print(*wrong, sep="\n", file=sys.stderr)
+    print(f"{args.out}: {len(data['annotations'])} masks on {len(data['images'])} images, {len(wrong)} left out")
+
+
+if __name__ == "__main__":
+    main()

