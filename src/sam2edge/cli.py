@@ -1,16 +1,28 @@
 """The command `sam2edge VERB …`; each verb is a file of sam2edge.commands.
 
 Exit codes: 0 done, 1 `doctor` found that this machine cannot track or `verify` that a gate fails, 2 an error (said in
-one line on stderr), 130 interrupted.
+one line on stderr), 130 interrupted, 141 nobody reads the output.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from sam2edge.commands import INTERRUPTED, build, calibrate, doctor, export, inspect, segment, track, verify
+from sam2edge.commands import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    build,
+    calibrate,
+    doctor,
+    export,
+    inspect,
+    segment,
+    track,
+    verify,
+)
 from sam2edge.errors import Sam2EdgeError
 
 
@@ -18,10 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return its exit code."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.verb(args))
+        code = int(args.verb(args))
+        sys.stdout.flush()
+        return code
     except Sam2EdgeError as error:
         print(f"sam2edge: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of `sam2edge doctor | head`; Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("sam2edge: interrupted", file=sys.stderr)
         return INTERRUPTED

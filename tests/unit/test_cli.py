@@ -712,6 +712,12 @@ def test_interrupted_elsewhere(run, monkeypatch):
     assert run("doctor") == (130, "", "sam2edge: interrupted\n")
 
 
+def test_nobody_reads_the_output():
+    command = f"{sys.executable} -m sam2edge.cli doctor | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
 def test_signals_are_as_before_afterwards(run, tracker, video, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert run("track", "b", video, "--point", "1,1", "--json", tmp_path / "o.json")[0] == 0

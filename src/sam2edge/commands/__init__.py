@@ -6,3 +6,5 @@ code. What a verb needs is imported inside it, so that `sam2edge --help` is quic
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
+BROKEN_PIPE = 141
+"""Exit code when whoever read the output went away, as of a program that SIGPIPE ends."""
