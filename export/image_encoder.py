@@ -1,4 +1,9 @@
-"""The image-encoder graph: Hiera backbone and feature pyramid (sam2/modeling/backbones, SAM 2 section 4)."""
+"""The image-encoder graph: Hiera backbone and feature pyramid (sam2/modeling/backbones, SAM 2 section 4).
+
+Tokens lie in windows [B · windows, w, w, C], from one block to the next: norms, projections and the pyramid's 1×1
+convolutions do not ask where a token lies, attention to all tokens does not either, and pooling halves a window. They
+are brought into another order only where the next block has other windows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam2edge.export.rewrites import attend, frozen, join_heads, merged_pointwise, reshape, scaled, split_heads
+from sam2edge.export.rewrites import (
+    attend,
+    frozen,
+    join_heads,
+    linear_of,
+    merged_pointwise,
+    pad,
+    pointwise,
+    reshape,
+    scaled,
+)
 
 
 class ImageEncoder(nn.Module):
@@ -21,67 +36,98 @@ class ImageEncoder(nn.Module):
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         backbone, neck = model.vision_encoder.backbone, model.vision_encoder.neck
-        grid = model.config.image_size // 4
         self.mean = frozen(torch.tensor(mean).mul(255)[:, None, None])
         self.patches = _patch_embedding(backbone.patch_embed.projection, std)
-        self.position = frozen(backbone._get_pos_embed((grid, grid)))
-        self.blocks = nn.ModuleList(HieraBlock(block) for block in backbone.blocks)
-        self.stage_ends = list(backbone.stage_ends)
+        side = model.config.image_size // 4
+        self.window: int = backbone.blocks[0].window_size
+        position = backbone._get_pos_embed((side, side))
+        self.position = frozen(_arrange(position, side, side, self.window).contiguous())
+        window, blocks = self.window, []
+        for block in backbone.blocks:
+            blocks.append(HieraBlock(block, side, window))
+            side, window = blocks[-1].side_out, blocks[-1].window_out
+        self.blocks, self.stage_ends = nn.ModuleList(blocks), list(backbone.stage_ends)
         # neck.convs run from the coarsest level to the finest; levels 0 and 1 are not part of the top-down path
         lateral = list(neck.convs)[::-1]
-        self.high_res_0 = merged_pointwise(lateral[0], model.mask_decoder.conv_s0)
-        self.high_res_1 = merged_pointwise(lateral[1], model.mask_decoder.conv_s1)
-        self.level_2, self.level_3 = lateral[2], lateral[3]
+        self.level_0 = pointwise(merged_pointwise(lateral[0], model.mask_decoder.conv_s0))
+        self.level_1 = pointwise(merged_pointwise(lateral[1], model.mask_decoder.conv_s1))
+        self.level_2, self.level_3 = pointwise(lateral[2]), pointwise(lateral[3])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode a batch of images."""
         # to float before anything else: TensorRT takes bytes as a network's input but in no layer except a cast
         x = image.float().permute(0, 3, 1, 2) - self.mean
-        x = self.patches(x).permute(0, 2, 3, 1) + self.position
-        levels = []
+        x = self.patches(x).permute(0, 2, 3, 1)
+        x = _arrange(x, self.blocks[0].side, self.blocks[0].side, self.window)
+        # the windows of an image on an axis of their own, since each has its part of the position codes
+        x = reshape(reshape(x, -1, *self.position.shape) + self.position, -1, *self.position.shape[1:])
+        levels: list[Tensor] = []
+        lateral = [self.level_0, self.level_1, self.level_2, self.level_3]
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in self.stage_ends:
-                levels.append(x.permute(0, 3, 1, 2))
-        coarse = F.interpolate(self.level_3(levels[3]), scale_factor=2.0, mode="nearest")
-        return self.high_res_0(levels[0]), self.high_res_1(levels[1]), self.level_2(levels[2]) + coarse
+                level = _arrange(lateral[len(levels)](x), block.side_out, block.window_out, block.side_out)
+                levels.append(level.permute(0, 3, 1, 2))
+        return levels[0], levels[1], levels[2] + F.interpolate(levels[3], scale_factor=2.0, mode="nearest")
 
 
 class HieraBlock(nn.Module):
-    """One block of Hiera with every shape but the batch a constant (hieradet.py, MultiScaleBlock)."""
+    """One block of Hiera with every shape but the batch a constant (hieradet.py, MultiScaleBlock).
 
-    def __init__(self, block: Any) -> None:
+    Takes the tokens of a map [side,side] in windows of `window`, which may be the map as it is, and gives those of
+    [side_out,side_out] in windows of `window_out`.
+    """
+
+    def __init__(self, block: Any, side: int, window: int) -> None:
         super().__init__()
         attention = block.attn
         self.norm1, self.norm2, self.mlp = block.layer_norm1, block.layer_norm2, block.mlp
         self.shortcut = block.proj if block.dim != block.dim_out else None
         self.dim_out: int = block.dim_out
         self.heads: int = attention.num_attention_heads
-        self.qkv = scaled(attention.qkv, slice(0, self.dim_out), attention.scale)
-        self.output = attention.proj
-        self.window: int = block.window_size
         self.stride: int = block.query_stride[0] if block.query_stride else 1
+        self.qkv, width = scaled(attention.qkv, slice(0, self.dim_out), attention.scale), self.dim_out
+        if self.stride > 1:  # queries are fewer than keys and values
+            self.query = linear_of(self.qkv.weight[:width], self.qkv.bias[:width])
+            self.key_value = linear_of(self.qkv.weight[width:], self.qkv.bias[width:])
+        self.output = attention.proj
+        self.side, self.window_in = side, window
+        # what attends to each other, and the windows in which the block keeps its tokens
+        self.attended: int = block.window_size or side
+        self.padding = -side % self.attended
+        self.window = side if self.padding else self.attended if block.window_size else window
+        self.side_out, self.window_out = side // self.stride, self.window // self.stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """X [B,H,W,C] → [B,H/stride,W/stride,dim_out]."""
-        side = x.shape[1]
+        """X [·,window_in,window_in,C] → [·,window_out,window_out,dim_out]."""
+        x = _arrange(x, self.side, self.window_in, self.window)
         normed = self.norm1(x)
-        shortcut = x if self.shortcut is None else _pool(self.shortcut(normed), self.stride)
-        if self.window:
-            attended = self._attend(_partition(normed, side, self.window), self.window)
-            attended = _join(attended, side // self.stride, self.window // self.stride)
-        else:
-            attended = self._attend(normed, side)
-        x = shortcut + attended
+        shortcut = x if self.shortcut is None else _pool(self.shortcut(normed), self.window, self.stride)
+        x = shortcut + (self._attend_padded(normed) if self.padding else self._attend(normed, self.window))
         return x + self.mlp(self.norm2(x))
 
-    def _attend(self, x: Tensor, side: int) -> Tensor:
-        """Attention within each [side,side] square of x [·,side,side,C]."""
-        query, key, value = self.qkv(x).split(self.dim_out, dim=-1)
-        query = _pool(query, self.stride)
-        tokens = [split_heads(reshape(t, 0, -1, self.dim_out), self.heads) for t in (query, key, value)]
-        attended = self.output(join_heads(attend(*tokens)))
-        return reshape(attended, -1, side // self.stride, side // self.stride, self.dim_out)
+    def _attend_padded(self, x: Tensor) -> Tensor:
+        """Attention on a map that whole windows do not tile: x [B,side,side,C] → [B,side_out,side_out,dim_out]."""
+        side, pooled = self.side + self.padding, (self.side + self.padding) // self.stride
+        x = pad(x, self.padding)
+        x = self._attend(_arrange(x, side, side, self.attended), self.attended)
+        return _arrange(x, pooled, self.attended // self.stride, pooled)[:, : self.side_out, : self.side_out]
+
+    def _attend(self, x: Tensor, window: int) -> Tensor:
+        """Attention of x [·,window,window,C] → [·,window / stride,window / stride,dim_out]."""
+        tokens = self.attended**2
+        if self.stride == 1:
+            query, key, value = self._heads(self.qkv(x), tokens)
+        else:
+            (query,) = self._heads(_pool(self.query(x), window, self.stride), tokens // self.stride**2)
+            key, value = self._heads(self.key_value(x), tokens)
+        attended = self.output(join_heads(attend(query, key, value)))
+        return reshape(attended, -1, window // self.stride, window // self.stride, self.dim_out)
+
+    def _heads(self, x: Tensor, tokens: int) -> tuple[Tensor, ...]:
+        """As many tensors [·,heads,tokens,d] as x [..., n · dim_out] holds, by one transposition."""
+        x = reshape(x, -1, tokens, x.shape[-1] // self.dim_out, self.heads, self.dim_out // self.heads)
+        return tuple(x.permute(2, 0, 3, 1, 4).unbind(0))
 
 
 def _patch_embedding(projection: nn.Conv2d, std: tuple[float, ...]) -> nn.Conv2d:
@@ -92,28 +138,25 @@ def _patch_embedding(projection: nn.Conv2d, std: tuple[float, ...]) -> nn.Conv2d
     return conv
 
 
-def _pool(x: Tensor, stride: int) -> Tensor:
-    """Maximum over stride × stride squares of x [B,H,W,C]."""
+def _pool(x: Tensor, window: int, stride: int) -> Tensor:
+    """Maximum over stride × stride squares of x [·,window,window,C]."""
     if stride == 1:
         return x
-    return F.max_pool2d(x.permute(0, 3, 1, 2), stride).permute(0, 2, 3, 1)
+    pooled = window // stride
+    return reshape(x, -1, pooled, stride, pooled, stride, x.shape[-1]).amax(dim=4).amax(dim=2)
 
 
-def _partition(x: Tensor, side: int, window: int) -> Tensor:
-    """[B,side,side,C] → [B · windows, window, window, C], zero-padded to whole windows."""
+def _arrange(x: Tensor, side: int, old: int, new: int) -> Tensor:
+    """Tokens of [side,side] in windows of `old`, x [·,old,old,C] → in windows of `new`, [·,new,new,C]."""
     channels = x.shape[-1]
-    pad = -side % window
-    if pad:
-        x = F.pad(x, (0, 0, 0, pad, 0, pad))
-    n = (side + pad) // window
-    x = reshape(x, -1, n, window, n, window, channels).transpose(2, 3)
-    return reshape(x, -1, window, window, channels)
-
-
-def _join(x: Tensor, side: int, window: int) -> Tensor:
-    """Undo `_partition`: [B · windows, window, window, C] → [B,side,side,C]."""
-    channels = x.shape[-1]
-    n = -(-side // window)
-    x = reshape(x, -1, n, n, window, window, channels).transpose(2, 3)
-    x = reshape(x, -1, n * window, n * window, channels)
-    return x[:, :side, :side] if n * window > side else x
+    if old == new:
+        return x
+    if old != side:
+        n = side // old
+        x = reshape(x, -1, n, n, old, old, channels).transpose(2, 3)
+        x = reshape(x, -1, side, side, channels)
+    if new != side:
+        n = side // new
+        x = reshape(x, -1, n, new, n, new, channels).transpose(2, 3)
+        x = reshape(x, -1, new, new, channels)
+    return x

@@ -58,7 +58,9 @@ class MaskDecoder(nn.Module):
         image = image + _choose(has_mask_input, self.mask_embed(mask_input), self.no_mask)
         image = reshape(image, 0, 0, -1).transpose(1, 2)
         sparse = self.prompts(points, labels)
-        tokens = torch.cat([self.tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        # a row for every object by way of a flag, whatever it says: expand() would compute a shape in the graph
+        own = torch.where(reshape(multimask, -1, 1, 1), self.tokens, self.tokens)
+        tokens = torch.cat([own, sparse], dim=1)
 
         queries, keys = tokens, image
         for layer in self.layers:
@@ -72,7 +74,7 @@ class MaskDecoder(nn.Module):
         object_score = self.score_head(queries[:, 0])
 
         best = ious[:, 1:].argmax(dim=1) + 1
-        token_index = torch.where(multimask, best, torch.zeros_like(best))
+        token_index = torch.where(multimask, best, 0)
         mask_index = torch.where(self.stability(masks[:, 0]), token_index, best)
         pointer = self.pointer_head(_pick(mask_tokens, token_index)[:, 0])
         pointer = torch.where(object_score > 0, pointer, self.no_pointer)
@@ -104,7 +106,7 @@ class Stability(nn.Module):
         """Logits [N,4h,4h] → bool [N]."""
         inner = (mask > self.delta).float().sum(dim=(1, 2))
         outer = (mask > -self.delta).float().sum(dim=(1, 2))
-        stability = torch.where(outer > 0, inner / outer, torch.ones_like(outer))
+        stability = torch.where(outer > 0, inner / outer, 1.0)
         return stability >= self.threshold
 
 

@@ -124,13 +124,18 @@ class Layer(nn.Module):
         """X [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,T·L+P,M]; bias [N,1,T·L+P]."""
         normed = self.norm1(x)
         query, key = (rotate(projection(normed), self.cos, self.sin) for projection in (self.query, self.key))
-        x = x + self.output(attend(query, key, self.value(normed)))
+        x = x + self.output(_attend(query, key, self.value(normed)))
         query = rotate(self.memory_query(self.norm2(x)), self.cos, self.sin)
         key = rotate(self.memory_key(memory_key), self.key_cos, self.key_sin)
         key = torch.cat([reshape(key, 0, -1, self.memory_key.out_features), self.memory_key(pointer_key)], dim=1)
         # x has batch 1 until here in the first layer: what is before any memory is computed once for all objects
-        x = x + self.memory_value(attend(query, key, values, bias))
+        x = x + self.memory_value(_attend(query, key, values, bias.unsqueeze(1)))
         return x + self.linear2(self.activation(self.linear1(self.norm3(x))))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention with an axis for its one head: what TensorRT fuses is [batch, heads, tokens, width]."""
+    return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), bias).squeeze(1)
 
 
 def _query(attention: Any) -> nn.Linear:

@@ -1,7 +1,7 @@
 """Exact rewrites of SAM 2's modules for inference engines: same numbers, cheaper graphs.
 
 Each returns new weights or plain tensor code; tests/unit/export/test_rewrites.py compares each with what it
-replaces. The reasons were measured elsewhere and are repeated in docs/graphs.md.
+replaces. docs/performance.md says what each of them is expected to bring, and what was measured.
 """
 
 from __future__ import annotations
@@ -31,6 +31,24 @@ class _Reshape(torch.autograd.Function):
 def reshape(x: Tensor, *shape: int) -> Tensor:
     """Reshape as ONNX does it: 0 copies the dimension at the same place, and exactly one -1 is inferred."""
     return _Reshape.apply(x, tuple(int(size) for size in shape))  # int: a traced size is no constant
+
+
+class _Pad(torch.autograd.Function):
+    """Zeros after the rows and columns of [B,H,W,C], with constant sizes in ONNX; F.pad builds them from nodes."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, size: int) -> Tensor:
+        return nn.functional.pad(x, (0, 0, 0, size, 0, size))
+
+    @staticmethod
+    def symbolic(g: torch.Graph, x: torch.Value, size: int) -> torch.Value:
+        pads = torch.tensor([0, 0, 0, 0, 0, size, size, 0])
+        return g.op("Pad", x, g.op("Constant", value_t=pads))
+
+
+def pad(x: Tensor, size: int) -> Tensor:
+    """X [B,H,W,C] → [B,H + size,W + size,C] with zeros at the end."""
+    return _Pad.apply(x, size)
 
 
 def scaled(linear: nn.Linear, rows: slice, scale: float) -> nn.Linear:
@@ -80,6 +98,11 @@ def merged_pointwise(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     return merged
 
 
+def pointwise(conv: nn.Conv2d) -> nn.Linear:
+    """A 1×1 convolution on tokens [..., C], which need not become an image before it."""
+    return linear_of(conv.weight.flatten(1), conv.bias)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(query keyᵀ + bias) value, decomposed: q [..., Q, d] already scaled, k and v [..., K, d].
 
@@ -98,7 +121,8 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def join_heads(x: Tensor) -> Tensor:
     """[B, heads, L, d] → [B, L, heads · d]."""
-    return reshape(x.transpose(1, 2), 0, -1, x.shape[1] * x.shape[3])
+    heads, width = x.shape[1], x.shape[3]
+    return reshape(x.transpose(1, 2) if heads > 1 else x, 0, -1, heads * width)
 
 
 def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:

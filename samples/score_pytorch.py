@@ -17,11 +17,11 @@ from sam2edge.runtime.sources import VideoSource
 MEAN, STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
 
 
-def preprocess(frames, side):
+def preprocess(frames, side, device="cpu"):
     """Resize and normalise frames uint8 [T,H,W,3] as the image processor does: float32 [T,3,side,side]."""
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous()
     pixels = interpolate(pixels, (side, side), mode="bilinear", antialias=True)
-    return (pixels / 255 - MEAN) / STD
+    return (pixels / 255 - MEAN.to(device)) / STD.to(device)
 
 
 def follow(model, video, prompt, size):

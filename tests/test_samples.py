@@ -19,12 +19,13 @@ import pytest
 from pycocotools.coco import COCO
 
 from sam2edge import Bundle, VideoTracker
+from sam2edge.bundle import GRAPHS
 from sam2edge.errors import MediaError
 from sam2edge.runtime import rle
 from sam2edge.runtime.grabber import Grabber, Reconnect
 from sam2edge.runtime.sinks import CallbackSink
 from sam2edge.runtime.sources import VideoSource
-from tests.conftest import REPO
+from tests.conftest import NANO, REPO
 from tests.simulated import Simulated, failing, opening
 
 CLIP = REPO / "samples" / "clip.mp4"
@@ -319,3 +320,47 @@ def test_orin(tmp_path: Path) -> None:
     verbs.unlink()
     run_script("echo 'ok       GPU 0          Orin, compute capability 8.7, 7.4 GiB'")
     assert verbs.read_text().splitlines() == ["doctor", build]
+
+
+def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    few = ("--backend", "onnx", "--objects", "2", "--frames", "3", "--long", "5", "--source", NANO)
+    rows = run("gpu_speed.py", nano.path, *few, "--csv", table).splitlines()
+    times = r"median [\d.]+ ms, p99 [\d.]+, first \d+"
+    graphs = ", ".join(rf"{graph} [\d.]+ ms" for graph in GRAPHS)
+    bundle = re.escape(str(nano.path))
+    expected = [
+        rf"{bundle} \(custom\), 2 objects: {times}; host [\d.]+ ms(; GPU memory \d+ MiB)?",
+        rf"{bundle} \(custom\), graphs alone, 1 object: {graphs}",
+        rf"PyTorch eager, 2 objects: {times}; [\d.]+ × ours \(bar: at least 4\)",
+        rf"{bundle}, memory over 5 frames: grows by -?[\d.]+ MiB, host and GPU \(bar 8: \w+\)",
+    ]
+    assert len(rows) == len(expected)
+    for row, pattern in zip(rows, expected, strict=True):
+        assert re.fullmatch(pattern, row), row
+    assert len(table.read_text().splitlines()) == 1 + len(rows)
+
+
+def test_gpu_speed_says_what_is_missing(nano: Bundle) -> None:
+    command = [sys.executable, str(REPO / "samples" / "gpu_speed.py"), str(nano.path), "--source", "m", "--compile"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    missing, said, *rows = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert missing.startswith("the backend tensorrt does not run here: ")
+    assert said == "Rows that would be printed:"
+    assert rows == [
+        *(f"  {nano.path} (custom), {n} objects" for n in (1, 4, 8)),
+        f"  {nano.path} (custom), graphs alone, 1 object",
+        *(f"  PyTorch {mode}, {n} objects" for mode in ("eager", "compile") for n in (1, 4, 8)),
+        f"  {nano.path}, memory over 2000 frames",
+    ]
+
+
+def test_layer_costs(nano: Bundle) -> None:
+    header, *rows = run("layer_costs.py", nano.path, "--objects", "2", "--top", "1").splitlines()
+    assert header.split() == ["kernels", "GFLOP", "MB", "floor", "ms", "bound", "ms"]
+    totals = {row.split()[0]: [float(number) for number in row.split()[1:]] for row in rows if row[0] != " "}
+    assert list(totals) == [*GRAPHS, "frame"]
+    graphs, frame = np.array([totals[graph] for graph in GRAPHS]), totals["frame"]
+    np.testing.assert_allclose(graphs.sum(axis=0), frame, atol=0.2)
+    assert len(rows) == 2 * len(GRAPHS) + 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,15 @@ import onnx
 import pytest
 
 from sam2edge import Bundle
-from sam2edge.bundle import GRAPHS
+from sam2edge.bundle import GRAPHS, contract
+from sam2edge.export.image_encoder import ImageEncoder
+from sam2edge.export.onnx_file import write_onnx
+from sam2edge.export.source import load_source
 from sam2edge.runtime.backend import open_backend
+from tests.models import write_random_tiny
 
 Array = npt.NDArray[Any]
+SHAPES = {"Shape", "ConstantOfShape", "Expand", "Range"}
 
 
 def operators(bundle: Bundle, graph: str) -> Counter[str]:
@@ -44,9 +51,18 @@ def test_only_operators_that_every_tensorrt_reads(nano: Bundle, graph: str) -> N
     assert not operators(nano, graph).keys() & {"Attention", "RotaryEmbedding", "If", "Loop", "Scan", "NonZero"}
 
 
-@pytest.mark.parametrize("graph", ["image_encoder", "memory_attention", "memory_encoder"])
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_no_shape_is_computed_in_the_graph(nano: Bundle, graph: str) -> None:
-    assert not operators(nano, graph).keys() & {"Shape", "ConstantOfShape", "Expand", "Range"}
+    assert not operators(nano, graph).keys() & SHAPES
+
+
+def test_no_shape_is_computed_where_windows_are_padded(nano: Bundle, tmp_path: Path) -> None:
+    source = load_source(write_random_tiny(tmp_path / "model", 256))
+    specs = contract(dataclasses.replace(nano.model, image_size=256))["image_encoder"]
+    write_onnx(ImageEncoder(source.model, source.mean, source.std), *specs, tmp_path / "graph.onnx")
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "graph.onnx").graph.node)
+    assert found["Pad"] == 5  # three blocks with windows of 14, the one that pools them, and one with windows of 7
+    assert not found.keys() & SHAPES
 
 
 def test_images_of_a_batch_do_not_mix(nano: Bundle) -> None:

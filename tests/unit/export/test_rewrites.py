@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,10 @@ from tests.conftest import NANO
 def _seeded() -> None:
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
+
+
+def nano() -> Any:
+    return Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32).eval()
 
 
 def test_reshape_copies_and_infers() -> None:
@@ -63,27 +69,56 @@ def test_attend_is_scaled_dot_product_attention() -> None:
     torch.testing.assert_close(rewrites.attend(query, key, value), expected)
 
 
+def test_pointwise_is_the_convolution_on_tokens() -> None:
+    conv, x = nn.Conv2d(3, 5, 1), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(rewrites.pointwise(conv)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), conv(x))
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_heads_are_joined(heads: int) -> None:
+    x = torch.randn(2, heads, 5, 4)
+    assert torch.equal(rewrites.join_heads(x), x.transpose(1, 2).reshape(2, 5, heads * 4))
+
+
 @pytest.mark.parametrize(
-    ("block", "side"),
+    ("block", "side", "window", "kept"),
     [
-        ({"stage_idx": 0, "block_idx": 0, "total_block_idx": 0}, 16),  # windows
-        ({"stage_idx": 1, "block_idx": 0, "total_block_idx": 1}, 16),  # windows, pooled queries, wider
-        ({"stage_idx": 2, "block_idx": 1, "total_block_idx": 4}, 16),  # windows of 14 that need padding
-        ({"stage_idx": 3, "block_idx": 0, "total_block_idx": 10}, 16),  # padding and pooling
-        ({"stage_idx": 2, "block_idx": 2, "total_block_idx": 5}, 12),  # global
+        ({"stage_idx": 0, "block_idx": 0, "total_block_idx": 0}, 16, 16, 8),  # windows, from a whole map
+        ({"stage_idx": 0, "block_idx": 0, "total_block_idx": 0}, 16, 8, 8),  # the windows are there
+        ({"stage_idx": 1, "block_idx": 0, "total_block_idx": 1}, 16, 8, 4),  # pooled queries, wider
+        ({"stage_idx": 1, "block_idx": 1, "total_block_idx": 2}, 16, 8, 4),  # other windows
+        ({"stage_idx": 2, "block_idx": 1, "total_block_idx": 4}, 16, 2, 16),  # windows of 14 that need padding
+        ({"stage_idx": 3, "block_idx": 0, "total_block_idx": 10}, 16, 16, 8),  # padding and pooling
+        ({"stage_idx": 2, "block_idx": 2, "total_block_idx": 5}, 12, 12, 12),  # global
+        ({"stage_idx": 2, "block_idx": 2, "total_block_idx": 5}, 12, 4, 4),  # global, in the windows as they are
     ],
 )
-def test_hiera_block(block: dict[str, int], side: int) -> None:
+def test_hiera_block(block: dict[str, int], side: int, window: int, kept: int) -> None:
     original = Sam2MultiScaleBlock(Sam2HieraDetConfig(hidden_size=96), **block).eval()
     for parameter in original.parameters():
         parameter.normal_(std=0.1)
     x = torch.randn(2, side, side, original.dim)
-    torch.testing.assert_close(HieraBlock(original)(x), original(x), rtol=1e-4, atol=1e-4)
+    ours = HieraBlock(original, side, window)
+    assert ours.window_out == kept
+    found = image(ours(windows(x, window)), ours.side_out)
+    torch.testing.assert_close(found, original(x), rtol=1e-4, atol=1e-4)
+
+
+def windows(x: torch.Tensor, size: int) -> torch.Tensor:
+    """[B,side,side,C] → [B · windows,size,size,C]."""
+    tiles = x.unfold(1, size, size).unfold(2, size, size)  # [B,n,n,C,size,size]
+    return tiles.permute(0, 1, 2, 4, 5, 3).flatten(0, 2)
+
+
+def image(x: torch.Tensor, side: int) -> torch.Tensor:
+    """Undo `windows`, row after row of windows."""
+    n = side // x.shape[1]
+    rows = [torch.cat(list(row), dim=1) for row in x.unflatten(0, (-1, n))]
+    return torch.stack([torch.cat(rows[i : i + n]) for i in range(0, len(rows), n)])
 
 
 def test_memory_layer() -> None:
-    model = Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32).eval()
-    attention = model.memory_attention
+    attention = nano().memory_attention
     layer = attention.layers[0]
     x, memory, code = torch.randn(1, 64, 256), torch.randn(2, 2 * 64 + 8, 64), torch.randn(2, 2 * 64 + 8, 64)
     pairs = attention.rotary_emb(x, attention.position_ids)
