@@ -1,25 +1,29 @@
-"""An FP32 bundle and clips → an INT8 bundle, whose ranges come from tracking the clips."""
+"""An FP32 bundle and clips → an INT8 bundle, whose ranges come from tracking the clips, and which passed the gate."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import GRAPHS, RECIPE, Bundle, Calibration, Graph
 from sam2edge.calibration import range_cache
 from sam2edge.calibration.clip import Clip
 from sam2edge.calibration.collect import Statistics, collect, load_graph
+from sam2edge.calibration.gate import DEFAULT_GATE, Gate
 from sam2edge.calibration.histogram import METHODS, Histogram
+from sam2edge.calibration.ladder import RECORDED_FRAMES, Ladder, Rung
 from sam2edge.calibration.prompts import Prompts, automatic_prompts
-from sam2edge.calibration.quantize import quantize
 from sam2edge.calibration.recipe import Recipe
+from sam2edge.calibration.report import report_directory
+from sam2edge.calibration.sensitivity import Effect, sensitivity
+from sam2edge.calibration.settle import settle
+from sam2edge.calibration.variants import Ranges, write_graphs
 from sam2edge.engines.half import island_nodes
 from sam2edge.errors import InputError
 from sam2edge.runtime import arguments
@@ -35,6 +39,7 @@ def calibrate(
     *,
     frames: int = 64,
     recipe: Recipe | None = None,
+    gate: Gate | None = DEFAULT_GATE,
     cache: Path | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> Bundle:
@@ -43,29 +48,61 @@ def calibrate(
     clips: video files, folders or patterns of images. All of their frames are tracked, on ONNX Runtime's CPU provider.
     prompts: for each clip the arguments of VideoTracker.prompt by object id, for its first frame; None: boxes around
     what the bundle finds there by itself. frames: how many are recorded, the same number in each clip, evenly spread
-    from its first to its last. recipe: the default one if None. cache: directory for what the clips showed. progress:
-    called with a message and the fraction done.
+    from its first to its last. recipe: the default one if None. gate: what INT8 must pass on every clip, compared with
+    `bundle` in closed loop; blocks that it fails by are kept out of INT8 (settle.py), and reports are written into
+    OUT.report. None: nothing is measured. cache: directory for what the clips showed. progress: called with a message
+    and the fraction done.
 
     Raises InputError for arguments, BundleError for the bundle or when something else lies at `out`, MediaError for a
-    clip, PromptError, and BuildError for a recipe of another graph. An older bundle at `out` stays until the end.
+    clip, PromptError, BuildError for a recipe of another graph, and GateError if the gate fails all the same. An older
+    bundle at `out` stays until the end.
     """
-    source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    frames = arguments.integer("frames", frames, 2)
-    given = [None] * len(clips) if prompts is None else list(prompts)
-    _check(source, Path(out), clips, given)
-    recipe, cache = recipe or Recipe(), cache or range_cache.default_directory()
-    for name in GRAPHS:
-        island_nodes(load_graph(source.graph_path(name)).graph, recipe.of(name))  # now, not after an hour's tracking
+    source, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
+    if Path(out).resolve() == source.path.resolve():
+        raise InputError(f"{out}: is the bundle that is calibrated; write to another directory")
     with bundles.replacing(Path(out)) as directory:
         statistics, recorded, hashes = _collect(source, clips, given, frames, cache, progress)
-        _write(source, directory, recipe, statistics, progress)
-        file = directory / RECIPE
+        ranges, iou = _ranges(statistics, recipe), dict[str, float]()
+        if gate is None:
+            write_graphs(source, directory, ranges, recipe, lambda message: progress(message, 1.0))
+        else:
+            ladders = [
+                # the graphs are compared one by one on the first clip only, whose inputs are held in memory
+                _ladder(source, path, one, gate, () if number else RECORDED_FRAMES, progress)
+                for number, (path, one) in enumerate(zip(clips, given, strict=True))
+            ]
+            report = report_directory(out)
+            recipe, iou = settle(
+                source, directory, ranges, recipe, ladders, report, lambda message: progress(message, 1.0)
+            )
+        recipe.write(file := directory / RECIPE)
         origin = {name: graph.sha256 for name, graph in source.manifest.graphs.items()}
-        calibration = Calibration(RECIPE, bundles.sha256(file), file.stat().st_size, recorded, hashes, origin)
+        calibration = Calibration(RECIPE, bundles.sha256(file), file.stat().st_size, recorded, hashes, origin, iou)
         graphs = {name: _described(graph, directory / graph.file) for name, graph in source.manifest.graphs.items()}
         manifest = dataclasses.replace(source.manifest, graphs=graphs, parity_frames="", calibration=calibration)
         bundles.write_manifest(directory, manifest)
     return Bundle.open(out)
+
+
+def calibrated_sensitivity(
+    bundle: Bundle | str | os.PathLike[str],
+    clips: Sequence[str | os.PathLike[str]],
+    prompts: Sequence[Prompts | None] | None = None,
+    *,
+    frames: int = 64,
+    recipe: Recipe | None = None,
+    cache: Path | None = None,
+    progress: Progress = lambda message, fraction: None,
+) -> list[Effect]:
+    """What each block does in INT8 alone (sensitivity.py), with the ranges that `calibrate` takes, on the first clip.
+
+    Arguments and errors as of calibrate; what the clips showed is kept for it in the cache.
+    """
+    source, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
+    statistics, _, _ = _collect(source, clips, given, frames, cache, progress)
+    clip = Clip(clips[0])
+    found = _prompts(source, clip, given[0])
+    return sensitivity(source, _ranges(statistics, recipe), recipe, clip, found, progress)
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -73,18 +110,56 @@ def spread(length: int, count: int) -> list[int]:
     return [int(number) for number in np.unique(np.linspace(0, length - 1, count).round())]
 
 
-def _check(source: Bundle, out: Path, clips: Sequence[object], prompts: Sequence[object]) -> None:
+def _checked(
+    bundle: Bundle | str | os.PathLike[str],
+    clips: Sequence[object],
+    prompts: Sequence[Prompts | None] | None,
+    frames: int,
+    recipe: Recipe | None,
+) -> tuple[Bundle, list[Prompts | None], Recipe]:
+    """The bundle, prompts or None for each clip, and the recipe; all that can be checked before an hour's tracking."""
+    source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    arguments.integer("frames", frames, 2)
+    given: list[Prompts | None] = list(prompts) if prompts is not None else [None] * len(clips)
     if not clips:
         raise InputError("there are no clips to calibrate on; give at least one")
-    if len(prompts) != len(clips):
-        raise InputError(f"prompts must be one for each of {len(clips)} clips but are {len(prompts)}")
+    if len(given) != len(clips):
+        raise InputError(f"prompts must be one for each of {len(clips)} clips but are {len(given)}")
     wrong = [
         f"{name} is {graph.precision}" for name, graph in source.manifest.graphs.items() if graph.precision != "fp32"
     ]
     if wrong:
         raise InputError(f"{source.path}: {wrong[0]}, but only fp32 graphs can be calibrated; give the exported bundle")
-    if out.resolve() == source.path.resolve():
-        raise InputError(f"{out}: is the bundle that is calibrated; write to another directory")
+    recipe = recipe or Recipe()
+    for name in GRAPHS:  # for what it raises
+        island_nodes(load_graph(source.graph_path(name)).graph, recipe.of(name))
+    return source, given, recipe
+
+
+def _prompts(source: Bundle, clip: Clip, given: Prompts | None) -> Prompts:
+    return automatic_prompts(source, clip.first()) if given is None else given
+
+
+def _ladder(
+    source: Bundle,
+    path: str | os.PathLike[str],
+    given: Prompts | None,
+    gate: Gate,
+    record: Iterable[int],
+    progress: Progress,
+) -> Ladder:
+    """A clip tracked with FP32, ready for INT8."""
+    clip, size = Clip(path), sum(graph.bytes for graph in source.manifest.graphs.values())
+    rung = Rung("FP32", source, "onnx", size)
+    prompts = _prompts(source, clip, given)
+    return Ladder(rung, clip, prompts, gate, record=record, progress=lambda message: progress(message, 1.0))
+
+
+def _ranges(statistics: Statistics, recipe: Recipe) -> Ranges:
+    return {
+        name: {tensor: METHODS[recipe.method](histogram) for tensor, histogram in found.items()}
+        for name, found in statistics.items()
+    }
 
 
 def _read(clip: Clip) -> tuple[int, str]:
@@ -104,10 +179,11 @@ def _collect(
     clips: Sequence[str | os.PathLike[str]],
     prompts: Sequence[Prompts | None],
     frames: int,
-    cache: Path,
+    cache: Path | None,
     progress: Progress,
 ) -> tuple[Statistics, int, dict[str, str]]:
     """What all clips showed, how many frames were recorded, and the hash of each clip by its name."""
+    directory = cache or range_cache.default_directory()
     statistics: Statistics = {name: {} for name in GRAPHS}
     hashes: dict[str, str] = {}
     recorded = 0
@@ -121,11 +197,10 @@ def _collect(
         def count(done: int, clip: Clip = clip, length: int = length, begin: float = begin) -> None:
             progress(f"tracked {done}/{length} frames of {clip.name}", begin + done / length / len(clips))
 
-        file = cache / f"{range_cache.key(source, hashes[clip.name], record, prompted)}.npz"
+        file = directory / f"{range_cache.key(source, hashes[clip.name], record, prompted)}.npz"
         found = range_cache.read(file)
         if found is None:
-            used = automatic_prompts(source, clip.first()) if prompted is None else prompted
-            found = collect(source, clip, used, frozenset(record), count)
+            found = collect(source, clip, _prompts(source, clip, prompted), frozenset(record), count)
             range_cache.write(file, found)
         _merge(statistics, found)
     return statistics, recorded, hashes
@@ -135,15 +210,6 @@ def _merge(statistics: Statistics, found: Statistics) -> None:
     for graph, histograms in found.items():
         for name, histogram in histograms.items():
             statistics[graph].setdefault(name, Histogram()).merge(histogram)
-
-
-def _write(source: Bundle, directory: Path, recipe: Recipe, statistics: Statistics, progress: Progress) -> None:
-    for name, graph in source.manifest.graphs.items():
-        progress(f"quantising {name}", 1.0)
-        ranges = {tensor: METHODS[recipe.method](histogram) for tensor, histogram in statistics[name].items()}
-        quantised = quantize(load_graph(source.graph_path(name)), name, ranges, recipe.of(name))
-        onnx.save(quantised, str(directory / graph.file))
-    recipe.write(directory / RECIPE)
 
 
 def _described(graph: Graph, file: Path) -> Graph:

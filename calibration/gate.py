@@ -57,3 +57,6 @@ class Gate:
         for object_id in comparison.lost:
             failures.append(f"object {object_id} is lost for {LOST_AFTER} frames or more")
         return Verdict(tuple(failures), most_sensitive(errors) if errors else None)
+
+
+DEFAULT_GATE = Gate()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from sam2edge.calibration.gate import Gate, Verdict
 from sam2edge.calibration.graph_errors import Errors, graph_errors
 from sam2edge.calibration.prompts import Prompts
 from sam2edge.calibration.truth import TrueMasks
+from sam2edge.calibration.watch import Recorded
 from sam2edge.errors import InputError
 from sam2edge.runtime.backend import Backend
 
@@ -69,6 +70,53 @@ class Row:
         return Score(float(np.mean([one.j for one in values])), float(np.mean([one.f for one in values])))
 
 
+class Ladder:
+    """A clip tracked with a reference, and then with one set of graphs after the other.
+
+    record: frames on whose inputs the graphs are compared one by one; they are held in memory. rows: what was measured,
+    the reference first. recorded: what the reference's graphs saw.
+
+    Raises what track_clip does, and InputError for a clip of one frame, or true masks that are not the clip's.
+    """
+
+    def __init__(
+        self,
+        reference: Rung,
+        clip: Clip,
+        prompts: Prompts,
+        gate: Gate,
+        truth: TrueMasks | None = None,
+        *,
+        record: Iterable[int] = RECORDED_FRAMES,
+        progress: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.clip, self.prompts, self.gate = clip, prompts, gate
+        self._truth, self._progress = truth, progress
+        run, self.recorded = self._track(reference, record)
+        if len(run) < 2:
+            raise InputError(f"{clip.name}: has only one frame; nothing can be tracked, give a longer clip")
+        self.rows = [Row(reference, run, self._score(run))]
+
+    def measure(self, rung: Rung) -> Row:
+        """Track the clip with another set of graphs and compare it with the reference. Raises what track_clip does."""
+        reference = self.rows[0]
+        run, _ = self._track(rung)
+        scores = self._score(run)
+        self._progress(f"{rung.name}: comparing")
+        comparable = self.recorded and rung.bundle.model == reference.rung.bundle.model
+        errors = graph_errors(rung.bundle, self.recorded, rung.backend) if comparable else None
+        comparison = compare(reference.run, run)
+        self.rows.append(Row(rung, run, scores, comparison, errors, self.gate.judge(comparison, errors)))
+        return self.rows[-1]
+
+    def _track(self, rung: Rung, record: Iterable[int] = ()) -> tuple[Run, list[Recorded]]:
+        progress = _counting(rung.name, self._progress)
+        return track_clip(rung.bundle, self.clip, self.prompts, rung.backend, record=record, progress=progress)
+
+    def _score(self, run: Run) -> dict[int, Score] | None:
+        return None if self._truth is None else score(run, self._truth)
+
+
 def climb(
     rungs: Sequence[Rung],
     clip: Clip,
@@ -80,30 +128,12 @@ def climb(
 ) -> list[Row]:
     """Measure every rung; the first one is the reference of the others. progress: called with what is being done.
 
-    Raises what track_clip does, and InputError for a clip of one frame, or true masks that are not the clip's.
+    Raises what Ladder does.
     """
-    rows: list[Row] = []
-    for rung in rungs:
-        run, recorded = track_clip(
-            rung.bundle,
-            clip,
-            prompts,
-            rung.backend,
-            record=() if rows else RECORDED_FRAMES,
-            progress=_counting(rung.name, progress),
-        )
-        if len(run) < 2:
-            raise InputError(f"{clip.name}: has only one frame; nothing can be tracked, give a longer clip")
-        scores = None if truth is None else score(run, truth)
-        if not rows:
-            reference, inputs, model = run, recorded, rung.bundle.model
-            rows.append(Row(rung, run, scores))
-            continue
-        progress(f"{rung.name}: comparing")
-        errors = graph_errors(rung.bundle, inputs, rung.backend) if rung.bundle.model == model else None
-        comparison = compare(reference, run)
-        rows.append(Row(rung, run, scores, comparison, errors, gate.judge(comparison, errors)))
-    return rows
+    ladder = Ladder(rungs[0], clip, prompts, gate, truth, progress=progress)
+    for rung in rungs[1:]:
+        ladder.measure(rung)
+    return ladder.rows
 
 
 def _counting(name: str, progress: Callable[[str], None]) -> Callable[[int], None]:

@@ -77,6 +77,17 @@ def quantize(model: ModelProto, graph: str, ranges: Mapping[str, float], kept: I
     return writer.model(model)
 
 
+def fp16_above(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The next numbers that FP16 has, so that FP16 graphs (engines/half.py) have the very same scales.
+
+    Up to a thousandth more, so that nothing is cut off; scales that FP16 cannot hold stay as they are.
+    """
+    with np.errstate(over="ignore"):
+        rounded = scales.astype(np.float16)
+        above = np.where(rounded < scales, np.nextafter(rounded, np.float16(np.inf)), rounded).astype(np.float32)
+    return np.where(np.isfinite(above), above, scales)
+
+
 class _Constants:
     """Initializers by name; the tracing exporter reaches some through Identity nodes."""
 
@@ -118,7 +129,7 @@ class _Writer:
                     f"{layer.node}: its input {name} has the range {largest}, so no scale; it saw no data, or only "
                     "zeros. Calibrate on clips that show more, or keep the layer out of INT8 in the recipe"
                 )
-            scale, zero = self._scale(name, np.array(largest / LARGEST, np.float32))
+            scale, zero = self._scale(name, fp16_above(np.array(largest / LARGEST, np.float32)))
             integers, output = f"{name}/int8", f"{name}/dequantized"
             self.nodes += [
                 helper.make_node("QuantizeLinear", [name, scale, zero], [integers], f"{name}/QuantizeLinear"),
@@ -136,7 +147,7 @@ class _Writer:
             if not np.isfinite(largest).all():
                 raise InputError(f"weight {name}: has numbers that are not finite; export the bundle again")
             # a channel of zeros needs some scale
-            scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
+            scales = fp16_above(np.where(largest > 0, largest / LARGEST, 1).astype(np.float32))
             shape = [-1 if i == axis else 1 for i in range(values.ndim)]
             integers = np.clip(np.rint(values / scales.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
             prefix = f"{name}/axis{axis}"

@@ -16,6 +16,7 @@ from sam2edge.errors import InputError
 
 METHOD = "minmax"
 KEPT = (
+    Island("image_encoder", r"/patches/", "reads pixels; in INT8 the layer that changes outputs most, and a small one"),
     Island("mask_decoder", r"/prompts/", "positions of points, in pixels"),
     Island(
         "memory_attention",

@@ -7,6 +7,7 @@ import dataclasses
 import html
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sam2edge.calibration.closed_loop import Comparison, Run
 from sam2edge.calibration.gate import Gate
 from sam2edge.calibration.graph_errors import largest
 from sam2edge.calibration.ladder import Row
+from sam2edge.calibration.page import html_table, page, replace
 from sam2edge.errors import MediaError
 from sam2edge.runtime.overlay import color
 from sam2edge.runtime.sources import Frame
@@ -29,12 +31,14 @@ _WIDTH = 480
 _CURVE = (720, 160)
 _MARGIN = 34
 
-_STYLE = """
-body { font: 15px/1.5 sans-serif; max-width: 1020px; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse } td, th { padding: .2em .9em; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left } figure { display: inline-block; margin: 0 1em 1em 0 }
-img { max-width: 480px } figcaption { font-size: 13px } .fail { color: #b00 } .pass { color: #070 }
-"""
+
+def report_directory(out: str | os.PathLike[str]) -> Path:
+    """Where the gate's report on a bundle, or on engines, is: OUT.report.
+
+    Beside it, so that it is there after a failure too, and what is copied to a device stays small.
+    """
+    path = Path(out).resolve()
+    return path.with_name(f"{path.name}.report")
 
 
 def write_report(directory: Path, clip: Clip, gate: Gate, rows: Sequence[Row]) -> tuple[Path, Path]:
@@ -43,20 +47,13 @@ def write_report(directory: Path, clip: Clip, gate: Gate, rows: Sequence[Row]) -
     The page has the table, and for every row but the reference its IoU per frame as a curve and the worst frames with
     both contours. Raises MediaError.
     """
-    data, page = directory / "report.json", directory / "report.html"
+    data, shown = directory / "report.json", directory / "report.html"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _replace(data, json.dumps(as_dict(clip, gate, rows), indent=1) + "\n")
-        _replace(page, _page(clip, gate, rows))
+        replace(data, json.dumps(as_dict(clip, gate, rows), indent=1) + "\n")
+        replace(shown, _page(clip, gate, rows))
     except OSError as error:
         raise MediaError(f"{directory}: the report cannot be written: {error.strerror or error}") from error
-    return data, page
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    return data, shown
 
 
 def as_dict(clip: Clip, gate: Gate, rows: Sequence[Row]) -> dict[str, Any]:
@@ -148,23 +145,13 @@ def _page(clip: Clip, gate: Gate, rows: Sequence[Row]) -> str:
         f"{html.escape(reference.rung.name)}. Gate: mean IoU ≥ {gate.min_mean_iou:g}"
         + (f", worst ≥ {gate.min_worst_iou:g}" if gate.min_worst_iou else "")
         + ", no object lost. Times are medians of a frame.</p>",
-        _html_table(table(rows)),
+        html_table(table(rows)),
     ]
     wanted = {frame for row in rows if row.comparison for frame in worst_frames(row.comparison)}
     frames = {number: frame for number, frame in enumerate(clip) if number in wanted}
     for row in rows[1:]:
         parts += _section(row, reference.run, frames)
-    title = f"sam2edge verify: {html.escape(clip.name)}"
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
-
-
-def _html_table(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
-    rows = "\n".join(f"<tr>{line}</tr>" for line in body)
-    return f"<table>\n<tr>{head.replace('td>', 'th>')}</tr>\n{rows}\n</table>"
+    return page(f"sam2edge: {clip.name}", parts)
 
 
 def _section(row: Row, reference: Run, frames: dict[int, Frame]) -> Iterator[str]:

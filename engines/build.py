@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +32,9 @@ from sam2edge.engines.manifest import (
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, EngineError, InputError
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+Check = Callable[[Engines], None]
 
 
 def build(
@@ -42,39 +44,57 @@ def build(
     precision: str = "fp16",
     preset: Preset = PRESETS["desktop"],
     force: bool = False,
+    check: Check = lambda engines: None,
     progress: compat.Progress = lambda message, fraction: None,
 ) -> Engines:
     """Build the engines of a bundle, one graph after the other, which takes minutes.
 
     out: their directory, BUNDLE.engines/PRECISION by default. precision: "fp16" (the types of the graphs, with the
-    FP32 islands of half.py) or "fp32". preset: the sizes that the engines must take, and memory. force: build even
-    what is there already for the same bundle, machine, precision and preset. progress: called with a message and
-    the fraction done.
+    FP32 islands of half.py), "fp32", or "int8" for a bundle that `calibrate` wrote, with FP16 around INT8. preset: the
+    sizes that the engines must take, and memory. force: build even what is there already for the same bundle, machine,
+    precision and preset. check: called with the engines at the end; what it raises refuses them. progress: called with
+    a message and the fraction done.
 
     Raises EngineError without TensorRT or a GPU, BuildError when TensorRT fails or an engine got another precision,
-    BundleError, InputError. Engines that were at `out` stay until all four new ones are there.
+    BundleError, InputError. Engines that were at `out` stay until all four new ones are there and checked.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)} but is {precision!r}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if opened.manifest.calibration is not None:
-        raise InputError(f"{opened.path}: is an INT8 bundle, which cannot be built yet; give the bundle it was made of")
-    trt = compat.load()
-    target = this_target(trt)
+    check_asked(opened, precision)
+    workshop = Workshop.here(preset)
     directory = default_directory(opened.path, precision) if out is None else Path(out)
     check_replaceable(directory)
-    if not force and (current := _current(directory, opened, target, precision, preset)):
+    if not force and (current := _current(directory, opened, workshop, precision)):
+        check(current)
         progress("up to date", 1.0)
         return current
     with bundles.replacing(directory, check_replaceable) as new:
-        job = _Job(trt, opened, target, precision, preset, new)
         engines: dict[str, Engine] = {}
         for index, name in enumerate(GRAPHS):
-            engines[name] = job.build(name, _part(progress, name, index))
-            _check_memory(engines, preset)
-        write_manifest(new, EngineManifest(precision, target, preset.limits, preset.workspace, engines))
+            file = new / f"{name}.engine"
+            engines[name] = workshop.build(opened, name, precision, file, _part(progress, name, index))
+            check_memory(engines, preset)
+        check(workshop.finished(new, precision, engines))
     progress("done", 1.0)
-    return Engines.open(directory, opened, target)
+    return Engines.open(directory, opened, workshop.target)
+
+
+def check_asked(bundle: Bundle, precision: str) -> None:
+    """InputError for a precision that is unknown, not offered, or not the bundle's."""
+    quantized = bundle.manifest.calibration is not None
+    if precision == "fp8":
+        raise InputError(
+            "fp8 is not offered: no FP8 graph was ever measured here (docs/calibration.md); use fp16, or int8 for a "
+            "bundle of `sam2edge calibrate`"
+        )
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)} but is {precision!r}")
+    if quantized and precision != "int8":
+        raise InputError(
+            f"{bundle.path}: is an INT8 bundle, which has no {precision} graphs; build it with --precision int8, or "
+            "give the bundle it was made of"
+        )
+    if precision == "int8" and not quantized:
+        raise InputError(f"{bundle.path}: is no INT8 bundle; make one of it with `sam2edge calibrate`")
 
 
 def this_target(trt: ModuleType) -> Target:
@@ -87,15 +107,15 @@ def this_target(trt: ModuleType) -> Target:
     return Target(compat.version(trt), gpu.name, gpu.compute_capability)
 
 
-def _current(directory: Path, bundle: Bundle, target: Target, precision: str, preset: Preset) -> Engines | None:
+def _current(directory: Path, bundle: Bundle, workshop: Workshop, precision: str) -> Engines | None:
     """The engines that are there, if they are what would be built."""
     try:
-        engines = Engines.open(directory, bundle, target)
+        engines = Engines.open(directory, bundle, workshop.target)
         for name in GRAPHS:
             engines.read(name)
     except EngineError:
         return None
-    manifest = engines.manifest
+    manifest, preset = engines.manifest, workshop.preset
     same = (manifest.precision, manifest.limits, manifest.workspace) == (precision, preset.limits, preset.workspace)
     return engines if same else None
 
@@ -109,7 +129,7 @@ def _part(progress: compat.Progress, name: str, index: int) -> compat.Progress:
     return report
 
 
-def _check_memory(engines: dict[str, Engine], preset: Preset) -> None:
+def check_memory(engines: dict[str, Engine], preset: Preset) -> None:
     """BuildError when the engines so far take more than they may; better now than on the last graph or in the field."""
     taken = sum(engine.bytes + engine.activation_bytes for engine in engines.values())
     if preset.memory is not None and taken > preset.memory:
@@ -122,62 +142,84 @@ def _check_memory(engines: dict[str, Engine], preset: Preset) -> None:
 
 @dataclass(frozen=True)
 class _Typed:
-    """A graph as it is built: serialised ONNX, numpy dtype names of inputs and outputs, nodes that stay FP32."""
+    """A graph as it is built: serialised ONNX, and what the engine must be like.
+
+    inputs, outputs: numpy dtype names. float_nodes: nodes that stay FP32. quantized: how many tensors go to INT8.
+    """
 
     onnx: bytes
     inputs: dict[str, str]
     outputs: dict[str, str]
     float_nodes: set[str]
     small_weights: dict[str, int]
+    quantized: int
+
+    @property
+    def half_tensors(self) -> set[str]:
+        """Inputs and outputs that are FP16."""
+        return {name for name, dtype in {**self.inputs, **self.outputs}.items() if dtype == "float16"}
 
 
-def _typed(file: Path, graph: str, precision: str) -> _Typed:
-    """Read a graph and give it its types. What takes memory beside the result is freed on return."""
+def _typed(file: Path, graph: str, precision: str, half_scales: bool) -> _Typed:
+    """Read a graph and give it its types. What takes memory beside the result is freed on return.
+
+    half_scales: whether TensorRT reads FP16 around Q/DQ nodes; else the types of the engine come from flags.
+    """
     model, float_nodes, small = onnx.load(file), set[str](), dict[str, int]()
-    if precision == "fp16":
+    typed = model
+    if precision != "fp32":
         islands = [island for island in ISLANDS if island.graph == graph]
         float_nodes, small = island_nodes(model.graph, islands), small_weights(model)
-        model = half(model, islands)
+        typed = half(model, islands)
 
     def dtypes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, str]:
         types = {value.name: value.type.tensor_type.elem_type for value in values}
         return {name: onnx.helper.tensor_dtype_to_np_dtype(dtype).name for name, dtype in types.items()}
 
-    return _Typed(model.SerializeToString(), dtypes(model.graph.input), dtypes(model.graph.output), float_nodes, small)
+    content = (typed if precision == "fp16" or half_scales else model).SerializeToString()
+    quantized = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    return _Typed(content, dtypes(typed.graph.input), dtypes(typed.graph.output), float_nodes, small, quantized)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What the builds of the four graphs have in common."""
+class Workshop:
+    """Builds single engines for one machine and preset."""
 
     trt: ModuleType
-    bundle: Bundle
     target: Target
-    precision: str
     preset: Preset
-    directory: Path
 
-    def build(self, name: str, progress: compat.Progress) -> Engine:
-        """Build one graph and write its engine. Network and builder are freed on return, before the next."""
+    @staticmethod
+    def here(preset: Preset) -> Workshop:
+        """For this machine. Raises EngineError without TensorRT or a GPU."""
+        trt = compat.load()
+        return Workshop(trt, this_target(trt), preset)
+
+    def build(self, bundle: Bundle, name: str, precision: str, file: Path, progress: compat.Progress) -> Engine:
+        """Build one graph and write its engine. Network and builder are freed on return, before the next.
+
+        Raises BuildError when TensorRT fails, or the engine has other types than were asked for.
+        """
         begin = time.perf_counter()
         progress("", 0.0)
-        graph = _typed(self.bundle.graph_path(name), name, self.precision)
-        shapes = profile(self.bundle.model, self.preset.limits, name)
+        graph = _typed(bundle.graph_path(name), name, precision, compat.reads_half_scales(self.trt))
+        shapes = profile(bundle.model, self.preset.limits, name)
         errors: list[str] = []
         logger = compat.new_logger(self.trt, errors.append)
-        content = self._compile(name, graph, shapes, logger, progress)
+        content = self._compile(name, graph, precision, shapes, logger, progress)
         if content is None:
             raise _failure(name, errors)
         engine = compat.deserialized(self.trt, logger, content)
         layers = compat.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
-        check_precision(name, self.precision, counts := count_precisions(layers))
+        check_precision(name, precision, counts := count_precisions(layers), graph.quantized)
         _check_types(name, {**graph.inputs, **graph.outputs}, compat.tensor_dtypes(self.trt, engine))
-        (self.directory / f"{name}.engine").write_bytes(content)
+        file.write_bytes(content)
         return Engine(
-            file=f"{name}.engine",
+            file=file.name,
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
-            graph_sha256=self.bundle.manifest.graphs[name].sha256,
+            precision=precision,
+            graph_sha256=bundle.manifest.graphs[name].sha256,
             inputs={tensor: Tensor(dtype, shapes.get(tensor, ())) for tensor, dtype in graph.inputs.items()},
             outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
             layers=counts,
@@ -186,8 +228,20 @@ class _Job:
             seconds=round(time.perf_counter() - begin, 1),
         )
 
+    def finished(self, directory: Path, precision: str, engines: dict[str, Engine]) -> Engines:
+        """Write engines.json beside the engines of all four graphs."""
+        manifest = EngineManifest(precision, self.target, self.preset.limits, self.preset.workspace, engines)
+        write_manifest(directory, manifest)
+        return Engines(directory, manifest)
+
     def _compile(
-        self, name: str, graph: _Typed, shapes: dict[str, compat.Shapes], logger: Any, progress: compat.Progress
+        self,
+        name: str,
+        graph: _Typed,
+        precision: str,
+        shapes: dict[str, compat.Shapes],
+        logger: Any,
+        progress: compat.Progress,
     ) -> bytes | None:
         """The serialised engine of a graph; None when TensorRT fails."""
         trt = self.trt
@@ -195,7 +249,7 @@ class _Job:
         network = compat.new_network(trt, builder)
         _parser = compat.parse(trt, network, logger, graph.onnx, name)  # kept until the end: it owns the weights
         config = compat.new_config(trt, builder, self.preset.workspace)
-        compat.set_precision(trt, network, config, self.precision, graph.float_nodes)
+        compat.set_precision(trt, network, config, precision, graph.float_nodes, graph.half_tensors)
         compat.add_profile(trt, builder, config, shapes)
         timings = cache.timing_cache_path(self.target.tensorrt, self.target.gpu)
         if not compat.use_timing_cache(trt, config, cache.read(timings)):

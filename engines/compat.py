@@ -67,6 +67,11 @@ def is_strongly_typed(trt: ModuleType) -> bool:
     return _major(trt) >= 10
 
 
+def reads_half_scales(trt: ModuleType) -> bool:
+    """Whether Q/DQ nodes may have FP16 around them. 8 reads opset 17, where their scales and outputs are FP32."""
+    return is_strongly_typed(trt)
+
+
 def new_builder(trt: ModuleType, logger: tensorrt.ILogger) -> tensorrt.Builder:
     """A builder. On a machine without a GPU it may end the process: look for one before."""
     return trt.Builder(logger)
@@ -121,14 +126,34 @@ def set_precision(
     config: tensorrt.IBuilderConfig,
     precision: str,
     float_nodes: Collection[str],
+    half_tensors: Collection[str],
 ) -> None:
     """Have the network built in the precision of its types.
 
-    precision: "fp32" or "fp16". float_nodes: names of the ONNX nodes that stay FP32 in an FP16 network. Strongly
-    typed networks need none of it.
+    precision: "fp32", "fp16" or "int8", which is Q/DQ nodes with FP16 around them. float_nodes: names of the ONNX
+    nodes that stay FP32 all the same. half_tensors: inputs and outputs that are FP16, also where the graph says FP32.
+    Strongly typed networks need none of it.
     """
-    if precision == "fp16" and not is_strongly_typed(trt):
+    if precision != "fp32" and not is_strongly_typed(trt):
         _set_precision_flags(trt, network, config, float_nodes)
+        if precision == "int8":
+            _set_int8(trt, network, config, half_tensors)
+
+
+@on(8, 8)
+def _set_int8(
+    trt: ModuleType,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    half_tensors: Collection[str],
+) -> None:
+    # where there are Q/DQ nodes the flag only allows INT8: a calibrator is neither needed nor asked
+    config.set_flag(trt.BuilderFlag.INT8)
+    tensors: list[tensorrt.ITensor] = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [network.get_output(index) for index in range(network.num_outputs)]
+    for tensor in tensors:
+        if tensor.name in half_tensors:
+            tensor.dtype = trt.DataType.HALF
 
 
 @on(8, 8)

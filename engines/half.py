@@ -22,6 +22,8 @@ from sam2edge.errors import BuildError
 FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 LARGEST = 65504.0
 """Largest number of FP16."""
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_QDQ_OPSET = 19
 _SUFFIX = {FLOAT: "float", HALF: "half"}
 
 HOST_TENSORS = frozenset({"points", "mask_input", "mask", "masks", "iou", "ious", "object_score"})
@@ -61,6 +63,8 @@ def half(
 ) -> ModelProto:
     """A new model with FP16 where `model` has FP32, except in `islands` and the inputs and outputs `float_tensors`.
 
+    Of Q/DQ nodes scales and outputs get FP16, which they may have from opset 19 on; what is INT8 stays.
+
     Raises BuildError for a weight that FP16 cannot hold, and for an island that is not in the graph.
     """
     return _Halving(onnx.shape_inference.infer_shapes(model), islands, frozenset(float_tensors)).model()
@@ -88,7 +92,8 @@ class _Halving:
         if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
             raise BuildError(f"{graph.name}: has a subgraph, which no graph of a bundle has; export the bundle again")
         self._source, self._float_tensors = model, float_tensors
-        self._island = island_nodes(graph, islands)
+        # Q/DQ nodes bear the names of tensors: where an island's output is quantised, its readers are no island
+        self._island = island_nodes(graph, islands) - {node.name for node in graph.node if node.op_type in QDQ}
         values = (*graph.input, *graph.output, *graph.value_info)
         self._floats = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
         self._weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
@@ -112,6 +117,8 @@ class _Halving:
         inputs, outputs = ([self._declared(value) for value in side] for side in (graph.input, graph.output))
         new = helper.make_graph(self._nodes, graph.name, inputs, outputs, self._initializers)
         model = helper.make_model(new, opset_imports=self._source.opset_import, ir_version=self._source.ir_version)
+        if any(node.op_type in QDQ for node in self._nodes):
+            _raise_opset(model)
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -129,6 +136,8 @@ class _Halving:
         node = NodeProto()
         node.CopyFrom(source)
         wanted = FLOAT if node.name in self._island else HALF
+        if node.op_type == "QuantizeLinear":
+            wanted = self._types[node.input[0]]  # FP32 goes to INT8 without being rounded to FP16 first
         for index, name in enumerate(node.input):
             # the scales of a Resize are FP32 by definition of the operator
             if name in self._floats or name in self._weights:
@@ -161,6 +170,21 @@ class _Halving:
             for names in (node.input, node.output):
                 names[:] = [inner if old == name else old for old in names]
         self._nodes.append(helper.make_node("Cast", [inner], [name], f"{name}/Cast", to=wanted))
+
+
+def _raise_opset(model: ModelProto) -> None:
+    """To opset 19. Of the operators in a bundle, Split without sizes and reductions are written otherwise from 18."""
+    for node in model.graph.node:
+        if node.op_type == "Split" and len(node.input) == 1:
+            node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
+        if node.op_type in ("ReduceMax", "ReduceMean"):
+            (axes,) = (attribute for attribute in node.attribute if attribute.name == "axes")
+            name = f"{node.output[0]}/axes"
+            model.graph.initializer.append(numpy_helper.from_array(np.array(axes.ints, np.int64), name))
+            node.input.append(name)
+            node.attribute.remove(axes)
+    opset = next(one for one in model.opset_import if one.domain == "")
+    opset.version, model.ir_version = max(opset.version, _QDQ_OPSET), max(model.ir_version, 9)
 
 
 def _attribute(node: NodeProto, name: str) -> TensorProto | None:

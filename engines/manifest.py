@@ -42,7 +42,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine file. graph_sha256: of the ONNX file that it was built of.
+    """One engine file. precision: "fp32", "fp16" or "int8". graph_sha256: of the ONNX file that it was built of.
 
     layers: how many calculating layers have which precision, as the engine itself says. small_weights: how many
     FP16 turned to 0, and how many it holds with fewer bits. activation_bytes: what running it takes beside weights.
@@ -51,6 +51,7 @@ class Engine:
     file: str
     sha256: str
     bytes: int
+    precision: str
     graph_sha256: str
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
@@ -62,7 +63,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class EngineManifest:
-    """What engines.json says."""
+    """What engines.json says. precision: what was asked for; "auto" chose one for each engine."""
 
     precision: str
     target: Target
@@ -127,7 +128,14 @@ def _stale(manifest: EngineManifest, bundle: Bundle, target: Target) -> list[str
         for field, title in names.items()
         if (built := getattr(manifest.target, field)) != (here := getattr(target, field))
     ]
-    changed = [name for name in GRAPHS if manifest.engines[name].graph_sha256 != bundle.manifest.graphs[name].sha256]
+    # beside an INT8 bundle may lie engines of the FP32 graphs that it was made of, where those were faster
+    calibration = bundle.manifest.calibration
+    origin = calibration.source if calibration else {}
+    changed = [
+        name
+        for name in GRAPHS
+        if manifest.engines[name].graph_sha256 not in (bundle.manifest.graphs[name].sha256, origin.get(name))
+    ]
     return reasons + ([f"built of another {', '.join(changed)}.onnx than is in {bundle.path}"] if changed else [])
 
 

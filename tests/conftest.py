@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -47,3 +48,15 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from sam2edge.export import export
 
     return export(NANO, tmp_path_factory.mktemp("bundles") / "pooled", memory_pool=2)
+
+
+@pytest.fixture(scope="session")
+def nano_int8(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundled model in INT8, by 16 frames of the bundled clip; do not write into it."""
+    from sam2edge.calibration.calibrate import calibrate
+
+    prompts = json.loads((REPO / "samples" / "clip.json").read_text())["prompts"]
+    given = {int(object_id): prompt for object_id, prompt in prompts.items()}
+    folder = tmp_path_factory.mktemp("int8")
+    clip = REPO / "samples" / "clip.mp4"
+    return calibrate(nano, folder / "nano", [clip], [given], frames=16, gate=None, cache=folder / "cache")

@@ -18,13 +18,17 @@ class Counting(Backend):
         self.runs: Counter[str] = Counter()
 
     def open(self, graph: Path) -> GraphRunner:
-        return _Counted(self._inner.open(graph), graph.stem, self.runs)
+        return _Counted(self._inner.open(graph), graph.stem, self)
+
+    def ran(self, graph: str, inputs: Mapping[str, Any]) -> None:
+        """Called before each run."""
+        self.runs[graph] += 1
 
 
 class _Counted(GraphRunner):
-    def __init__(self, inner: GraphRunner, name: str, runs: Counter[str]) -> None:
-        self._inner, self._name, self._runs = inner, name, runs
+    def __init__(self, inner: GraphRunner, name: str, counting: Counting) -> None:
+        self._inner, self._name, self._counting = inner, name, counting
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        self._runs[self._name] += 1
+        self._counting.ran(self._name, inputs)
         return self._inner.run(inputs)

@@ -13,6 +13,7 @@
     │   ├── BuildError           an engine could not be built
     │   ├── StaleEngineError     built of another graph, or for another TensorRT, GPU or precision
     │   └── DamagedEngineError   missing, truncated or edited since it was built
+    ├── GateError                masks differ too much from those of the reference; the message says where and how much
     ├── BackendError             a backend or device that was asked for is not there, or failed
     ├── MediaError               a video or image cannot be read or written
     └── InputError (ValueError)  an argument is wrong; nothing was changed
@@ -74,6 +75,10 @@ class StaleEngineError(EngineError):
 
 class DamagedEngineError(EngineError):
     """Engines or their manifest are missing, truncated or edited since they were built."""
+
+
+class GateError(Sam2EdgeError):
+    """Masks differ too much from those of the reference, whatever was tried."""
 
 
 class BackendError(Sam2EdgeError):

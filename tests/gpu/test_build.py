@@ -25,12 +25,13 @@ def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Target:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_build(nano: Bundle, tmp_path: Path, target: Target, precision: str) -> None:
+def test_build(nano: Bundle, nano_int8: Bundle, tmp_path: Path, target: Target, precision: str) -> None:
     reports: list[str] = []
-    engines = build(nano, tmp_path / "out", precision=precision, progress=lambda message, _: reports.append(message))
+    bundle = nano_int8 if precision == "int8" else nano
+    engines = build(bundle, tmp_path / "out", precision=precision, progress=lambda message, _: reports.append(message))
     assert {
         engine.inputs["features"].dtype for engine in engines.manifest.engines.values() if "features" in engine.inputs
-    } == {"float16" if precision == "fp16" else "float32"}
+    } == {"float32" if precision == "fp32" else "float16"}
     trt = compat.load()
     for name in GRAPHS:
         logger = compat.new_logger(trt, print)
@@ -38,6 +39,6 @@ def test_build(nano: Bundle, tmp_path: Path, target: Target, precision: str) -> 
         for tensor, shapes in profile(nano.model, PRESETS["desktop"].limits, name).items():
             assert [tuple(shape) for shape in engine.get_tensor_profile_shape(tensor, 0)] == list(shapes)
     assert cache.timing_cache_path(target.tensorrt, target.gpu).stat().st_size > 0
-    assert build(nano, tmp_path / "out", precision=precision) == engines
-    assert Engines.open(tmp_path / "out", nano, target) == engines
+    assert build(bundle, tmp_path / "out", precision=precision) == engines
+    assert Engines.open(tmp_path / "out", bundle, target) == engines
     assert reports[0].startswith("image_encoder")

@@ -57,6 +57,8 @@ def print_parity(bundle: Bundle) -> None:
     if calibration := bundle.manifest.calibration:
         clips = ", ".join(calibration.clips)
         print(f"INT8 by the ranges of {calibration.frames} frames of {clips}; not compared with PyTorch")
+        for clip, iou in calibration.iou.items():
+            print(f"mean IoU with FP32 on {clip}: {iou:.4f}")
         return
     print(f"difference from PyTorch on: {bundle.manifest.parity_frames}")
     print_table(

@@ -11,12 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS
 from sam2edge.calibration.collect import load_graph
-from sam2edge.calibration.quantize import Layer, layers, quantize
+from sam2edge.calibration.quantize import Layer, fp16_above, layers, quantize
 from sam2edge.calibration.recipe import KEPT, Recipe
 from sam2edge.engines.half import Island, island_nodes
 from sam2edge.errors import BuildError, InputError
 
-WEIGHT = np.array([[1.27, -0.5, 0.0], [0.014, 2.54, 0.0]], np.float32)
+WEIGHT = np.array([[127, -64, 0], [1.4, 254, 0]], np.float32) / 128
 
 
 def value(name, shape):
@@ -55,20 +55,27 @@ def constants(graph):
 
 
 def test_values(linear):
-    new = quantize(linear, "g", {"x": 12.7})
-    # Steps of 0.1 for x; of 0.01 and 0.02 for the first two columns of w; the third is all zeros.
+    new = quantize(linear, "g", {"x": 127 / 8})
+    # Steps of 1/8 for x; of 1/128 and 1/64 for the first two columns of w; the third is all zeros.
     stored = constants(new)
-    np.testing.assert_array_equal(stored["w/axis1/int8"], [[127, -25, 0], [1, 127, 0]])
-    np.testing.assert_allclose(stored["w/axis1/scale"], [0.01, 0.02, 1], rtol=1e-6)
-    np.testing.assert_allclose(stored["x/scale"], 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(stored["w/axis1/int8"], [[127, -32, 0], [1, 127, 0]])
+    np.testing.assert_array_equal(stored["w/axis1/scale"], [1 / 128, 1 / 64, 1])
+    assert stored["x/scale"] == 1 / 8
     for zero in ("x/zero", "w/axis1/zero"):
         assert stored[zero].dtype == np.int8
         assert not stored[zero].any()
-    # 0.24 becomes 0.2, and -20 the lowest number of INT8, 128 steps below zero.
+    # 0.24 becomes 1/4, and -20 the lowest number of INT8, 128 steps below zero.
     y, z = run(new, x=np.array([[0.24, -20]], np.float32))
-    product = np.array([[0.2 * 1.27 - 12.8 * 0.01, 0.2 * -0.5 - 12.8 * 2.54, 0]])
+    product = np.array([[127 / 512 - 16 / 128, -1 / 8 - 16 * 127 / 64, 0]])
     np.testing.assert_allclose(y, product + np.array([1, 2, 3]), rtol=1e-5)
     np.testing.assert_allclose(z, product, rtol=1e-5)
+
+
+def test_scales_are_numbers_of_fp16():
+    scales = np.float32([0.1, 0.5, 1e-9, 3e-6, 65504, 65505])
+    found = fp16_above(scales)
+    # above 0.1 there are steps of 2^-14, below 6.1e-5 of 2^-24; what FP16 does not reach stays
+    np.testing.assert_array_equal(found, np.float32([1639 / 2**14, 0.5, 2**-24, 51 / 2**24, 65504, 65505]))
 
 
 def test_what_is_shared_is_quantised_once(linear):
@@ -107,7 +114,8 @@ def test_scales_are_of_output_channels(node, shape, axis):
     assert layers(source) == [Layer("n", "x", "w", axis)]
     new = quantize(source, "g", {"x": 1.0})
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    np.testing.assert_allclose(constants(new)[f"w/axis{axis}/scale"], np.abs(weight).max(axis=others) / 127, rtol=1e-6)
+    scales = fp16_above(np.abs(weight).max(axis=others) / 127)
+    np.testing.assert_array_equal(constants(new)[f"w/axis{axis}/scale"], scales)
     assert len(constants(new)[f"w/axis{axis}/scale"]) == 4
     # six products, each of two numbers that are off by half a step at most
     np.testing.assert_allclose(run(new, x=x)[0], run(source, x=x)[0], atol=6 * np.abs(weight).max() / 127)

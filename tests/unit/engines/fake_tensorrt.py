@@ -1,7 +1,7 @@
 """A stand-in for the module tensorrt that has what one real version has: anything else is an AttributeError.
 
 Networks are really parsed (with onnx) and engines say honestly what was asked of the builder: an 8.x network is FP16
-only with the flag, a typed one as its types are. The log of calls is `fake.calls`.
+and INT8 only with the flags, a typed one as its types and Q/DQ nodes are. The log of calls is `fake.calls`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ LAYER_TYPES = {
     "Cos": "UNARY",
     "ReduceSum": "REDUCE",
     "Where": "SELECT",
+    "QuantizeLinear": "QUANTIZE",
+    "DequantizeLinear": "DEQUANTIZE",
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Greater", "GreaterOrEqual"), "ELEMENTWISE"),
 }
 DTYPES = {
@@ -53,7 +55,7 @@ class FakeTensorRT:
         self.api = read_api()[version]
         self.calls: list[str] = []
         self.faults = SimpleNamespace(
-            build_error="", ignore_precision=False, output_type="", steps=2, during=lambda: None
+            build_error="", ignore_precision=False, no_int8=False, output_type="", steps=2, during=lambda: None
         )
         self.networks: dict[str, SimpleNamespace] = {}
         for name in ("BuilderFlag", "NetworkDefinitionCreationFlag", "DataType", "LayerType", "MemoryPoolType",
@@ -138,7 +140,17 @@ class Builder:
 class INetworkDefinition:
     def __init__(self, flags):
         self._flags, self._layers, self._model = flags, [], None
+        self._inputs, self._outputs = [], []
         self.name = ""
+
+    num_inputs = property(lambda self: len(self._inputs))
+    num_outputs = property(lambda self: len(self._outputs))
+
+    def get_input(self, index):
+        return self._inputs[index]
+
+    def get_output(self, index):
+        return self._outputs[index]
 
     @property
     def num_layers(self):
@@ -156,16 +168,28 @@ class INetworkDefinition:
         model = onnx.shape_inference.infer_shapes(self._model)
         types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
         layers = []
+        quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+        dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
         for node, layer in zip(model.graph.node, self._layers, strict=True):
             half = types.get(node.output[0]) == TensorProto.FLOAT16
             if not typed:
-                half = half and "FP16" in flags and layer.precision is None
+                # of a graph with Q/DQ nodes all types are FP32, and 8.x chooses among what the flags allow
+                half = (half or quantised) and "FP16" in flags and layer.precision is None
             if fake.faults.ignore_precision:
                 half = False
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                continue  # part of their neighbours' kernels
             if types.get(node.output[0]) in (TensorProto.FLOAT, TensorProto.FLOAT16):
                 described = [{"Format/Datatype": "Half" if half else "Float"}]
                 layers.append({"Name": node.name, "LayerType": "kgen", "Outputs": described})
-        tensors = {v.name: DTYPES[v.type.tensor_type.elem_type] for v in (*model.graph.input, *model.graph.output)}
+                if (
+                    node.input
+                    and dequantised.issuperset(node.input[:2])
+                    and (typed or "INT8" in flags)
+                    and not fake.faults.no_int8
+                ):
+                    layers[-1]["TacticName"] = "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"
+        tensors = {tensor.name: tensor.dtype.name for tensor in (*self._inputs, *self._outputs)}
         if fake.faults.output_type:
             tensors[model.graph.output[0].name] = fake.faults.output_type
         return {
@@ -178,6 +202,11 @@ class INetworkDefinition:
             "profile": config._profile,
             "cache": sorted(config._loaded),
         }
+
+
+class ITensor:
+    def __init__(self, name, dtype):
+        self.name, self.dtype = name, dtype
 
 
 class ILayer:
@@ -196,8 +225,10 @@ class OnnxParser:
     def parse(self, model):
         parsed = onnx.load_model_from_string(model)
         self._network._parser = weakref.ref(self)
-        bad = [node for node in parsed.graph.node if node.op_type == "Attention"]
-        self._errors = [SimpleNamespace(desc=lambda: "No importer registered for op: Attention") for _ in bad]
+        bad = [f"No importer for op: {node.op_type}" for node in parsed.graph.node if node.op_type == "Attention"]
+        if parsed.opset_import[0].version > (17 if self._network._fake.__version__.startswith("8") else 20):
+            bad.append(f"Opset {parsed.opset_import[0].version} is not supported")
+        self._errors = [SimpleNamespace(desc=lambda: "; ".join(bad))] if bad else []
         self._network._model = parsed
         self._network.name = parsed.graph.name
         fake = self._network._fake
@@ -206,6 +237,9 @@ class OnnxParser:
             ILayer(node.name, fake.LayerType[LAYER_TYPES.get(node.op_type, "SHUFFLE")])
             for node in parsed.graph.node
         ]
+        for values, side in ((parsed.graph.input, "_inputs"), (parsed.graph.output, "_outputs")):
+            dtypes = {value.name: fake.DataType[DTYPES[value.type.tensor_type.elem_type]] for value in values}
+            getattr(self._network, side).extend(fake.make(ITensor, *one) for one in dtypes.items())
         return not bad
 
     @property

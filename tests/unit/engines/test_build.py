@@ -334,9 +334,63 @@ def test_limits_below_one(nano, capsys):
     assert "images must be an integer of at least 1" in capsys.readouterr().err
 
 
-def test_unknown_precision(nano):
-    with pytest.raises(InputError, match="precision must be one of fp32, fp16 but is 'int8'"):
-        build(nano, precision="int8")
+def test_int8(fake, nano_int8, tmp_path):
+    """INT8 where the graph has Q/DQ nodes, FP16 around them, and the inputs and outputs of FP16 engines."""
+    engines = build(nano_int8, tmp_path / "out", precision="int8")
+    typed = not fake.__version__.startswith("8")
+    for name, (inputs, outputs) in contract(nano_int8.model).items():
+        engine, said = engines.manifest.engines[name], built(engines, name)
+        assert engine.precision == "int8"
+        assert said["flags"] == ([] if typed else ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"])
+        assert {tensor: said.dtype for tensor, said in {**engine.inputs, **engine.outputs}.items()} == {
+            spec.name: "float16" if spec.dtype == "float32" and spec.name not in HOST_TENSORS else spec.dtype
+            for spec in (*inputs, *outputs)
+        }
+        nodes = onnx.load(nano_int8.graph_path(name)).graph.node
+        dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+        assert engine.layers["int8"] == sum(dequantized.issuperset(node.input[:2]) for node in nodes if node.input)
+        assert engine.layers["fp16"] > 5 * engine.layers.get("fp32", 0)
+
+
+def test_int8_that_became_something_else_fails(fake, nano_int8, tmp_path):
+    fake.faults.no_int8 = True
+    with pytest.raises(BuildError, match=r"image_encoder: int8 was asked for, but .* \(\d+ fp16\); no engines were"):
+        build(nano_int8, tmp_path / "out", precision="int8")
+
+
+def test_8_without_the_int8_flag_never_builds_fp16_quietly(monkeypatch, nano_int8, tmp_path):
+    install(monkeypatch, "8.6.0")
+    monkeypatch.setattr("sam2edge.engines.compat._set_int8", lambda *arguments: None)
+    with pytest.raises(BuildError, match="int8 was asked for"):
+        build(nano_int8, tmp_path / "out", precision="int8")
+
+
+def test_engines_of_the_fp32_graphs_may_lie_beside_an_int8_bundle(fake, nano, nano_int8, pooled, tmp_path):
+    engines = build(nano, tmp_path / "out")
+    assert Engines.open(tmp_path / "out", nano_int8, engines.manifest.target) == engines
+    other = build(pooled, tmp_path / "other")
+    with pytest.raises(StaleEngineError, match="built of another memory_attention, memory_encoder"):
+        Engines.open(tmp_path / "other", nano_int8, other.manifest.target)
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("int4", "precision must be one of fp32, fp16, int8 but is 'int4'"),
+        ("fp8", r"fp8 is not offered: no FP8 graph was ever measured here \(docs/calibration\.md\)"),
+        ("int8", "nano: is no INT8 bundle; make one of it with `sam2edge calibrate`"),
+    ],
+)
+def test_a_precision_that_is_not_there(nano, precision, message):
+    with pytest.raises(InputError, match=message):
+        build(nano, precision=precision)
+
+
+def test_an_int8_bundle_has_no_fp16(nano_int8):
+    with pytest.raises(
+        InputError, match=r"is an INT8 bundle, which has no fp16 graphs; build it with --precision int8"
+    ):
+        build(nano_int8)
 
 
 def test_the_command(monkeypatch, nano, tmp_path, capsys):

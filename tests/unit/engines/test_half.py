@@ -168,6 +168,67 @@ def test_sam_2_0_has_no_pointer_code(tmp_path):
     assert FLOAT not in types(model).values()
 
 
+# Graphs with Q/DQ nodes
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_types_around_int8(nano_int8, graph):
+    """Q reads what is there, DQ gives FP16, both with scales of that type and the same values as in FP32."""
+    source = onnx.load(nano_int8.graph_path(graph))
+    model = half(source, of(graph))
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 19)]
+    islands = island_nodes(source.graph, of(graph))
+    before, after = ({t.name: t for t in one.graph.initializer} for one in (source, model))
+    found = {**types(model), **{value.name: value.type.tensor_type.elem_type for value in model.graph.input}}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            q = node.op_type == "QuantizeLinear"
+            dtype = found[node.input[0]] if q else HALF
+            assert after[node.input[1]].data_type == dtype
+            assert found[node.output[0]] == (TensorProto.INT8 if q else HALF)
+            scale = before[node.input[1].removesuffix("/half")]
+            np.testing.assert_array_equal(
+                numpy_helper.to_array(after[node.input[1]]).astype(np.float32), numpy_helper.to_array(scale)
+            )
+            if q and dtype == FLOAT:
+                assert node.input[0] in HOST_TENSORS or node.input[0].removesuffix("_output_0") in islands
+    for name, tensor in before.items():
+        if tensor.data_type == TensorProto.INT8:
+            assert after[name] == tensor
+    assert model.ByteSize() < source.ByteSize()
+
+
+def test_an_fp32_island_is_quantized_without_fp16_between(nano_int8):
+    """The soft mask is an island: its FP32 values become INT8, and the convolution behind it reads FP16."""
+    model = half(onnx.load(nano_int8.graph_path("memory_encoder")), of("memory_encoder"))
+    quantize, dequantize = (
+        next(node for node in model.graph.node if node.name == f"/soft_mask/Add_output_0/{operator}Linear")
+        for operator in ("Quantize", "Dequantize")
+    )
+    assert types(model)[quantize.input[0]] == FLOAT
+    conv = next(node for node in model.graph.node if node.name == "/mask_downsampler/layers.0/conv/Conv")
+    assert conv.input[0] == dequantize.output[0]
+    assert types(model)[dequantize.output[0]] == HALF
+
+
+def test_split_without_sizes_is_written_as_from_opset_18_on(tmp_path):
+    weight = [numpy_helper.from_array(np.float32(0.5), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "Q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], "DQ"),
+        helper.make_node("Split", ["d"], ["a", "b"], "Split"),
+    ]
+    model = graph_of(nodes, {"x": (FLOAT, [4])}, {"a": (FLOAT, [2]), "b": (FLOAT, [2])}, weight)
+    outputs = compute(half(model, (), ("x", "a", "b")), tmp_path, x=np.float32([0.6, 1.1, -3, 100]))
+    np.testing.assert_array_equal(np.concatenate([outputs["a"], outputs["b"]]), [0.5, 1, -3, 63.5])
+
+
+def test_int8_with_fp16_around_tracks_as_int8_does(nano_int8, tmp_path):
+    exact, rounded = track(nano_int8), track(rounded_bundle(nano_int8, ISLANDS, HOST_TENSORS, tmp_path))
+    both, either = (exact & rounded).sum((-2, -1)), (exact | rounded).sum((-2, -1))
+    assert (both / np.maximum(either, 1))[either > 100].mean() > 0.99
+
+
 # What each island is for, shown by what happens without it.
 
 

@@ -28,6 +28,10 @@ DYNAMIC = [{"Format/Datatype": "N/A due to dynamic shapes"}]
         ({"Outputs": DYNAMIC, "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32"}, "int8"),
         ({"Outputs": DYNAMIC, "TacticName": "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n"}, "fp32"),
         ({"Outputs": DYNAMIC, "TacticName": "volta_h884gemm_64x64"}, "fp16"),
+        (
+            {"Outputs": [{"Format/Datatype": "Half"}], "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"},
+            "int8",
+        ),
         ({"Outputs": DYNAMIC}, "unknown"),
         ({"Name": "only a name"}, "unknown"),
     ],
@@ -51,6 +55,17 @@ def test_layers_that_move_data_do_not_count() -> None:
 )
 def test_what_was_asked_for(asked: str, counts: dict[str, int]) -> None:
     check_precision("graph", asked, counts)
+
+
+@pytest.mark.parametrize("counts", [{"int8": 5, "fp16": 30, "fp32": 6}, {"int8": 9, "unknown": 30}])
+def test_int8_with_10_tensors_quantized(counts: dict[str, int]) -> None:
+    check_precision("graph", "int8", counts, 10)
+
+
+@pytest.mark.parametrize("counts", [{"int8": 4, "fp16": 30}, {"int8": 9, "fp16": 3, "fp32": 5}, {"fp16": 30}])
+def test_too_little_int8(counts: dict[str, int]) -> None:
+    with pytest.raises(BuildError, match="graph: int8 was asked for"):
+        check_precision("graph", "int8", counts, 10)
 
 
 @pytest.mark.parametrize(

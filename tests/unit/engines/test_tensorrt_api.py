@@ -103,6 +103,8 @@ def test_the_names_of_compat_are_found():
         ("ILayer", "precision"),
         ("ICudaEngine", "device_memory_size_v2"),
         ("DataType", "name"),
+        ("INetworkDefinition", "get_output"),
+        ("ITensor", "dtype"),
     }
     assert expected <= found
     assert len(found) > 60

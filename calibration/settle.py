@@ -1,0 +1,74 @@
+"""INT8 graphs that pass the gate: as long as they fail, the most sensitive block goes back to floating point."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sam2edge.bundle import Bundle
+from sam2edge.calibration.ladder import Ladder, Row, Rung
+from sam2edge.calibration.recipe import Recipe
+from sam2edge.calibration.report import write_report
+from sam2edge.calibration.sensitivity import block_effects
+from sam2edge.calibration.variants import Ranges, write_graphs
+from sam2edge.errors import GateError
+
+STEPS = 8
+"""Blocks that may go back. With more of them the fault lies elsewhere: in the clips, the ranges or the threshold."""
+
+
+def settle(
+    source: Bundle,
+    directory: Path,
+    ranges: Ranges,
+    recipe: Recipe,
+    ladders: Sequence[Ladder],
+    report: Path,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[Recipe, dict[str, float]]:
+    """Write INT8 graphs into a directory that pass the gate on every clip, and a report in `report`/1, 2, ...
+
+    ladders: a clip each, with the FP32 graphs as the reference. Blocks are ranked once, by the errors that they make
+    alone (block_effects) on what the first clip showed, and kept out one by one, STEPS at most.
+
+    Returns the recipe that passed, with an entry and the numbers for each block that was kept out, and the mean IoU
+    of each clip by its name. Raises GateError, with the report written, and what quantize and track_clip do.
+    """
+    waiting = None
+    for step in range(STEPS + 1):
+        bundle = write_graphs(source, directory, ranges, recipe, progress)
+        size = sum(bundle.graph_path(name).stat().st_size for name in bundle.manifest.graphs)
+        name = f"INT8, {step} blocks kept out" if step else "INT8"
+        rows = [ladder.measure(Rung(name, bundle, "onnx", size)) for ladder in ladders]
+        failed = _failures(rows, ladders)
+        if not failed:
+            break
+        if waiting is None:
+            progress("INT8 fails the gate: looking for the block that differs most")
+            waiting = block_effects(source, ranges, recipe, ladders[0].recorded)
+        if step == STEPS or not waiting:
+            break
+        effect = waiting.pop(0)
+        reason = f"the gate failed: {failed[0]}; alone, this block changes {effect.output} by {effect.error:.1e} RMS"
+        progress(f"keeping {effect.block.graph} {effect.block.nodes} out of INT8")
+        recipe = dataclasses.replace(recipe, kept=(*recipe.kept, effect.block.kept(reason)))
+    for number, ladder in enumerate(ladders, 1):
+        write_report(report / str(number), ladder.clip, ladder.gate, ladder.rows)
+    if failed:
+        raise GateError(
+            f"INT8 does not pass the gate, not with {step} blocks kept out either: {'; '.join(failed)}. The report is "
+            f"in {report}. Calibrate on more or other clips, by another --method, look at --sensitivity, or lower "
+            "--min-iou"
+        )
+    ious = [row.comparison.mean for row in rows if row.comparison]
+    return recipe, {ladder.clip.name: iou for ladder, iou in zip(ladders, ious, strict=True)}
+
+
+def _failures(rows: Sequence[Row], ladders: Sequence[Ladder]) -> list[str]:
+    return [
+        f"{Path(ladder.clip.name).name}: {failure}"
+        for row, ladder in zip(rows, ladders, strict=True)
+        if row.verdict
+        for failure in row.verdict.failures
+    ]

@@ -1,0 +1,165 @@
+"""The gate inside `calibrate`: ranges that are wrong on purpose are caught, and what can be saved is saved."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import cv2
+import pytest
+
+from sam2edge import Bundle, cli
+from sam2edge.calibration import calibrate as module
+from sam2edge.calibration import sensitivity
+from sam2edge.calibration import settle as settling
+from sam2edge.calibration.calibrate import calibrate
+from sam2edge.calibration.clip import Clip
+from sam2edge.calibration.gate import Gate
+from sam2edge.calibration.ladder import Ladder, Rung
+from sam2edge.calibration.recipe import Recipe
+from sam2edge.calibration.report import report_directory
+from sam2edge.commands import calibrate as command
+from sam2edge.errors import GateError
+from tests.conftest import REPO
+from tests.unit.calibration.test_sensitivity import BROKEN, CLIP
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    clip = json.loads((REPO / "samples" / "clip.json").read_text())
+    return {int(object_id): prompt for object_id, prompt in clip["prompts"].items()}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(nano, prompts, cache, tmp_path, monkeypatch):
+    """Return a function that calibrates on the clip's first frames, with ranges that `change` spoils."""
+    monkeypatch.setattr(module, "Clip", lambda path: Clip(path, FRAMES))
+    real = module._ranges
+
+    def run(change=lambda graph, name: 1.0, **arguments):
+        def ranges(statistics, recipe):
+            found = real(statistics, recipe)
+            return {graph: {name: change(graph, name) * x for name, x in one.items()} for graph, one in found.items()}
+
+        monkeypatch.setattr(module, "_ranges", ranges)
+        return calibrate(nano, tmp_path / "out", [CLIP], [prompts], cache=cache, **arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """A clip with other toys on other ways, and their boxes on the first frame."""
+    sys.path.insert(0, str(REPO / "samples"))
+    try:
+        import knob_costs
+        import make_clip
+    finally:
+        sys.path.remove(str(REPO / "samples"))
+    folder = tmp_path_factory.mktemp("toys")
+    frames, labels = make_clip.render(knob_costs.toys(2))
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), frame[..., ::-1])
+    return Clip(folder), {number: {"box": make_clip.box(labels[0] == number)} for number in (1, 2, 3)}
+
+
+def report(path):
+    return json.loads((report_directory(path) / "1" / "report.json").read_text())
+
+
+def test_what_passes_is_kept_as_it_is(run):
+    bundle = run()
+    assert Recipe.read(bundle.path / "recipe.json") == Recipe()
+    assert bundle.manifest.calibration.iou == {str(CLIP): pytest.approx(0.996, abs=0.003)}
+    rows = report(bundle.path)["rows"]
+    assert [row["name"] for row in rows] == ["FP32", "INT8"]
+    assert rows[1]["closed_loop"]["mean_iou"] == bundle.manifest.calibration.iou[str(CLIP)]
+    assert rows[0]["bytes"] > 3 * rows[1]["bytes"] > 0
+    assert Bundle.open(bundle.path) == bundle
+
+
+def test_the_block_of_a_wrong_range_is_kept_out(run, capsys):
+    """An eighth of the range of one tensor loses an object; its block in FP32 brings it back."""
+    bundle = run(lambda graph, name: 1 / 8 if name == BROKEN else 1)
+    before, (island,) = Recipe(), Recipe.read(bundle.path / "recipe.json").kept[len(Recipe().kept) :]
+    assert Recipe.read(bundle.path / "recipe.json").kept[: len(before.kept)] == before.kept
+    assert (island.graph, island.nodes) == ("image_encoder", r"/blocks\.0/")
+    assert "the gate failed: clip.mp4: mean IoU 0." in island.reason
+    first, second = report(bundle.path)["rows"][1:]
+    assert not first["gate"]["passed"]
+    assert first["closed_loop"]["mean_iou"] < 0.97
+    assert second["gate"]["passed"]
+    assert bundle.manifest.calibration.iou[str(CLIP)] == second["closed_loop"]["mean_iou"] > 0.99
+    command._print(bundle, before, report_directory(bundle.path))
+    said = r"kept out of INT8: image_encoder /blocks\.0/ (the gate failed: clip.mp4: mean IoU 0."
+    assert capsys.readouterr().out.splitlines()[1].startswith(said)
+
+
+def test_what_cannot_be_saved_fails(run, monkeypatch):
+    """Ranges of all tensors an eighth: what was at OUT stays, and the report says what was tried."""
+    before = run(gate=None)
+    assert before.manifest.calibration.iou == {}
+    monkeypatch.setattr(settling, "STEPS", 1)
+    message = r"not with 1 blocks kept out either: clip\.mp4: mean IoU 0\..*object 2 is lost.*out\.report"
+    with pytest.raises(GateError, match=message):
+        run(lambda graph, name: 1 / 8)
+    assert Bundle.open(before.path) == before
+    assert len(report(before.path)["rows"]) == 3
+
+
+def test_the_threshold_is_the_callers(run, monkeypatch):
+    monkeypatch.setattr(settling, "STEPS", 0)
+    with pytest.raises(GateError, match=r"mean IoU 0\.99\d+ is below 1"):
+        run(gate=Gate(min_mean_iou=1.0))
+
+
+def test_eight_times_the_range_on_a_clip_not_seen(nano, run, toys):
+    """Five bits of eight are left: the clip that it was calibrated on is still tracked, other toys are not."""
+    good = run(gate=None)
+    clip, prompts = toys
+    ladder = Ladder(Rung("FP32", nano), clip, prompts, Gate())
+    assert ladder.measure(Rung("INT8", good)).verdict.passed
+    wide = run(lambda graph, name: 8.0)
+    assert wide.manifest.calibration.iou[str(CLIP)] >= 0.97
+    verdict = ladder.measure(Rung("8 times the ranges", wide)).verdict
+    assert verdict.failures[0].startswith("mean IoU 0.")
+
+
+# the command
+
+
+def test_the_command(nano, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sensitivity, "FRAMES", 3)
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    frames.mkdir()
+    for number, frame in enumerate(Clip(CLIP, 6)):
+        cv2.imwrite(str(frames / f"{number}.png"), frame[..., ::-1])
+    command = ["calibrate", str(nano.path), str(out), "--clips", str(frames), "--box", "101,47,176,122"]
+    assert cli.main([*command, "--no-gate"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("not measured against FP32")
+
+    assert cli.main([*command, "--sensitivity", str(tmp_path / "sensitivity")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["graph", "block", "layers"]
+    rows = (tmp_path / "sensitivity" / "sensitivity.csv").read_text().splitlines()
+    assert [line.split()[0] for line in lines[: len(rows)]] == [row.partition(",")[0] for row in rows]
+    assert lines[-2].startswith(f"mean IoU with FP32 on {frames}: 0.99")
+    assert lines[-1] == f"report in {report_directory(out)}"
+    assert cli.main(["inspect", str(out)]) == 0
+    assert f"mean IoU with FP32 on {frames}: 0.99" in capsys.readouterr().out
+
+    monkeypatch.setattr(settling, "STEPS", 0)
+    before = Bundle.open(out)
+    assert cli.main([*command, "--min-iou", "1"]) == 1
+    assert capsys.readouterr().out.startswith("INT8 does not pass the gate, not with 0 blocks kept out either: frames:")
+    assert Bundle.open(out) == before
+    assert cli.main([*command, "--min-iou", "97"]) == 2
+    assert "min_mean_iou must be from 0 to 1 but is 97" in capsys.readouterr().err
