@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from sam2edge.bundle import Bundle
-from sam2edge.runtime.backend import Array, Backend, GraphRunner, open_backend
+from sam2edge.runtime.backend import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +27,7 @@ class Recorded:
 
 
 class Watch(Backend):
-    """Runs graphs of a bundle on a backend and looks on.
+    """Runs graphs of a bundle on a backend and looks on. What is queued is waited for, and nothing is replayed.
 
     seconds: of each graph since they were last cleared. recorded: runs that were kept. recording: whether to keep the
     next ones; they hold all their arrays, some 100 MB a frame with three objects at S = 1024.
@@ -39,18 +44,57 @@ class Watch(Backend):
         """Load a graph with the backend that is watched."""
         return _Watched(self._inner.open(graph), self._names[graph], self)
 
+    def resizer(self, bundle: Path) -> GraphRunner | None:
+        """That of the backend."""
+        return self._inner.resizer(bundle)
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
+        """An array of the backend."""
+        return self._inner.zeros(shape, dtype)
+
+    def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        """An array of the backend."""
+        return self._inner.staging(shape, dtype)
+
+    def copy(self, source: AnyArray, to: AnyArray) -> None:
+        """Queue a copy on the backend."""
+        self._inner.copy(source, to)
+
+    def synchronize(self) -> None:
+        """Wait for the backend."""
+        self._inner.synchronize()
+
+    @contextmanager
+    def timed(self, graph: str) -> Iterator[None]:
+        """Add the time of what is queued inside to that of a graph."""
+        self._inner.synchronize()
+        start = time.perf_counter()
+        yield
+        self._inner.synchronize()
+        self.seconds[graph] += time.perf_counter() - start
+
 
 class _Watched(GraphRunner):
     def __init__(self, inner: GraphRunner, name: str, watch: Watch) -> None:
         self._inner, self._name, self._watch = inner, name, watch
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        # The memory bank and the rows of the tracker are written again: what is kept must be a copy.
-        kept = {name: array.copy() for name, array in inputs.items()} if self._watch.recording else {}
-        start = time.perf_counter()
-        outputs = self._inner.run(inputs)
-        self._watch.seconds[self._name] += time.perf_counter() - start
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._inner.dtype(name)
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        kept = self._kept(inputs)
+        with self._watch.timed(self._name):
+            outputs = self._inner.run(inputs)
         if self._watch.recording:
-            copies = {name: array.copy() for name, array in outputs.items()}
-            self._watch.recorded.append(Recorded(self._name, kept, copies))
+            self._watch.recorded.append(Recorded(self._name, kept, self._kept(outputs)))
         return outputs
+
+    def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
+        if self._watch.recording:  # all outputs, also those that are dropped here
+            self._watch.recorded.append(Recorded(self._name, self._kept(inputs), self._inner.run(inputs)))
+        with self._watch.timed(self._name):
+            self._inner.run_into(inputs, outputs)
+
+    def _kept(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
+        """Copies, since the arrays of the tracker are written again."""
+        return {name: self._watch.download(array) for name, array in arrays.items()} if self._watch.recording else {}

@@ -86,6 +86,16 @@ class Backend(ABC):
         """Queue a copy between arrays of one shape and dtype; each is a device array or from `staging`."""
         cast("Array", to)[...] = cast("Array", source)
 
+    def download(self, array: AnyArray) -> Array:
+        """A new numpy array with the values of one on the device, in float32 if it is of floats; waits for it."""
+        staging = self.staging(array.shape, array.dtype)
+        if isinstance(array, np.ndarray):
+            staging[...] = array
+        else:
+            self.copy(array, staging)
+            self.synchronize()
+        return staging.astype(np.float32, copy=False) if staging.dtype.kind == "f" else staging
+
     def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
         """Queue `steps`, which only call `copy` and `run_into`; later ones of the same key may be queued as recorded.
 

@@ -60,15 +60,6 @@ class Graphs:
         self.backend.copy(source, to)
         self.backend.synchronize()
 
-    def download(self, source: AnyArray) -> npt.NDArray[np.float32]:
-        """A device array as float32 on the host; numpy arrays of that type are not copied."""
-        if not isinstance(source, np.ndarray):
-            staging = self.backend.staging(source.shape, source.dtype)
-            self.backend.copy(source, staging)
-            self.backend.synchronize()
-            source = staging
-        return source.astype(np.float32, copy=False)
-
     def empty_maps(self, images: int = 1) -> dict[str, DeviceArray]:
         """New device arrays for what the image encoder gives of B images."""
         side, channels = self.model.grid, self.model.hidden_dim

@@ -248,7 +248,7 @@ class ImagePredictor(Closing):
 
     def features(self, embedding: Embedding) -> Floats:
         """Features of an embedding on the host, float32 [1,C,h,h]."""
-        return self._graphs.download(embedding.features)
+        return self._graphs.backend.download(embedding.features)
 
     def reset_predictor(self) -> None:
         """Forget the image or batch that is set; the graphs stay loaded."""

@@ -14,6 +14,7 @@ from sam2edge.calibration.watch import Recorded
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.backend import Backend, GraphRunner
 from tests.conftest import REPO
+from tests.simulated_device import SimulatedDevice
 
 CLIP = REPO / "samples" / "clip.mp4"
 PROMPTS = {1: {"box": (101, 47, 176, 122)}, 7: {"box": (220, 18, 305, 103)}}
@@ -49,6 +50,19 @@ def test_a_run_holds_what_the_tracker_gives(nano):
     assert list(run.milliseconds) == list(STAGES)
     assert (run.seconds[1:] > 0).all()
     assert run.seconds[0, STAGES.index("memory_attention")] == 0
+
+
+def test_a_device_is_watched_without_taking_its_arrays_away(nano):
+    run, recorded = track_clip(nano, Clip(CLIP, 6), PROMPTS, SimulatedDevice(half=True), record=(3,))
+    plain, reference = track_clip(nano, Clip(CLIP, 6), PROMPTS, record=(3,))
+    assert compare(plain, run).mean > 0.98
+    assert (run.seconds[1:] > 0).all()
+    for one, other in zip(recorded, reference, strict=True):
+        assert one.graph == other.graph
+        for name, array in {**other.inputs, **other.outputs}.items():
+            found = {**one.inputs, **one.outputs}[name]
+            assert (found.dtype, found.shape[0]) == (array.dtype, array.shape[0])
+            assert found is not array
 
 
 def test_what_was_recorded_is_what_the_graph_saw(nano):
