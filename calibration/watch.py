@@ -44,9 +44,9 @@ class Watch(Backend):
         """Load a graph with the backend that is watched."""
         return _Watched(self._inner.open(graph), self._names[graph], self)
 
-    def resizer(self, bundle: Path) -> GraphRunner | None:
+    def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
         """That of the backend."""
-        return self._inner.resizer(bundle)
+        return self._inner.resizer(bundle, size)
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
         """An array of the backend."""

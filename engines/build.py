@@ -15,11 +15,12 @@ from typing import Any
 import onnx
 
 from sam2edge import bundle as bundles
-from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.bundle import Bundle
 from sam2edge.engines import cache, compat, environment
 from sam2edge.engines.half import ISLANDS, half, island_nodes, small_weights
 from sam2edge.engines.inspect import check_precision, count_precisions
 from sam2edge.engines.manifest import (
+    ENGINES,
     Engine,
     EngineManifest,
     Engines,
@@ -29,7 +30,8 @@ from sam2edge.engines.manifest import (
     default_directory,
     write_manifest,
 )
-from sam2edge.engines.profiles import PRESETS, Preset, profile
+from sam2edge.engines.profiles import PRESETS, RESIZE, Preset, profile
+from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BuildError, EngineError, InputError
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -69,7 +71,7 @@ def build(
         return current
     with bundles.replacing(directory, check_replaceable) as new:
         engines: dict[str, Engine] = {}
-        for index, name in enumerate(GRAPHS):
+        for index, name in enumerate(ENGINES):
             file = new / f"{name}.engine"
             engines[name] = workshop.build(opened, name, precision, file, _part(progress, name, index))
             check_memory(engines, preset)
@@ -111,9 +113,11 @@ def _current(directory: Path, bundle: Bundle, workshop: Workshop, precision: str
     """The engines that are there, if they are what would be built."""
     try:
         engines = Engines.open(directory, bundle, workshop.target)
-        for name in GRAPHS:
+        for name in ENGINES:
             engines.read(name)
     except EngineError:
+        return None
+    if engines.manifest.engines[RESIZE].graph_sha256 != _graph(bundle, RESIZE).sha256:
         return None
     manifest, preset = engines.manifest, workshop.preset
     same = (manifest.precision, manifest.limits, manifest.workspace) == (precision, preset.limits, preset.workspace)
@@ -124,7 +128,7 @@ def _part(progress: compat.Progress, name: str, index: int) -> compat.Progress:
     """Progress of one graph as a part of the whole."""
 
     def report(message: str, fraction: float) -> None:
-        progress(f"{name}: {message}" if message else name, (index + fraction) / len(GRAPHS))
+        progress(f"{name}: {message}" if message else name, (index + fraction) / len(ENGINES))
 
     return report
 
@@ -160,12 +164,26 @@ class _Typed:
         return {name for name, dtype in {**self.inputs, **self.outputs}.items() if dtype == "float16"}
 
 
-def _typed(file: Path, graph: str, precision: str, half_scales: bool) -> _Typed:
-    """Read a graph and give it its types. What takes memory beside the result is freed on return.
+@dataclass(frozen=True)
+class _Graph:
+    model: onnx.ModelProto
+    sha256: str
+
+
+def _graph(bundle: Bundle, name: str) -> _Graph:
+    """A graph of the bundle, or the one that resizes frames."""
+    if name != RESIZE:
+        return _Graph(onnx.load(bundle.graph_path(name)), bundle.manifest.graphs[name].sha256)
+    model = resize_graph(bundle.model.image_size)
+    return _Graph(model, hashlib.sha256(model.SerializeToString()).hexdigest())
+
+
+def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool) -> _Typed:
+    """Give a graph its types. What takes memory beside the result is freed on return.
 
     half_scales: whether TensorRT reads FP16 around Q/DQ nodes; else the types of the engine come from flags.
     """
-    model, float_nodes, small = onnx.load(file), set[str](), dict[str, int]()
+    float_nodes, small = set[str](), dict[str, int]()
     typed = model
     if precision != "fp32":
         islands = [island for island in ISLANDS if island.graph == graph]
@@ -202,7 +220,9 @@ class Workshop:
         """
         begin = time.perf_counter()
         progress("", 0.0)
-        graph = _typed(bundle.graph_path(name), name, precision, compat.reads_half_scales(self.trt))
+        precision = "fp32" if name == RESIZE else precision  # it rounds to whole numbers as the host does
+        source = _graph(bundle, name)
+        graph = _typed(source.model, name, precision, compat.reads_half_scales(self.trt))
         shapes = profile(bundle.model, self.preset.limits, name)
         errors: list[str] = []
         logger = compat.new_logger(self.trt, errors.append)
@@ -219,7 +239,7 @@ class Workshop:
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
             precision=precision,
-            graph_sha256=bundle.manifest.graphs[name].sha256,
+            graph_sha256=source.sha256,
             inputs={tensor: Tensor(dtype, shapes.get(tensor, ())) for tensor, dtype in graph.inputs.items()},
             outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
             layers=counts,

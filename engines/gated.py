@@ -20,7 +20,7 @@ from sam2edge.calibration.report import report_directory, write_report
 from sam2edge.engines import compat
 from sam2edge.engines.build import Workshop, build, check_asked, check_memory
 from sam2edge.engines.choose import Assignment, Trial, choose
-from sam2edge.engines.manifest import Engine, Engines, check_replaceable, default_directory
+from sam2edge.engines.manifest import ENGINES, Engine, Engines, check_replaceable, default_directory
 from sam2edge.engines.profiles import PRESETS, Preset
 from sam2edge.errors import GateError, InputError
 from sam2edge.runtime.backend import Backend
@@ -129,7 +129,7 @@ def _auto(
             return made[name, precision]
 
         def measure(assignment: Assignment) -> Trial:
-            engines = {name: engine(name, one) for name, one in zip(GRAPHS, assignment, strict=True)}
+            engines = {name: engine(name, one) for name, one in zip(ENGINES, (*assignment, "fp32"), strict=True)}
             check_memory(engines, workshop.preset)
             row = run("/".join(assignment), workshop.finished(new, AUTO, engines))
             times = row.run.milliseconds
@@ -140,7 +140,7 @@ def _auto(
         if not trials[-1].passed:
             raise GateError(_failed("every precision", trials[-1].failures, directory))
         chosen = {}
-        for name, precision in zip(GRAPHS, trials[-1].assignment, strict=True):
+        for name, precision in zip(ENGINES, (*trials[-1].assignment, "fp32"), strict=True):
             one = made[name, precision]
             (new / one.file).rename(new / f"{name}.engine")
             chosen[name] = dataclasses.replace(one, file=f"{name}.engine")

@@ -9,7 +9,7 @@ from typing import Any
 
 from sam2edge.errors import BuildError
 
-_FORMATS = {"int8": r"Int8|INT8", "fp16": r"Half|FP16", "fp32": r"Float|FP32"}
+_FORMATS = {"int8": r"(?<!U)(?:Int8|INT8)", "fp16": r"Half|FP16", "fp32": r"Float|FP32"}
 """In "Format/Datatype" of a tensor ("Half", "Row major linear FP16 format") and "Type" of weights, in this order."""
 
 _TACTICS = {

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.engines.profiles import Limits
+from sam2edge.engines.profiles import RESIZE, Limits
 from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
 
 FORMAT = "sam2edge-engines"
 SCHEMA = 1
+ENGINES = (*GRAPHS, RESIZE)
+"""Of the bundle's graphs, and the one that resizes frames (resize.py)."""
 MANIFEST = "engines.json"
 
 
@@ -166,7 +168,7 @@ def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
 
 def _manifest_from(data: dict[str, Any]) -> EngineManifest:
     engines = {}
-    for name in GRAPHS:
+    for name in ENGINES:
         engine = dict(data["engines"][name])
         for side in ("inputs", "outputs"):
             engine[side] = {
@@ -188,7 +190,7 @@ def check_replaceable(out: Path) -> None:
     """EngineError if anything but engines, whole or damaged, lies at `out`."""
     if not out.exists():
         return
-    parts = {MANIFEST, *(f"{name}.engine" for name in GRAPHS)}
+    parts = {MANIFEST, *(f"{name}.engine" for name in ENGINES)}
     foreign = sorted({entry.name for entry in out.iterdir()} - parts) if out.is_dir() else [out.name]
     if foreign:
         raise EngineError(f"{out}: exists and holds no engines (what is {foreign[0]}?); give another path or remove it")

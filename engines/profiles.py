@@ -9,6 +9,9 @@ from sam2edge.bundle import Model, contract
 from sam2edge.engines.compat import Shape, Shapes
 from sam2edge.runtime import arguments
 
+RESIZE = "resize"
+"""Name of the graph that resizes frames (resize.py); all others are the bundle's."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -16,7 +19,8 @@ class Limits:
 
     objects: tracked at a time. conditioning_frames: VideoTracker's max_conditioning_frames. prompts: in one run of
     the mask decoder on images (AutomaticMaskGenerator's points_per_batch). points: of one prompt; a box is two.
-    images: in one run of the image encoder.
+    images: in one run of the image encoder. side: rows and columns of frames that are resized on the GPU; larger ones
+    are resized on the host.
     """
 
     objects: int = 16
@@ -24,6 +28,7 @@ class Limits:
     prompts: int = 64
     points: int = 16
     images: int = 1
+    side: int = 1920
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -56,7 +61,10 @@ def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
 
     The usual one is what kernels are chosen for: a full memory bank, one object, and the two padding points that
     objects without a prompt get. P = 0 is a mask alone as prompt of an image, which one padding point would change.
+    Frames to be resized are usually 1280×720.
     """
+    if graph == RESIZE:
+        return _resize_profile(model.image_size, limits.side)
     rows = max(limits.objects, limits.prompts) if graph == "mask_decoder" else limits.objects
     slots = limits.conditioning_frames + model.memory_frames
     pointers = limits.conditioning_frames + model.max_pointers - 1
@@ -74,3 +82,12 @@ def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
 
     dynamic = [spec for spec in inputs if any(isinstance(side, str) for side in spec.shape)]
     return {spec.name: (at(spec.shape, 0), at(spec.shape, 1), at(spec.shape, 2)) for spec in dynamic}
+
+
+def _resize_profile(size: int, side: int) -> dict[str, Shapes]:
+    rows, columns = min(720, side), min(1280, side)
+    return {
+        "frame": ((1, 1, 3), (rows, columns, 3), (side, side, 3)),
+        "rows": ((size, 1), (size, rows), (size, side)),
+        "columns": ((size, 1), (size, columns), (size, side)),
+    }

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-RESIZE = "resize"
-"""Name of the graph and of its engine."""
+from sam2edge.engines.profiles import RESIZE
 
 
 def resize_graph(size: int) -> ModelProto:

@@ -70,8 +70,8 @@ class Backend(ABC):
     def open(self, graph: Path) -> GraphRunner:
         """Load a graph file of a bundle; BackendError when the backend cannot read it."""
 
-    def resizer(self, bundle: Path) -> GraphRunner | None:
-        """What resizes frames on the device (engines/resize.py); None if that is done on the host."""
+    def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
+        """What resizes frames of a size (H,W) on the device (engines/resize.py); None if that is done on the host."""
         return None
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:

@@ -19,8 +19,7 @@ class FrameLoader:
     """
 
     def __init__(self, backend: Backend, bundle: Path, size: int) -> None:
-        self._backend, self._size = backend, size
-        self._resizer = backend.resizer(bundle)
+        self._backend, self._bundle, self._size = backend, bundle, size
         self._shape: tuple[int, ...] = ()
         self.generation = 0
 
@@ -29,6 +28,7 @@ class FrameLoader:
         if frame.shape != self._shape:
             self._shape, self.generation = frame.shape, self.generation + 1
             self._uploads = Uploads(self._backend)
+            self._resizer = self._backend.resizer(self._bundle, frame.shape[:2])
             if self._resizer:
                 self._image = self._backend.zeros((1, self._size, self._size, 3), np.uint8)
                 sides = {"rows": frame.shape[0], "columns": frame.shape[1]}

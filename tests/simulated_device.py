@@ -32,7 +32,7 @@ class SimulatedArray:
 class SimulatedDevice(Backend):
     """Runs graphs with ONNX Runtime.
 
-    half: device arrays between graphs are FP16, as of FP16 engines. resize: an ONNX file that resizes frames.
+    half: device arrays between graphs are FP16, as of FP16 engines. resize: an ONNX file that resizes frames up to 320.
     """
 
     def __init__(self, half: bool = False, resize: Path | None = None) -> None:
@@ -45,8 +45,8 @@ class SimulatedDevice(Backend):
     def open(self, graph: Path) -> GraphRunner:
         return _Runner(self, self._inner.open(graph))
 
-    def resizer(self, bundle: Path) -> GraphRunner | None:
-        return self.resize and self.open(self.resize)
+    def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
+        return self.open(self.resize) if self.resize and max(size) <= 320 else None
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Any:
         self.allocated += 1

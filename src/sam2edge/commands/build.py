@@ -25,6 +25,7 @@ _LIMITS = {
     "prompts": ("--max-prompts", "prompts in one run of the mask decoder on images"),
     "points": ("--max-points", "points of one prompt"),
     "images": ("--max-batch", "images in one run of the image encoder"),
+    "side": ("--max-side", "rows and columns of frames that are resized on the GPU"),
 }
 
 

@@ -21,7 +21,7 @@ from sam2edge.cli import main
 from sam2edge.engines import cache, environment
 from sam2edge.engines.build import build
 from sam2edge.engines.half import HOST_TENSORS
-from sam2edge.engines.manifest import Engines, Target, default_directory
+from sam2edge.engines.manifest import ENGINES, Engines, Target, default_directory
 from sam2edge.engines.profiles import PRESETS, Limits, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
 from tests.unit.engines.fake_tensorrt import FakeTensorRT
@@ -59,7 +59,7 @@ def builds(fake):
 def test_all_graphs_are_built_as_asked(fake, nano, tmp_path):
     reports = []
     engines = build(nano, tmp_path / "out", progress=lambda message, fraction: reports.append((message, fraction)))
-    assert sorted(os.listdir(tmp_path / "out")) == sorted(["engines.json", *(f"{name}.engine" for name in GRAPHS)])
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(["engines.json", *(f"{name}.engine" for name in ENGINES)])
     manifest = engines.manifest
     assert manifest.target == Target(fake.__version__, "Fake RTX", "8.9")
     assert (manifest.precision, manifest.limits) == ("fp16", Limits())
@@ -83,6 +83,34 @@ def test_all_graphs_are_built_as_asked(fake, nano, tmp_path):
     assert fractions[-1] == 1
     within = [message for message, _ in reports if message == "mask_decoder: Building Engine"]
     assert len(within) == (2 if typed else 0)
+
+
+def test_frames_are_resized_in_fp32(fake, nano, tmp_path):
+    """Whatever the precision of the others, since what it gives is whole numbers."""
+    preset = Preset("small", Limits(side=600), 1 << 30)
+    engines = build(nano, tmp_path / "out", preset=preset)
+    engine, said = engines.manifest.engines["resize"], built(engines, "resize")
+    assert engine.precision == "fp32"
+    assert said["flags"] == []
+    assert said["profile"]["frame"] == [[1, 1, 3], [600, 600, 3], [600, 600, 3]]
+    assert said["profile"]["columns"] == [[128, 1], [128, 600], [128, 600]]
+    assert {tensor: said.dtype for tensor, said in {**engine.inputs, **engine.outputs}.items()} == {
+        "frame": "uint8",
+        "rows": "float32",
+        "columns": "float32",
+        "image": "uint8",
+    }
+
+
+def test_engines_whose_resize_is_another_are_built_again(fake, nano, tmp_path):
+    build(nano, tmp_path / "out")
+    file = tmp_path / "out" / "engines.json"
+    data = json.loads(file.read_text())
+    data["engines"]["resize"]["graph_sha256"] = "of an older sam2edge"
+    file.write_text(json.dumps(data))
+    before = len(builds(fake))
+    build(nano, tmp_path / "out")
+    assert len(builds(fake)) == before + len(ENGINES)
 
 
 def test_islands_are_held_by_constraints_on_8(monkeypatch, nano, tmp_path):
@@ -136,14 +164,14 @@ def test_a_graph_that_the_parser_does_not_know(fake, nano, tmp_path):
 def test_what_is_up_to_date_is_not_built_again(fake, nano, tmp_path):
     first = build(nano, tmp_path / "out")
     assert build(nano, tmp_path / "out") == first
-    assert len(builds(fake)) == 4
+    assert len(builds(fake)) == len(ENGINES)
     build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
-    assert len(builds(fake)) == 8
+    assert len(builds(fake)) == 2 * len(ENGINES)
     (tmp_path / "out" / "mask_decoder.engine").write_bytes(b"x" * first.manifest.engines["mask_decoder"].bytes)
     build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
-    assert len(builds(fake)) == 12
+    assert len(builds(fake)) == 3 * len(ENGINES)
     build(nano, tmp_path / "out", force=True)
-    assert len(builds(fake)) == 16
+    assert len(builds(fake)) == 4 * len(ENGINES)
 
 
 def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_path):
@@ -151,7 +179,7 @@ def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_pat
     assert built(first, "image_encoder")["cache"] == []
     assert len(built(first, "memory_encoder")["cache"]) == 1  # all of the exporter's graphs have one name
     second = build(nano, tmp_path / "other", precision="fp32")
-    assert len(built(second, "image_encoder")["cache"]) == 1
+    assert len(built(second, "image_encoder")["cache"]) == 2
 
 
 def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
@@ -159,7 +187,7 @@ def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
     fake.faults.during = lambda: cache.merge(file, lambda others: b"theirs")
     build(nano, tmp_path / "out")
     assert b"theirs" in file.read_bytes().split()
-    assert len(file.read_bytes().split()) == 2
+    assert len(file.read_bytes().split()) == 3
 
 
 def test_a_damaged_timing_cache_is_replaced(fake, nano, tmp_path):
@@ -214,7 +242,7 @@ def test_a_build_that_is_killed_leaves_what_was_there(monkeypatch, nano, tmp_pat
     assert Engines.open(tmp_path / "out", nano, before.manifest.target) == before
     after = build(nano, tmp_path / "out", precision="fp32")
     assert built(after, "image_encoder")["cache"], "the killed build's timings are lost"
-    assert len(builds(fake)) == 8
+    assert len(builds(fake)) == 2 * len(ENGINES)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_frames_are_resized_on_the_device(nano: Bundle, clip: Frames, tmp_path: 
     onnx.save(resize_graph(nano.model.image_size), str(tmp_path / "resize.onnx"))
     device = SimulatedDevice(resize=tmp_path / "resize.onnx")
     with VideoTracker(nano, device, max_objects=3) as tracker, VideoTracker(nano, max_objects=3) as other:
-        for size in ((320, 240), (200, 150), (320, 240)):
+        for size in ((320, 240), (200, 150), (480, 360), (320, 240)):
             frames = np.stack([cv2.resize(frame, size) for frame in clip[:12]])
             tracker.reset()
             other.reset()
