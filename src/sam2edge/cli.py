@@ -1,7 +1,7 @@
 """The command `sam2edge VERB …`; each verb is a file of sam2edge.commands.
 
 Exit codes: 0 done, 1 `doctor` found that this machine cannot track or `verify` that a gate fails, 2 an error (said in
-one line on stderr), 130 interrupted, 141 nobody reads the output.
+one line on stderr), 130 interrupted (`ui`, which has no other end: 0), 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sam2edge.commands import (
     inspect,
     segment,
     track,
+    ui,
     verify,
 )
 from sam2edge.errors import Sam2EdgeError
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add(verbs.add_parser("inspect", help="say what is in a bundle"))
     track.add(verbs.add_parser("track", help="track objects through a video"))
     segment.add(verbs.add_parser("segment", help="segment images: what is prompted, or everything"))
+    ui.add(verbs.add_parser("ui", help="click objects and follow them on a web page"))
     verify.add(verbs.add_parser("verify", help="measure graphs against PyTorch or each other on a clip"))
     doctor.add(verbs.add_parser("doctor", help="say what this machine has and lacks"))
     return parser

@@ -1,0 +1,264 @@
+"""What a person does with a video: open it, go on, click, take back, remove, save. One call after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+
+from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
+from sam2edge.runtime.closing import Closing
+from sam2edge.runtime.grabber import Grabber
+from sam2edge.runtime.result import FrameResult
+from sam2edge.runtime.sources import Frame, open_source
+from sam2edge.runtime.video_tracker import VideoTracker
+from sam2edge.ui.saver import Saver
+from sam2edge.ui.view import Click, View
+
+_MAX_ID = 65535
+"""The largest value of a pixel in a label image."""
+_PATIENCE = 10.0
+"""Seconds to wait for the first frame of a source that was opened."""
+
+
+class Session(Closing):
+    """A source, a tracker and the current frame. To be used by one thread.
+
+    tracker: for this session alone, the caller's to close. output: folder for masks, made when they are first saved.
+    serial: how many frames were shown, whatever their source. message: what happened to the source last, "" if nothing.
+
+    Frames without objects are not tracked, so looking for a place to start costs nothing but decoding. What is saved of
+    a frame is what it shows when it is left, with its corrections.
+    """
+
+    def __init__(self, tracker: VideoTracker, output: Path) -> None:
+        self._tracker, self._output = tracker, output
+        self._word = ""
+        self._name: str | None = None
+        self._grabber: Grabber | None = None
+        self._saver: Saver | None = None
+        self._pixels: Frame | None = None
+        self._result: FrameResult | None = None
+        self._clicks: list[Click] = []
+        self._joined: set[int] = set()
+        self._number = -1
+        self.serial = 0
+        self.message = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come at their own pace."""
+        return self._grabber is not None and self._grabber.live
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame will come any more."""
+        return self._grabber is None or self._grabber.ended
+
+    @property
+    def fps(self) -> float | None:
+        """The source's frames a second, None if unknown."""
+        return None if self._grabber is None else self._grabber.fps
+
+    def view(self) -> View:
+        """Return what there is to see now."""
+        return View(
+            source=self._name,
+            live=self.live,
+            ended=self.ended,
+            serial=self.serial,
+            number=self._number,
+            count=None if self._grabber is None else self._grabber.frame_count,
+            pixels=self._pixels,
+            result=self._result,
+            clicks=tuple(self._clicks),
+            folder=str(self._saver.folder) if self._saver else None,
+            saved=self._saver.frames if self._saver else 0,
+            message=self.message,
+        )
+
+    def open(self, word: str, name: str | None = None) -> None:
+        """Open a source by its word (docs/sources.md), show its first frame and forget what was before.
+
+        name: what to call it on the page; its own by default. Raises MediaError or InputError; what was open then stays
+        open, unless it was the same.
+        """
+        if word == self._word:
+            self._leave()  # a camera opens once only
+        self.message = ""
+        grabber = Grabber(lambda: open_source(word), report=self._report)
+        try:
+            first = grabber.read(_PATIENCE)
+            if first is None:
+                raise MediaError(f"{grabber.name}: gives no picture")
+        except BaseException:
+            grabber.close()
+            raise
+        try:
+            self._leave()
+        finally:
+            self._grabber, self._word, self._name = grabber, word, name or grabber.name
+            self._show(first.pixels, first.number)
+
+    def restart(self) -> None:
+        """Open the same video again. Raises InputError if there is none, or if it is live."""
+        if self._grabber is None or self.live:
+            raise InputError("there is no video to start again; a camera has no beginning")
+        self.open(self._word, self._name)
+
+    def advance(self, timeout: float = math.inf) -> bool:
+        """Go to the next frame and track what was clicked; False if none came within `timeout` seconds or `ended`.
+
+        Raises InputError if nothing is open, MediaError if the source fails or masks cannot be saved.
+        """
+        if self._grabber is None:
+            raise InputError("nothing is open; open a video or a camera first")
+        before = self.message
+        grabbed = self._grabber.read(timeout)
+        if grabbed is None:
+            return False
+        if self.message == before:
+            self.message = ""
+        try:
+            self._settle()
+        finally:
+            self._show(grabbed.pixels, grabbed.number)
+            if self._tracker.object_ids:
+                self._keep(self._tracker.track(grabbed.pixels))
+        return True
+
+    def click(self, click: Click) -> None:
+        """Say what belongs to an object, or what does not, on the current frame; a new id is a new object.
+
+        All clicks on an object on this frame count together. Raises PromptError or ObjectIdError and changes nothing.
+        """
+        if not 1 <= click.object_id <= _MAX_ID:
+            raise ObjectIdError(f"object ids are from 1 to {_MAX_ID} but got {click.object_id}")
+        if click.label != 1 and click.object_id not in self._tracker.object_ids:
+            raise PromptError(f"object {click.object_id} is new: click on it first, then on what is not part of it")
+        new = click.object_id not in self._tracker.object_ids
+        self._prompt([*self._clicks_on(click.object_id), click])
+        self._clicks.append(click)
+        if new:
+            self._joined.add(click.object_id)
+
+    def undo(self) -> None:
+        """Take the last click on the current frame back; the result is as if it had never been.
+
+        Raises PromptError if there is none, or if it corrected an object from earlier frames: what the tracker found
+        there without the click is not kept.
+        """
+        if not self._clicks:
+            raise PromptError("there is no click on this frame to take back")
+        object_id = self._clicks[-1].object_id
+        if object_id not in self._joined:
+            raise PromptError(
+                f"this click corrected object {object_id}, which cannot be taken back; "
+                "correct it with another click, or remove the object"
+            )
+        kept = self._clicks_on(object_id)[:-1]
+        self._forget(object_id)
+        self._clicks.pop()
+        for count in range(1, len(kept) + 1):  # each click refines the mask of those before it
+            self._prompt(kept[:count])
+
+    def remove(self, object_id: int) -> None:
+        """Forget an object. Raises ObjectIdError if it is not tracked."""
+        self._forget(object_id)
+        self._clicks = [click for click in self._clicks if click.object_id != object_id]
+        self._joined.discard(object_id)
+
+    def save(self, on: bool) -> None:
+        """Save masks from the current frame on, into a new folder; or stop, the current frame still included.
+
+        Raises InputError if nothing is open, MediaError if the files cannot be written.
+        """
+        if on and self._pixels is None:
+            raise InputError("there are no masks to save; open a video or a camera first")
+        if on and self._saver is None:
+            self._saver = Saver(self._output)
+        elif not on:
+            self._stop_saving()
+
+    def close(self) -> None:
+        """Close the source and finish the files. May be called again."""
+        self._leave()
+
+    def _show(self, pixels: Frame, number: int) -> None:
+        self._pixels, self._number, self._result = pixels, number, None
+        self._clicks, self._joined = [], set()
+        self.serial += 1
+
+    def _clicks_on(self, object_id: int) -> list[Click]:
+        return [click for click in self._clicks if click.object_id == object_id]
+
+    def _prompt(self, clicks: list[Click]) -> None:
+        if self._pixels is None:
+            raise PromptError("there is no frame to click on; open a video or a camera first")
+        if not self._tracker.object_ids:
+            self._tracker.reset()
+            self._tracker.track(self._pixels)
+        points, labels = [(click.x, click.y) for click in clicks], [click.label for click in clicks]
+        self._keep(self._tracker.prompt(clicks[0].object_id, points=points, labels=labels))
+
+    def _keep(self, result: FrameResult) -> None:
+        # The tracker counts from the first click, the files from the beginning of the video.
+        self._result = dataclasses.replace(result, frame_index=self._number)
+
+    def _forget(self, object_id: int) -> None:
+        self._tracker.remove(object_id)
+        if self._result is not None:
+            self._result = _without(self._result, object_id)
+
+    def _settle(self) -> None:
+        """Save the current frame, which is left behind."""
+        if self._saver is None or self._pixels is None:
+            return
+        result = self._result or _nothing(self._number, self._pixels)
+        try:
+            self._saver.write(self._pixels, result)
+        except MediaError:
+            saver, self._saver = self._saver, None
+            saver.close()
+            raise
+
+    def _stop_saving(self) -> None:
+        self._settle()
+        saver, self._saver = self._saver, None
+        if saver is not None:
+            saver.close()
+
+    def _leave(self) -> None:
+        try:
+            self._stop_saving()
+        finally:
+            if self._grabber is not None:
+                self._grabber.close()
+            self._grabber, self._word, self._name = None, "", None
+            self._pixels, self._result, self._number = None, None, -1
+            self._clicks, self._joined = [], set()
+            for object_id in self._tracker.object_ids:
+                self._tracker.remove(object_id)
+
+    def _report(self, event: str) -> None:
+        self.message = event
+
+
+def _without(result: FrameResult, object_id: int) -> FrameResult | None:
+    kept = [n for n, other in enumerate(result.object_ids) if other != object_id]
+    if not kept:
+        return None
+    return dataclasses.replace(
+        result,
+        object_ids=tuple(result.object_ids[n] for n in kept),
+        logits=result.logits[kept],
+        ious=result.ious[kept],
+        object_scores=result.object_scores[kept],
+    )
+
+
+def _nothing(number: int, pixels: Frame) -> FrameResult:
+    none = np.empty(0, np.float32)
+    return FrameResult(number, (), none.reshape(0, 0, 0), none, none, pixels.shape[:2])

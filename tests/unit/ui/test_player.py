@@ -1,0 +1,208 @@
+"""A session in a thread: playing, looking and acting from others."""
+
+import threading
+import time
+
+import pytest
+
+from sam2edge.errors import InputError, MediaError, PromptError
+from sam2edge.runtime.sources import ArraySource
+from sam2edge.ui import session as module
+from sam2edge.ui.player import Player
+from sam2edge.ui.view import Click
+from tests.simulated import PATIENCE, Simulated, failing, grey, opening
+from tests.unit.ui.conftest import playing
+
+
+@pytest.fixture
+def player(session):
+    """A player that runs."""
+    with playing(session) as player:
+        yield player
+
+
+def simulate(monkeypatch, *sources):
+    """Open these sources in turn, whatever the word."""
+    given = opening(*sources)
+    monkeypatch.setattr(module, "open_source", lambda word: given())
+
+
+def clip(monkeypatch, frames=30, fps=1000.0):
+    """Open a video of grey frames: 0, 1, 2, …"""
+    simulate(monkeypatch, ArraySource([grey(n % 256) for n in range(frames)], fps=fps))
+
+
+def watch(player, condition):
+    """All views that came up to the first that meets a condition."""
+    views = [player.wait(-1, PATIENCE)]
+    while not condition(views[-1]):
+        views.append(player.wait(views[-1].version, PATIENCE))
+        assert views[-1], "this never came"
+    return views
+
+
+def test_a_video_waits_on_its_first_frame(player, monkeypatch):
+    clip(monkeypatch)
+    player.open("clip")
+    view = player.wait(-1, PATIENCE)
+    assert (view.number, view.playing, view.count) == (0, False, 30)
+    assert player.wait(view.version, 0.15) is None
+
+
+def test_a_camera_plays_at_once(player, monkeypatch, released):
+    simulate(monkeypatch, Simulated(grey(1), grey(2), released, live=True))
+    player.open("0")
+    views = watch(player, lambda view: view.pixels is not None and view.pixels[0, 0, 0] == 2)
+    assert views[-1].playing
+
+
+def test_a_camera_that_was_open_before_plays_too(session, monkeypatch, released):
+    simulate(monkeypatch, Simulated(grey(1), released, grey(2), live=True))
+    session.open("0")
+    with playing(session) as player:
+        assert player.wait(-1, PATIENCE).playing
+        released.set()
+        watch(player, lambda view: view.number == 1)
+
+
+def test_play_to_the_end(player, monkeypatch):
+    clip(monkeypatch)
+    player.open("clip")
+    player.play()
+    last = watch(player, lambda view: view.ended)[-1]
+    assert (last.number, last.playing) == (29, False)
+    assert last.pixels[0, 0, 0] == 29
+    with pytest.raises(InputError, match="no frames to play"):
+        player.play()
+
+
+def test_pause_and_step(player, monkeypatch):
+    clip(monkeypatch, frames=999)
+    player.open("clip")
+    player.play()
+    player.pause()
+    paused = player.wait(-1, PATIENCE)
+    assert not paused.playing
+    player.step()
+    assert player.wait(-1, PATIENCE).number == paused.number + 1
+    player.play()
+    player.step()
+    assert not player.wait(-1, PATIENCE).playing
+
+
+def test_a_file_plays_at_its_own_pace(player, monkeypatch):
+    clip(monkeypatch, frames=6, fps=20.0)
+    player.open("clip")
+    start = time.monotonic()
+    player.play()
+    view = watch(player, lambda view: view.number == 5)[-1]
+    assert time.monotonic() - start > 0.19  # the first at once, four intervals of 50 ms
+    assert view.rate > 0
+
+
+def test_who_looks_seldom_gets_the_newest(player, monkeypatch):
+    """Views do not queue up: after a long time there is one, the last."""
+    clip(monkeypatch)
+    player.open("clip")
+    first = player.wait(-1, PATIENCE)
+    player.play()
+    watch(player, lambda view: view.ended)
+    second = player.wait(first.version, PATIENCE)
+    assert second.number == 29
+    assert player.wait(second.version, 0.01) is None
+
+
+def test_a_click_on_the_frame_that_is_shown(player, monkeypatch):
+    clip(monkeypatch)
+    player.open("clip")
+    player.click(Click(1, 20, 20, 1), seen=player.wait(-1, PATIENCE).serial)
+    assert player.wait(-1, PATIENCE).result.object_ids == (1,)
+    player.remove(1)
+    assert player.wait(-1, PATIENCE).result is None
+
+
+@pytest.mark.parametrize(("behind", "refused"), [(0, False), (2, False), (3, True)])
+def test_a_late_click(session, monkeypatch, behind, refused):
+    """While the camera runs a click may be two frames late; then it pauses."""
+    gate = threading.Event()
+    simulate(monkeypatch, Simulated(*map(grey, range(5)), gate, live=True))
+    session.open("0")
+    with playing(session) as player:
+        last = watch(player, lambda view: view.pixels[0, 0, 0] == 4)[-1]
+        if refused:
+            with pytest.raises(PromptError, match=r"had gone by \(3 more had come\); paused now, so click again"):
+                player.click(Click(1, 20, 20, 1), last.serial - behind)
+        else:
+            player.click(Click(1, 20, 20, 1), last.serial - behind)
+        view = player.wait(-1, PATIENCE)
+        assert view.playing is not refused
+        assert (view.result is None) is refused
+        gate.set()
+
+
+@pytest.mark.parametrize("seen", [0, 2])
+def test_a_click_on_another_frame_while_paused(player, monkeypatch, seen):
+    clip(monkeypatch)
+    player.open("clip")
+    with pytest.raises(PromptError, match="click again"):
+        player.click(Click(1, 20, 20, 1), seen)
+
+
+def test_undo_and_save(player, monkeypatch, tmp_path):
+    clip(monkeypatch)
+    player.open("clip")
+    player.click(Click(1, 20, 20, 1), 1)
+    player.save(True)
+    assert player.wait(-1, PATIENCE).folder == str(tmp_path / "saved" / "001")
+    player.undo()
+    player.save(False)
+    view = player.wait(-1, PATIENCE)
+    assert (view.clicks, view.folder) == ((), None)
+
+
+def test_what_fails_is_raised_where_it_was_asked_for(player):
+    with pytest.raises(MediaError, match=r"missing\.mp4: no such video file"):
+        player.open("missing.mp4")
+    assert player.wait(-1, PATIENCE).source is None
+
+
+def test_a_mistake_in_the_program_does_not_end_it(player, session, monkeypatch):
+    monkeypatch.setattr(session, "undo", failing(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        player.undo()
+    player.pause()
+
+
+def test_a_source_that_fails_pauses_and_says_so(player, monkeypatch):
+    simulate(monkeypatch, Simulated(grey(1), grey(2), failing(MediaError("unplugged")), live=False))
+    player.open("clip")
+    player.play()
+    last = watch(player, lambda view: view.message)[-1]
+    assert (last.message, last.playing, last.number) == ("unplugged", False, 1)
+
+
+def test_restart(player, monkeypatch):
+    simulate(monkeypatch, *[ArraySource([grey(n) for n in range(3)]) for _ in range(2)])
+    player.open("clip")
+    player.step()
+    player.restart()
+    assert player.wait(-1, PATIENCE).number == 0
+
+
+def test_after_the_end(session):
+    with playing(session) as player:
+        waiting = []
+        thread = threading.Thread(target=lambda: waiting.append(error_of(player)))
+        thread.start()
+    thread.join(PATIENCE)
+    assert waiting == ["sam2edge ui has ended; start it again"]
+    with pytest.raises(InputError, match="has ended"):
+        player.pause()
+
+
+def error_of(player: Player) -> str:
+    """What somebody is told who looks while the player ends."""
+    version = player.wait(-1, PATIENCE).version
+    with pytest.raises(InputError) as caught:
+        player.wait(version, PATIENCE)
+    return str(caught.value)

@@ -1,0 +1,299 @@
+"""What the server answers, through HTTP and without a browser."""
+
+import http.client
+import json
+import socket
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import pytest
+
+from sam2edge.errors import InputError
+from sam2edge.ui import server as module
+from sam2edge.ui.server import Server
+from tests.simulated import failing
+from tests.unit.ui.conftest import CLIP, playing
+
+
+@pytest.fixture
+def server(session):
+    """A server with nothing open."""
+    with playing(session) as player, Server(player) as server:
+        yield server
+
+
+@pytest.fixture
+def ask(server):
+    """Return a function that sends a request below the token and gives (status, headers, body)."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    prefix = urlsplit(server.url).path
+
+    def ask(method, path, body=None, headers=None, whole_path=None):
+        connection.request(method, whole_path or prefix + path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+    yield ask
+    connection.close()
+
+
+@pytest.fixture
+def call(ask):
+    """Return a function that makes a call and gives the status and the error's text."""
+
+    def call(name, body=None, **rest):
+        status, _, content = ask("POST", name, json.dumps(body or {}) if not isinstance(body, bytes) else body, **rest)
+        return status, json.loads(content).get("error")
+
+    return call
+
+
+def view(ask, after=-1, have=-1):
+    """State and picture (RGB, None if it was left out)."""
+    status, _, content = ask("GET", f"view?after={after}&have={have}")
+    assert status == 200
+    line, _, jpeg = content.partition(b"\n")
+    return json.loads(line), cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB) if jpeg else None
+
+
+# who is answered
+
+
+def test_address(server):
+    parts = urlsplit(server.url)
+    assert parts.hostname == "127.0.0.1"
+    assert len(parts.path) > 20
+
+
+def test_every_server_has_a_token_of_its_own(session):
+    with playing(session) as player, Server(player) as one, Server(player) as other:
+        assert urlsplit(one.url).path != urlsplit(other.url).path
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/view", "/guess/", "/guess/view?after=-1&have=-1", "/é/", "x", "//[/", "/guess"]
+)
+def test_without_the_token(ask, path):
+    status, _, content = ask("GET", "", whole_path=path.replace("é", "%C3%A9"))
+    assert (status, json.loads(content)) == (404, {"error": "use the address that sam2edge ui printed, with its token"})
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:99", 200), ("LOCALHOST:1", 200), ("evil.example", 403), ("", 403), ("[", 403)],
+)
+def test_names_of_this_machine(ask, host, status):
+    assert ask("GET", "", headers={"Host": host})[0] == status
+
+
+def test_no_other_address_is_listened_on(server):
+    with socket.socket() as other:
+        assert other.connect_ex(("127.0.0.2", server.port)) != 0
+
+
+def test_a_port_that_is_taken(server, session):
+    with playing(session) as player, pytest.raises(InputError, match=f"port {server.port} cannot be had"):
+        Server(player, server.port)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_no_port(session, port):
+    with playing(session) as player, pytest.raises(InputError, match=f"port {port} cannot be had"):
+        Server(player, port)
+
+
+# the page
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "part"),
+    [
+        ("", "text/html; charset=utf-8", b"<title>sam2edge</title>"),
+        ("page.css", "text/css; charset=utf-8", b"--ink"),
+        ("page.js", "text/javascript; charset=utf-8", b'from "./server.js"'),
+        ("icon.svg", "image/svg+xml", b"<circle"),
+    ],
+)
+def test_files(ask, name, kind, part):
+    status, headers, content = ask("GET", name)
+    assert (status, headers["Content-Type"]) == (200, kind)
+    assert part in content
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Content-Security-Policy"].startswith("default-src 'self'")
+
+
+@pytest.mark.parametrize("name", ["missing.js", "../server.py", "..%2fserver.py", "__init__.py"])
+def test_no_other_files(ask, name):
+    assert ask("GET", name)[0] == 404
+
+
+# views
+
+
+def test_view_of_nothing(ask):
+    state, picture = view(ask)
+    assert (state["source"], state["width"], state["objects"], picture) == (None, 0, [], None)
+
+
+def test_view(ask, call, session):
+    assert call("open", {"source": str(CLIP)}) == (200, None)
+    state, picture = view(ask)
+    assert (state["source"], state["number"], state["count"]) == (str(CLIP), 0, 120)
+    assert np.abs(picture.astype(int) - session.view().pixels).mean() < 3
+    click = {"object": 2, "x": 262, "y": 60.5, "label": 1, "frame": state["serial"]}
+    assert call("click", click) == (200, None)
+    later, none = view(ask, state["version"], have=state["serial"])
+    assert none is None  # the page has this frame already
+    [found] = later["objects"]
+    assert (found["id"], found["state"], found["color"]) == (2, "visible", later["clicks"][0]["color"])
+    assert len(found["outlines"][0]) > 20
+    assert later["clicks"] == [{"object": 2, "x": 262, "y": 60.5, "label": 1, "color": found["color"]}]
+
+
+def test_nothing_new(ask, monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.01)
+    state, _ = view(ask)
+    status, _, content = ask("GET", f"view?after={state['version']}&have=-1")
+    assert (status, content) == (204, b"")
+
+
+@pytest.mark.parametrize("query", ["", "?after=1", "?after=x&have=1", "?after=1&have=1.5", f"?after={10**30}&have=1"])
+def test_wrong_looks(ask, query):
+    status, _, content = ask("GET", f"view{query}")
+    assert status == 400
+    assert "a whole number, but got" in json.loads(content)["error"]
+
+
+# calls
+
+
+def test_a_whole_session(ask, call, tmp_path):
+    for name, body in (
+        ("open", {"source": str(CLIP)}),
+        ("click", {"object": 1, "x": 138, "y": 84, "label": 1, "frame": 1}),
+        ("click", {"object": 1, "x": 120, "y": 84, "label": 1, "frame": 1}),
+        ("undo", {}),
+        ("save", {"on": True}),
+        ("step", {}),
+        ("save", {"on": False}),
+        ("play", {}),
+        ("pause", {}),
+        ("remove", {"object": 1}),
+        ("restart", {}),
+    ):
+        assert call(name, body) == (200, None), name
+    assert view(ask)[0]["number"] == 0
+    assert len(list((tmp_path / "saved" / "001" / "masks").iterdir())) == 2
+
+
+CLICK = {"object": 1, "x": 1, "y": 1, "label": 1, "frame": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "error"),
+    [
+        ("open", {}, "source must be a text but got None"),
+        ("open", {"source": " "}, "give the path of a video"),
+        ("open", {"source": "missing.mp4"}, "missing.mp4: no such video file"),
+        ("open", {"source": "http://example.org/"}, "of addresses only rtsp://"),
+        ("open", {"source": "a\0b"}, "a\0b"),
+        ("click", {**CLICK, "object": "1"}, "object must be a whole number but got '1'"),
+        ("click", {**CLICK, "object": True}, "object must be a whole number but got True"),
+        ("click", {**CLICK, "x": None}, "x must be a number, in pixels of the frame, but got None"),
+        ("click", {**CLICK, "y": float("inf")}, "y must be a number, in pixels of the frame, but got inf"),
+        ("click", {**CLICK, "y": 10**400}, "y must be a number, in pixels of the frame, but got 1000"),
+        ("click", {**CLICK, "label": 1.0}, "label must be a whole number but got 1.0"),
+        ("click", {**CLICK, "frame": None}, "frame must be a whole number but got None"),
+        ("click", {**CLICK, "frame": 0}, "open a video or a camera first"),
+        ("play", {}, "there are no frames to play"),
+        ("step", {}, "nothing is open"),
+        ("restart", {}, "there is no video to start again"),
+        ("undo", {}, "there is no click on this frame"),
+        ("remove", {"object": 1}, "object 1 is not tracked"),
+        ("save", {"on": 1}, "on must be true or false but got 1"),
+        ("save", {"on": True}, "there are no masks to save"),
+        ("play", b"", "a call's body must be JSON"),
+        ("play", b"\xff", "a call's body must be JSON"),
+        ("play", b"[" * 60_000, "a call's body must be JSON"),
+        ("play", b"[1]", "a call's body must be a JSON object but is [1]"),
+    ],
+)
+def test_wrong_calls(call, name, body, error):
+    status, text = call(name, body)
+    assert status == 400
+    assert error in text
+
+
+def test_a_call_that_is_too_long(call):
+    assert call("play", b" " * 70_000)[0] == 413
+
+
+def test_unknown_call(call):
+    status, text = call("fly")
+    assert status == 404
+    assert text.startswith("there is no call 'fly'; there are upload, open, ")
+
+
+def test_calls_are_not_made_by_looking(ask, call):
+    assert ask("GET", "play")[0] == 404
+
+
+def test_a_body_without_length(ask):
+    assert ask("POST", "play", body=iter([b"{}"]))[0] == 411
+
+
+def test_a_mistake_in_the_program(call, session, monkeypatch, capsys):
+    monkeypatch.setattr(session, "undo", failing(ZeroDivisionError("by zero")))
+    assert call("undo") == (500, "ZeroDivisionError: by zero")
+    assert call("pause") == (200, None)
+    assert "ZeroDivisionError: by zero" in capsys.readouterr().err
+
+
+# uploads
+
+
+def uploaded(server):
+    """Names of the files that are kept."""
+    return sorted(file.name for file in server.uploads.glob("*/*"))
+
+
+def test_upload(server, ask, call):
+    for name, shown in (("clip.mp4", "clip.mp4"), ("C:%5Cmy%20clips%5C..%2Fa%20b.mp4", "a_b.mp4")):
+        assert call(f"upload?name={name}", CLIP.read_bytes()) == (200, None)
+        state, picture = view(ask)
+        assert (state["source"], state["count"], picture.shape) == (shown, 120, (240, 320, 3))
+        assert uploaded(server) == [shown]
+    assert call("restart") == (200, None)
+    server.close()
+    assert not server.uploads.exists()
+
+
+def test_upload_of_what_is_no_video(server, ask, call):
+    assert call("upload?name=clip.mp4", CLIP.read_bytes()) == (200, None)
+    status, text = call("upload?name=notes.txt", b"not a video")
+    assert status == 400
+    assert "notes.txt: not a video that OpenCV can open" in text
+    assert (view(ask)[0]["source"], uploaded(server)) == ("clip.mp4", ["clip.mp4"])
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/", "%2F"])
+def test_upload_without_a_name(call, name):
+    assert call(f"upload?name={name}", b"x") == (400, "an upload needs the file's name: upload?name=clip.mp4")
+
+
+def test_upload_that_is_larger_than_the_disk(ask):
+    status, _, content = ask("POST", "upload?name=a.mp4", headers={"Content-Length": str(10**17)})
+    assert status == 413
+    assert "MB are free for uploads" in json.loads(content)["error"]
+
+
+def test_upload_that_breaks_off(server):
+    """The browser goes away in the middle: nothing is kept, nothing is opened, and the server goes on."""
+    with socket.create_connection(("127.0.0.1", server.port)) as broken:
+        path = urlsplit(server.url).path
+        head = f"POST {path}upload?name=a.mp4 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        broken.sendall(head.encode() + b"x" * 10)
+        broken.shutdown(socket.SHUT_WR)
+        assert broken.recv(100) == b""
+    assert uploaded(server) == []
