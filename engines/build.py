@@ -16,8 +16,8 @@ import onnx
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle
-from sam2edge.engines import cache, compat, environment
-from sam2edge.engines.half import ISLANDS, half, island_nodes, small_weights
+from sam2edge.engines import cache, compat
+from sam2edge.engines.half import HOST_TENSORS, ISLANDS, half, island_nodes, small_weights
 from sam2edge.engines.inspect import check_precision, count_precisions
 from sam2edge.engines.manifest import (
     ENGINES,
@@ -28,6 +28,7 @@ from sam2edge.engines.manifest import (
     Tensor,
     check_replaceable,
     default_directory,
+    this_target,
     write_manifest,
 )
 from sam2edge.engines.profiles import PRESETS, RESIZE, Preset, profile
@@ -99,16 +100,6 @@ def check_asked(bundle: Bundle, precision: str) -> None:
         raise InputError(f"{bundle.path}: is no INT8 bundle; make one of it with `sam2edge calibrate`")
 
 
-def this_target(trt: ModuleType) -> Target:
-    """TensorRT and GPU of this machine; EngineError without a GPU."""
-    gpu = environment.first_gpu()
-    if isinstance(gpu, environment.Finding):
-        raise EngineError(
-            f"TensorRT needs an NVIDIA GPU, but {gpu.name}: {gpu.detail} ({gpu.advice}); see `sam2edge doctor`"
-        )
-    return Target(compat.version(trt), gpu.name, gpu.compute_capability)
-
-
 def _current(directory: Path, bundle: Bundle, workshop: Workshop, precision: str) -> Engines | None:
     """The engines that are there, if they are what would be built."""
     try:
@@ -178,17 +169,19 @@ def _graph(bundle: Bundle, name: str) -> _Graph:
     return _Graph(model, hashlib.sha256(model.SerializeToString()).hexdigest())
 
 
-def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool) -> _Typed:
+def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool, float_io: bool) -> _Typed:
     """Give a graph its types. What takes memory beside the result is freed on return.
 
-    half_scales: whether TensorRT reads FP16 around Q/DQ nodes; else the types of the engine come from flags.
+    half_scales: whether TensorRT reads FP16 around Q/DQ nodes; else the types of the engine come from flags. float_io:
+    see Workshop.build.
     """
     float_nodes, small = set[str](), dict[str, int]()
     typed = model
     if precision != "fp32":
         islands = [island for island in ISLANDS if island.graph == graph]
         float_nodes, small = island_nodes(model.graph, islands), small_weights(model)
-        typed = half(model, islands)
+        ends = {value.name for value in (*model.graph.input, *model.graph.output)} if float_io else set()
+        typed = half(model, islands, HOST_TENSORS | ends)
 
     def dtypes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, str]:
         types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -213,8 +206,19 @@ class Workshop:
         trt = compat.load()
         return Workshop(trt, this_target(trt), preset)
 
-    def build(self, bundle: Bundle, name: str, precision: str, file: Path, progress: compat.Progress) -> Engine:
+    def build(
+        self,
+        bundle: Bundle,
+        name: str,
+        precision: str,
+        file: Path,
+        progress: compat.Progress,
+        *,
+        float_io: bool = False,
+    ) -> Engine:
         """Build one graph and write its engine. Network and builder are freed on return, before the next.
+
+        float_io: inputs and outputs are FP32 whatever the precision, so that it may run beside FP32 engines.
 
         Raises BuildError when TensorRT fails, or the engine has other types than were asked for.
         """
@@ -222,7 +226,7 @@ class Workshop:
         progress("", 0.0)
         precision = "fp32" if name == RESIZE else precision  # it rounds to whole numbers as the host does
         source = _graph(bundle, name)
-        graph = _typed(source.model, name, precision, compat.reads_half_scales(self.trt))
+        graph = _typed(source.model, name, precision, compat.reads_half_scales(self.trt), float_io)
         shapes = profile(bundle.model, self.preset.limits, name)
         errors: list[str] = []
         logger = compat.new_logger(self.trt, errors.append)

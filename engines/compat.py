@@ -332,3 +332,51 @@ def _activation_bytes(engine: tensorrt.ICudaEngine) -> int:
 @on(8, 8)
 def _activation_bytes_8(engine: tensorrt.ICudaEngine) -> int:
     return int(engine.device_memory_size)
+
+
+def new_context(trt: ModuleType, engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
+    """A context that gets its memory from `set_activations`; None when TensorRT fails, and its log then says why."""
+    return _new_context(trt, engine) if is_strongly_typed(trt) else _new_context_8(engine)
+
+
+@on(10, 11)
+def _new_context(trt: ModuleType, engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
+    return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+
+
+@on(8, 8)
+def _new_context_8(engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
+    return engine.create_execution_context_without_device_memory()
+
+
+def set_activations(trt: ModuleType, context: tensorrt.IExecutionContext, address: int, size: int) -> None:
+    """Where a context calculates: at least `activation_bytes` of its engine."""
+    if is_strongly_typed(trt):
+        _set_activations(context, address, size)
+    else:
+        _set_activations_8(context, address)
+
+
+@on(10, 11)
+def _set_activations(context: tensorrt.IExecutionContext, address: int, size: int) -> None:
+    context.set_device_memory(address, size)
+
+
+@on(8, 8)
+def _set_activations_8(context: tensorrt.IExecutionContext, address: int) -> None:
+    context.device_memory = address
+
+
+def set_shape(trt: ModuleType, context: tensorrt.IExecutionContext, name: str, shape: Shape) -> bool:
+    """Shape of a dynamic input; whether TensorRT took it."""
+    return bool(context.set_input_shape(name, shape))
+
+
+def set_address(trt: ModuleType, context: tensorrt.IExecutionContext, name: str, address: int) -> bool:
+    """Where an input or output lies on the GPU; whether TensorRT took it."""
+    return bool(context.set_tensor_address(name, address))
+
+
+def enqueue(trt: ModuleType, context: tensorrt.IExecutionContext, stream: int) -> bool:
+    """Queue a run; whether TensorRT could."""
+    return bool(context.execute_async_v3(stream))

@@ -220,7 +220,7 @@ def _gpu_finding(gpu: Gpu | Finding, index: int) -> Finding:
 
 def _tensorrt() -> list[Finding]:
     advice = (
-        "only `sam2edge build` needs it: pip install 'sam2edge[tensorrt]'; a Jetson has it "
+        "only `sam2edge build` and --backend tensorrt need it: pip install 'sam2edge[tensorrt]'; a Jetson has it "
         "from JetPack, in an environment made with `python3 -m venv --system-site-packages`"
     )
     tensorrt = _load("TensorRT", "tensorrt", advice)
@@ -229,9 +229,7 @@ def _tensorrt() -> list[Finding]:
 
 def _pycuda() -> list[Finding]:
     # pycuda.driver is the part that links with the driver.
-    advice = (
-        "only TensorRT engines will need it, in a later version: pip install pycuda (it compiles with the CUDA toolkit)"
-    )
+    advice = "only --backend tensorrt and onnx-cuda need it: pip install pycuda (it compiles with the CUDA toolkit)"
     driver = _load("pycuda", "pycuda.driver", advice)
     if isinstance(driver, Finding):
         return [driver]

@@ -19,7 +19,7 @@ from sam2edge.calibration.prompts import Prompts, automatic_prompts
 from sam2edge.calibration.report import report_directory, write_report
 from sam2edge.engines import compat
 from sam2edge.engines.build import Workshop, build, check_asked, check_memory
-from sam2edge.engines.choose import Assignment, Trial, choose
+from sam2edge.engines.choose import SAFE, Assignment, Trial, choose
 from sam2edge.engines.manifest import ENGINES, Engine, Engines, check_replaceable, default_directory
 from sam2edge.engines.profiles import PRESETS, Preset
 from sam2edge.errors import GateError, InputError
@@ -115,21 +115,28 @@ def _auto(
     """Build every engine that is asked for once, under its own name, and leave those that were chosen."""
     quantized = bundle.manifest.calibration is not None
     with bundles.replacing(directory, check_replaceable) as new:
-        made: dict[tuple[str, str], Engine] = {}
+        made: dict[tuple[str, str, bool], Engine] = {}
 
-        def engine(name: str, precision: str) -> Engine:
-            if (name, precision) not in made:
-                made[name, precision] = workshop.build(
+        def engine(name: str, precision: str, float_io: bool) -> Engine:
+            key = name, precision, float_io and precision != SAFE
+            if key not in made:
+                made[key] = workshop.build(
                     bundle if precision == "int8" else reference,
                     name,
                     precision,
-                    new / f"{name}.{precision}.engine",
+                    new / f"{name}.{precision}{'-float-io' if key[2] else ''}.engine",
                     lambda message, fraction: progress(f"{name} {precision} {message}", fraction),
+                    float_io=key[2],
                 )
-            return made[name, precision]
+            return made[key]
+
+        def assigned(assignment: Assignment) -> dict[str, Engine]:
+            """An array between two engines has one type: FP32 if any of them is."""
+            every = zip(ENGINES, (*assignment, SAFE), strict=True)
+            return {name: engine(name, precision, SAFE in assignment) for name, precision in every}
 
         def measure(assignment: Assignment) -> Trial:
-            engines = {name: engine(name, one) for name, one in zip(ENGINES, (*assignment, "fp32"), strict=True)}
+            engines = assigned(assignment)
             check_memory(engines, workshop.preset)
             row = run("/".join(assignment), workshop.finished(new, AUTO, engines))
             times = row.run.milliseconds
@@ -140,8 +147,7 @@ def _auto(
         if not trials[-1].passed:
             raise GateError(_failed("every precision", trials[-1].failures, directory))
         chosen = {}
-        for name, precision in zip(ENGINES, (*trials[-1].assignment, "fp32"), strict=True):
-            one = made[name, precision]
+        for name, one in assigned(trials[-1].assignment).items():
             (new / one.file).rename(new / f"{name}.engine")
             chosen[name] = dataclasses.replace(one, file=f"{name}.engine")
         for loser in new.glob("*.*.engine"):

@@ -12,9 +12,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.engines import compat, environment
 from sam2edge.engines.profiles import RESIZE, Limits
 from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
 
@@ -72,6 +74,16 @@ class EngineManifest:
     limits: Limits
     workspace: int
     engines: dict[str, Engine]
+
+
+def this_target(trt: ModuleType) -> Target:
+    """TensorRT and GPU of this machine; EngineError without a GPU."""
+    gpu = environment.first_gpu()
+    if isinstance(gpu, environment.Finding):
+        raise EngineError(
+            f"TensorRT needs an NVIDIA GPU, but {gpu.name}: {gpu.detail} ({gpu.advice}); see `sam2edge doctor`"
+        )
+    return Target(compat.version(trt), gpu.name, gpu.compute_capability)
 
 
 def default_directory(bundle: Path, precision: str) -> Path:

@@ -7,6 +7,7 @@ is done at once; a backend that only opens graphs that run on numpy arrays has n
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import BackendError
+from sam2edge.runtime import BACKENDS
 
 Array = npt.NDArray[Any]
 
@@ -115,28 +117,15 @@ class Backend(ABC):
 
 
 def open_backend(name: str | Backend) -> Backend:
-    """The backend called `name`: onnx (CPU), onnx-cuda, or auto for the fastest that is always right (onnx).
+    """The backend called `name`, one of sam2edge.runtime.BACKENDS.
 
-    A Backend of the caller's own is taken as it is. Raises BackendError for an unknown name, and when what the name
-    promises is not on this machine.
+    onnx: ONNX Runtime on the CPU. onnx-cuda: its CUDA provider. tensorrt: the engines that `sam2edge build` made of the
+    bundle. auto: what is right without any preparation, which is onnx. A Backend of the caller's own is taken as it is.
+    Raises BackendError for an unknown name, and when what the name promises is not on this machine.
     """
     if isinstance(name, Backend):
         return name
-    if name not in _BACKENDS:
-        raise BackendError(f"unknown backend {name!r}; choose from {', '.join(sorted(_BACKENDS))}")
-    return _BACKENDS[name]()
-
-
-def _onnx() -> Backend:
-    from sam2edge.runtime.onnx_backend import OnnxBackend
-
-    return OnnxBackend("CPUExecutionProvider")
-
-
-def _onnx_cuda() -> Backend:
-    from sam2edge.runtime.onnx_backend import OnnxBackend
-
-    return OnnxBackend("CUDAExecutionProvider")
-
-
-_BACKENDS: dict[str, Callable[[], Backend]] = {"auto": _onnx, "onnx": _onnx, "onnx-cuda": _onnx_cuda}
+    if name not in BACKENDS:
+        raise BackendError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
+    module, _, kind = BACKENDS[name].partition(":")
+    return cast("Backend", getattr(importlib.import_module(f"sam2edge.runtime.{module}"), kind)())

@@ -143,9 +143,9 @@ class Graphs:
 
     def close(self) -> None:
         """Free the graphs and what the backend recorded. May be called again."""
-        self.backend.forget()
         self._graphs.clear()
         self.__dict__.pop("_ahead", None)
+        self.backend.forget()
 
 
 @dataclass(frozen=True)

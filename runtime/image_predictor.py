@@ -32,7 +32,8 @@ _MAX_BATCH = 16
 class ImagePredictor(Closing):
     """Masks on images by points, boxes and earlier masks; code written for SAM2ImagePredictor runs with it.
 
-    bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda". mask_threshold: logits above it are
+    bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
+    mask_threshold: logits above it are
     the object. max_hole_area, max_sprinkle_area: holes and islands of at most so many low-resolution pixels are filled
     and cleared in the masks (the low-resolution logits stay as they are); 0: none.
 

@@ -54,7 +54,8 @@ class AutomaticMaskGenerator(Closing):
     low-resolution logits, where a pixel is larger.)
     output_mode: "binary_mask", "uncompressed_rle" or "coco_rle". use_m2m: decode each mask once more with its own
     logits as prompt. multimask_output: three masks a point instead of one.
-    backend: with a bundle, "auto", "onnx" or "onnx-cuda". progress: called with a message and the fraction done.
+    backend: with a bundle, a name of sam2edge.runtime.BACKENDS or a Backend.
+    progress: called with a message and the fraction done.
 
     Raises InputError for an argument that cannot be meant, BundleError and BackendError.
     """

@@ -29,7 +29,8 @@ FrameMasks = tuple[int, list[int], Floats]
 class VideoPredictor(Closing):
     """Masks of objects through a whole video; code written for SAM2VideoPredictor runs with it.
 
-    bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda". add_all_frames_to_correct_as_cond:
+    bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
+    add_all_frames_to_correct_as_cond:
     frames that are corrected after they were tracked become conditioning frames too, which are attended to from
     everywhere; else, and as upstream's released models, only frames prompted before are.
 

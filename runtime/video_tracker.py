@@ -30,7 +30,8 @@ from sam2edge.runtime.uploads import Uploads
 class VideoTracker(Closing):
     """Streaming tracker over an exported bundle.
 
-    bundle: a Bundle or the path of one. backend: "auto", "onnx" or "onnx-cuda", or a Backend of your own. max_objects:
+    bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
+    max_objects:
     how many objects may be tracked at a time; memory for them is reserved at once.
 
     What an object remembers, with SAM 2's defaults (docs/knobs.md measures the others). max_conditioning_frames: with

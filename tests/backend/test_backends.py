@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 
 import numpy as np
 import pytest
 
 from sam2edge import Bundle, ImagePredictor, VideoTracker
+from sam2edge.engines.build import build
+from sam2edge.engines.profiles import PRESETS, Limits
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backend import open_backend
 from sam2edge.runtime.sources import VideoSource
 from tests.conftest import REPO
 
 
-@pytest.fixture(params=["onnx", "onnx-cuda"])
-def backend(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["onnx", "onnx-cuda", "tensorrt"])
+def backend(request: pytest.FixtureRequest, nano: Bundle) -> str:
     try:
         open_backend(request.param)
     except BackendError as error:
         pytest.skip(str(error))
+    if request.param == "tensorrt":
+        preset = dataclasses.replace(PRESETS["desktop"], limits=Limits(images=3))
+        build(nano, precision="fp32", preset=preset)  # tests/gpu has FP16
     return request.param
 
 

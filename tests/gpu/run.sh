@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run every test that a GPU changes and print a table of what passed, failed or was skipped, with reasons.
-#   tests/gpu/run.sh [PYTHON]      (needs onnxruntime-gpu in place of onnxruntime)
+#   tests/gpu/run.sh [PYTHON]      (needs pycuda, TensorRT, onnx; for onnx-cuda onnxruntime-gpu in place of onnxruntime)
+# Without PyTorch there, export samples/nano elsewhere and give the bundle as SAM2EDGE_NANO.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=${1:-.venv/bin/python}

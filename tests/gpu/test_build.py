@@ -9,8 +9,8 @@ import pytest
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS
 from sam2edge.engines import cache, compat
-from sam2edge.engines.build import PRECISIONS, build, this_target
-from sam2edge.engines.manifest import Engines, Target
+from sam2edge.engines.build import PRECISIONS, build
+from sam2edge.engines.manifest import Engines, Target, this_target
 from sam2edge.engines.profiles import PRESETS, profile
 from sam2edge.errors import EngineError
 

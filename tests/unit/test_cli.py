@@ -772,3 +772,10 @@ def test_doctor_says_what_tracking_lacks(module):
     name = {"numpy": "numpy", "cv2": "OpenCV", "onnxruntime": "ONNX Runtime"}[module]
     assert any(line.split()[0] == "missing" and name in line for line in done.stdout.splitlines())
     assert done.stdout.splitlines()[-1] == "This machine cannot track: see the lines above that are not ok."
+
+
+@pytest.mark.parametrize("verb", ["track", "segment", "verify"])
+def test_all_backends_are_offered(verb, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    assert "{auto,onnx,onnx-cuda,tensorrt}" in capsys.readouterr().out

@@ -47,6 +47,10 @@ def test_tracking_without_pytorch(nano: Bundle, tmp_path: Path) -> None:
     assert "sam2edge.calibration" not in printed
 
 
+def test_gpu_backends_without_pytorch_and_onnx(tmp_path: Path) -> None:
+    run_blocked("import sam2edge.runtime.tensorrt_backend, sam2edge.runtime.onnx_cuda_backend", cwd=tmp_path)
+
+
 @pytest.mark.parametrize("name", NOT_FOR_THE_RUNTIME)
 def test_what_is_blocked_cannot_be_imported(tmp_path: Path, name: str) -> None:
     printed = run_blocked(f"try:\n    import {name}\nexcept ImportError as error:\n    print(error)", cwd=tmp_path)

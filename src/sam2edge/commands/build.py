@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands.console import StatusLine, print_table
 from sam2edge.commands.prompts import add_prompts, gather
-from sam2edge.errors import BackendError, EngineError, GateError, InputError
+from sam2edge.errors import EngineError, GateError, InputError
 
 if TYPE_CHECKING:
     from sam2edge.engines.choose import Trial
@@ -113,11 +113,11 @@ def _engines(args: argparse.Namespace, progress: Callable[[str, float], None]) -
 
 
 def _opener() -> Callable[[Engines], Backend]:
-    """What runs engines. Asked for before anything is built."""
-    raise BackendError(
-        "this version of sam2edge builds engines but does not run them yet, so it cannot measure them on a clip; build "
-        "without --clip, with --precision fp16, fp32 or int8"
-    )
+    """What runs engines. BackendError before anything is built where they cannot run."""
+    from sam2edge.runtime.tensorrt_backend import TensorRTBackend
+
+    TensorRTBackend()
+    return lambda engines: TensorRTBackend(engines.path)
 
 
 def _print(engines: Engines) -> None:

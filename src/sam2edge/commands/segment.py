@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.prompts import Prompt, add_prompts, gather
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
+from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", action="store_true", help="PNGs whose pixels are object ids too: DIR/NAME.labels.png"
     )
-    parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
     parser.set_defaults(verb=_segment)
 
 

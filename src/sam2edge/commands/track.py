@@ -21,6 +21,7 @@ from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.prompts import Prompt, add_prompts, gather
 from sam2edge.errors import InputError, PromptError
+from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG a frame whose pixels are object ids")
     parser.add_argument("--json", type=Path, metavar="FILE", help="COCO masks, boxes and scores, a line a frame")
     parser.add_argument("--window", action="store_true", help="show the masks on the screen; q ends")
-    parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
     knobs = parser.add_argument_group("what is remembered, SAM 2's by default (docs/knobs.md)")
     knobs.add_argument("--min-confidence", type=float, default=0.0, metavar="IOU", help="doubtful frames are not")
     knobs.add_argument("--memory-frames", type=int, metavar="N", help="so many recent frames")

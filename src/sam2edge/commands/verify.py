@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sam2edge.commands.console import StatusLine, print_table
 from sam2edge.commands.prompts import add_prompts, gather
 from sam2edge.errors import InputError
+from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
@@ -45,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, metavar="N", help="only the first N frames (default: all)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.json and report.html with pictures")
     parser.add_argument("--min-iou", type=float, default=0.97, metavar="IOU", help="lowest mean IoU (default: 0.97)")
-    parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
     parser.set_defaults(verb=_verify)
 
 

@@ -1,21 +1,26 @@
 """A stand-in for the module tensorrt that has what one real version has: anything else is an AttributeError.
 
 Networks are really parsed (with onnx) and engines say honestly what was asked of the builder: an 8.x network is FP16
-and INT8 only with the flags, a typed one as its types and Q/DQ nodes are. The log of calls is `fake.calls`.
+and INT8 only with the flags, a typed one as its types and Q/DQ nodes are. The log of calls is `fake.calls`. Contexts
+run their engine on ONNX Runtime and a stand-in for a GPU (`fake.gpu`), when its stream does.
 """
 
 from __future__ import annotations
 
+import base64
 import enum
 import json
 import weakref
 from types import SimpleNamespace
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
 from tests.conftest import SHARED
+from tests.fake_gpu import put, read
 
 Api = dict[str, dict[str, str]]
 FOLDER = SHARED / "tensorrt" / "api"
@@ -37,6 +42,7 @@ DTYPES = {
     TensorProto.BOOL: "BOOL",
     TensorProto.UINT8: "UINT8",
 }
+NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "BOOL": np.bool_, "UINT8": np.uint8}
 
 
 def read_api() -> dict[str, Api]:
@@ -55,12 +61,23 @@ class FakeTensorRT:
         self.api = read_api()[version]
         self.calls: list[str] = []
         self.faults = SimpleNamespace(
-            build_error="", ignore_precision=False, no_int8=False, output_type="", steps=2, during=lambda: None
+            build_error="",
+            ignore_precision=False,
+            no_int8=False,
+            output_type="",
+            steps=2,
+            during=lambda: None,
+            deserialize_error="",
+            context_error="",
+            run_error="",
         )
         self.networks: dict[str, SimpleNamespace] = {}
+        self.gpu = None
+        self.activation_bytes = 1 << 20
+        self.engines = weakref.WeakSet()
         for name in ("BuilderFlag", "NetworkDefinitionCreationFlag", "DataType", "LayerType", "MemoryPoolType",
-                     "ProfilingVerbosity", "LayerInformationFormat"):  # fmt: skip
-            members = [member for member in self.api[name] if member not in ("__init__", "name", "value")]
+                     "ProfilingVerbosity", "LayerInformationFormat", "ExecutionContextAllocationStrategy"):  # fmt: skip
+            members = [member for member in self.api.get(name, ()) if member not in ("__init__", "name", "value")]
             setattr(self, name, enum.IntEnum(name, members, start=0))
         for kind in (ILogger, IProgressMonitor, Builder, OnnxParser, Runtime):
             if kind.__name__ in self.api:
@@ -201,6 +218,7 @@ class INetworkDefinition:
             "workspace": config._pools,
             "profile": config._profile,
             "cache": sorted(config._loaded),
+            "model": base64.b64encode(self._model.SerializeToString()).decode(),
         }
 
 
@@ -307,14 +325,20 @@ class Runtime:
         self._logger = logger
 
     def deserialize_cuda_engine(self, content):
-        return self._fake.make(ICudaEngine, json.loads(content))
+        self._fake.calls.append("deserialize")
+        if self._fake.faults.deserialize_error:
+            self._logger.log(ILogger.ERROR, self._fake.faults.deserialize_error)
+            return None
+        return self._fake.make(ICudaEngine, json.loads(content), self._logger)
 
 
 class ICudaEngine:
-    device_memory_size = device_memory_size_v2 = 1 << 20
+    device_memory_size = device_memory_size_v2 = property(lambda self: self._memory)
 
-    def __init__(self, built):
-        self._built, self._names = built, list(built["tensors"])
+    def __init__(self, built, logger):
+        self._built, self._names, self._logger, self._session = built, list(built["tensors"]), logger, None
+        self._fake.engines.add(self)
+        self._memory = self._fake.activation_bytes
 
     @property
     def num_io_tensors(self):
@@ -326,21 +350,104 @@ class ICudaEngine:
     def get_tensor_dtype(self, name):
         return self._fake.DataType[self._built["tensors"][name]]
 
-    def create_execution_context(self):
-        return self._fake.make(IExecutionContext, self._built)
+    def create_execution_context(self, strategy=None):
+        self._fake.calls.append("context")
+        if self._fake.faults.context_error:
+            self._logger.log(ILogger.ERROR, self._fake.faults.context_error)
+            return None
+        return self._fake.make(IExecutionContext, self, strategy is not None and strategy.name == "USER_MANAGED")
+
+    def create_execution_context_without_device_memory(self):
+        return ICudaEngine.create_execution_context(self, SimpleNamespace(name="USER_MANAGED"))
+
+    def _inputs(self):
+        """Shapes of the inputs; sides that are dynamic are names."""
+        return {value.name: tuple(value.shape) for value in self._loaded().get_inputs()}
+
+    def _run(self, inputs):
+        names = [output.name for output in self._loaded().get_outputs()]
+        return dict(zip(names, self._loaded().run(names, inputs), strict=True))
+
+    def _loaded(self):
+        if self._session is None:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            self._session = onnxruntime.InferenceSession(base64.b64decode(self._built["model"]), options,
+                                                         providers=["CPUExecutionProvider"])  # fmt: skip
+        return self._session
 
     def create_engine_inspector(self):
         return self._fake.make(EngineInspector, self._built)
 
 
 class IExecutionContext:
-    def __init__(self, built):
-        self._built, self._shapes = built, {}
+    """What is in a recorded graph must not be touched afterwards: NVIDIA says that what happens then is undefined."""
+
+    def __init__(self, engine, without_memory):
+        self._engine, self._built, self._without = engine, engine._built, without_memory
+        self._shapes, self._addresses, self._memory, self._recorded = {}, {}, None, False
+
+    def __del__(self):
+        if self._addresses and not self._fake.gpu.stack:
+            self._fake.gpu.lost.append("a context of TensorRT")
+
+    def _change(self):
+        assert not self._recorded, "a context was touched that is in a recorded graph"
 
     def set_input_shape(self, name, shape):
+        self._change()
         smallest, _, largest = self._built["profile"][name]
-        assert all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True))
-        self._shapes[name] = shape
+        if not all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True)):
+            self._engine._logger.log(ILogger.ERROR, f"{name}: {shape} is beyond the profile")
+            return False
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def set_tensor_address(self, name, address):
+        self._change()
+        assert name in self._built["tensors"]
+        self._addresses[name] = address
+        return True
+
+    def set_device_memory(self, address, size):
+        self._change()
+        assert self._without
+        assert size >= self._engine._memory
+        self._memory = address
+
+    @property
+    def device_memory(self):
+        return self._memory
+
+    @device_memory.setter
+    def device_memory(self, address):
+        assert self._fake.__version__.startswith("8")
+        IExecutionContext.set_device_memory(self, address, 1 << 40)
+
+    def execute_async_v3(self, stream):
+        self._change()
+        fake, built = self._fake, self._built
+        if fake.faults.run_error:
+            self._engine._logger.log(ILogger.ERROR, fake.faults.run_error)
+            return False
+        assert self._without, "a context with memory of its own"
+        assert set(self._shapes) == set(built["profile"])
+        assert set(self._addresses) == set(built["tensors"])
+        shapes, addresses, memory, gpu = dict(self._shapes), dict(self._addresses), self._memory, fake.gpu
+
+        def operation():
+            gpu.memory(memory, self._engine._memory)[:] = 0xEE
+            inputs = {}
+            for name, static in self._engine._inputs().items():
+                shape = shapes.get(name, static)
+                inputs[name] = read(gpu, np.dtype(NUMPY[built["tensors"][name]]), shape, addresses[name])
+            for name, found in self._engine._run(inputs).items():
+                assert found.dtype == NUMPY[built["tensors"][name]]
+                put(gpu.memory(addresses[name], found.nbytes), found)
+
+        gpu.queue(stream, operation)
+        self._recorded = gpu.streams[stream].capturing is not None
+        return True
 
 
 class EngineInspector:

@@ -303,7 +303,7 @@ def test_the_path_of_a_bundle_will_do(nano: Bundle, clip: Frames, undisturbed: l
 
 
 def test_unknown_backend(nano: Bundle) -> None:
-    with pytest.raises(BackendError, match="unknown backend 'openvino'; choose from auto, onnx, onnx-cuda"):
+    with pytest.raises(BackendError, match="unknown backend 'openvino'; choose from auto, onnx, onnx-cuda, tensorrt"):
         VideoTracker(nano, "openvino")
 
 

@@ -1,0 +1,140 @@
+"""Tracking on a GPU: engines and ONNX Runtime's CUDA provider against the CPU; only where they are."""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sam2edge import Bundle, VideoTracker
+from sam2edge.engines.build import build
+from sam2edge.errors import BackendError, EngineError
+from sam2edge.runtime.backend import Backend, open_backend
+from sam2edge.runtime.onnx_cuda_backend import OnnxCudaBackend
+from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.tensorrt_backend import TensorRTBackend
+from tests.conftest import REPO
+
+Frames = npt.NDArray[np.uint8]
+Masks = npt.NDArray[np.bool_]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Frames:
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        return np.stack(list(islice(source, 60)))
+
+
+@pytest.fixture(scope="module")
+def engines(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FP16 engines of the bundled model."""
+    try:
+        TensorRTBackend()
+        return build(nano, tmp_path_factory.mktemp("engines") / "fp16").path
+    except (BackendError, EngineError) as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def cuda() -> Backend:
+    try:
+        return open_backend("onnx-cuda")
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+def masks(bundle: Bundle, backend: str | Backend, clip: Frames) -> Masks:
+    """Masks of two objects on all frames but the first: bool [T,2,H,W]."""
+    with VideoTracker(bundle, backend, max_objects=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=[101, 47, 176, 122])
+        tracker.prompt(2, points=[[262, 60]])
+        return np.stack([tracker.track(frame).masks for frame in clip[1:]])
+
+
+def iou(one: Masks, other: Masks) -> float:
+    """Mean over frames and objects; two empty masks are the same."""
+    both, either = (one & other).sum((2, 3)), (one | other).sum((2, 3))
+    return float(np.where(either, both / np.maximum(either, 1), 1).mean())
+
+
+def test_fp16_engines_find_the_same_masks(nano: Bundle, clip: Frames, engines: Path) -> None:
+    assert iou(masks(nano, TensorRTBackend(engines), clip), masks(nano, "onnx", clip)) > 0.98
+
+
+def test_onnx_cuda_finds_the_same_masks(nano: Bundle, clip: Frames, cuda: Backend) -> None:
+    assert iou(masks(nano, cuda, clip), masks(nano, "onnx", clip)) > 0.99
+
+
+class Plain(TensorRTBackend):
+    """Records nothing."""
+
+    def replay(self, key, steps):  # type: ignore[no-untyped-def]
+        steps()
+
+
+def test_recorded_frames_are_the_same(nano: Bundle, clip: Frames, engines: Path) -> None:
+    np.testing.assert_array_equal(masks(nano, TensorRTBackend(engines), clip), masks(nano, Plain(engines), clip))
+
+
+def test_2000_frames_take_no_more_memory(nano: Bundle, clip: Frames, engines: Path) -> None:
+    backend = TensorRTBackend(engines)
+    taken = []
+    with VideoTracker(nano, backend, max_objects=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=[101, 47, 176, 122])
+        for number in range(2000):
+            tracker.track(clip[number % len(clip)])
+            if number in (99, 1999):
+                with backend.context.active():
+                    free, total = backend.context.cuda.mem_get_info()
+                taken.append(total - free)
+    assert taken[1] <= taken[0], taken
+
+
+def test_two_trackers_in_two_threads(nano: Bundle, clip: Frames, engines: Path) -> None:
+    found: dict[int, Masks] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: found.update({n: masks(nano, TensorRTBackend(engines), clip)}))
+        for n in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = masks(nano, TensorRTBackend(engines), clip)
+    for n in range(2):
+        np.testing.assert_array_equal(found[n], expected)
+
+
+def test_beside_pytorch(nano: Bundle, clip: Frames, engines: Path) -> None:
+    """PyTorch multiplies on its own stream in another thread all the while."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    expected, stop, sums = masks(nano, TensorRTBackend(engines), clip), threading.Event(), set()
+
+    def multiply() -> None:
+        matrix = torch.ones(512, 512, device="cuda")
+        while not stop.is_set():
+            sums.add(float((matrix @ torch.ones(512, 512, device="cuda")).sum()))
+
+    thread = threading.Thread(target=multiply)
+    thread.start()
+    try:
+        np.testing.assert_array_equal(masks(nano, TensorRTBackend(engines), clip), expected)
+    finally:
+        stop.set()
+        thread.join()
+    assert sums == {512.0**3}
+
+
+def test_onnx_cuda_beside_engines(nano: Bundle, clip: Frames, engines: Path, cuda: Backend) -> None:
+    assert isinstance(cuda, OnnxCudaBackend)
+    first = masks(nano, TensorRTBackend(engines), clip)
+    assert iou(masks(nano, cuda, clip), first) > 0.98
+    np.testing.assert_array_equal(masks(nano, TensorRTBackend(engines), clip), first)
