@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -50,6 +50,11 @@ class GraphRunner(ABC):
         Inputs may be the backend's device arrays, too. The outputs are new numpy arrays that the caller may keep; what
         the backend has in another precision is converted. Raises BackendError when the engine fails.
         """
+
+    def run_for(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
+        """As `run`, with no other outputs than those that are wanted: the others need not leave the device."""
+        found = self.run(inputs)
+        return {name: found[name] for name in wanted}
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
         """Queue a run on device arrays of the types that `dtype` says. Outputs that are not given are dropped.

@@ -102,8 +102,9 @@ def consistency(
         None if mask is None else np.repeat(mask, n, axis=0),
         multimask_output,
         features=noisy,
+        wanted=[name := "masks" if multimask_output else "mask"],
     )
-    logits = decoded["masks" if multimask_output else "mask"]
+    logits = decoded[name]
     return _mean_pairwise_iou(logits > predictor.mask_threshold)
 
 

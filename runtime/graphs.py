@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -121,25 +121,26 @@ class Graphs:
         labels: Array,
         mask_input: Array | None,
         multimask: bool,
+        wanted: Collection[str],
     ) -> dict[str, Array]:
-        """Run the mask decoder for N objects.
+        """Run the mask decoder for N objects and give the outputs that are wanted.
 
         embedding: gives high_res_0 and high_res_1. conditioned: [N,C,h,h]. add_no_memory: bool [N]. points and
         labels: as prompts.to_model gives them. mask_input: [N,1,4h,4h] or None.
         """
         n, side = conditioned.shape[0], self.model.mask_size
-        return self.run(
-            "mask_decoder",
-            conditioned=conditioned,
-            add_no_memory=add_no_memory,
-            high_res_0=embedding.high_res_0,
-            high_res_1=embedding.high_res_1,
-            points=points,
-            labels=labels,
-            mask_input=np.zeros((n, 1, side, side), np.float32) if mask_input is None else mask_input,
-            has_mask_input=np.full(n, mask_input is not None),
-            multimask=np.full(n, multimask),
-        )
+        inputs = {
+            "conditioned": conditioned,
+            "add_no_memory": add_no_memory,
+            "high_res_0": embedding.high_res_0,
+            "high_res_1": embedding.high_res_1,
+            "points": points,
+            "labels": labels,
+            "mask_input": np.zeros((n, 1, side, side), np.float32) if mask_input is None else mask_input,
+            "has_mask_input": np.full(n, mask_input is not None),
+            "multimask": np.full(n, multimask),
+        }
+        return self._graphs["mask_decoder"].run_for(inputs, wanted)
 
     def close(self) -> None:
         """Free the graphs and what the backend recorded. May be called again."""

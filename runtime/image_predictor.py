@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 
 import cv2
@@ -216,12 +216,14 @@ class ImagePredictor(Closing):
         multimask: bool = True,
         *,
         features: Floats | None = None,
+        wanted: Collection[str] = ("masks", "ious", "mask", "iou"),
     ) -> dict[str, Floats]:
         """One decoder run for N prompts on the image that is set, nothing upsampled or clamped.
 
         points: [N,P,2] in pixels of the image, inside or not. labels: [N,P] 1 object, 0 background, 2 and 3 the
         corners of a box, -1 none. mask_input: [N,1,4h,4h] logits, which upstream clamps to ±32 before it feeds them
         back. multimask: what `mask` is; `masks` are there always. features: [N,C,h,h] in place of the image's own.
+        wanted: which outputs to give; fewer are quicker where the graphs run on a GPU.
 
         Returns masks float32 [N,3,4h,4h] logits, ious [N,3], mask [N,1,4h,4h] (the best of the three by predicted
         IoU, or with multimask=False the single one, if it is stable), iou [N,1]. Raises PromptError.
@@ -236,7 +238,7 @@ class ImagePredictor(Closing):
         expected = (n, model.hidden_dim, model.grid, model.grid)
         if features is not None and np.shape(features) != expected:
             raise PromptError(f"features must be {list(expected)} but got shape {list(np.shape(features))}")
-        return self._decode(embedding, coordinates, kinds, mask, multimask, features)
+        return self._decode(embedding, coordinates, kinds, mask, multimask, wanted, features)
 
     def get_image_embedding(self) -> Floats:
         """Features of the image that is set, float32 [1,C,h,h]; of a batch [B,C,h,h]. Upstream's: with the no-memory
@@ -330,8 +332,9 @@ class ImagePredictor(Closing):
     ) -> Prediction:
         arguments.flag("multimask_output", multimask_output, PromptError)
         arguments.flag("return_logits", return_logits, PromptError)
-        decoded = self._decode(embedding, points, labels, mask_input, multimask_output)
-        logits, ious = (decoded["masks"], decoded["ious"]) if multimask_output else (decoded["mask"], decoded["iou"])
+        wanted = ("masks", "ious") if multimask_output else ("mask", "iou")
+        decoded = self._decode(embedding, points, labels, mask_input, multimask_output, wanted)
+        logits, ious = (decoded[name] for name in wanted)
         shown = logits
         if self._max_hole_area or self._max_sprinkle_area:
             shown = fill_small_regions(logits, self.mask_threshold, self._max_hole_area, self._max_sprinkle_area)
@@ -349,6 +352,7 @@ class ImagePredictor(Closing):
         labels: Array,
         mask_input: Floats | None,
         multimask: bool,
+        wanted: Collection[str],
         features: Floats | None = None,
     ) -> dict[str, Floats]:
         n = len(points)
@@ -359,6 +363,7 @@ class ImagePredictor(Closing):
             *prompts.to_model(points, labels, embedding.size, self._side),
             mask_input,
             multimask,
+            wanted,
         )
 
     def _features(self, embedding: Embedding, n: int) -> AnyArray:

@@ -165,7 +165,7 @@ class AutomaticMaskGenerator(Closing):
     def _decode(self, points: Floats) -> tuple[Floats, Floats, Floats]:
         """Logits [M,4h,4h], predicted IoUs [M] and points [M,2] of all masks of a batch of points [P,2]."""
         names = ("masks", "ious") if self._multimask_output else ("mask", "iou")
-        decoded = self._predictor.decode(*_clicks(points), multimask=self._multimask_output)
+        decoded = self._predictor.decode(*_clicks(points), multimask=self._multimask_output, wanted=names)
         logits, ious = (decoded[name] for name in names)
         points = points.repeat(logits.shape[1], axis=0)
         logits, ious = logits.reshape(-1, *logits.shape[2:]), ious.ravel()
@@ -175,6 +175,7 @@ class AutomaticMaskGenerator(Closing):
                     *_clicks(points[part]),
                     mask_input=np.clip(logits[part, None], -LOGIT_LIMIT, LOGIT_LIMIT),
                     multimask=False,
+                    wanted=("mask", "iou"),
                 )
                 for start in range(0, len(points), self._points_per_batch)
                 for part in [slice(start, start + self._points_per_batch)]

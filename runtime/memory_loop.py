@@ -19,6 +19,9 @@ from sam2edge.runtime.embedding import Embedding
 from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.result import ABSENT_LOGIT, LOGIT_LIMIT
 
+_KEPT = ("mask", "iou", "object_score", "pointer")
+"""Outputs of the mask decoder that are kept of an object."""
+
 
 @dataclass
 class Objects:
@@ -77,7 +80,9 @@ class MemoryLoop:
             conditioned, first = known.conditioned, known.first
             previous = np.clip(known.shown, -LOGIT_LIMIT, LOGIT_LIMIT)
         several = _multimask(self._model, prompt.points.shape[1] - 1, bool(first[0]))
-        decoded = self._graphs.decode(embedding, conditioned, first, prompt.points, prompt.labels, previous, several)
+        decoded = self._graphs.decode(
+            embedding, conditioned, first, prompt.points, prompt.labels, previous, several, _KEPT
+        )
         return self._rows(decoded, conditioned, first, prompted=True)
 
     def remember(self, embedding: Embedding, logits: Array, scores: Array, prompted: Array) -> Array:
@@ -89,7 +94,9 @@ class MemoryLoop:
     def _prompt_mask(self, embedding: Embedding, known: Objects | None, prompt: prompts.MaskPrompt) -> Objects:
         """A mask prompt is itself the output; only its pointer comes from the decoder, on features without memory."""
         features, never = embedding.features, np.zeros(1, bool)
-        decoded = self._graphs.decode(embedding, features, never, *prompts.no_points(1), prompt.mask_input, False)
+        decoded = self._graphs.decode(
+            embedding, features, never, *prompts.no_points(1), prompt.mask_input, False, _KEPT
+        )
         return Objects(
             conditioned=features if known is None else known.conditioned,
             first=np.ones(1, bool) if known is None else known.first,

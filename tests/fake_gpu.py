@@ -39,6 +39,7 @@ class Gpu:
         self.lost = []
         self.stacks = {}
         self.launches = 0
+        self.downloaded = 0
         self.allocations = 0
         self.driver = make_driver(self)
         self.libcuda = LibCuda(self)
@@ -187,6 +188,7 @@ def make_driver(gpu):
         gpu.queue(stream, lambda: put(gpu.memory(dest, src.nbytes), now))
 
     def memcpy_dtoh_async(dest, src, stream=None):
+        gpu.downloaded += dest.nbytes
         gpu.queue(stream, lambda: put(dest.reshape(-1).view(np.uint8), gpu.memory(src, dest.nbytes)))
         if not gpu.is_pinned(dest) and stream.capturing is None:
             stream.synchronize()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +107,10 @@ class CudaRunner(GraphRunner):
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Copy to the GPU what is not there, run, wait, and copy all outputs back as the contract has them."""
+        return self.run_for(inputs, [spec.name for spec in self._signature.outputs])
+
+    def run_for(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
+        """As `run`, and copy back what is wanted."""
         signature, backend = self._signature, self._backend
         shapes = signature.check_inputs(inputs)
         with backend.exclusive():
@@ -120,11 +124,12 @@ class CudaRunner(GraphRunner):
                 backend.copy(host, there[name])
             outputs = self._all_outputs({}, shapes)
             self._enqueue(there, outputs)
-            found = {name: np.empty(array.shape, array.dtype) for name, array in outputs.items()}
+            found = {name: np.empty(outputs[name].shape, outputs[name].dtype) for name in wanted}
             for name, array in found.items():
                 backend.copy(outputs[name], array)
             backend.synchronize()
-        return {spec.name: found[spec.name].astype(spec.dtype, copy=False) for spec in signature.outputs}
+        dtypes = {spec.name: spec.dtype for spec in signature.outputs}
+        return {name: array.astype(dtypes[name], copy=False) for name, array in found.items()}
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
         """Queue a run. BackendError for arrays that are not on the GPU, or of a wrong name, shape or dtype."""

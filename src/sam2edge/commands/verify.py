@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +26,9 @@ _FAILED = 1
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Track a clip with PyTorch, the bundle and others made from it, and compare each with the first: error of "
-        "every graph, IoU in closed loop, J&F, time and size. Without prompts the true masks of the first frame are "
-        "followed, or else what the bundle finds by itself. Exit code 1 if the gate fails (docs/accuracy.md)."
+        "Track a clip with PyTorch, the bundle, its engines and others made from it, and compare each with the first: "
+        "error of every graph, IoU in closed loop, J&F, time and size. Without prompts the true masks of the first "
+        "frame are followed, or else what the bundle finds by itself. Exit code 1 if the gate fails (docs/accuracy.md)."
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
     parser.add_argument(
@@ -104,9 +106,33 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[s
         precisions = "/".join(dict.fromkeys(graph.precision for graph in graphs))
         name = one.path.name if [other.path.name for other in bundles].count(one.path.name) == 1 else one.path
         rungs.append(Rung(f"{name} {precisions}", one, args.backend, sum(graph.bytes for graph in graphs)))
+        for found in _engines(one):
+            if isinstance(found, str):
+                missing.append(found)
+            else:
+                rungs.append(dataclasses.replace(found, name=f"{name} {found.name}"))
     if not args.candidate:
         missing.append("other precisions (give their bundles as --candidate)")
     return rungs, missing
+
+
+def _engines(bundle: Bundle) -> Iterator[Rung | str]:
+    """The engines that were built of a bundle; why they cannot be measured, for those that do not run here."""
+    from sam2edge.calibration.ladder import Rung
+    from sam2edge.engines.manifest import MANIFEST, default_directory, read_manifest
+    from sam2edge.errors import BackendError, EngineError
+    from sam2edge.runtime.tensorrt_backend import PRECISIONS, TensorRTBackend
+
+    for precision in PRECISIONS:
+        directory = default_directory(bundle.path, precision)
+        if (directory / MANIFEST).is_file():
+            try:
+                backend = TensorRTBackend(directory)
+                backend.open(bundle.graph_path("mask_decoder"))
+                size = sum(engine.bytes for engine in read_manifest(directory, bundle).engines.values())
+                yield Rung(f"{precision} engines", bundle, backend, size)
+            except (BackendError, EngineError) as error:
+                yield f"{directory} ({error})"
 
 
 def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse.Namespace) -> Prompts:

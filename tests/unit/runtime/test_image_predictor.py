@@ -123,9 +123,9 @@ def test_low_resolution_logits_are_clamped(predictor: ImagePredictor) -> None:
     def raw(values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "mask": values["mask"] * 50}
 
-    run = predictor._graphs.run
+    decode = predictor._graphs.decode
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor._graphs, "run", lambda *args, **kwargs: raw(run(*args, **kwargs)))
+        patch.setattr(predictor._graphs, "decode", lambda *args: raw(decode(*args)))
         full, _, low = predictor.predict(box=BALL, multimask_output=False, return_logits=True)
     assert (low.min(), low.max()) == (-32, 32)
     assert full.max() > 100

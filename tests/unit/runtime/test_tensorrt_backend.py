@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import shutil
 import sys
 import threading
@@ -119,6 +120,30 @@ def test_shapes_may_change(backend, nano):
     for seed, sides in enumerate(({"N": 1, "P": 3}, {"N": 4, "P": 0}, {"N": 4, "P": 0}, {"N": 2, "P": 1})):
         inputs = some(nano, "mask_decoder", sides, seed)
         assert_close(runner.run(inputs), cpu.run(inputs), 1e-5)
+
+
+def test_only_what_is_wanted_comes_down(fake, backend, nano):
+    runner, inputs = backend.open(nano.graph_path("mask_decoder")), some(nano, "mask_decoder", {"N": 2, "P": 1})
+    everything = runner.run(inputs)
+    before = fake.gpu.downloaded
+    assert_close(runner.run_for(inputs, ["iou", "ious"]), {name: everything[name] for name in ("iou", "ious")}, 0)
+    assert fake.gpu.downloaded - before == everything["iou"].nbytes + everything["ious"].nbytes
+
+
+def test_verify_measures_the_engines_that_are_there(fake, nano, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = tmp_path / "nano"
+    shutil.copytree(nano.path, bundle)
+    build(bundle)
+    command = ["verify", bundle, "--clip", REPO / "samples" / "clip.mp4", "--frames", 4, "--box", "101,47,176,122"]
+    assert main([str(word) for word in command]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["nano", "fp32", "nano", "fp16", "engines"]
+    assert next(line for line in lines if line.startswith("gate")).split()[-1] == "passed"
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main([str(word) for word in [*command, "--candidate", bundle]]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(r"not measured: .*nano\.engines/fp16 \(TensorRT cannot be imported", said)
 
 
 def test_frames_are_resized_up_to_the_size_of_the_profile(backend, nano):
