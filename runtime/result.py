@@ -51,6 +51,12 @@ class FrameResult:
     frame_size: tuple[int, int]
     lost: tuple[int, ...] = ()
 
+    @staticmethod
+    def empty(frame_index: int, frame_size: tuple[int, int]) -> FrameResult:
+        """Of a frame without objects."""
+        none = np.empty(0, np.float32)
+        return FrameResult(frame_index, (), none.reshape(0, 0, 0), none, none, frame_size)
+
     @property
     def visible(self) -> npt.NDArray[np.bool_]:
         """Whether each object is in view: bool [N]."""

@@ -24,9 +24,6 @@ from sam2edge.errors import InputError, PromptError
 from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from sam2edge.runtime.grabber import Grabbed, Grabber, Statistics
     from sam2edge.runtime.result import FrameResult
     from sam2edge.runtime.sinks import Sink
@@ -160,13 +157,14 @@ def _results(
     frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[Prompt], args: argparse.Namespace
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
     """Prompt the first frame of number `--frame` or above, and track from there; before it there are no objects."""
+    from sam2edge.runtime.result import FrameResult
     from sam2edge.runtime.stream import stream
 
     for grabbed in frames:
         if grabbed.number >= args.frame:
             frames = itertools.chain([grabbed], frames)
             break
-        yield grabbed, _nothing(grabbed.number, grabbed.pixels)
+        yield grabbed, FrameResult.empty(grabbed.number, grabbed.pixels.shape[:2])
     for tracked in stream(frames, tracker, args.mode):
         result = tracked.result
         for prompt in prompts if result.frame_index == 0 else ():
@@ -200,15 +198,6 @@ def _check(prompt: Prompt, size: tuple[int, int]) -> None:
 
 def _apply(prompt: Prompt, tracker: VideoTracker) -> FrameResult:
     return tracker.prompt(prompt.object_id, **prompt.arguments)
-
-
-def _nothing(index: int, frame: npt.NDArray[np.uint8]) -> FrameResult:
-    import numpy as np
-
-    from sam2edge.runtime.result import FrameResult
-
-    none = np.empty(0, np.float32)
-    return FrameResult(index, (), none.reshape(0, 0, 0), none, none, frame.shape[:2])
 
 
 @contextlib.contextmanager

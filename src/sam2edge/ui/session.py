@@ -6,8 +6,6 @@ import dataclasses
 import math
 from pathlib import Path
 
-import numpy as np
-
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.closing import Closing
 from sam2edge.runtime.grabber import Grabber
@@ -216,7 +214,7 @@ class Session(Closing):
         """Save the current frame, which is left behind."""
         if self._saver is None or self._pixels is None:
             return
-        result = self._result or _nothing(self._number, self._pixels)
+        result = self._result or FrameResult.empty(self._number, self._pixels.shape[:2])
         try:
             self._saver.write(self._pixels, result)
         except MediaError:
@@ -257,8 +255,3 @@ def _without(result: FrameResult, object_id: int) -> FrameResult | None:
         ious=result.ious[kept],
         object_scores=result.object_scores[kept],
     )
-
-
-def _nothing(number: int, pixels: Frame) -> FrameResult:
-    none = np.empty(0, np.float32)
-    return FrameResult(number, (), none.reshape(0, 0, 0), none, none, pixels.shape[:2])
