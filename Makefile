@@ -13,8 +13,9 @@ demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --frames samples/clip.mp4
 	$(BIN)/python samples/demo.py out/nano out
 
+# Two processes for two cores; a file's tests stay together, since they share what they export.
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check

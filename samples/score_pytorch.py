@@ -12,16 +12,8 @@ from torch.nn.functional import interpolate
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+from sam2edge.export.torch_video import preprocess
 from sam2edge.runtime.sources import VideoSource
-
-MEAN, STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
-
-
-def preprocess(frames, side, device="cpu"):
-    """Resize and normalise frames uint8 [T,H,W,3] as the image processor does: float32 [T,3,side,side]."""
-    pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous()
-    pixels = interpolate(pixels, (side, side), mode="bilinear", antialias=True)
-    return (pixels / 255 - MEAN.to(device)) / STD.to(device)
 
 
 def follow(model, video, prompt, size):

@@ -327,11 +327,11 @@ def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path) -> None:
     few = ("--backend", "onnx", "--objects", "2", "--frames", "3", "--long", "5", "--source", NANO)
     rows = run("gpu_speed.py", nano.path, *few, "--csv", table).splitlines()
     times = r"median [\d.]+ ms, p99 [\d.]+, first \d+"
-    graphs = ", ".join(rf"{graph} [\d.]+ ms" for graph in GRAPHS)
+    graphs = ", ".join(rf"{graph} [\d.]+ ms" for graph in (*GRAPHS, "rest"))
     bundle = re.escape(str(nano.path))
     expected = [
-        rf"{bundle} \(custom\), 2 objects: {times}; host [\d.]+ ms(; GPU memory \d+ MiB)?",
-        rf"{bundle} \(custom\), graphs alone, 1 object: {graphs}",
+        rf"{bundle} \(custom\), track, 2 objects: {times}; host [\d.]+ ms(; GPU memory \d+ MiB)?",
+        rf"{bundle} \(custom\), stages, 1 objects: {graphs}",
         rf"PyTorch eager, 2 objects: {times}; [\d.]+ × ours \(bar: at least 4\)",
         rf"{bundle}, memory over 5 frames: grows by -?[\d.]+ MiB, host and GPU \(bar 8: \w+\)",
     ]
@@ -349,18 +349,8 @@ def test_gpu_speed_says_what_is_missing(nano: Bundle) -> None:
     assert missing.startswith("the backend tensorrt does not run here: ")
     assert said == "Rows that would be printed:"
     assert rows == [
-        *(f"  {nano.path} (custom), {n} objects" for n in (1, 4, 8)),
-        f"  {nano.path} (custom), graphs alone, 1 object",
+        *(f"  {nano.path} (custom), track, {n} objects" for n in (1, 4, 8)),
+        f"  {nano.path} (custom), stages, 1 objects",
         *(f"  PyTorch {mode}, {n} objects" for mode in ("eager", "compile") for n in (1, 4, 8)),
         f"  {nano.path}, memory over 2000 frames",
     ]
-
-
-def test_layer_costs(nano: Bundle) -> None:
-    header, *rows = run("layer_costs.py", nano.path, "--objects", "2", "--top", "1").splitlines()
-    assert header.split() == ["kernels", "GFLOP", "MB", "floor", "ms", "bound", "ms"]
-    totals = {row.split()[0]: [float(number) for number in row.split()[1:]] for row in rows if row[0] != " "}
-    assert list(totals) == [*GRAPHS, "frame"]
-    graphs, frame = np.array([totals[graph] for graph in GRAPHS]), totals["frame"]
-    np.testing.assert_allclose(graphs.sum(axis=0), frame, atol=0.2)
-    assert len(rows) == 2 * len(GRAPHS) + 1

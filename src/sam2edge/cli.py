@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from sam2edge.commands import (
     BROKEN_PIPE,
     INTERRUPTED,
+    bench,
     build,
     calibrate,
     doctor,
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add(verbs.add_parser("segment", help="segment images: what is prompted, or everything"))
     ui.add(verbs.add_parser("ui", help="click objects and follow them on a web page"))
     verify.add(verbs.add_parser("verify", help="measure graphs against PyTorch or each other on a clip"))
+    bench.add(verbs.add_parser("bench", help="measure speed, memory and power on this machine"))
     doctor.add(verbs.add_parser("doctor", help="say what this machine has and lacks"))
     return parser
 

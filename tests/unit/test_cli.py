@@ -141,7 +141,7 @@ def test_help_loads_nothing_heavy():
     )
     assert done.returncode == 0
     assert done.stdout.startswith("usage: sam2edge [-h] VERB ...")
-    for verb in ("export", "build", "calibrate", "inspect", "track", "segment", "ui", "verify", "doctor"):
+    for verb in ("export", "build", "calibrate", "inspect", "track", "segment", "ui", "verify", "bench", "doctor"):
         assert re.search(rf"^    {verb}\s", done.stdout, re.MULTILINE)
     assert done.stdout.splitlines()[-1] == "loaded:"
 

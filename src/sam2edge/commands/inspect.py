@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.util
+import operator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +16,14 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Verify a bundle and print what its manifest says."
+    parser.description = (
+        "Verify a bundle and print what its manifest says. With --device, count instead what a frame takes at least on "
+        "a board or card."
+    )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--device", metavar="NAME", help="orin-nx, rtx-4090, …; an unknown name lists all")
+    parser.add_argument("--objects", type=int, default=1, metavar="N", help="tracked objects (default: 1)")
+    parser.add_argument("--parts", type=int, default=0, metavar="N", help="also the N parts of a graph that take most")
     parser.set_defaults(verb=_inspect)
 
 
@@ -22,6 +31,8 @@ def _inspect(args: argparse.Namespace) -> int:
     from sam2edge.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
+    if args.device is not None:
+        return _print_floor(bundle, args)
     source, model = bundle.manifest.source, bundle.model
     numbers = {
         "source": f"{source.name}, SAM {source.version} {source.size}",
@@ -46,6 +57,53 @@ def _inspect(args: argparse.Namespace) -> int:
         print_table([("", side, spec.name, spec.dtype, _shape(spec.shape)) for side, spec in specs])
     print()
     print_parity(bundle)
+    return 0
+
+
+def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
+    from sam2edge.engines.devices import find_device
+    from sam2edge.errors import BackendError
+    from sam2edge.runtime.arguments import integer
+
+    device, objects = find_device(args.device), integer("--objects", args.objects, 1)
+    most = integer("--parts", args.parts, 0)
+    if importlib.util.find_spec("onnx") is None:
+        raise BackendError("--device reads the graphs with onnx, which is not installed: pip install onnx")
+    from sam2edge.engines.roofline import graph_bounds, parts
+
+    bounds = graph_bounds(bundle, device, objects)
+    origin = f"{device.source} ({device.note})" if device.note else device.source
+    counted = "1 object" if objects == 1 else f"{objects} objects"
+    frame = functools.reduce(operator.add, bounds.values())
+    print(
+        f"{device.title}: {device.fp16:g} TFLOP/s FP16 and {device.int8:g} TOPS INT8, dense; "
+        f"{device.bandwidth:g} GB/s, {device.memory} GB\n{origin}\n\n"
+        f"A bound, not a measurement: no frame of {counted} with a full memory bank\n"
+        "is quicker, unless a cache keeps weights from frame to frame; most are slower by several times."
+    )
+    print_table(
+        [("", "GFLOP", "MB", "FP16 floor ms", "INT8 floor ms", "as written: MB", "ms")]
+        + [
+            (
+                name,
+                f"{bound.flops / 1e9:.2f}",
+                f"{bound.least / 1e6:.1f}",
+                f"{1e3 * bound.fp16:.3f}",
+                f"{1e3 * bound.int8:.3f}",
+                f"{bound.moved / 1e6:.1f}",
+                f"{1e3 * bound.written:.3f}",
+            )
+            for name, bound in [*bounds.items(), ("frame", frame)]
+        ]
+    )
+    print(f"at most {1 / frame.fp16:.0f} frames a second in FP16, {1 / frame.int8:.0f} in INT8")
+    if most:
+        print()
+        rows = parts(bundle, device, objects, most)
+        print_table(
+            [("graph", "part", "GFLOP", "MB", "as written ms")]
+            + [(*names, f"{f / 1e9:.2f}", f"{b / 1e6:.1f}", f"{1e3 * s:.3f}") for *names, f, b, s in rows]
+        )
     return 0
 
 

@@ -196,7 +196,7 @@ FRAME = np.zeros((4, 6, 3), np.uint8)
         ([FRAME, FRAME / 2], FrameError, "frame 1 must be uint8"),
         ([FRAME, None], FrameError, "frame 1 must be a numpy array .* but got NoneType"),
         (b"....ftyp", InputError, "must be a folder of JPEG or PNG files, a video file, .* but got bytes"),
-        (iter([FRAME]), InputError, "but got list_iterator"),
+        pytest.param(iter([FRAME]), InputError, "but got list_iterator", id="iterator"),
         (7, InputError, "but got int"),
         ("missing.mp4", MediaError, "missing.mp4: no such video file"),
     ],

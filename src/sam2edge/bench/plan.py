@@ -1,0 +1,156 @@
+"""Which rows a benchmark has, which of them can run here, and running them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sam2edge.bench.rows import Result, Row, run_row
+from sam2edge.bench.scene import Scene
+from sam2edge.bench.timed import STEPS, offers
+from sam2edge.bundle import Bundle
+from sam2edge.calibration.accuracy import region_similarity
+from sam2edge.errors import BackendError, InputError
+from sam2edge.runtime.arguments import integer
+from sam2edge.runtime.backend import Backend, open_backend
+from sam2edge.runtime.stream import MODES
+
+TORCH_MODES = ("eager", "compile")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for. bundles: the first is the one that others are compared with. backend: its name.
+
+    objects: numbers of objects. frames: timed in each row. modes: of MODES. memory_frames: numbers of recent frames
+    that are attended to, for the first number of objects; the model's own comes with them. compare: source of
+    PyTorch's model, which comes with ONNX Runtime's backends, or "".
+    """
+
+    bundles: tuple[Bundle, ...]
+    backend: str = "auto"
+    objects: tuple[int, ...] = (1, 4, 8)
+    frames: int = 100
+    modes: tuple[str, ...] = MODES
+    memory_frames: tuple[int, ...] = (1, 3)
+    compare: str = ""
+    scene: Scene = dataclasses.field(default_factory=Scene)
+
+    def __post_init__(self) -> None:
+        integer("the number of timed frames", self.frames, 1)
+        for name, values in (("objects", self.objects), ("memory frames", self.memory_frames)):
+            for value in values:
+                integer(f"the number of {name}", value, 1)
+        if unknown := set(self.modes) - set(MODES):
+            raise InputError(f"unknown mode {min(unknown)!r}; use {' or '.join(MODES)}")
+        if not (self.bundles and self.objects and self.modes):
+            raise InputError("a benchmark needs a bundle, a number of objects and a mode")
+        if self.scene.masks and not self.scene.clip:
+            raise InputError(f"{self.scene.masks}: true masks need the clip that they are of; give --clip")
+
+
+def plan(settings: Settings) -> tuple[list[Row], list[str]]:
+    """The rows, and what cannot be measured here, with the reason.
+
+    Raises BackendError if the backend is not here, and what the scene does.
+    """
+    main = open_backend(settings.backend)
+    settings.scene.boxes(1, settings.scene.frames(1)[0].shape[:2])  # said now and not by the first row
+    rows, missing = _pytorch(settings)
+    for bundle in settings.bundles:
+        rows += _tracking(settings, bundle, settings.backend, settings.modes)
+    first = _row(settings, settings.bundles[0], settings.backend)
+    for step in STEPS:
+        if step in offers(main):
+            rows.append(dataclasses.replace(first, without=step))
+        else:
+            missing.append(f"{step} (the backend {settings.backend} has none)")
+    own = settings.bundles[0].model.memory_frames
+    counts = [*(count for count in settings.memory_frames if count < own), own]
+    rows += [dataclasses.replace(first, memory_frames=count) for count in counts if settings.memory_frames]
+    for name in ("onnx", "onnx-cuda") if settings.compare else ():
+        try:
+            other = open_backend(name)
+        except BackendError as error:
+            missing.append(f"{name} ({str(error).partition(';')[0]})")
+        else:
+            if not _same(other, main):
+                rows += _tracking(settings, settings.bundles[0], name, ("latency",))
+    precisions = {graph.precision for bundle in settings.bundles for graph in bundle.manifest.graphs.values()}
+    missing += [f"{name.upper()} (give such a bundle too)" for name in ("fp16", "int8") if name not in precisions]
+    missing.append("the export's rewrites one by one (docs/performance.md)")
+    return rows, missing
+
+
+def _pytorch(settings: Settings) -> tuple[list[Row], list[str]]:
+    absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if not settings.compare:
+        return [], ["PyTorch (give --compare SOURCE)"]
+    if absent:
+        return [], [f'PyTorch ({absent[0]} is not installed: pip install "sam2edge[export]")']
+    size = settings.bundles[0].model.image_size
+    return [
+        Row("PyTorch", "pytorch", settings.compare, mode, count, settings.frames, image_size=size, scene=settings.scene)
+        for mode in TORCH_MODES
+        for count in settings.objects
+    ], []
+
+
+def _tracking(settings: Settings, bundle: Bundle, backend: str, modes: Sequence[str]) -> list[Row]:
+    rows = []
+    for count in settings.objects:
+        row = dataclasses.replace(_row(settings, bundle, backend), objects=count)
+        rows += [dataclasses.replace(row, mode=mode) for mode in modes]
+        rows.append(dataclasses.replace(row, kind="stages"))
+    return rows
+
+
+def _row(settings: Settings, bundle: Bundle, backend: str) -> Row:
+    precisions = "/".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs.values()))
+    same = [one.path.name for one in settings.bundles].count(bundle.path.name) > 1
+    name = f"{bundle.path if same else bundle.path.name} {precisions}"
+    path = str(bundle.path.resolve())
+    return Row(name, "track", path, backend, settings.objects[0], settings.frames, scene=settings.scene)
+
+
+def _same(one: Backend, other: Backend) -> bool:
+    return type(one) is type(other) and vars(one) == vars(other)
+
+
+def run(
+    rows: Sequence[Row], progress: Callable[[str, float], None] = lambda message, fraction: None
+) -> tuple[list[Result], list[str]]:
+    """Run the rows one after the other; the results, and rows that failed, with the reason.
+
+    Only what is compared with may fail: BackendError for a row of a bundle. progress: called with the row and what
+    part of the rows is done.
+    """
+    results: list[Result] = []
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
+        references: dict[int, Path] = {}
+        for number, row in enumerate(rows):
+            progress(str(row), number / len(rows))
+            masks = Path(directory) / f"{number}.npz"
+            try:
+                measured = run_row(row, str(masks))
+            except BackendError as error:
+                if row.kind != "pytorch":
+                    raise
+                failed.append(str(error))
+                continue
+            reference = references.setdefault(row.objects, masks)
+            results.append(Result(row, measured, _agreement(reference, masks)))
+    return results, failed
+
+
+def _agreement(reference: Path, other: Path) -> float:
+    """Mean IoU of the masks in two files."""
+    with np.load(reference) as one, np.load(other) as two:
+        return float(region_similarity(two["masks"], one["masks"]).mean())

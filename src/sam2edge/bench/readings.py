@@ -1,0 +1,77 @@
+"""Memory and power of this machine, read where they can be; None where not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import threading
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_INA3221 = Path("/sys/bus/i2c/drivers/ina3221")
+_PAUSE = 0.1
+
+
+def host_memory() -> float | None:
+    """Memory of this process that is in RAM, MiB; Linux only."""
+    if not _STATUS.exists():
+        return None
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
+def gpu_memory() -> float | None:
+    """Memory in use on GPU 0, of all processes, MiB."""
+    return _ask("memory.used")
+
+
+def power(ina3221: Path = _INA3221) -> float | None:
+    """Watts now: of a Jetson's board by its INA3221 monitors (VDD_IN where it has it, else all rails), or of GPU 0."""
+    rails = {}
+    for label in sorted(ina3221.glob("*/hwmon/hwmon*/in*_label")):
+        channel = label.name.removeprefix("in").removesuffix("_label")
+        volts, amperes = label.with_name(f"in{channel}_input"), label.with_name(f"curr{channel}_input")
+        if volts.exists() and amperes.exists():  # both in thousandths
+            rails[label.read_text().strip()] = int(volts.read_text()) * int(amperes.read_text()) / 1e6
+    if rails:
+        return rails.get("VDD_IN", sum(rails.values()))
+    return _ask("power.draw")
+
+
+def _ask(what: str) -> float | None:
+    """A number of the first GPU by nvidia-smi; Jetsons have the program but answer [N/A]."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={visible or 0}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    text = done.stdout.strip()
+    return float(text) if done.returncode == 0 and text.replace(".", "", 1).isdigit() else None
+
+
+class PowerMeter:
+    """Reads the power again and again in a thread, as long as the context lasts; not while frames are timed."""
+
+    def __init__(self) -> None:
+        self._read: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while (now := power()) is not None and not self._stop.wait(_PAUSE):
+            self._read.append(now)
+
+    def __enter__(self) -> PowerMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def watts(self) -> float | None:
+        """Mean so far; None if nothing could be read."""
+        return statistics.mean(self._read) if self._read else None
