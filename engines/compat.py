@@ -48,7 +48,8 @@ def load() -> ModuleType:
             f"TensorRT cannot be imported ({error}): pip install 'sam2edge[tensorrt]', or on a Jetson make the "
             "environment with --system-site-packages; `sam2edge doctor` says what is missing"
         ) from error
-    if _major(module) < 8 or _major(module) == 9:
+    first, second = (int(part) for part in version(module).split(".")[:2])
+    if (first, second) < (8, 6) or first == 9:  # their API was never compared with what is used
         raise EngineError(f"TensorRT {module.__version__} is not supported; install 8.6, 10 or 11")
     return module
 

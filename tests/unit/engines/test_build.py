@@ -347,7 +347,7 @@ def test_without_a_gpu(monkeypatch, nano):
         build(nano)
 
 
-@pytest.mark.parametrize("version", ["7.2.3", "9.1.0"])
+@pytest.mark.parametrize("version", ["7.2.3", "8.5.2", "9.1.0"])
 def test_a_tensorrt_that_is_not_known(monkeypatch, nano, version):
     fake = install(monkeypatch, "10.3.0")
     fake.__version__ = version
