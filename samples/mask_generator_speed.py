@@ -28,7 +28,9 @@ def bare_runs(graphs, pixels):
     points[:, 0] = point_grid(8) * size
     labels = np.tile(np.array([1, -1], np.int32), (BATCH, 1))
     for _ in range(SIDE**2 // BATCH):
-        decoded = graphs.decode(embedding, features, np.ones(BATCH, bool), points, labels, None, True)
+        decoded = graphs.decode(
+            embedding, features, np.ones(BATCH, bool), points, labels, None, True, ["masks", "ious"]
+        )
     return float(np.median(decoded["ious"]))
 
 
