@@ -69,6 +69,10 @@ class GraphRunner(ABC):
         """Type of a floating-point input or output as device array."""
         return np.dtype(np.float32)
 
+    def most(self, name: str) -> int | None:
+        """How many entries the first axis of an input may have; None: any number."""
+        return None
+
 
 class Backend(ABC):
     """A way to run graphs on a device."""

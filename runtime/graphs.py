@@ -70,6 +70,11 @@ class Graphs:
         }
         return {name: self.zeros("image_encoder", name, shape) for name, shape in shapes.items()}
 
+    @property
+    def max_images(self) -> int | None:
+        """How many images the encoder takes at a time; None: any number."""
+        return self._graphs["image_encoder"].most("image")
+
     def loader(self) -> FrameLoader:
         """What brings frames to the image encoder."""
         return FrameLoader(self.backend, self._bundle, self.model.image_size)

@@ -114,7 +114,8 @@ class ImagePredictor(Closing):
         images: as for set_image, and may be lazy: `map(load, paths)` reads a file when its turn comes. At most one
         image and `batch_size` embeddings are held at a time. An image that is none, or whose loading raises a
         Sam2EdgeError or OSError, is yielded as (index, error), and the others follow. batch_size: images an encoder
-        run; by default as many as a quarter of the available main memory holds, 16 at most; GPUs are not asked.
+        run at most, and no more than engines were built for; by default as many as a quarter of the available main
+        memory holds, 16 at most; GPUs are not asked.
 
         Raises InputError at once for wrong arguments, and BackendError if the encoder fails.
         """
@@ -126,6 +127,8 @@ class ImagePredictor(Closing):
         batch_size = arguments.integer("batch_size", batch_size, 1)
         if isinstance(images, Sized):
             batch_size = max(1, min(batch_size, len(images)))
+        if self._graphs.max_images is not None:
+            batch_size = min(batch_size, self._graphs.max_images)
         return self._encode_many(images, batch_size)
 
     def predict(

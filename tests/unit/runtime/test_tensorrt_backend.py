@@ -196,14 +196,14 @@ def test_tracks_like_onnx(fake, backend, nano, mode):
 
 
 def test_segments_like_onnx(backend, nano):
-    """Images in a batch, several prompts in a run, and a mask alone, for which the decoder gets no point at all."""
+    """More images than a run takes, several prompts in a run, and a mask alone, for which the decoder gets no point."""
     with VideoSource(REPO / "samples" / "clip.mp4") as source:
-        frames = list(islice(source, 3))
+        frames = list(islice(source, PRESET.limits.images + 1))
 
     def logits(name):
         with ImagePredictor(nano, name) as predictor:
             predictor.set_image_batch(frames)
-            *_, several = predictor.predict_batch(box_batch=[[[101, 47, 176, 122], [220, 18, 305, 103]]] * 3)
+            *_, several = predictor.predict_batch(box_batch=[[[101, 47, 176, 122], [220, 18, 305, 103]]] * len(frames))
             *_, alone = predictor.predict(mask_input=several[-1][0, :1])
             return [*several, alone]
 
