@@ -34,9 +34,9 @@ def export(
 
     source: Hugging Face directory or model id, or an upstream .pt file. image_size: side S of the square that
     frames are resized to, the checkpoint's own by default. memory_pool: with 2, or 4 where it divides the grid, a
-    memory keeps one token for so many squared: a smaller bank and quicker attention, less accurate. frames: a video
-    or image on which the graphs are compared with PyTorch (a drawn scene by default). progress: called with a
-    message and the fraction done.
+    memory keeps one token for so many squared: a smaller bank and quicker attention, less accurate. frames: a video,
+    image or folder of images on which the graphs are compared with PyTorch (a drawn scene by default). progress:
+    called with a message and the fraction done.
 
     Raises SourceError for the checkpoint, InputError for memory_pool, BundleError when `out` holds something else,
     MediaError for the frames, ParityError when an output differs by more than 1e-3 relative. An older bundle at

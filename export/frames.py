@@ -13,11 +13,13 @@ import numpy.typing as npt
 from sam2edge.errors import MediaError
 from sam2edge.runtime.image_files import SUFFIXES, read_image
 from sam2edge.runtime.preprocess import resize
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.sources import open_source
 
 
 def parity_frames(path: str | os.PathLike[str] | None, size: int) -> tuple[npt.NDArray[np.uint8], str]:
-    """Two frames uint8 [2,size,size,3] and what to call them: from a video, an image and its mirror image, or drawn."""
+    """Two frames uint8 [2,size,size,3] and what to call them: an image and its mirror image, the first of what
+    open_source opens, or drawn. Raises InputError and MediaError.
+    """
     if path is None:
         return np.stack(drawn(size)), "drawn"
     file = Path(path)
@@ -25,10 +27,14 @@ def parity_frames(path: str | os.PathLike[str] | None, size: int) -> tuple[npt.N
         image = read_image(file)
         frames = [image, np.ascontiguousarray(image[:, ::-1])]
     else:
-        with VideoSource(file) as source:
-            frames = list(islice(source, 2))
+        with open_source(os.fspath(path)) as source:
+            frames = []
+            for frame in islice(source, 2):
+                if isinstance(frame, MediaError):
+                    raise frame
+                frames.append(frame)
     if len(frames) < 2:
-        raise MediaError(f"{file}: has {len(frames)} frame, but two are compared; give a longer video or a photograph")
+        raise MediaError(f"{path}: has {len(frames)} frame, but two are compared; give a longer video or a photograph")
     return np.stack([resize(frame, size) for frame in frames]), file.name
 
 

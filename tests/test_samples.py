@@ -299,6 +299,11 @@ def test_label_folder(nano: Bundle, photos: Path, tmp_path: Path) -> None:
 
 def test_orin(tmp_path: Path) -> None:
     """Without a GPU it goes as far as a checked INT8 bundle; run again, where there is one, it only builds."""
+    clip = tmp_path / "clip"  # 24 frames of the bundled one
+    clip.mkdir()
+    with VideoSource(CLIP) as video:
+        for number, frame in enumerate(islice(video, 24)):
+            cv2.imwrite(str(clip / f"{number:02}.png"), frame[..., ::-1])
     out, command, verbs = tmp_path / "orin", tmp_path / "bin" / "sam2edge", tmp_path / "verbs"
     path, cache = f"{command.parent}{os.pathsep}{os.environ['PATH']}", tmp_path / "cache"
     environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(cache), "CUDA_VISIBLE_DEVICES": ""}
@@ -307,7 +312,7 @@ def test_orin(tmp_path: Path) -> None:
     def run_script(program: str) -> str:
         command.write_text(f'#!/bin/sh\necho "$@" >> {verbs}\n{program}\n')
         command.chmod(0o755)
-        script = [str(REPO / "samples" / "orin.sh"), str(REPO / "samples" / "nano"), str(CLIP), BALL, str(out)]
+        script = [str(REPO / "samples" / "orin.sh"), str(REPO / "samples" / "nano"), str(clip), BALL, str(out)]
         done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -29,9 +29,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frames",
-        type=Path,
-        metavar="FILE",
-        help="video or image to compare with PyTorch on (default: a drawn scene)",
+        metavar="CLIP",
+        help="video, image or folder of images to compare with PyTorch on (default: a drawn scene)",
     )
     parser.set_defaults(verb=_export)
 

@@ -26,6 +26,17 @@ def test_figures_are_plausible(name: str) -> None:
     assert device.source.startswith("https://")
 
 
+def test_derived_peaks() -> None:
+    """Where a note gives operations, tensor cores and clock, the peaks are their product."""
+    product = re.compile(r"clock × (\d+) FP16 or (\d+) INT8 operations, (\d+) at (\d+) MHz")
+    derived = [(device, match) for device in DEVICES.values() if (match := product.search(device.note))]
+    assert len(derived) > 10
+    for device, match in derived:
+        fp16, int8, cores, clock = map(int, match.groups())
+        assert device.fp16 == pytest.approx(fp16 * cores * clock / 1e6, rel=0.01)
+        assert device.int8 == pytest.approx(int8 * cores * clock / 1e6, rel=0.01)
+
+
 def test_unknown_device() -> None:
     with pytest.raises(InputError, match=r"unknown device 'orin'; choose from orin-nano, .*, h200"):
         find_device("orin")

@@ -12,6 +12,7 @@ from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS, contract
 from sam2edge.errors import BundleError, MediaError, ParityError
 from sam2edge.export import export, exporter
+from sam2edge.export.frames import parity_frames
 from tests.conftest import NANO, REPO
 
 
@@ -81,3 +82,12 @@ def test_frames_must_be_readable_and_two(tmp_path: Path) -> None:
     writer.release()
     with pytest.raises(MediaError, match="has 1 frame, but two are compared"):
         export(NANO, tmp_path / "b", frames=single)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(2):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((64, 64, 3), 100 * number, np.uint8))
+    frames, name = parity_frames(folder, 32)
+    assert (frames[:, 0, 0, 0].tolist(), name) == ([0, 100], "folder")
+    (folder / "1.png").write_bytes(b"no image")
+    with pytest.raises(MediaError, match=r"1\.png"):
+        export(NANO, tmp_path / "b", frames=folder)
