@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from sam2edge.bundle import Bundle
 from sam2edge.runtime.backend import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
+from sam2edge.runtime.wrapped import WrappedBackend, WrappedRunner
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +24,17 @@ class Recorded:
     outputs: dict[str, Array]
 
 
-class Watch(Backend):
+class Watch(WrappedBackend):
     """Runs graphs of a bundle on a backend and looks on. What is queued is waited for, and nothing is replayed.
 
     seconds: of each graph since they were last cleared. recorded: runs that were kept. recording: whether to keep the
     next ones; they hold all their arrays, some 100 MB a frame with three objects at S = 1024.
     """
 
+    fork = Backend.fork  # itself: what another queue does would not be seen
+
     def __init__(self, bundle: Bundle, backend: str | Backend) -> None:
-        self._inner = open_backend(backend)
+        super().__init__(open_backend(backend))
         self._names = {bundle.graph_path(name): name for name in bundle.manifest.graphs}
         self.seconds: dict[str, float] = defaultdict(float)
         self.recorded: list[Recorded] = []
@@ -42,58 +42,42 @@ class Watch(Backend):
 
     def open(self, graph: Path) -> GraphRunner:
         """Load a graph with the backend that is watched."""
-        return _Watched(self._inner.open(graph), self._names[graph], self)
+        return _Watched(self.inner.open(graph), self._names[graph], self)
 
-    def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
-        """That of the backend."""
-        return self._inner.resizer(bundle, size)
-
-    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
-        """An array of the backend."""
-        return self._inner.zeros(shape, dtype)
-
-    def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """An array of the backend."""
-        return self._inner.staging(shape, dtype)
-
-    def copy(self, source: AnyArray, to: AnyArray) -> None:
-        """Queue a copy on the backend."""
-        self._inner.copy(source, to)
-
-    def synchronize(self) -> None:
-        """Wait for the backend."""
-        self._inner.synchronize()
+    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
+        """Queue the steps, each of which is watched."""
+        steps()
 
     @contextmanager
     def timed(self, graph: str) -> Iterator[None]:
         """Add the time of what is queued inside to that of a graph."""
-        self._inner.synchronize()
+        self.inner.synchronize()
         start = time.perf_counter()
         yield
-        self._inner.synchronize()
+        self.inner.synchronize()
         self.seconds[graph] += time.perf_counter() - start
 
 
-class _Watched(GraphRunner):
-    def __init__(self, inner: GraphRunner, name: str, watch: Watch) -> None:
-        self._inner, self._name, self._watch = inner, name, watch
+class _Watched(WrappedRunner):
+    run_for = GraphRunner.run_for  # a run, of which all outputs are kept
 
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return self._inner.dtype(name)
+    def __init__(self, inner: GraphRunner, name: str, watch: Watch) -> None:
+        super().__init__(inner)
+        self._name, self._watch = name, watch
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         kept = self._kept(inputs)
         with self._watch.timed(self._name):
-            outputs = self._inner.run(inputs)
+            outputs = self.inner.run(inputs)
         if self._watch.recording:
             self._watch.recorded.append(Recorded(self._name, kept, self._kept(outputs)))
         return outputs
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
         if self._watch.recording:  # all outputs, also those that are dropped here
-            self._watch.recorded.append(Recorded(self._name, self._kept(inputs), self._inner.run(inputs)))
+            self._watch.recorded.append(Recorded(self._name, self._kept(inputs), self.inner.run(inputs)))
         with self._watch.timed(self._name):
-            self._inner.run_into(inputs, outputs)
+            self.inner.run_into(inputs, outputs)
 
     def _kept(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
         """Copies, since the arrays of the tracker are written again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnxruntime
 
 from sam2edge.bundle import TensorSpec
 from sam2edge.errors import BackendError
-from sam2edge.runtime.backend import GraphRunner
+from sam2edge.runtime.backend import Backend, GraphRunner
 from sam2edge.runtime.cuda.backend import CudaBackend
 from sam2edge.runtime.cuda.memory import CudaArray
 from sam2edge.runtime.cuda.runner import CudaRunner, Signature
@@ -30,9 +30,7 @@ class OnnxCudaBackend(CudaBackend):
         check_provider(_PROVIDER)
         super().__init__()
 
-    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
-        """Queue `steps`. ONNX Runtime allocates in its runs, so they are not recorded."""
-        steps()
+    replay = Backend.replay  # ONNX Runtime allocates in its runs, so they are not recorded
 
     def open(self, graph: Path) -> GraphRunner:
         """Load an .onnx file."""

@@ -78,7 +78,7 @@ class TensorRTBackend(CudaBackend):
 
     def _engines(self, path: Path) -> tuple[Bundle, Engines]:
         bundle = Bundle(path, read_manifest(path))  # its graphs are not read
-        return bundle, Engines.open(self._directory or _find(bundle), bundle, self._target)
+        return bundle, Engines.open(self._directory or engine_directories(bundle)[0], bundle, self._target)
 
     def _runner(self, engines: Engines, name: str, called: str, inputs: Specs, outputs: Specs) -> GraphRunner:
         with self.exclusive():
@@ -99,15 +99,15 @@ class TensorRTBackend(CudaBackend):
         return self.scratch("activations", (self._loaded.activation_bytes,), np.uint8)
 
 
-def _find(bundle: Bundle) -> Path:
-    for precision in PRECISIONS:
-        directory = default_directory(bundle.path, precision)
-        if (directory / MANIFEST).is_file():
-            return directory
-    raise BackendError(
-        f"{bundle.path}: has no engines in {default_directory(bundle.path, PRECISIONS[0]).parent}; build them with "
-        f"`sam2edge build {bundle.path}`"
-    )
+def engine_directories(bundle: Bundle) -> list[Path]:
+    """Where engines of a bundle are, in the order of PRECISIONS; BackendError if nowhere."""
+    directories = [default_directory(bundle.path, precision) for precision in PRECISIONS]
+    found = [directory for directory in directories if (directory / MANIFEST).is_file()]
+    if not found:
+        raise BackendError(
+            f"{bundle.path}: has no engines in {directories[0].parent}; build them with `sam2edge build {bundle.path}`"
+        )
+    return found
 
 
 @dataclass(eq=False)

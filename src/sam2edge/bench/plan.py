@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from sam2edge.bench.rows import Result, Row, run_row
 from sam2edge.bench.scene import Scene
 from sam2edge.bench.timed import STEPS, offers
+from sam2edge.bench.variants import Variant, variants
 from sam2edge.bundle import Bundle
 from sam2edge.calibration.accuracy import region_similarity
 from sam2edge.errors import BackendError, InputError
@@ -22,11 +24,16 @@ from sam2edge.runtime.backend import Backend, open_backend
 from sam2edge.runtime.stream import MODES
 
 TORCH_MODES = ("eager", "compile")
+_KEPT = {"device arrays": "arrays stay on the device", "recordings": "frames are recorded"}
+_LOWER = {
+    "fp16": "engines of `sam2edge build`, with --backend tensorrt",
+    "int8": "give a bundle of `sam2edge calibrate` too",
+}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for. bundles: the first is the one that others are compared with. backend: its name.
+    """What is asked for. bundles: others are compared with the first. backend: its name; tensorrt runs all engines.
 
     objects: numbers of objects. frames: timed in each row. modes: of MODES. memory_frames: numbers of recent frames
     that are attended to, for the first number of objects; the model's own comes with them. compare: source of
@@ -58,22 +65,23 @@ class Settings:
 def plan(settings: Settings) -> tuple[list[Row], list[str]]:
     """The rows, and what cannot be measured here, with the reason.
 
-    Raises BackendError if the backend is not here, and what the scene does.
+    Raises BackendError if the backend is not here or has nothing that runs, and what the scene does.
     """
     main = open_backend(settings.backend)
     settings.scene.boxes(1, settings.scene.frames(1)[0].shape[:2])  # said now and not by the first row
     rows, missing = _pytorch(settings)
-    for bundle in settings.bundles:
-        rows += _tracking(settings, bundle, settings.backend, settings.modes)
-    first = _row(settings, settings.bundles[0], settings.backend)
-    for step in STEPS:
-        if step in offers(main):
-            rows.append(dataclasses.replace(first, without=step))
-        else:
-            missing.append(f"{step} (the backend {settings.backend} has none)")
-    own = settings.bundles[0].model.memory_frames
-    counts = [*(count for count in settings.memory_frames if count < own), own]
-    rows += [dataclasses.replace(first, memory_frames=count) for count in counts if settings.memory_frames]
+    found, refused = variants(settings.bundles, settings.backend)
+    own = [_row(settings, variant, settings.backend) for variant in found]
+    chain = [row for row, variant in zip(own, found, strict=True) if variant.same_model(found[0])]
+    best = chain[-1]
+    steps = _steps(chain, offers(main)) if "latency" in settings.modes else {}
+    rows += [row for row in steps if row.without]
+    for row in own:
+        rows += _tracking(settings, row, settings.modes)
+    missing += [f"{step} (the backend {settings.backend} has none)" for step in STEPS if step not in offers(main)]
+    memory = settings.bundles[0].model.memory_frames
+    counts = [*(count for count in settings.memory_frames if count < memory), memory]
+    rows += [dataclasses.replace(best, memory_frames=count) for count in counts if settings.memory_frames]
     for name in ("onnx", "onnx-cuda") if settings.compare else ():
         try:
             other = open_backend(name)
@@ -81,11 +89,28 @@ def plan(settings: Settings) -> tuple[list[Row], list[str]]:
             missing.append(f"{name} ({str(error).partition(';')[0]})")
         else:
             if not _same(other, main):
-                rows += _tracking(settings, settings.bundles[0], name, ("latency",))
-    precisions = {graph.precision for bundle in settings.bundles for graph in bundle.manifest.graphs.values()}
-    missing += [f"{name.upper()} (give such a bundle too)" for name in ("fp16", "int8") if name not in precisions]
+                first, _ = variants(settings.bundles[:1], name)
+                rows += _tracking(settings, _row(settings, first[0], name), ("latency",))
+    for precision, how in _LOWER.items():
+        if not any(precision in variant.precisions for variant in found):
+            missing.append(f"{precision.upper()} ({how})")
+    missing += refused
     missing.append("the export's rewrites one by one (docs/performance.md)")
-    return rows, missing
+    return [dataclasses.replace(row, step=row.step or steps.get(row, "")) for row in rows], missing
+
+
+def _steps(chain: Sequence[Row], offered: Sequence[str]) -> dict[Row, str]:
+    """Rows that differ from the one before in one thing, with its name: first precisions, without what is `offered`.
+
+    chain: one model in its precisions.
+    """
+    left_out = [*offered, ""]
+    first = f"exported graphs with their rewrites: {chain[0].name}, {chain[0].backend}"
+    labels = [first, *(f"precision: {row.name}" for row in chain[1:])]
+    steps = {dataclasses.replace(row, without=left_out[0]): label for row, label in zip(chain, labels, strict=True)}
+    for before, after in itertools.pairwise(left_out):
+        steps[dataclasses.replace(chain[-1], without=after)] = _KEPT[before]
+    return {**steps, dataclasses.replace(chain[-1], mode="throughput"): "throughput mode"}
 
 
 def _pytorch(settings: Settings) -> tuple[list[Row], list[str]]:
@@ -96,27 +121,37 @@ def _pytorch(settings: Settings) -> tuple[list[Row], list[str]]:
         return [], [f'PyTorch ({absent[0]} is not installed: pip install "sam2edge[export]")']
     size = settings.bundles[0].model.image_size
     return [
-        Row("PyTorch", "pytorch", settings.compare, mode, count, settings.frames, image_size=size, scene=settings.scene)
+        Row(
+            "PyTorch",
+            "pytorch",
+            settings.compare,
+            mode,
+            count,
+            settings.frames,
+            image_size=size,
+            step=f"PyTorch {mode}" if count == settings.objects[0] else "",
+            scene=settings.scene,
+        )
         for mode in TORCH_MODES
         for count in settings.objects
     ], []
 
 
-def _tracking(settings: Settings, bundle: Bundle, backend: str, modes: Sequence[str]) -> list[Row]:
+def _tracking(settings: Settings, one: Row, modes: Sequence[str]) -> list[Row]:
     rows = []
     for count in settings.objects:
-        row = dataclasses.replace(_row(settings, bundle, backend), objects=count)
+        row = dataclasses.replace(one, objects=count)
         rows += [dataclasses.replace(row, mode=mode) for mode in modes]
         rows.append(dataclasses.replace(row, kind="stages"))
     return rows
 
 
-def _row(settings: Settings, bundle: Bundle, backend: str) -> Row:
-    precisions = "/".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs.values()))
-    same = [one.path.name for one in settings.bundles].count(bundle.path.name) > 1
-    name = f"{bundle.path if same else bundle.path.name} {precisions}"
-    path = str(bundle.path.resolve())
-    return Row(name, "track", path, backend, settings.objects[0], settings.frames, scene=settings.scene)
+def _row(settings: Settings, variant: Variant, backend: str) -> Row:
+    path = variant.bundle.path
+    same = [one.path.name for one in settings.bundles].count(path.name) > 1
+    name, model = f"{path if same else path.name} {variant}", str(path.resolve())
+    row = Row(name, "track", model, backend, settings.objects[0], settings.frames)
+    return dataclasses.replace(row, engines=variant.engines, scene=settings.scene)
 
 
 def _same(one: Backend, other: Backend) -> bool:

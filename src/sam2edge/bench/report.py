@@ -25,9 +25,9 @@ TIMED = (
     "Timed: from a frame (RGB uint8 in host memory) to bool masks of its size on the host, in ms. Each row is a "
     "process of its own. Outside of the timing: reading the clip, loading and the "
     f"first {WARM_UP} frames, in which the memory bank fills; first holds the prompts. Throughput mode encodes the "
-    "next frame meanwhile, so that each comes later. Host: a frame outside of waiting for the backend. GPU: what all "
-    f"processes had more at the end than before. IoU: over the first {WARM_UP} frames, with the true masks and with "
-    "the first row of as many objects."
+    "next frame meanwhile, so that each comes later. Build: of the engines, once. Host: a frame outside of waiting "
+    "for the backend. GPU: what all processes had more at the end than before. IoU: over the first "
+    f"{WARM_UP} frames, with the true masks and with the first row of as many objects."
 )
 STAGES_TIMED = "Stages: on a GPU with a wait before and after every graph, so that a frame takes longer; medians in ms."
 
@@ -46,7 +46,8 @@ def frame_table(results: Sequence[Result]) -> list[list[str]]:
     """Whole frames, a line a row after the head."""
     known = any(result.measured.iou is not None for result in results)
     iou = ["IoU true", "IoU row 1"] if known else ["IoU row 1"]
-    times = ["frames/s", "median ms", "p90", "p99", "first", "load", "host"]
+    built = any(result.measured.build is not None for result in results)
+    times = ["frames/s", "median ms", "p90", "p99", "first", "load", *["build s"] * built, "host"]
     table = [["model", "backend", "mode", "objects", "memory", *times, "RSS MiB", "GPU MiB", "W", *iou]]
     for result in results:
         row, found = result.row, result.measured
@@ -58,6 +59,7 @@ def frame_table(results: Sequence[Result]) -> list[list[str]]:
         table.append(
             [row.name, row.backend, mode, str(row.objects), str(row.memory_frames or "all"), f"{found.fps:.1f}"]
             + [f"{time:.1f}" for time in ms]
+            + [_number(found.build, 1)] * built
             + [_number(found.host, 2), _number(found.rss), _number(found.gpu), _number(found.watts, 1), *ious]
         )
     return table
@@ -108,7 +110,8 @@ def pictures(results: Sequence[Result]) -> dict[str, str]:
             for result in stages
         ]
         found["stages.svg"] = bars("Where a frame's time goes, ms", STAGES, rows)
-    if len(steps := waterfall(results)) > 1:
+    taken = sum(result.row.step != "" for result in results)
+    if len(steps := waterfall(results)[:taken]) > 1:  # beside ONNX Runtime on the CPU one would not see the others
         bar = [(step.name, [step.ms], f"{step.ms:.1f} ms{_factor(step)}") for step in steps]
         found["waterfall.svg"] = bars(f"What each step brought, ms a frame, objects: {whole[0].row.objects}", [""], bar)
     return found
@@ -151,7 +154,7 @@ def write_plots(directory: Path, results: Sequence[Result], missing: Sequence[st
         _write(directory / name, svg)
     tables = [
         f'<div style="overflow-x: auto; font-size: 12px; white-space: nowrap">{html_table(table)}</div>'
-        for table in (frame_table(results), stage_table(results))
+        for table in (frame_table(results), stage_table(results), waterfall_table(waterfall(results)))
     ]
     notes = [TIMED, STAGES_TIMED, f"Not measured: {'; '.join(missing)}."]
     parts = ["<h1>Benchmark</h1>", f"<p>{html.escape(machine())}</p>", *drawn.values(), *tables]

@@ -25,7 +25,9 @@ class Row:
     name: what the model is called. kind: "track" (frames as a user has them), "stages" (with a wait around every graph,
     to time it) or "pytorch". model: path of the bundle, or source of PyTorch's model. backend: its name; for PyTorch
     "eager" or "compile". frames: how many are timed. mode: as `stream`'s. memory_frames: as VideoTracker's. without: ""
-    or a step that is left out, of STEPS. image_size: of PyTorch's model, None for the checkpoint's own.
+    or a step that is left out, of STEPS. image_size: of PyTorch's model, None for the checkpoint's own. engines: their
+    directory, "" for those that the backend takes. step: what differs from the row of the step before, for the
+    waterfall; "" in rows that are no step.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Row:
     memory_frames: int | None = None
     without: str = ""
     image_size: int | None = None
+    engines: str = ""
+    step: str = ""
     scene: Scene = field(default_factory=Scene)
 
     def __str__(self) -> str:
@@ -48,11 +52,12 @@ class Row:
 class Measured:
     """What was measured; None where it cannot be had. Times in ms, memory in MiB.
 
-    median, p90, p99: from a frame in memory to its masks on the host. fps: frames a second, which throughput mode
-    makes more of than 1/median. first: the first frame with its prompts. load: opening the graphs. rss: host memory at
-    the end, without the clip's frames. gpu: GPU memory in use at the end beyond that at the start. growth: of both over
-    the timed frames. watts: a mean. host: median of a frame outside of waiting for the backend. iou: mean over objects
-    with true masks. stages: median of each graph, and "rest".
+    median, p90, p99: from a frame in memory to its masks on the host. fps: frames a second, which throughput mode makes
+    more of than 1/median. first: the first frame with its prompts. load: opening the graphs. build: what building the
+    row's engines took once, in seconds, by their manifest. rss: host memory at the end, without the clip's frames. gpu:
+    GPU memory in use at the end beyond that at the start. growth: of both over the timed frames. watts: a mean. host:
+    median of a frame outside of waiting for the backend. iou: mean over objects with true masks. stages: median of each
+    graph, and "rest".
     """
 
     median: float
@@ -61,6 +66,7 @@ class Measured:
     fps: float
     first: float
     load: float
+    build: float | None = None
     rss: float | None = None
     gpu: float | None = None
     growth: float | None = None

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from sam2edge.bench.timed import Timed, without
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.calibration.accuracy import in_view, region_similarity
 from sam2edge.errors import Sam2EdgeError
-from sam2edge.runtime.backend import open_backend
+from sam2edge.runtime.backend import Backend, open_backend
 from sam2edge.runtime.grabber import Grabbed
 from sam2edge.runtime.stream import stream
 from sam2edge.runtime.video_tracker import VideoTracker
@@ -55,6 +56,7 @@ def measure(row: Row, masks_file: str = "") -> Measured:
         fps=row.frames / whole,
         first=1e3 * first[1],
         load=1e3 * load,
+        build=_build_seconds(row) if row.engines else None,
         rss=None if end is None else end - clip,
         gpu=None if gpu is None or gpu_end is None else gpu_end - gpu,
         growth=None if full is None or end is None else end - full + (gpu_end or 0) - (gpu_full or 0),
@@ -68,7 +70,7 @@ def measure(row: Row, masks_file: str = "") -> Measured:
 def _open_tracker(row: Row, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
     start = time.perf_counter()
     bundle = Bundle.open(row.model)
-    backend = without(open_backend(row.backend), row.without)
+    backend = without(_backend(row), row.without)
     # not in throughput mode: there two threads wait
     timed = Timed(backend, bundle if row.kind == "stages" else None) if row.mode == "latency" else None
     tracker = VideoTracker(bundle, timed or backend, max_objects=row.objects, memory_frames=row.memory_frames)
@@ -86,6 +88,21 @@ def _open_tracker(row: Row, frames: Iterator[Frame], boxes: Boxes) -> tuple[floa
                 yield masks, delay, timed.take() if timed else {}
 
     return load, follow()
+
+
+def _backend(row: Row) -> Backend:
+    if not row.engines:
+        return open_backend(row.backend)
+    from sam2edge.runtime.tensorrt_backend import TensorRTBackend
+
+    return TensorRTBackend(row.engines)
+
+
+def _build_seconds(row: Row) -> float:
+    from sam2edge.engines.manifest import read_manifest
+
+    built = read_manifest(Path(row.engines), Bundle.open(row.model)).engines.values()
+    return sum(engine.seconds for engine in built)
 
 
 def _open_pytorch(row: Row, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:

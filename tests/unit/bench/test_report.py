@@ -29,59 +29,69 @@ STAGES = {**{name: 10.0 * n for n, name in enumerate(GRAPHS, 1)}, "rest": 5.0}
 
 
 def result(fps: float, kind: str = "track", objects: int = 1, **fields: Any) -> Result:
-    measured = {name: fields.pop(name) for name in ("stages", "iou", "gpu", "watts", "host") if name in fields}
+    measured = {name: fields.pop(name) for name in ("stages", "iou", "gpu", "watts", "host", "build") if name in fields}
     row = Row(fields.pop("name", "b fp32"), kind, "m", fields.pop("backend", "onnx"), objects, 9, **fields)
     return Result(row, Measured(1e3 / fps, 40.0, 50.0, fps, 60.0, 70.0, **measured), 0.99)
 
 
 RESULTS = [
-    result(10, "pytorch", name="PyTorch", backend="eager"),
-    result(40, host=1.25, gpu=512.4, watts=9.87, iou=0.95),
-    result(80, mode="throughput"),
+    result(10, "pytorch", name="PyTorch", backend="eager", step="PyTorch eager"),
+    result(12, "pytorch", objects=4, name="PyTorch", backend="eager"),
+    result(20, without="device arrays", step="exported graphs"),
+    result(25, without="recordings", step="arrays"),
+    result(40, host=1.25, gpu=512.4, watts=9.87, iou=0.95, step="recordings"),
+    result(80, mode="throughput", step="throughput mode"),
     result(38, "stages", stages=STAGES),
     result(20, objects=4),
-    result(16, "pytorch", objects=4, name="PyTorch", backend="eager"),
-    result(20, without="device arrays"),
-    result(25, without="recordings"),
+    result(100, name="b int8"),
+    result(50, name="b int8", mode="throughput"),
     result(50, memory_frames=1),
     result(39, memory_frames=6),
-    result(100, name="b int8"),
+    result(8, backend="other"),
+    result(4, backend="other", objects=4),
 ]
 
 
 def test_waterfall() -> None:
-    """PyTorch, then what is added step by step; what is another bundle's against the first's latency mode."""
+    """Step by step; another model or backend is against the last step in latency mode."""
     found = [(s.name, round(s.ms, 6), s.against, round(s.factor, 6)) for s in waterfall(RESULTS)]
     assert found == [
         ("PyTorch eager", 100, "", 1),
-        ("b fp32, onnx", 50, "PyTorch eager", 2),
-        ("arrays stay on the device", 40, "b fp32, onnx", 1.25),
-        ("frames are recorded", 25, "arrays stay on the device", 1.6),
-        ("throughput mode", 12.5, "frames are recorded", 2),
-        ("b int8, onnx", 10, "frames are recorded", 2.5),
+        ("exported graphs", 50, "PyTorch eager", 2),
+        ("arrays", 40, "exported graphs", 1.25),
+        ("recordings", 25, "arrays", 1.6),
+        ("throughput mode", 12.5, "recordings", 2),
+        ("b int8, onnx", 10, "recordings", 2.5),
+        ("b fp32, other", 125, "recordings", 0.2),
     ]
 
 
-def test_waterfall_of_a_plain_backend() -> None:
-    assert waterfall(RESULTS[1:3]) == [
-        Step("b fp32, onnx", 25.0),
-        Step("throughput mode", 12.5, "b fp32, onnx", 2.0),
-    ]
-    assert waterfall(RESULTS[:1]) == []
+def test_waterfall_without_its_base() -> None:
+    """Nothing in latency mode to be against; no step at all."""
+    assert waterfall([RESULTS[0], RESULTS[8]]) == [Step("PyTorch eager", 100.0)]
+    assert waterfall([RESULTS[8]]) == []
 
 
 def test_frame_table() -> None:
-    head, _, first, *others = report.frame_table(RESULTS)
-    assert dict(zip(head, first, strict=True)) == {
+    head, *table = report.frame_table(RESULTS)
+    assert dict(zip(head, table[4], strict=True)) == {
         "model": "b fp32", "backend": "onnx", "mode": "latency", "objects": "1", "memory": "all", "frames/s": "40.0",
         "median ms": "25.0", "p90": "40.0", "p99": "50.0", "first": "60.0", "load": "70.0", "host": "1.25",
         "RSS MiB": "–", "GPU MiB": "512", "W": "9.9", "IoU true": "0.9500", "IoU row 1": "0.9900",
     }  # fmt: skip
-    assert len(others) == 8
-    assert [line[2] for line in others] == [
-        "throughput", "latency", "latency", "no device arrays", "no recordings", *["latency"] * 3
+    assert [line[2] for line in table] == [
+        "latency", "latency", "no device arrays", "no recordings", "latency", "throughput", "latency", "latency",
+        "throughput", *["latency"] * 4
     ]  # fmt: skip
     assert "IoU true" not in report.frame_table(RESULTS[:1])[0]
+
+
+def test_build_seconds() -> None:
+    """A column where there are any: PyTorch has no engines."""
+    head, *lines = report.frame_table([RESULTS[0], result(40, build=75.25)])
+    assert head[head.index("load") + 1] == "build s"
+    assert [line[head.index("build s")] for line in lines] == ["–", "75.2"]
+    assert "build s" not in report.frame_table(RESULTS)[0]
 
 
 def test_stage_table() -> None:
@@ -90,17 +100,20 @@ def test_stage_table() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    report.write_csv(tmp_path / "a" / "rows.csv", RESULTS)
+    results = [*RESULTS, result(40, name="b fp16", build=75.25, engines="b.engines/fp16")]
+    report.write_csv(tmp_path / "a" / "rows.csv", results)
     with open(tmp_path / "a" / "rows.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["fps"]) for row in rows] == [one.measured.fps for one in RESULTS]
-    assert rows[3]["memory_attention"] == "20.0"
-    assert rows[1]["memory_attention"] == rows[1]["rss"] == ""
+    assert [float(row["fps"]) for row in rows] == [one.measured.fps for one in results]
+    assert rows[6]["memory_attention"] == "20.0"
+    assert rows[4]["memory_attention"] == rows[4]["rss"] == rows[4]["build"] == ""
     assert rows[0]["scene"] == "a drawn scene of 640×480"
-    report.write_json(tmp_path / "rows.json", RESULTS, ["a GPU"])
+    assert (rows[-1]["build"], rows[-1]["engines"]) == ("75.25", "b.engines/fp16")
+    report.write_json(tmp_path / "rows.json", results, ["a GPU"])
     content = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["agreement"] for row in content["rows"]] == [0.99] * len(RESULTS)
-    assert content["rows"][1]["gpu"] == 512.4
+    assert [row["agreement"] for row in content["rows"]] == [0.99] * len(results)
+    assert content["rows"][4]["gpu"] == 512.4
+    assert content["rows"][-1]["build"] == 75.25
     assert content["waterfall"][1]["factor"] == 2
     assert content["not measured"] == ["a GPU"]
 
@@ -108,16 +121,18 @@ def test_files(tmp_path: Path) -> None:
 def test_pictures() -> None:
     drawn = report.pictures(RESULTS)
     assert list(drawn) == ["objects.svg", "memory.svg", "stages.svg", "waterfall.svg"]
-    assert list(report.pictures(RESULTS[1:2])) == ["objects.svg"]
+    assert list(report.pictures(RESULTS[4:5])) == ["objects.svg"]
     names = {"objects.svg": "b int8, onnx, latency", "stages.svg": "105.0 ms", "waterfall.svg": "12.5 ms (2.00 ×)"}
     for file, text in names.items():
         assert text in texts(drawn[file])
+    assert "b fp32, other" not in texts(drawn["waterfall.svg"])
 
 
 def test_page(tmp_path: Path) -> None:
     file = report.write_plots(tmp_path / "plots", RESULTS, ["a GPU <here>"])
     page = file.read_text()
     assert page.count("<svg") == 4
+    assert "<td>b fp32, other</td><td>125.0</td><td>0.20 ×</td><td>recordings</td>" in page
     assert "a GPU &lt;here&gt;" in page
     assert {path.name for path in file.parent.iterdir()} == {"bench.html", *report.pictures(RESULTS)}
 
@@ -150,6 +165,21 @@ def test_lines_are_as_high_as_their_values() -> None:
     assert texts(svg)[1:8] == ["0", "10", "20", "30", "40", "50", "60"]
 
 
+@pytest.mark.parametrize("name", ["b", "b" * 90])
+def test_names_fit(name: str) -> None:
+    """Letters are some 7 wide."""
+    for svg in (bars("t", [""], [(name, [1.0], "2.0 ms")]), lines("t", "x", {name: [(1, 1)]})):
+        picture = float(ElementTree.fromstring(svg).attrib["width"])
+        for text, at in zip(texts(svg), shapes(svg, "text"), strict=True):
+            width = 7 * len(text)
+            left = float(at["x"]) - {"start": 0, "middle": 0.5, "end": 1}[at.get("text-anchor", "start")] * width
+            assert 0 <= left <= picture - width
+
+
+def test_numbers_of_an_axis_do_not_overlap() -> None:
+    assert texts(lines("t", "x", {"a": [(1, 1), (2, 1), (64, 1)]}))[-4:] == ["1", "64", "x", "a"]
+
+
 @pytest.mark.parametrize(
     ("largest", "marks"), [(0.03, ["0", "0.005"]), (7, ["0", "1"]), (66, ["0", "10"]), (90000, ["0", "20000"])]
 )
@@ -159,15 +189,21 @@ def test_axis_has_round_numbers(largest: float, marks: list[str]) -> None:
 
 def test_plan(nano: Bundle) -> None:
     rows, missing = plan.plan(Settings((nano,), objects=(2, 3), frames=5, memory_frames=(1, 6, 9)))
-    assert [(r.kind, r.mode, r.objects, r.memory_frames) for r in rows] == [
-        ("track", "latency", 2, None), ("track", "throughput", 2, None), ("stages", "latency", 2, None),
-        ("track", "latency", 3, None), ("track", "throughput", 3, None), ("stages", "latency", 3, None),
-        ("track", "latency", 2, 1), ("track", "latency", 2, 6),
+    first = f"exported graphs with their rewrites: {nano.path.name} fp32, auto"
+    assert [(r.kind, r.mode, r.objects, r.memory_frames, r.step) for r in rows] == [
+        ("track", "latency", 2, None, first), ("track", "throughput", 2, None, "throughput mode"),
+        ("stages", "latency", 2, None, ""), ("track", "latency", 3, None, ""), ("track", "throughput", 3, None, ""),
+        ("stages", "latency", 3, None, ""), ("track", "latency", 2, 1, ""), ("track", "latency", 2, 6, ""),
     ]  # fmt: skip
     assert {(r.name, r.frames, r.backend) for r in rows} == {(f"{nano.path.name} fp32", 5, "auto")}
     assert [text.partition(" (")[0] for text in missing] == [
         "PyTorch", "device arrays", "recordings", "FP16", "INT8", "the export's rewrites one by one"
     ]  # fmt: skip
+
+
+def test_plan_without_latency_has_no_steps(nano: Bundle) -> None:
+    rows, _ = plan.plan(Settings((nano,), objects=(1,), modes=("throughput",), memory_frames=()))
+    assert [(r.kind, r.mode, r.step) for r in rows] == [("track", "throughput", ""), ("stages", "latency", "")]
 
 
 def test_bundles_of_one_name(nano: Bundle, tmp_path: Path) -> None:
@@ -177,26 +213,44 @@ def test_bundles_of_one_name(nano: Bundle, tmp_path: Path) -> None:
 
 
 def test_plan_to_compare(nano: Bundle, nano_int8: Bundle) -> None:
-    """PyTorch comes first; ONNX Runtime on the CPU is what is measured already."""
-    bundles = (nano, nano_int8)
-    rows, missing = plan.plan(Settings(bundles, objects=(1,), modes=("latency",), memory_frames=(), compare="m"))
-    assert [(r.name.split()[-1], r.kind, r.backend) for r in rows] == [
-        ("PyTorch", "pytorch", "eager"), ("PyTorch", "pytorch", "compile"), ("fp32", "track", "auto"),
-        ("fp32", "stages", "auto"), ("int8", "track", "auto"), ("int8", "stages", "auto"),
+    """PyTorch comes first, then FP32, whatever the order; ONNX Runtime on the CPU is what is measured already."""
+    bundles = (nano_int8, nano)
+    rows, missing = plan.plan(Settings(bundles, objects=(1, 2), modes=("latency",), memory_frames=(), compare="m"))
+    assert [(r.name.split()[-1], r.kind, r.backend, r.step) for r in rows if r.objects == 1] == [
+        ("PyTorch", "pytorch", "eager", "PyTorch eager"), ("PyTorch", "pytorch", "compile", "PyTorch compile"),
+        ("fp32", "track", "auto", f"exported graphs with their rewrites: {nano.path} fp32, auto"),
+        ("fp32", "stages", "auto", ""), ("int8", "track", "auto", f"precision: {nano_int8.path} int8"),
+        ("int8", "stages", "auto", ""),
     ]  # fmt: skip
+    assert all(row.step == "" for row in rows if row.objects == 2)
     assert [text.partition(" (")[0] for text in missing] == [
         "device arrays", "recordings", "onnx-cuda", "FP16", "the export's rewrites one by one"
     ]  # fmt: skip
 
 
-def test_plan_of_a_device(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that it has can be left out, and ONNX Runtime is something else."""
+def test_another_model_is_no_step(nano: Bundle, pooled: Bundle) -> None:
+    rows, _ = plan.plan(Settings((nano, pooled), objects=(1,), modes=("latency",), memory_frames=(2,)))
+    assert [(r.name, r.step != "") for r in rows if r.kind == "track" and r.memory_frames is None] == [
+        (f"{nano.path.name} fp32", True), (f"{pooled.path.name} fp32", False)
+    ]  # fmt: skip
+    assert {r.name for r in rows if r.memory_frames} == {f"{nano.path.name} fp32"}
+
+
+def test_plan_of_a_device(nano: Bundle, nano_int8: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precisions without what it has besides, then that with the last precision; ONNX Runtime is something else."""
     real = plan.open_backend
     monkeypatch.setattr(plan, "open_backend", lambda name: SimulatedDevice() if name == "gpu" else real(name))
-    settings = Settings((nano,), "gpu", (1,), modes=("latency",), memory_frames=(), compare="m")
+    settings = Settings((nano, nano_int8), "gpu", (1,), memory_frames=(), compare="m")
     rows, missing = plan.plan(settings)
-    assert [(r.backend, r.without) for r in rows if r.kind == "track"] == [
-        ("gpu", ""), ("gpu", "device arrays"), ("gpu", "recordings"), ("onnx", "")
+    assert [(r.name.split()[-1], r.without, r.mode, r.step.partition(":")[0]) for r in rows if r.step][2:] == [
+        ("fp32", "device arrays", "latency", "exported graphs with their rewrites"),
+        ("int8", "device arrays", "latency", "precision"),
+        ("int8", "recordings", "latency", "arrays stay on the device"),
+        ("int8", "", "latency", "frames are recorded"),
+        ("int8", "", "throughput", "throughput mode"),
+    ]
+    assert [(r.name.split()[-1], r.backend, r.mode) for r in rows if r.kind == "track" and not r.step] == [
+        ("fp32", "gpu", "latency"), ("fp32", "gpu", "throughput"), ("fp32", "onnx", "latency")
     ]  # fmt: skip
     assert not {"device arrays", "recordings"} & {text.partition(" (")[0] for text in missing}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import enum
 import json
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -19,8 +20,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from sam2edge.engines import environment
 from tests.conftest import SHARED
-from tests.fake_gpu import put, read
+from tests.fake_gpu import Gpu, put, read
 
 Api = dict[str, dict[str, str]]
 FOLDER = SHARED / "tensorrt" / "api"
@@ -108,6 +110,16 @@ class FakeTensorRT:
 
     def make(self, kind: type, *arguments: object) -> object:
         return self.limited(kind)(*arguments)
+
+
+def install(monkeypatch, version):
+    """Make it the module tensorrt, on a stand-in for a GPU that runs its engines."""
+    fake = FakeTensorRT(version)
+    fake.gpu = Gpu()
+    fake.gpu.install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    monkeypatch.setattr(environment, "first_gpu", lambda: environment.Gpu("Fake RTX", "8.9", 8 << 30))
+    return fake
 
 
 class ILogger:

@@ -28,20 +28,10 @@ from sam2edge.runtime.sources import VideoSource
 from sam2edge.runtime.stream import stream
 from sam2edge.runtime.tensorrt_backend import TensorRTBackend
 from tests.conftest import REPO
-from tests.fake_gpu import Gpu
-from tests.unit.engines.fake_tensorrt import FakeTensorRT
+from tests.unit.engines.fake_tensorrt import install
 
 VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
 PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=4, prompts=8, points=3, images=3))
-
-
-def install(monkeypatch, version):
-    fake = FakeTensorRT(version)
-    fake.gpu = Gpu()
-    fake.gpu.install(monkeypatch)
-    monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(environment, "first_gpu", lambda: environment.Gpu("Fake RTX", "8.9", 8 << 30))
-    return fake
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +207,8 @@ def test_build_measures_engines_on_a_clip(fake, nano, tmp_path, monkeypatch, cap
     command = ["build", nano.path, "--out", out, "--clip", clip, "--frames", 4, "--box", "101,47,176,122"]
     assert main([str(word) for word in command]) == 0, capsys.readouterr().err
     assert (out / "image_encoder.engine").is_file()
-    assert fake.calls.count("context") == 2 * len(ENGINES)  # each is inspected, and runs
+    # each is inspected, and tracks; those are freed, and each graph runs alone
+    assert fake.calls.count("context") == 2 * len(ENGINES) + len(GRAPHS)
 
 
 # What stays on the GPU

@@ -1,0 +1,141 @@
+"""Engines of a bundle as rows, on stand-ins for TensorRT and a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import re
+import shutil
+
+import pytest
+
+from sam2edge import Bundle
+from sam2edge.bench import plan, worker
+from sam2edge.bench.plan import Settings
+from sam2edge.bench.rows import Row
+from sam2edge.engines.build import build
+from sam2edge.engines.manifest import ENGINES, MANIFEST, Engines, default_directory
+from sam2edge.engines.profiles import PRESETS, Limits
+from sam2edge.errors import BackendError
+from tests.unit.engines.fake_tensorrt import install
+
+PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2, prompts=4, points=3, images=1))
+
+
+def change(directory, alter):
+    """Alter what engines.json says."""
+    file = directory / MANIFEST
+    data = json.loads(file.read_text())
+    alter(data)
+    file.write_text(json.dumps(data))
+
+
+def mixed(data):
+    """As `--precision auto` leaves it; the engine that resizes is FP32 always."""
+    data["precision"] = "auto"
+    data["engines"]["memory_encoder"]["precision"] = "fp32"
+
+
+@pytest.fixture(scope="module")
+def built(nano, nano_int8, tmp_path_factory):
+    """FP32 bundle with engines fp32, fp16 and auto, and an INT8 one with engines int8; do not write into them."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        install(patch, "10.3.0")
+        for name, bundle, precisions in (("b", nano, ("fp32", "fp16")), ("b-int8", nano_int8, ("int8",))):
+            shutil.copytree(bundle.path, folder / name)
+            for precision in precisions:
+                build(folder / name, precision=precision, preset=PRESET)
+    for directory in folder.glob("*.engines/*"):
+        change(directory, lambda data: [engine.update(seconds=1.25) for engine in data["engines"].values()])
+    shutil.copytree(folder / "b.engines" / "fp16", folder / "b.engines" / "auto")
+    change(folder / "b.engines" / "auto", mixed)
+    return Bundle.open(folder / "b"), Bundle.open(folder / "b-int8")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = install(monkeypatch, "10.3.0")
+    yield made
+    gc.collect()
+    made.gpu.check()
+
+
+def settings(bundles, **changes):
+    few = {"objects": (1,), "modes": ("latency",), "memory_frames": (2,)}
+    return Settings(bundles, "tensorrt", **{**few, **changes})
+
+
+def test_every_precision_that_was_built(fake, built):
+    """One model first in FP32 and last as was found best, each called what its engines are."""
+    rows, missing = plan.plan(settings(built))
+    whole = [row for row in rows if row.kind == "track" and not row.without and row.memory_frames is None]
+    b, b_int8 = (str(bundle.path) for bundle in built)
+    assert [(row.name, row.model, row.engines) for row in whole] == [
+        ("b fp32", b, f"{b}.engines/fp32"),
+        ("b fp16", b, f"{b}.engines/fp16"),
+        ("b-int8 int8", b_int8, f"{b_int8}.engines/int8"),
+        ("b auto (fp16/fp32)", b, f"{b}.engines/auto"),
+    ]
+    assert {row.backend for row in rows} == {"tensorrt"}
+    assert [(row.name, row.without, row.step) for row in rows if row.step] == [
+        ("b fp32", "device arrays", "exported graphs with their rewrites: b fp32, tensorrt"),
+        ("b fp16", "device arrays", "precision: b fp16"),
+        ("b-int8 int8", "device arrays", "precision: b-int8 int8"),
+        ("b auto (fp16/fp32)", "device arrays", "precision: b auto (fp16/fp32)"),
+        ("b auto (fp16/fp32)", "recordings", "arrays stay on the device"),
+        ("b auto (fp16/fp32)", "", "frames are recorded"),
+    ]
+    assert {row.name for row in rows if row.memory_frames} == {"b auto (fp16/fp32)"}
+    assert not any(text.startswith(("FP16", "INT8")) for text in missing)
+
+
+@pytest.fixture
+def one(built, tmp_path):
+    """A bundle with engines fp32 and fp16 that may be changed."""
+    for name in ("b", "b.engines"):
+        shutil.copytree(built[0].path.with_name(name), tmp_path / name)
+    shutil.rmtree(tmp_path / "b.engines" / "auto")
+    return Bundle.open(tmp_path / "b")
+
+
+def foreign(data):
+    data["target"]["gpu"] = "Other GPU"
+
+
+def test_engines_of_another_gpu_are_no_row(fake, one):
+    change(directory := default_directory(one.path, "fp32"), foreign)
+    rows, missing = plan.plan(settings((one,)))
+    assert {row.name for row in rows} == {"b fp16"}
+    assert any(text.startswith(f"{directory} ({directory}: built for GPU Other GPU") for text in missing)
+
+
+def test_no_engines_that_can_be_loaded(fake, one):
+    for precision in ("fp32", "fp16"):
+        change(default_directory(one.path, precision), foreign)
+    with pytest.raises(BackendError, match=r"none of the engines of .* can be loaded here: .*fp16.*; .*fp32"):
+        plan.plan(settings((one,)))
+
+
+def test_no_engines(fake, nano):
+    with pytest.raises(BackendError, match=re.escape(f"build them with `sam2edge build {nano.path}`")):
+        plan.plan(settings((nano,)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_row_runs_its_engines(fake, built, monkeypatch, precision):
+    """Not those that the backend would take by itself (auto); what building them took is theirs, too."""
+    directory, read, used = default_directory(built[0].path, precision), Engines.read, set()
+
+    def spy(engines, graph):
+        used.add(engines.path)
+        return read(engines, graph)
+
+    monkeypatch.setattr(Engines, "read", spy)
+    row = Row("b", "track", str(built[0].path), "tensorrt", 1, 2, engines=str(directory))
+    found = worker.measure(row)
+    assert used == {directory}
+    assert found.build == 1.25 * len(ENGINES)
+    assert found.median > 0
