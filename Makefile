@@ -13,9 +13,9 @@ demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --frames samples/clip.mp4
 	$(BIN)/python samples/demo.py out/nano out
 
-# Two processes for two cores; a file's tests stay together, since they share what they export.
+# Two processes for two cores, with a thread each; a file's tests stay together, since they share what they export.
 test: setup lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The last numpy for Python 3.10 says less of its types than mypy needs here.
 lint: setup

@@ -88,6 +88,19 @@ def test_demo_is_as_good_as_pytorch(nano: Bundle, tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "strip.png")).shape == (2 * 240, 4 * 320, 3)
 
 
+def test_knob_costs(nano: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row a setting; here two settings and one clip."""
+    monkeypatch.syspath_prepend(str(REPO / "samples"))
+    knobs = load("knob_costs")
+    monkeypatch.setattr(knobs, "SETTINGS", [{"track_every": 4}, {"track_every": 12}])
+    monkeypatch.setattr(knobs, "CORRECTED", [])
+    knobs.main(nano.path, 1)
+    _, _, often, seldom = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert [often[0], seldom[0]] == ["track_every=4", "track_every=12"]
+    assert float(seldom[1]) < float(often[1]) < 1
+    assert float(seldom[-1]) < 0.7 * float(often[-1])
+
+
 def load(script: str) -> ModuleType:
     """A sample as a module."""
     spec = importlib.util.spec_from_file_location(script, REPO / "samples" / f"{script}.py")

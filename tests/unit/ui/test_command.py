@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -18,17 +17,18 @@ import pytest
 from sam2edge import cli
 from tests.blocked import run_blocked
 from tests.conftest import REPO
+from tests.documents import COMMANDS
 from tests.simulated import PATIENCE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_from_start_to_signal(nano, tmp_path, number):
-    """As docs/ui.md starts it; a signal ends it and finishes what was saved, although a browser still waits."""
+    """As the documentation starts it; a signal ends it and finishes what was saved, although a browser still waits."""
     (tmp_path / "samples").symlink_to(REPO / "samples")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "nano").symlink_to(nano.path)
-    [documented] = re.findall(r"^sam2edge (ui .*)$", (REPO / "docs" / "ui.md").read_text(), re.MULTILINE)
-    command = [sys.executable, "-m", "sam2edge.cli", *shlex.split(documented), "--port", "0"]
+    [documented] = [each.words[1:] for each in COMMANDS if each.real and each.words[:2] == ("sam2edge", "ui")]
+    command = [sys.executable, "-m", "sam2edge.cli", *documented, "--port", "0"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with contextlib.ExitStack() as stack:
         stack.callback(process.wait)

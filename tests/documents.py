@@ -1,0 +1,83 @@
+"""The commands in the documentation, wherever they stand: in blocks of shell and between backticks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam2edge import cli
+from tests.conftest import REPO
+
+PAGES = [
+    REPO / "README.md",
+    *sorted((REPO / "docs").glob("*.md")),
+    REPO / "samples" / "README.md",
+    REPO / "samples" / "nano" / "README.md",
+]
+VERBS = cli._parser()._subparsers._group_actions[0].choices
+"""The parser of each verb of `sam2edge`."""
+RUN = frozenset({"sam2edge", "python", "make"})
+NOT_RUN = frozenset(
+    {".", "apt-get", "cp", "dmesg", "docker", "gst-launch-1.0", "install", "journalctl", "pip", "python3", "ssh",
+     "systemctl", "tail", "trtexec", "useradd"}
+)  # fmt: skip
+"""Programs that want a network, root or another machine: only what they name is checked."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One program and its arguments, without what comes before (sudo, NAME=value) and without comments."""
+
+    page: Path
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(REPO)}: {shlex.join(self.words)}"
+
+    @property
+    def program(self) -> str:
+        return self.words[0].rpartition("/")[2]
+
+    @property
+    def real(self) -> bool:
+        """Whether it can be typed as it stands: not `build BUNDLE [--force] …`, and not `sam2edge verify`, a name."""
+        if any(re.match(r"\[|.*…|[A-Z][A-Z0-9_,]*$", word) for word in self.words):
+            return False
+        bare = len(self.words) < 3 or self.words[2].startswith("-")
+        return not (self.program == "sam2edge" and bare and self.words[1] != "doctor")
+
+
+def commands(page: Path) -> list[Command]:
+    """Those of a page in its order."""
+    found = []
+    for block, span in re.findall(
+        r"^```sh\n(.*?)^```|^```.*?^```|`([^`]+)`", page.read_text(), re.MULTILINE | re.DOTALL
+    ):
+        lines = block.replace("\\\n", " ").splitlines() if block else _line(span.split())
+        found += [Command(page, words) for line in lines for words in _parts(line)]
+    return found
+
+
+def _line(words: list[str]) -> list[str]:
+    """What stands between backticks, if it is a command; `build --force` is one of sam2edge."""
+    if len(words) > 1 and words[0] in VERBS and words[1].startswith("-"):
+        words = ["sam2edge", *words]
+    return [" ".join(words)] if len(words) > 1 and words[0] in RUN | NOT_RUN | {"sudo"} else []
+
+
+def _parts(line: str) -> Iterator[tuple[str, ...]]:
+    """The commands between && and |."""
+    part: list[str] = []
+    for word in [*shlex.split(line, comments=True), "&&"]:
+        if word in ("&&", "|"):
+            if part:
+                yield tuple(part)
+            part = []
+        elif part or not (word == "sudo" or re.match(r"\w+=", word)):
+            part.append(word)
+
+
+COMMANDS = [command for page in PAGES for command in commands(page)]
