@@ -172,7 +172,7 @@ def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, bun
         *("--image-size", 512, "--memory-pool", 2, "--frames", "clip.mp4"),
     )
     assert (code, err) == (0, "")
-    options = {"image_size": 512, "memory_pool": 2, "frames": Path("clip.mp4")}
+    options = {"image_size": 512, "memory_pool": 2, "frames": "clip.mp4"}
     assert given == [("facebook/sam2.1-hiera-tiny", Path("out"), options)]
     assert out.splitlines() == [*PARITY_TABLE, f"wrote {bundle.path}"]
     run("export", "model", "out")

@@ -62,7 +62,7 @@ def test_tracking(nano: Bundle, tmp_path: Path, mode: str) -> None:
     assert found.first > 0
     assert 0 < found.load < whole
     assert found.rss is not None
-    assert 50 < found.rss < 1000
+    assert 50 < found.rss < 5000  # with all that tests imported
     assert found.iou is not None
     assert found.iou > 0.9
     assert (found.host is not None and 0 < found.host < found.median) is (mode == "latency")

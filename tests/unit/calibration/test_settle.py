@@ -64,7 +64,7 @@ def toys(tmp_path_factory):
     finally:
         sys.path.remove(str(REPO / "samples"))
     folder = tmp_path_factory.mktemp("toys")
-    frames, labels = make_clip.render(knob_costs.toys(2))
+    frames, labels = make_clip.render(knob_costs.toys(1))
     for number, frame in enumerate(frames):
         cv2.imwrite(str(folder / f"{number:03d}.png"), frame[..., ::-1])
     return Clip(folder), {number: {"box": make_clip.box(labels[0] == number)} for number in (1, 2, 3)}
