@@ -228,11 +228,11 @@ class Workshop:
         source = _graph(bundle, name)
         graph = _typed(source.model, name, precision, compat.reads_half_scales(self.trt), float_io)
         shapes = profile(bundle.model, self.preset.limits, name)
-        errors: list[str] = []
-        logger = compat.new_logger(self.trt, errors.append)
+        logger, said = compat.logger(self.trt)
+        said.clear()
         content = self._compile(name, graph, precision, shapes, logger, progress)
         if content is None:
-            raise _failure(name, errors)
+            raise _failure(name, said)
         engine = compat.deserialized(self.trt, logger, content)
         layers = compat.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
         check_precision(name, precision, counts := count_precisions(layers), graph.quantized)
@@ -294,9 +294,9 @@ def _check_types(name: str, expected: dict[str, str], found: dict[str, str]) -> 
             )
 
 
-def _failure(name: str, errors: list[str]) -> BuildError:
+def _failure(name: str, errors: Iterable[str]) -> BuildError:
     """What TensorRT's log says, and what to lower where memory was too small."""
-    said = "; ".join(errors[-3:]) or "it says nothing of why"
+    said = "; ".join(errors) or "it says nothing of why"
     if re.search(
         r"out of memory|outofmemory|insufficient memory|insufficient workspace|cudaMalloc", said, re.IGNORECASE
     ):

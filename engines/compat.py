@@ -10,8 +10,10 @@ of the network as they are (strongly typed), and 11 has no precision flags any m
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,7 +77,12 @@ def reads_half_scales(trt: ModuleType) -> bool:
 
 def new_builder(trt: ModuleType, logger: tensorrt.ILogger) -> tensorrt.Builder:
     """A builder. On a machine without a GPU it may end the process: look for one before."""
-    return trt.Builder(logger)
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # what the bindings raise for a null pointer
+        raise BuildError(
+            f"TensorRT {version(trt)} makes no builder: it cannot use this GPU or driver; see `sam2edge doctor`"
+        ) from error
 
 
 def new_network(trt: ModuleType, builder: tensorrt.Builder) -> tensorrt.INetworkDefinition:
@@ -118,7 +125,18 @@ def new_config(trt: ModuleType, builder: tensorrt.Builder, workspace: int) -> te
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # TF32 has the mantissa of FP16: on, an FP32 engine would be no reference and an island no island
     config.clear_flag(trt.BuilderFlag.TF32)
+    if not is_strongly_typed(trt):
+        _as_10_does(trt, config)
     return config
+
+
+@on(8, 8)
+def _as_10_does(trt: ModuleType, config: tensorrt.IBuilderConfig) -> None:
+    # else only the first context of an engine may have the profile, and each recording has its own
+    config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    # without cuBLAS and cuDNN, which take hundreds of MB on the GPU and need not be installed
+    sources = (trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS)
+    config.set_tactic_sources(sum(1 << int(source) for source in sources))
 
 
 def set_precision(
@@ -166,16 +184,18 @@ def _set_precision_flags(
     # Only layers that calculate: a constraint on all layers, or on output types too, makes 8.6 fail in itself
     # (an assertion in shapeContext.cpp is reported for 600 layers and not for 300).
     calculating = (
+        trt.LayerType.ACTIVATION,
         trt.LayerType.ELEMENTWISE,
         trt.LayerType.MATRIX_MULTIPLY,
         trt.LayerType.REDUCE,
+        trt.LayerType.RESIZE,
         trt.LayerType.SELECT,
         trt.LayerType.UNARY,
     )
     held = 0
     for index in range(network.num_layers):
         layer: tensorrt.ILayer = network.get_layer(index)
-        if layer.name in float_nodes and layer.type in calculating:
+        if layer.name in float_nodes and layer.type in calculating and _reads_floats(trt, layer):
             layer.precision = trt.DataType.FLOAT
             held += 1
     if float_nodes and not held:
@@ -183,6 +203,14 @@ def _set_precision_flags(
             f"{network.name}: none of the layers that must stay FP32 is in the network that TensorRT {version(trt)} "
             f"read ({', '.join(sorted(float_nodes)[:3])}, …); use TensorRT 10 or newer, or build with fp32"
         )
+
+
+@on(8, 8)
+def _reads_floats(trt: ModuleType, layer: tensorrt.ILayer) -> bool:
+    """Whether a layer can be held in FP32: no implementation obeys that for integers, and the build fails."""
+    tensors: list[tensorrt.ITensor] = [layer.get_input(index) for index in range(layer.num_inputs)]
+    dtypes = {tensor.dtype for tensor in tensors if tensor is not None and not tensor.is_shape_tensor}
+    return bool(dtypes & {trt.DataType.FLOAT, trt.DataType.HALF}) and trt.DataType.INT32 not in dtypes
 
 
 def add_profile(
@@ -267,8 +295,13 @@ def _monitored(
     return None if engine is None else bytes(engine)
 
 
-def new_logger(trt: ModuleType, keep: Callable[[str], None]) -> tensorrt.ILogger:
-    """A logger that hands errors to `keep` and prints nothing."""
+@functools.cache
+def logger(trt: ModuleType) -> tuple[tensorrt.ILogger, deque[str]]:
+    """The process's logger, and the last three errors that it heard; it prints nothing.
+
+    One for all, and never freed: TensorRT keeps using the first that a process gave it.
+    """
+    said: deque[str] = deque(maxlen=3)
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
@@ -276,9 +309,9 @@ def new_logger(trt: ModuleType, keep: Callable[[str], None]) -> tensorrt.ILogger
 
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                keep(msg)
+                said.append(msg)
 
-    return Logger()
+    return Logger(), said
 
 
 def deserialized(trt: ModuleType, logger: tensorrt.ILogger, content: bytes) -> tensorrt.ICudaEngine:

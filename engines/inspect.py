@@ -19,28 +19,41 @@ _TACTICS = {
 }
 """In the name of a kernel. 8.6 tells nothing else of engines with dynamic shapes."""
 
-MOVES = frozenset({"Reformat", "NoOp", "Constant", "Shape", "Signal", "Wait"})
+MOVES = frozenset({"Cast", "Reformat", "NoOp", "Constant", "Shape", "Signal", "Wait"})
 """Types of layers that calculate nothing: at an engine's borders they have both types."""
+
+FUSED = "Myelin"
+"""Type of a region of 8.x, often the whole of a transformer, that tells the types at its borders only."""
 
 
 def layer_precision(layer: Mapping[str, Any]) -> str:
     """Return fp32, fp16 or int8 as the inspector says of a layer; unknown where it does not, or of integers.
 
-    A kernel that multiplies INT8 is INT8 whatever it puts out.
+    A kernel that multiplies INT8 or FP16 is that whatever it puts out. A fused region is "fused" and the lowest
+    precision at its borders, if it has one below FP32 there.
     """
-    if re.search(_TACTICS["int8"], str(layer.get("TacticName", ""))):
-        return "int8"
-    weights = layer.get("Weights")
-    described = [weights.get("Type", "")] if isinstance(weights, dict) else []
-    described += [tensor.get("Format/Datatype", "") for tensor in layer.get("Outputs", ())]
-    for text in described:
-        for precision, pattern in _FORMATS.items():
-            if re.search(pattern, str(text)):
-                return precision
-    for precision, pattern in _TACTICS.items():
-        if re.search(pattern, str(layer.get("TacticName", ""))):
+    if layer.get("LayerType") == FUSED:
+        borders = _formats((*layer.get("Inputs", ()), *layer.get("Outputs", ())))
+        return next((f"fused {low}" for low in ("int8", "fp16") if low in borders), "fused")
+    tactic = str(layer.get("TacticName", ""))
+    for precision in ("int8", "fp16"):
+        if re.search(_TACTICS[precision], tactic):
             return precision
-    return "unknown"
+    weights = layer.get("Weights")
+    if isinstance(weights, dict) and (found := _format(weights.get("Type", ""))):
+        return found
+    if found := next(iter(_formats(layer.get("Outputs", ()))), None):
+        return found
+    return "fp32" if re.search(_TACTICS["fp32"], tactic) else "unknown"
+
+
+def _formats(tensors: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Precisions of those tensors that have one."""
+    return [found for tensor in tensors if (found := _format(tensor.get("Format/Datatype", "")))]
+
+
+def _format(text: object) -> str | None:
+    return next((precision for precision, pattern in _FORMATS.items() if re.search(pattern, str(text))), None)
 
 
 def count_precisions(layers: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -53,15 +66,18 @@ def check_precision(name: str, asked: str, counts: Mapping[str, int], quantized:
 
     fp32: no layer has another. fp16: more layers have it than FP32, which islands and single layers may keep. int8: at
     least half as many layers have it as tensors are `quantized` in the graph (layers that read the same tensor may
-    become one), and of the others more are FP16 than FP32. An engine that tells nothing fails too: nobody would know
-    what it is.
+    become one), and of the others more are FP16 than FP32. Beside fused regions, which hold most of a graph, one layer
+    or region below FP32 must do. An engine that tells nothing fails too: nobody would know what it is.
     """
     fp32, fp16, int8 = (counts.get(precision, 0) for precision in ("fp32", "fp16", "int8"))
+    fused, fused16, fused8 = (counts.get(precision, 0) for precision in ("fused", "fused fp16", "fused int8"))
     right = {
-        "fp32": fp32 > 0 and not fp16 and not int8,
-        "fp16": fp16 > fp32 and not int8,
+        "fp32": fp32 + fused > 0 and not fp16 + fused16 + int8 + fused8,
+        "fp16": not int8 + fused8 and fp16 + fused16 > (0 if fused + fused16 else fp32),
         "int8": int8 >= max(1, quantized / 2) and fp16 >= fp32,
     }
+    if fused + fused16 + fused8:
+        right["int8"] = int8 + fused8 + fp16 + fused16 > 0
     if right[asked]:
         return
     said = ", ".join(f"{count} {precision}" for precision, count in sorted(counts.items())) or "no layers"

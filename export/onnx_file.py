@@ -38,6 +38,7 @@ def write_onnx(module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple
             dynamic_axes={name: axes for name, axes in dynamic.items() if axes},
         )
     model = onnx.load(str(file))
+    _name_weights(model.graph)
     _declare(model, inputs, outputs)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(file))
@@ -46,6 +47,24 @@ def write_onnx(module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple
 def _example(spec: TensorSpec) -> torch.Tensor:
     shape = [_EXAMPLE[d] if isinstance(d, str) else d for d in spec.shape]
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+
+
+def _name_weights(graph: onnx.GraphProto) -> None:
+    """Let nodes read weights themselves.
+
+    Of several equal ones the exporter keeps one, which is the others' through Identity nodes; TensorRT 8.6 refuses a
+    convolution whose bias is the output of a node.
+    """
+    roots = {tensor.name: tensor.name for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in roots:
+            roots[node.output[0]] = roots[node.input[0]]
+        else:
+            node.input[:] = [roots.get(name, name) for name in node.input]
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _declare(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:

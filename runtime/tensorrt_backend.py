@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import threading
 import weakref
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -131,7 +129,7 @@ class _Loaded:
         with self.lock:
             found = self.engines.get(file)
             if found is None:
-                logger, said = _logger(self.trt)
+                logger, said = compat.logger(self.trt)
                 said.clear()
                 try:
                     engine = compat.deserialized(self.trt, logger, engines.read(name))
@@ -145,14 +143,7 @@ class _Loaded:
         return max(engine.activation_bytes for engine in list(self.engines.values()))
 
 
-@functools.cache
-def _logger(trt: ModuleType) -> tuple[Any, deque[str]]:
-    """The process's logger, since TensorRT keeps the first that it gets for ever, and the last errors it heard."""
-    said: deque[str] = deque(maxlen=3)
-    return compat.new_logger(trt, said.append), said
-
-
-def _failure(what: str, said: deque[str]) -> BackendError:
+def _failure(what: str, said: Iterable[str]) -> BackendError:
     text = "; ".join(said) or "it says nothing of why"
     if re.search(r"out of memory|outofmemory|insufficient memory|cudaMalloc", text, re.IGNORECASE):
         return out_of_memory(f"{what}: {text}")
@@ -172,7 +163,7 @@ class _Runner(CudaRunner):
         execution.enqueue(dynamic, {**inputs, **outputs}, self._tensorrt.activations())
 
     def _new_execution(self) -> _Execution:
-        _, said = _logger(self._trt)
+        _, said = compat.logger(self._trt)
         said.clear()
         context = compat.new_context(self._trt, self._engine.engine)
         if context is None:
@@ -195,7 +186,7 @@ class _Execution:
     ) -> None:
         """Queue a run with these shapes of dynamic inputs, and arrays for all inputs and outputs."""
         (context,) = self._contexts
-        _, said = _logger(self._trt)
+        _, said = compat.logger(self._trt)
         said.clear()
         for name, shape in shapes.items():
             if self._shapes.get(name) != shape:
@@ -212,7 +203,7 @@ class _Execution:
 
     def _check(self, done: bool) -> None:
         if not done:
-            _, said = _logger(self._trt)
+            _, said = compat.logger(self._trt)
             raise _failure(f"{self._name}: TensorRT failed", said)
 
 

@@ -1,12 +1,14 @@
 """The project's bars for a frame on a GPU, and PyTorch's own predictor: rows of `sam2edge bench`, judged.
 
     sam2edge build out/tiny && sam2edge build out/large
-    python samples/gpu_speed.py out/tiny out/large --source MODEL [--compile] [--backend tensorrt] [--csv FILE]
+    python samples/gpu_speed.py out/tiny out/large --source MODEL [--compile] [--python COMMAND] [--csv FILE]
 
-MODEL is what was exported as the first bundle. What is timed: `sam2edge bench`.
+MODEL is what was exported as the first bundle; COMMAND starts the Python that has PyTorch, if this one has not. What is
+timed: `sam2edge bench`. A row that fails is said and left out.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,6 +54,8 @@ def judged(name, size, row, found, ours):
         return f"{name}: grows by {found.growth:.1f} MiB, host and GPU ({told(found.growth, 8)})"
     text = f"{name}: median {found.median:.2f} ms, p99 {found.p99:.2f}, first {found.first:.0f}"
     if row.kind == "pytorch":
+        if row.objects not in ours:
+            return text
         bar = 4 if row.backend == "eager" else 2
         return f"{text}; {found.median / ours[row.objects]:.2f} × ours (bar: at least {bar})"
     text += f"; host {found.host:.2f} ms" + ("" if found.gpu is None else f"; GPU memory {found.gpu:.0f} MiB")
@@ -66,7 +70,7 @@ def judged(name, size, row, found, ours):
 
 def main(args):
     """Run all rows and print them as they come."""
-    rows, ours, results = plan(args), {}, []
+    rows, ours, results, failed = plan(args), {}, [], 0
     try:
         device = open_backend(args.backend)
         for bundle in args.bundles:
@@ -76,13 +80,20 @@ def main(args):
         print("\n".join(f"  {name}" for name, *_ in rows), file=sys.stderr)
         raise SystemExit(1) from error
     for name, size, row in rows:
-        found = run_row(row)
+        python = shlex.split(args.python) if row.kind == "pytorch" else ()
+        try:
+            found = run_row(row, python=python)
+        except Sam2EdgeError as error:
+            print(f"{name}: {error}", flush=True)
+            failed += 1
+            continue
         if (row.kind, row.model) == ("track", args.bundles[0]):
             ours.setdefault(row.objects, found.median)
         results.append(Result(row, found))
         print(judged(name, size, row, found, ours), flush=True)
-    if args.csv:
-        write_csv(args.csv, results)
+        if args.csv:
+            write_csv(args.csv, results)
+    raise SystemExit(failed > 0)
 
 
 if __name__ == "__main__":
@@ -92,6 +103,7 @@ if __name__ == "__main__":
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--source", metavar="MODEL")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--python", metavar="COMMAND", default="")
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--long", type=int, default=2000)
     parser.add_argument("--csv", type=Path)

@@ -1,9 +1,13 @@
-"""Models that tests make: variants of the bundled one, and a randomly initialised tiny."""
+"""Models that tests make: variants of the bundled one, and randomly initialised ones.
+
+python -m tests.models tiny|small|base-plus|large IMAGE_SIZE DIRECTORY
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +16,10 @@ import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
-from transformers import Sam2VideoConfig, Sam2VideoModel
+from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
 from sam2edge.bundle import Bundle, sha256, write_manifest
+from sam2edge.export.source.architecture import TRUNKS
 from tests.conftest import NANO
 
 Floats = npt.NDArray[np.float32]
@@ -46,12 +51,20 @@ def write_nano_2_0(directory: Path) -> Path:
 
 
 def write_random_tiny(directory: Path, image_size: int) -> Path:
-    """SAM 2.1 tiny as transformers builds it, at an image size, with weights that let signals through every branch.
+    """SAM 2.1 tiny as transformers builds it, at an image size, with weights that let signals through every branch."""
+    return write_random(directory, image_size, "tiny")
+
+
+def write_random(directory: Path, image_size: int, size: str) -> Path:
+    """The same of any of TRUNKS.
 
     transformers starts embeddings and layer scales at zero and projections at 0.02, which would hide most errors.
     """
-    grid = image_size // 16
-    config = Sam2VideoConfig(image_size=image_size)
+    grid, trunk = image_size // 16, TRUNKS[size].settings()
+    vision = Sam2VisionConfig(
+        backbone_config=Sam2HieraDetConfig(**trunk), backbone_channel_list=trunk["embed_dim_per_stage"][::-1]
+    )
+    config = Sam2VideoConfig(vision_config=vision, image_size=image_size)
     config.vision_config.backbone_config.image_size = [image_size, image_size]
     config.vision_config.backbone_feature_sizes = [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2]
     config.prompt_encoder_config.image_size = image_size
@@ -94,3 +107,7 @@ def halved(graph: str, weights: Floats) -> Floats:
 def overdriven(graph: str, weights: Floats) -> Floats:
     """The feed-forward matrices of the nano's memory attention times 8."""
     return 8 * weights if graph == "memory_attention" and weights.shape == (512, 256) else weights
+
+
+if __name__ == "__main__":
+    print(write_random(Path(sys.argv[3]), int(sys.argv[2]), sys.argv[1]))

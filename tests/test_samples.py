@@ -359,6 +359,26 @@ def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path) -> None:
     assert len(table.read_text().splitlines()) == 1 + len(rows)
 
 
+def test_gpu_speed_with_another_python(nano: Bundle, tmp_path: Path) -> None:
+    """PyTorch's rows run in it, ours do not; one that fails takes no other along."""
+    asked = tmp_path / "asked"
+    other = tmp_path / "other python"
+    other.write_text(f'#!/bin/sh\necho "$@" > "{asked}"\necho no torch here >&2\nexit 3\n')
+    other.chmod(0o755)
+    table = tmp_path / "rows.csv"
+    few = ("--backend", "onnx", "--objects", "1", "--frames", "3", "--long", "5", "--csv", table)
+    command = [REPO / "samples" / "gpu_speed.py", nano.path, *few, "--source", NANO, "--python", f"'{other}'"]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, check=False
+    )
+    rows = done.stdout.splitlines()
+    assert (done.returncode, len(rows)) == (1, 4)
+    assert re.fullmatch(r"PyTorch eager, 1 objects: the row PyTorch, .* failed: no torch here", rows[2])
+    assert "grows by" in rows[3]
+    assert asked.read_text().startswith("-m sam2edge.bench.worker ")
+    assert len(table.read_text().splitlines()) == 1 + 3
+
+
 def test_gpu_speed_says_what_is_missing(nano: Bundle) -> None:
     command = [sys.executable, str(REPO / "samples" / "gpu_speed.py"), str(nano.path), "--source", "m", "--compile"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,13 +92,14 @@ def percentiles(seconds: npt.ArrayLike) -> dict[str, float]:
     return dict(zip(("median", "p90", "p99"), map(float, values), strict=True))
 
 
-def run_row(row: Row, masks: str = "") -> Measured:
+def run_row(row: Row, masks: str = "", python: Sequence[str] = ()) -> Measured:
     """Run a row in a process of its own. masks: a file for its masks (see worker.py), "" for none.
 
-    Raises BackendError with what the process said last if it failed.
+    python: what starts another interpreter than this one, which may lack what the row needs. Raises BackendError with
+    what the process said last if it failed.
     """
     sent = json.dumps({"row": dataclasses.asdict(row), "masks": masks})
-    command = [sys.executable, "-m", "sam2edge.bench.worker", sent]
+    command = [*(python or (sys.executable,)), "-m", "sam2edge.bench.worker", sent]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()

@@ -32,6 +32,8 @@ LAYER_TYPES = {
     "Sin": "UNARY",
     "Cos": "UNARY",
     "ReduceSum": "REDUCE",
+    "Resize": "RESIZE",
+    "Sigmoid": "ACTIVATION",
     "Where": "SELECT",
     "QuantizeLinear": "QUANTIZE",
     "DequantizeLinear": "DEQUANTIZE",
@@ -41,6 +43,8 @@ DTYPES = {
     TensorProto.FLOAT: "FLOAT",
     TensorProto.FLOAT16: "HALF",
     TensorProto.INT32: "INT32",
+    TensorProto.INT64: "INT32",
+    TensorProto.INT8: "INT8",
     TensorProto.BOOL: "BOOL",
     TensorProto.UINT8: "UINT8",
 }
@@ -66,6 +70,8 @@ class FakeTensorRT:
             build_error="",
             ignore_precision=False,
             no_int8=False,
+            fused=False,
+            no_builder=False,
             output_type="",
             steps=2,
             during=lambda: None,
@@ -78,7 +84,8 @@ class FakeTensorRT:
         self.activation_bytes = 1 << 20
         self.engines = weakref.WeakSet()
         for name in ("BuilderFlag", "NetworkDefinitionCreationFlag", "DataType", "LayerType", "MemoryPoolType",
-                     "ProfilingVerbosity", "LayerInformationFormat", "ExecutionContextAllocationStrategy"):  # fmt: skip
+                     "ProfilingVerbosity", "LayerInformationFormat", "ExecutionContextAllocationStrategy",
+                     "PreviewFeature", "TacticSource"):  # fmt: skip
             members = [member for member in self.api.get(name, ()) if member not in ("__init__", "name", "value")]
             setattr(self, name, enum.IntEnum(name, members, start=0))
         for kind in (ILogger, IProgressMonitor, Builder, OnnxParser, Runtime):
@@ -132,6 +139,8 @@ class IProgressMonitor:
 
 class Builder:
     def __init__(self, logger):
+        if self._fake.faults.no_builder:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
     def create_network(self, flags=0):
@@ -219,6 +228,12 @@ class INetworkDefinition:
                 ):
                     layers[-1]["TacticName"] = "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"
         tensors = {tensor.name: tensor.dtype.name for tensor in (*self._inputs, *self._outputs)}
+        if fake.faults.fused:
+            # as 8.6 shows a transformer: one region that tells its borders, and what is left over
+            types = {"FLOAT": "Row major linear FP32", "HALF": "Row major linear FP16 format"}
+            ends = [{"Format/Datatype": types[name]} for name in tensors.values() if name in types]
+            layers = [{"Name": "{ForeignNode[...]}", "LayerType": "Myelin", "Inputs": ends, "Outputs": []}]
+            layers += [{"LayerType": "Reduce", "Outputs": [{"Format/Datatype": "Row major linear FP32"}]}] * 4
         if fake.faults.output_type:
             tensors[model.graph.output[0].name] = fake.faults.output_type
         return {
@@ -229,23 +244,37 @@ class INetworkDefinition:
             "held": [layer.name for layer in self._layers if layer.precision is not None],
             "workspace": config._pools,
             "profile": config._profile,
+            "shared": not fake.__version__.startswith("8") or config._preview.get("PROFILE_SHARING_0806", False),
+            "sources": config._sources,
             "cache": sorted(config._loaded),
             "model": base64.b64encode(self._model.SerializeToString()).decode(),
         }
 
 
 class ITensor:
+    is_shape_tensor = False
+
     def __init__(self, name, dtype):
         self.name, self.dtype = name, dtype
 
 
 class ILayer:
-    def __init__(self, name, kind):
-        self._name, self._kind, self._precision = name, kind, None
+    def __init__(self, name, kind, inputs):
+        self._name, self._kind, self._inputs, self._precision = name, kind, inputs, None
 
     name = property(lambda self: self._name)
     type = property(lambda self: self._kind)
-    precision = property(lambda self: self._precision, lambda self, value: setattr(self, "_precision", value))
+    num_inputs = property(lambda self: len(self._inputs))
+    precision = property(lambda self: self._precision)
+
+    def get_input(self, index):
+        return self._inputs[index]
+
+    @precision.setter
+    def precision(self, value):
+        read = {tensor.dtype.name for tensor in self._inputs if tensor is not None}
+        assert not read & {"INT32", "UINT8"}, f"no implementation of {self._name} obeys the requested constraints"
+        self._precision = value
 
 
 class OnnxParser:
@@ -258,13 +287,31 @@ class OnnxParser:
         bad = [f"No importer for op: {node.op_type}" for node in parsed.graph.node if node.op_type == "Attention"]
         if parsed.opset_import[0].version > (17 if self._network._fake.__version__.startswith("8") else 20):
             bad.append(f"Opset {parsed.opset_import[0].version} is not supported")
+        fake = self._network._fake
+        made = {name for node in parsed.graph.node if node.op_type != "Constant" for name in node.output}
+        if fake.__version__.startswith("8"):
+            # a layer for each of two inputs: data and weights; the third is no tensor
+            bad += [
+                f"{node.name}: Cannot have more than two inputs."
+                for node in parsed.graph.node
+                if node.op_type == "Conv" and made.intersection(node.input[2:])
+            ]
         self._errors = [SimpleNamespace(desc=lambda: "; ".join(bad))] if bad else []
         self._network._model = parsed
         self._network.name = parsed.graph.name
-        fake = self._network._fake
+        inferred = onnx.shape_inference.infer_shapes(parsed).graph
+        values = (*inferred.input, *inferred.value_info, *inferred.output)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+        kinds.update({tensor.name: tensor.data_type for tensor in parsed.graph.initializer})
+        tensors = {name: ITensor(name, fake.DataType[DTYPES[kind]]) for name, kind in kinds.items()}
         self._network._layers += [
             # plain, since a layer has a precision in the fake whatever the version: compat must not ask for it
-            ILayer(node.name, fake.LayerType[LAYER_TYPES.get(node.op_type, "SHUFFLE")])
+            ILayer(
+                node.name,
+                fake.LayerType[LAYER_TYPES.get(node.op_type, "SHUFFLE")],
+                # axes and sizes are no tensors to these layers
+                [tensors.get(name) for name in node.input[: 1 if node.op_type in ("ReduceSum", "Resize") else None]],
+            )
             for node in parsed.graph.node
         ]
         for values, side in ((parsed.graph.input, "_inputs"), (parsed.graph.output, "_outputs")):
@@ -286,12 +333,20 @@ class IBuilderConfig:
     def __init__(self):
         self._flags, self._pools, self._profile, self._loaded = {self._fake.BuilderFlag.TF32}, {}, None, set()
         self._cache = self._fake.make(ITimingCache, b"")
+        self._preview, self._sources = {}, None
 
     def set_memory_pool_limit(self, pool, size):
         self._pools[pool.name] = size
 
     def set_flag(self, flag):
         self._flags.add(flag)
+
+    def set_preview_feature(self, feature, enable):
+        self._preview[feature.name] = enable
+
+    def set_tactic_sources(self, sources):
+        self._sources = sources
+        return True
 
     def clear_flag(self, flag):
         self._flags.discard(flag)
@@ -350,6 +405,7 @@ class ICudaEngine:
     def __init__(self, built, logger):
         self._built, self._names, self._logger, self._session = built, list(built["tensors"]), logger, None
         self._fake.engines.add(self)
+        self._contexts = weakref.WeakSet()
         self._memory = self._fake.activation_bytes
 
     @property
@@ -398,6 +454,7 @@ class IExecutionContext:
     def __init__(self, engine, without_memory):
         self._engine, self._built, self._without = engine, engine._built, without_memory
         self._shapes, self._addresses, self._memory, self._recorded = {}, {}, None, False
+        engine._contexts.add(self)
 
     def __del__(self):
         if self._addresses and not self._fake.gpu.stack:
@@ -408,6 +465,9 @@ class IExecutionContext:
 
     def set_input_shape(self, name, shape):
         self._change()
+        if not self._built["shared"] and self._engine._contexts - {self}:
+            self._engine._logger.log(ILogger.ERROR, "Profile 0 has been chosen by another IExecutionContext.")
+            return False
         smallest, _, largest = self._built["profile"][name]
         if not all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True)):
             self._engine._logger.log(ILogger.ERROR, f"{name}: {shape} is beyond the profile")

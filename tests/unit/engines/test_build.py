@@ -119,6 +119,8 @@ def test_islands_are_held_by_constraints_on_8(monkeypatch, nano, tmp_path):
     held = built(engines, "mask_decoder")["held"]
     assert {"/stability/ReduceSum", "/prompts/MatMul", "/prompts/Sin"} <= set(held)
     assert all(name.startswith(("/stability/", "/prompts/")) for name in held)
+    assert not {"/prompts/Add_1", "/prompts/GreaterOrEqual"} & set(held)  # of labels, which are integers
+    assert {"/soft_mask/Resize", "/soft_mask/Sigmoid"} <= set(built(engines, "memory_encoder")["held"])
     assert built(engines, "image_encoder")["held"] == []
 
 
@@ -134,6 +136,30 @@ def test_an_engine_of_another_precision_fails(fake, nano, tmp_path):
     with pytest.raises(BuildError, match=r"image_encoder: fp16 was asked for, but .* \(\d+ fp32\); no engines were"):
         build(nano, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_8_is_set_up_as_10_is(fake, nano, tmp_path):
+    """Contexts share the profile, and no library of NVIDIA's beside TensorRT is needed."""
+    said = built(build(nano, tmp_path / "out"), "mask_decoder")
+    assert said["shared"]
+    edge_mask, jit = (
+        list(fake.api["TacticSource"]).index(name) for name in ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
+    )
+    assert said["sources"] == ((1 << edge_mask) + (1 << jit) if fake.__version__.startswith("8") else None)
+
+
+def test_no_builder(fake, nano, tmp_path):
+    fake.faults.no_builder = True
+    with pytest.raises(BuildError, match=r"makes no builder: it cannot use this GPU or driver; see `sam2edge doctor`"):
+        build(nano, tmp_path / "out")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_8_may_hide_a_whole_graph_in_one_region(monkeypatch, nano, tmp_path, precision):
+    install(monkeypatch, "8.6.0").faults.fused = True
+    engines = build(nano, tmp_path / "out", precision=precision)
+    region = "fused fp16" if precision == "fp16" else "fused"
+    assert engines.manifest.engines["mask_decoder"].layers == {region: 1, "fp32": 4}
 
 
 def test_8_without_its_flag_never_builds_fp32_quietly(monkeypatch, nano, tmp_path):

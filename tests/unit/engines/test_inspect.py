@@ -9,6 +9,9 @@ import pytest
 from sam2edge.engines.inspect import check_precision, count_precisions, layer_precision
 from sam2edge.errors import BuildError
 
+HALF = {"Format/Datatype": "Row major linear FP16 format"}
+SINGLE = {"Format/Datatype": "Row major linear FP32"}
+INT8 = {"Format/Datatype": "Row major Int8 format"}
 DYNAMIC = [{"Format/Datatype": "N/A due to dynamic shapes"}]
 
 
@@ -32,6 +35,16 @@ DYNAMIC = [{"Format/Datatype": "N/A due to dynamic shapes"}]
             {"Outputs": [{"Format/Datatype": "Half"}], "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"},
             "int8",
         ),
+        (
+            {
+                "Outputs": [{"Format/Datatype": "Row major linear FP32"}],
+                "TacticName": "sm80_xmma_gemm_f16f16_f16f32_f32_tn",
+            },
+            "fp16",
+        ),
+        ({"LayerType": "Myelin", "Inputs": [HALF], "Outputs": [SINGLE]}, "fused fp16"),
+        ({"LayerType": "Myelin", "Inputs": [SINGLE], "Outputs": [INT8, HALF]}, "fused int8"),
+        ({"LayerType": "Myelin", "Inputs": [SINGLE], "Outputs": [SINGLE], "TacticValue": "0x0"}, "fused"),
         ({"Outputs": DYNAMIC}, "unknown"),
         ({"Name": "only a name"}, "unknown"),
     ],
@@ -51,6 +64,10 @@ def test_layers_that_move_data_do_not_count() -> None:
         ("fp16", {"fp16": 20, "fp32": 6, "unknown": 40}),
         ("fp16", {"fp16": 1}),
         ("fp32", {"fp32": 9, "unknown": 4}),
+        ("fp16", {"fused fp16": 1, "fp32": 9}),
+        ("fp16", {"fused": 1, "fp16": 2, "fp32": 9}),
+        ("fp32", {"fused": 1}),
+        ("int8", {"fused": 2, "fp16": 1, "fp32": 4}),
     ],
 )
 def test_what_was_asked_for(asked: str, counts: dict[str, int]) -> None:
@@ -79,6 +96,10 @@ def test_too_little_int8(counts: dict[str, int]) -> None:
         ("fp32", {"fp32": 20, "fp16": 1}, "1 fp16, 20 fp32"),
         ("fp32", {"fp32": 20, "int8": 1}, "20 fp32, 1 int8"),
         ("fp32", {"unknown": 2}, "2 unknown"),
+        ("fp32", {"fp32": 3, "fused fp16": 1}, "3 fp32, 1 fused fp16"),
+        ("fp16", {"fp32": 3, "fused": 1}, "3 fp32, 1 fused"),
+        ("fp16", {"fp16": 3, "fused int8": 1}, "3 fp16, 1 fused int8"),
+        ("int8", {"fp32": 3, "fused": 1}, "3 fp32, 1 fused"),
     ],
 )
 def test_what_was_not(asked: str, counts: dict[str, int], said: str) -> None:

@@ -282,6 +282,19 @@ def test_a_recorded_frame_is_the_same(fake, backend, nano):
     assert (recorded.calls, fake.gpu.launches) == (3, 4)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_frames_of_every_version_are_recorded(version, monkeypatch, built, nano):
+    """Each recording has contexts of its own, on the one profile of its engine."""
+    fake = install(monkeypatch, version)
+    backend = TensorRTBackend(built(version, "fp32"))
+    loop = Loop(backend, nano)
+    for key in ("one", "other"):
+        for seed in range(4):
+            loop.frame(key, seed)
+    assert fake.gpu.launches == 4
+    backend.forget()
+
+
 def test_a_recorded_frame_does_not_hurt_others(fake, backend, nano):
     """Plain runs between recorded ones, of other shapes, with the same engines and scratch memory."""
     loop, decoder = Loop(backend, nano), backend.open(nano.graph_path("mask_decoder"))

@@ -1,0 +1,7 @@
+"""One preset for all tests on a GPU, so that they share engines: a build takes minutes."""
+
+import dataclasses
+
+from sam2edge.engines.profiles import PRESETS, Limits
+
+SMALL = dataclasses.replace(PRESETS["desktop"], limits=Limits(images=3))
