@@ -26,6 +26,12 @@ _LIBCUDA = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 _JETSON_MODEL = Path("/proc/device-tree/model")
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
+# y = |x|, of one float: whether a provider loads shows only in a session.
+_SMALLEST_GRAPH = (
+    b'\x08\x07:2\n\x0b\n\x01x\x12\x01y"\x03Abs\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y'
+    b"\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
 # From cuda.h, CUdevice_attribute.
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
@@ -62,7 +68,7 @@ def first_gpu() -> Gpu | Finding:
 
 
 def probe() -> list[Finding]:
-    """Look at this machine; takes a second or two where TensorRT is installed."""
+    """Look at this machine; takes some seconds where TensorRT or onnxruntime-gpu is installed."""
     return [
         _machine(),
         Finding("Python", "ok", f"{platform.python_version()} ({sys.executable})"),
@@ -150,8 +156,23 @@ def _onnxruntime_gpu(has_cuda: bool) -> Finding:
         detail = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
         return Finding(name, "problem", detail, reinstall)
     if has_cuda:
-        return Finding(name, "ok", "has the CUDA provider")
+        return _cuda_provider(name)
     return Finding(name, "missing", "no CUDA provider", f"only --backend onnx-cuda needs it: {reinstall}")
+
+
+def _cuda_provider(name: str) -> Finding:
+    import onnxruntime
+
+    providers = ["CUDAExecutionProvider"]
+    try:
+        found = onnxruntime.InferenceSession(_SMALLEST_GRAPH, providers=providers, enable_fallback=0).get_providers()
+        said = "its log above says why"
+    except Exception as error:  # whatever it likes
+        found, said = [], str(error)
+    if providers[0] in found:
+        return Finding(name, "ok", "the CUDA provider loads")
+    advice = "it needs a GPU, and the CUDA and cuDNN that this version is made for, where the linker finds them"
+    return Finding(name, "problem", f"has a CUDA provider that does not load: {said}", advice)
 
 
 def _version(distribution: str) -> str | None:

@@ -60,7 +60,7 @@ class MemoryAttention(nn.Module):
     ) -> Tensor:
         """Condition one frame's features on the memories of N objects."""
         x = reshape(features, 0, self.channels, -1).transpose(1, 2) + self.position
-        temporal = self.temporal[memory_age.clamp(min=0).long()].unsqueeze(2)
+        temporal = self.temporal[memory_age.long().clamp(min=0)].unsqueeze(2)
         memory_key = memory + (self.memory_position + temporal)
         pointer = reshape(pointers, 0, -1, self.splits, self.memory_dim)
         pointer_key = pointer if self.pointer_code is None else pointer + self.pointer_code(pointer_age).unsqueeze(2)

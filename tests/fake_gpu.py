@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 
 from sam2edge.runtime.cuda import context, driver
+from tests.cuda_kernels import without_kernel
 
 INVALID, OUT_OF_MEMORY, UNSUPPORTED = 1, 2, 900
 NAMES = {INVALID: b"CUDA_ERROR_INVALID_VALUE", UNSUPPORTED: b"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}
@@ -267,20 +268,43 @@ class LibCuda:
         return 0
 
 
+REFUSED = (
+    "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
+    "explicitly disabled by the user."
+)
+TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+
 class Session:
-    """A session on the GPU's memory and on the stream that it was given; the arithmetic is the CPU's."""
+    """A session on the GPU's memory and on the stream that it was given; the arithmetic is the CPU's.
+
+    loads: whether the CUDA libraries are there; without them ONNX Runtime warns and goes on with the CPU.
+    """
 
     real = onnxruntime.InferenceSession
+    loads = True
 
-    def __init__(self, gpu, file, options, providers):
+    def __init__(self, gpu, file, options, providers, enable_fallback):
         ((_, settings),) = providers
+        assert enable_fallback == 0, "prints, and tries the CPU"
         self._gpu = gpu
         self._stream = int(settings["user_compute_stream"])
-        assert settings["use_tf32"] == "0"
-        self._session = Session.real(file, options, providers=["CPUExecutionProvider"])
+        rest = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        assert settings == {"user_compute_stream": str(self._stream), **rest}
+        plain = onnxruntime.SessionOptions()
+        plain.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = Session.real(file, plain, providers=["CPUExecutionProvider"])
+        if entry(options, "session.disable_cpu_ep_fallback") == "1" and (
+            not self.loads or without_kernel(file, entry(options, "session.disable_quant_qdq"))
+        ):
+            raise RuntimeError(REFUSED)
+
+    def __del__(self):
+        if self._stream not in self._gpu.streams:
+            self._gpu.lost.append("the stream of a session")
 
     def get_providers(self):
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"] if self.loads else ["CPUExecutionProvider"]
 
     def get_inputs(self):
         return self._session.get_inputs()
@@ -289,30 +313,59 @@ class Session:
         return self._session.get_outputs()
 
     def io_binding(self):
-        binding = SimpleNamespace(inputs={}, outputs={})
-        for side, bound in (("input", binding.inputs), ("output", binding.outputs)):
-            setattr(
-                binding,
-                f"bind_{side}",
-                lambda name, device, ordinal, kind, shape, address, bound=bound: bound.update(
-                    {name: ((device, ordinal), np.dtype(kind), shape, address)}
-                ),
-            )
-        return binding
+        return Binding(self)
 
     def run_with_iobinding(self, binding, options):
         assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
         inputs, outputs = dict(binding.inputs), dict(binding.outputs)
+        for tensor in self.get_inputs():
+            if tensor.name not in inputs:
+                raise RuntimeError(f"Missing Input: {tensor.name}")
+            if inputs[tensor.name][0] != TYPES[tensor.type]:
+                raise RuntimeError(f"Unexpected input data type for {tensor.name}")
 
         def operation():
-            arrays = {name: read(self._gpu, *where[1:]) for name, where in inputs.items()}
-            for (_, kind, shape, address), found in zip(
+            arrays = {name: read(self._gpu, *where) for name, where in inputs.items()}
+            for (kind, shape, address), found in zip(
                 outputs.values(), self._session.run(list(outputs), arrays), strict=True
             ):
                 assert (found.shape, found.dtype) == (shape, kind)
                 put(self._gpu.memory(address, found.nbytes), found)
 
         self._gpu.queue(self._stream, operation)
+
+
+class Binding:
+    """What of onnxruntime.IOBinding takes addresses."""
+
+    def __init__(self, session):
+        self._names = [{tensor.name for tensor in side} for side in (session.get_inputs(), session.get_outputs())]
+        self.inputs, self.outputs = {}, {}
+
+    def bind_input(self, name, device_type, device_id, element_type, shape, buffer_ptr):
+        if name not in self._names[0]:
+            raise RuntimeError(f"Error when binding input: Failed to find input name in the mapping: {name}")
+        self._bind(self.inputs, name, device_type, device_id, element_type, shape, buffer_ptr)
+
+    def bind_output(self, name, device_type, device_id, element_type, shape, buffer_ptr):
+        if name not in self._names[1]:
+            raise RuntimeError(f"Failed to find NodeArg with name: {name} in the def list")
+        if not buffer_ptr:
+            raise RuntimeError("Pointer to data memory is not valid")
+        self._bind(self.outputs, name, device_type, device_id, element_type, shape, buffer_ptr)
+
+    def _bind(self, bound, name, device_type, device_id, element_type, shape, buffer_ptr):
+        assert (device_type, device_id) == ("cuda", 0)
+        assert all(type(side) is int for side in shape)
+        bound[name] = (np.dtype(element_type), tuple(shape), buffer_ptr)
+
+
+def entry(options, name):
+    """An entry of session options, "0" where there is none."""
+    try:
+        return options.get_session_config_entry(name)
+    except RuntimeError:
+        return "0"
 
 
 def read(gpu, kind, shape, address):
@@ -324,10 +377,10 @@ def read(gpu, kind, shape, address):
 def install_onnxruntime(monkeypatch, gpu):
     """Let ONNX Runtime have a CUDA provider."""
 
-    def session(file, options, providers):
+    def session(file, options, providers, **settings):
         if providers[0][0] == "CUDAExecutionProvider":
-            return Session(gpu, file, options, providers)
-        return Session.real(file, options, providers=providers)
+            return Session(gpu, file, options, providers, **settings)
+        return Session.real(file, options, providers=providers, **settings)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])

@@ -5,6 +5,8 @@ import sys
 from importlib import metadata
 from types import SimpleNamespace
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from sam2edge.engines import environment
@@ -93,15 +95,13 @@ def use_distributions(monkeypatch, **versions):
 
 def test_this_machine_can_run():
     import cv2
-    import numpy
-    import onnxruntime
 
     findings = environment.probe()
     by_name = {finding.name: finding for finding in findings}
     assert len(by_name) == len(findings)
     assert environment.can_run(findings)
     assert by_name["Python"].detail == f"{sys.version.split()[0]} ({sys.executable})"
-    assert by_name["numpy"] == Finding("numpy", "ok", numpy.__version__)
+    assert by_name["numpy"] == Finding("numpy", "ok", np.__version__)
     assert by_name["OpenCV"] == Finding("OpenCV", "ok", cv2.__version__)
     assert by_name["ONNX Runtime"].detail.startswith(f"{onnxruntime.__version__}, providers ")
     assert "CPU" in by_name["ONNX Runtime"].detail
@@ -167,14 +167,45 @@ def test_both_onnxruntimes_are_a_problem(monkeypatch):
     assert found("ONNX Runtime") == Finding("ONNX Runtime", "ok", "9.8.7, providers CPU")
 
 
-@pytest.mark.parametrize(
-    ("providers", "status"),
-    [(["CUDAExecutionProvider", "CPUExecutionProvider"], "ok"), (["CPUExecutionProvider"], "missing")],
-)
-def test_cuda_provider(monkeypatch, providers, status):
-    install(monkeypatch, "onnxruntime", get_available_providers=lambda: providers)
-    use_distributions(monkeypatch, onnxruntime_gpu="1.20")
+def use_cuda_provider(monkeypatch, session):
+    """ONNX Runtime that was built with the provider; `session` makes sessions of a graph."""
+
+    def made(graph, providers, enable_fallback):
+        assert (providers, enable_fallback) == (["CUDAExecutionProvider"], 0)
+        return session(graph)
+
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    install(monkeypatch, "onnxruntime", get_available_providers=lambda: available, InferenceSession=made)
+    use_distributions(monkeypatch, onnxruntime_gpu="1.21")
+
+
+@pytest.mark.parametrize(("loaded", "status"), [("CUDAExecutionProvider", "ok"), ("CPUExecutionProvider", "problem")])
+def test_cuda_provider(monkeypatch, loaded, status):
+    real = onnxruntime.InferenceSession
+
+    def session(graph):
+        [output] = real(graph, providers=["CPUExecutionProvider"]).run(None, {"x": np.array([-2], np.float32)})
+        assert output == [2]
+        return SimpleNamespace(get_providers=lambda: [loaded])
+
+    use_cuda_provider(monkeypatch, session)
     assert found("ONNX Runtime GPU").status == status
+
+
+def test_cuda_provider_that_raises(monkeypatch):
+    def session(graph):
+        raise RuntimeError("CUDA_PATH is set but CUDA was not able to be loaded")
+
+    use_cuda_provider(monkeypatch, session)
+    finding = found("ONNX Runtime GPU")
+    assert finding.status == "problem"
+    assert finding.detail.endswith("does not load: CUDA_PATH is set but CUDA was not able to be loaded")
+
+
+def test_no_cuda_provider(monkeypatch):
+    install(monkeypatch, "onnxruntime", get_available_providers=lambda: ["CPUExecutionProvider"])
+    use_distributions(monkeypatch, onnxruntime_gpu="1.21")
+    assert found("ONNX Runtime GPU").status == "missing"
 
 
 def test_gpus(monkeypatch):

@@ -10,11 +10,13 @@ import onnxruntime
 import pytest
 
 from sam2edge import VideoTracker
+from sam2edge.bundle import GRAPHS
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backend import open_backend
 from sam2edge.runtime.sources import VideoSource
+from tests import cuda_kernels
 from tests.conftest import REPO
-from tests.fake_gpu import Gpu, Session, install_onnxruntime
+from tests.fake_gpu import Binding, Gpu, Session, install_onnxruntime
 
 
 @pytest.fixture
@@ -126,10 +128,41 @@ def test_an_error_of_onnxruntime(backend, nano, monkeypatch):
         backend.open(nano.graph_path("image_encoder")).run({"image": np.zeros((1, 128, 128, 3), np.uint8)})
 
 
+def test_an_array_that_cannot_be_bound(backend, nano, monkeypatch):
+    def fails(self, *arguments):
+        raise RuntimeError("Error when binding input")
+
+    monkeypatch.setattr(Binding, "bind_input", fails)
+    with pytest.raises(BackendError, match=r"image_encoder\.onnx: ONNX Runtime failed: Error when binding input"):
+        backend.open(nano.graph_path("image_encoder")).run({"image": np.zeros((1, 128, 128, 3), np.uint8)})
+
+
 def test_falling_back_is_an_error(backend, nano, monkeypatch):
-    monkeypatch.setattr(Session, "get_providers", lambda self: ["CPUExecutionProvider"])
+    monkeypatch.setattr(Session, "loads", False)
     with pytest.raises(BackendError, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"):
         backend.open(nano.graph_path("image_encoder"))
+
+
+def test_a_node_for_the_cpu_is_an_error(backend, nano, monkeypatch):
+    """Before 1.21 there was no ArgMax."""
+    monkeypatch.setitem(cuda_kernels.KERNELS, "ArgMax", "")
+    cuda_kernels.without_kernel.cache_clear()
+    with pytest.raises(
+        BackendError, match=r"mask_decoder\.onnx: .*assigned to the default CPU EP.*needs the CPU: export"
+    ):
+        backend.open(nano.graph_path("mask_decoder"))
+    cuda_kernels.without_kernel.cache_clear()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("bundle", ["nano", "pooled", "nano_int8"])
+def test_every_node_has_a_kernel(bundle, graph, request):
+    assert cuda_kernels.without_kernel(str(request.getfixturevalue(bundle).graph_path(graph)), "1") == set()
+
+
+def test_int8_weights_become_floats(backend, nano_int8):
+    """Otherwise ONNX Runtime makes biases INT32, for which there is no kernel, and the decoder needs the CPU."""
+    assert backend.open(nano_int8.graph_path("mask_decoder")).dtype("mask") == np.float32
 
 
 def test_a_file_that_cannot_be_read(backend, tmp_path):
