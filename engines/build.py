@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -294,12 +293,10 @@ def _check_types(name: str, expected: dict[str, str], found: dict[str, str]) -> 
             )
 
 
-def _failure(name: str, errors: Iterable[str]) -> BuildError:
+def _failure(name: str, errors: Collection[str]) -> BuildError:
     """What TensorRT's log says, and what to lower where memory was too small."""
-    said = "; ".join(errors) or "it says nothing of why"
-    if re.search(
-        r"out of memory|outofmemory|insufficient memory|insufficient workspace|cudaMalloc", said, re.IGNORECASE
-    ):
+    said, out_of_memory = compat.explained(errors)
+    if out_of_memory:
         return BuildError(
             f"{name}: memory ran out during the build ({said}); close other programs, lower --max-objects, "
             "--max-prompts or --workspace, or use --profile jetson"

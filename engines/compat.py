@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
@@ -312,6 +313,13 @@ def logger(trt: ModuleType) -> tuple[tensorrt.ILogger, deque[str]]:
                 said.append(msg)
 
     return Logger(), said
+
+
+def explained(said: Collection[str]) -> tuple[str, bool]:
+    """What the log said, and whether it was that memory ran out."""
+    text = "; ".join(said) or "it says nothing of why"
+    memory = r"out of memory|outofmemory|insufficient memory|insufficient workspace|cudaMalloc"
+    return text, bool(re.search(memory, text, re.IGNORECASE))
 
 
 def deserialized(trt: ModuleType, logger: tensorrt.ILogger, content: bytes) -> tensorrt.ICudaEngine:

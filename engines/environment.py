@@ -18,11 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from sam2edge.runtime.cuda.driver import LIBCUDA
+
 Status = Literal["ok", "missing", "problem"]
 
 _REQUIRED = ("numpy", "OpenCV", "ONNX Runtime")
 _EXPORT_PACKAGES = ("torch", "transformers", "onnx", "safetensors")
-_LIBCUDA = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 _JETSON_MODEL = Path("/proc/device-tree/model")
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
@@ -186,10 +187,10 @@ def _driver() -> tuple[ctypes.CDLL, int] | Finding:
     """The driver itself, so that no CUDA package has to be installed, and how many GPUs it has."""
     name = "NVIDIA driver"
     try:
-        cuda = ctypes.CDLL(_LIBCUDA)
+        cuda = ctypes.CDLL(LIBCUDA)
     except OSError:
         advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
-        return Finding(name, "missing", f"{_LIBCUDA} is not there", advice)
+        return Finding(name, "missing", f"{LIBCUDA} is not there", advice)
     code = cuda.cuInit(0)
     if code:
         advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"

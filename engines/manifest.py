@@ -25,6 +25,8 @@ SCHEMA = 1
 ENGINES = (*GRAPHS, RESIZE)
 """Of the bundle's graphs, and the one that resizes frames (resize.py)."""
 MANIFEST = "engines.json"
+TAKEN = ("auto", "fp16", "int8", "fp32")
+"""Which engines are taken when a bundle has several: the first that are there. "auto" was measured on this GPU."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ def default_directory(bundle: Path, precision: str) -> Path:
     """
     bundle = bundle.resolve()
     return bundle.with_name(f"{bundle.name}.engines") / precision
+
+
+def engine_directories(bundle: Path) -> list[Path]:
+    """Where engines of a bundle are, in the order in which they are taken."""
+    directories = (default_directory(bundle, precision) for precision in TAKEN)
+    return [directory for directory in directories if (directory / MANIFEST).is_file()]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ class SlotTable:
         self._times: Times = np.full((rows, conditioning + recent), EMPTY, np.int64)
         self._is_conditioning = np.zeros(self._times.shape, bool)
 
+    @property
+    def rows(self) -> int:
+        """How many there are up to the last that remembers anything."""
+        return 1 + int(np.flatnonzero((self._times != EMPTY).any(axis=1)).max(initial=-1))
+
     def place(self, row: int, time: int, conditioning: bool) -> int:
         """Slot for a row's time, evicting one of the same kind if that kind is full; the same slot if asked again."""
         times, kind = self._times[row], self._is_conditioning[row]
@@ -122,7 +127,7 @@ class MemoryBank:
     def delete(self, row: int) -> None:
         """Forget an object; those after it move up by one row."""
         for values, slots in ((self._memory, self._memory_slots), (self._pointers, self._pointer_slots)):
-            for to in range(row, values.shape[0] - 1):
+            for to in range(row, slots.rows - 1):
                 self._backend.copy(values[to + 1], values[to])
             slots.delete(row)
 

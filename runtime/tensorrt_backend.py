@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +15,7 @@ import numpy as np
 
 from sam2edge.bundle import Bundle, TensorSpec, contract, read_manifest
 from sam2edge.engines import compat
-from sam2edge.engines.manifest import MANIFEST, Engines, default_directory, this_target
+from sam2edge.engines.manifest import TAKEN, Engines, default_directory, engine_directories, this_target
 from sam2edge.engines.profiles import RESIZE
 from sam2edge.errors import BackendError, EngineError
 from sam2edge.runtime.backend import GraphRunner
@@ -27,15 +26,14 @@ from sam2edge.runtime.cuda.queue import Queue
 from sam2edge.runtime.cuda.runner import CudaRunner, Signature
 
 Specs = tuple[TensorSpec, ...]
-PRECISIONS = ("auto", "fp16", "int8", "fp32")
-"""Which engines are taken when a bundle has several: the first that are there. "auto" was measured on this GPU."""
 
 
 class TensorRTBackend(CudaBackend):
     """Runs the engines that `sam2edge build` made for this GPU.
 
-    engines: their directory; by default that of the bundle, BUNDLE.engines/PRECISION with the first of PRECISIONS that
-    is there. Forks share the engines. Raises BackendError without TensorRT, a GPU or pycuda.
+    engines: their directory; by default that of the bundle, BUNDLE.engines/PRECISION with the first of
+    sam2edge.engines.manifest.TAKEN that is there. Forks share the engines. Raises BackendError without TensorRT, a GPU
+    or pycuda.
     """
 
     def __init__(self, engines: str | os.PathLike[str] | None = None) -> None:
@@ -76,7 +74,7 @@ class TensorRTBackend(CudaBackend):
 
     def _engines(self, path: Path) -> tuple[Bundle, Engines]:
         bundle = Bundle(path, read_manifest(path))  # its graphs are not read
-        return bundle, Engines.open(self._directory or engine_directories(bundle)[0], bundle, self._target)
+        return bundle, Engines.open(self._directory or _taken(bundle), bundle, self._target)
 
     def _runner(self, engines: Engines, name: str, called: str, inputs: Specs, outputs: Specs) -> GraphRunner:
         with self.exclusive():
@@ -97,15 +95,14 @@ class TensorRTBackend(CudaBackend):
         return self.scratch("activations", (self._loaded.activation_bytes,), np.uint8)
 
 
-def engine_directories(bundle: Bundle) -> list[Path]:
-    """Where engines of a bundle are, in the order of PRECISIONS; BackendError if nowhere."""
-    directories = [default_directory(bundle.path, precision) for precision in PRECISIONS]
-    found = [directory for directory in directories if (directory / MANIFEST).is_file()]
+def _taken(bundle: Bundle) -> Path:
+    found = engine_directories(bundle.path)
     if not found:
+        directory = default_directory(bundle.path, TAKEN[0]).parent
         raise BackendError(
-            f"{bundle.path}: has no engines in {directories[0].parent}; build them with `sam2edge build {bundle.path}`"
+            f"{bundle.path}: has no engines in {directory}; build them with `sam2edge build {bundle.path}`"
         )
-    return found
+    return found[0]
 
 
 @dataclass(eq=False)
@@ -143,11 +140,9 @@ class _Loaded:
         return max(engine.activation_bytes for engine in list(self.engines.values()))
 
 
-def _failure(what: str, said: Iterable[str]) -> BackendError:
-    text = "; ".join(said) or "it says nothing of why"
-    if re.search(r"out of memory|outofmemory|insufficient memory|cudaMalloc", text, re.IGNORECASE):
-        return out_of_memory(f"{what}: {text}")
-    return BackendError(f"{what}: {text}")
+def _failure(what: str, said: Collection[str]) -> BackendError:
+    text, full = compat.explained(said)
+    return out_of_memory(f"{what}: {text}") if full else BackendError(f"{what}: {text}")
 
 
 class _Runner(CudaRunner):

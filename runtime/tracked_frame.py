@@ -45,6 +45,7 @@ class TrackedFrame:
         self._shown = {name: zeros("mask_decoder", name, shape) for name, shape in shown.items()}
         self._seen = {name: self._backend.staging(shape) for name, shape in shown.items()}
         self._first, self._prompted = np.zeros(capacity, bool), np.zeros(capacity, bool)
+        self._constants: dict[int, Mapping[str, DeviceArray]] = {}
         self._corrected = False
         self.count = 0
         self.times: Times = np.zeros(0, np.int64)
@@ -89,12 +90,17 @@ class TrackedFrame:
         device: dict[str, DeviceArray] = {}
         if n:
             staged = {name: self._uploads.stage(name, memories[name]) for name in ("memory_age", "pointer_age")}
-            device = {"memory": memories["memory"], "pointers": memories["pointers"]}
-            untouched = {**without_prompts(self._graphs.model, n), "binarize": self._prompted[:n]}
-            device |= {name: self._uploads.constant(name, value) for name, value in untouched.items()}
+            device = {**self._untouched(n), "memory": memories["memory"], "pointers": memories["pointers"]}
         key = self._key, pixels and self._loader.generation, n
         self._backend.replay(key, lambda: self._steps(n, pixels, staged, device))
         self._backend.synchronize()
+
+    def _untouched(self, n: int) -> Mapping[str, DeviceArray]:
+        """Inputs that say that nothing was prompted, which are made once for each N."""
+        if n not in self._constants:
+            values = {**without_prompts(self._graphs.model, n), "binarize": np.zeros(n, bool)}
+            self._constants[n] = {name: self._uploads.constant(name, value) for name, value in values.items()}
+        return self._constants[n]
 
     def _steps(self, n: int, pixels: bool, staged: Mapping[str, Upload], device: Mapping[str, DeviceArray]) -> None:
         """All work on a frame that is queued; see Backend.replay."""

@@ -6,6 +6,7 @@ import json
 import os
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +55,17 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def nano_int8(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def prompts() -> dict[int, dict[str, Any]]:
+    """What the bundled clip's objects are prompted with on its first frame: arguments of VideoTracker.prompt by id."""
+    clip = json.loads((REPO / "samples" / "clip.json").read_text())
+    return {int(object_id): prompt for object_id, prompt in clip["prompts"].items()}
+
+
+@pytest.fixture(scope="session")
+def nano_int8(nano: Bundle, prompts: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundled model in INT8, by 16 frames of the bundled clip; do not write into it."""
     from sam2edge.calibration.calibrate import calibrate
 
-    prompts = json.loads((REPO / "samples" / "clip.json").read_text())["prompts"]
-    given = {int(object_id): prompt for object_id, prompt in prompts.items()}
     folder = tmp_path_factory.mktemp("int8")
     clip = REPO / "samples" / "clip.mp4"
-    return calibrate(nano, folder / "nano", [clip], [given], frames=16, gate=None, cache=folder / "cache")
+    return calibrate(nano, folder / "nano", [clip], [prompts], frames=16, gate=None, cache=folder / "cache")

@@ -13,7 +13,7 @@ from typing import Any
 
 from sam2edge.errors import BackendError
 
-_LIBCUDA = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+LIBCUDA = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 _RELAXED = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED. The stricter modes turn memory that this or any thread allocates or frees meanwhile
 (PyTorch in another thread, the garbage collector in this one) into an error of the capture. Nothing of it goes into the
@@ -24,9 +24,9 @@ recording, so it may be allowed."""
 def library() -> Any:
     """libcuda; BackendError where there is no driver."""
     try:
-        return ctypes.CDLL(_LIBCUDA)
+        return ctypes.CDLL(LIBCUDA)
     except OSError as error:
-        raise BackendError(f"{_LIBCUDA} does not load ({error}): install the driver; see `sam2edge doctor`") from error
+        raise BackendError(f"{LIBCUDA} does not load ({error}): install the driver; see `sam2edge doctor`") from error
 
 
 def begin_capture(stream: int) -> None:

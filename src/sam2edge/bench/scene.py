@@ -39,7 +39,7 @@ class Scene:
     def frames(self, objects: int) -> list[Frame]:
         """The first FRAMES frames, RGB uint8 [H,W,3]. Raises what Clip does, and InputError for an empty one."""
         if not self.clip:
-            return [_draw(objects, t)[0] for t in range(FRAMES)]
+            return [_picture(_discs(objects, t)) for t in range(FRAMES)]
         found = list(Clip(self.clip, FRAMES))
         if not found:
             raise InputError(f"{self.clip}: has no frames")
@@ -60,7 +60,7 @@ class Scene:
         Raises MediaError, and InputError for masks of another size or of fewer frames.
         """
         if not self.clip:
-            return _draw(objects, frame)[1]
+            return _discs(objects, frame)[:objects]
         if self._truth is None:
             return None
         if frame >= len(self._truth):
@@ -77,18 +77,25 @@ def _box(mask: npt.NDArray[np.bool_]) -> list[int]:
     return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
-def _draw(objects: int, t: int) -> tuple[Frame, npt.NDArray[np.bool_]]:
-    """Discs that circle in the cells of a grid, eight or more, and come back after FRAMES frames."""
+def _discs(objects: int, t: int) -> npt.NDArray[np.bool_]:
+    """Discs that circle in the cells of a grid, eight or more, and come back after FRAMES frames: bool [cells,H,W]."""
     height, width = _SIZE
     columns, rows = next((c, r) for r in itertools.count(2) if (c := 2 * r) * r >= objects)
     cell = min(width / columns, height / rows)
-    noise = np.random.default_rng(2).normal(1, 0.04, (12, 16, 1)).astype(np.float32)
-    picture = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)[..., None] * (70.0, 84.0, 108.0)
     masks = np.zeros((columns * rows, height, width), np.uint8)
     for n, mask in enumerate(masks):
         angle = 2 * np.pi * t / FRAMES + n
         x = int((n % columns + 0.5) * width / columns + 0.15 * cell * np.cos(angle))
         y = int((n // columns + 0.5) * height / rows + 0.15 * cell * np.sin(angle))
         cv2.circle(mask, (x, y), max(2, int(0.3 * cell)), 1, -1)
-        picture[mask > 0] = 140 + 100 * np.cos(2.4 * n + np.array((0.0, 2.1, 4.2)))  # hues that differ
-    return np.clip(picture, 0, 255).astype(np.uint8), masks[:objects] > 0
+    return masks > 0
+
+
+def _picture(discs: npt.NDArray[np.bool_]) -> Frame:
+    """The discs in colours, on noise."""
+    noise = np.random.default_rng(2).normal(1, 0.04, (12, 16, 1)).astype(np.float32)
+    picture = cv2.resize(noise, _SIZE[::-1], interpolation=cv2.INTER_CUBIC)[..., None] * (70.0, 84.0, 108.0)
+    for n, disc in enumerate(discs):
+        picture[disc] = 140 + 100 * np.cos(2.4 * n + np.array((0.0, 2.1, 4.2)))  # hues that differ
+    frame: Frame = np.clip(picture, 0, 255).astype(np.uint8)
+    return frame

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from sam2edge.bundle import GRAPHS, Bundle, Graph
 from sam2edge.engines import compat
-from sam2edge.engines.manifest import Engine, Engines, this_target
+from sam2edge.engines.manifest import Engine, Engines, engine_directories, this_target
 from sam2edge.errors import BackendError, EngineError
-from sam2edge.runtime.tensorrt_backend import engine_directories
 
 ORDER = ("fp32", "fp16", "int8", "auto")
 
@@ -57,7 +56,7 @@ def _onnx(bundle: Bundle) -> Variant:
 
 def _engines(bundle: Bundle) -> tuple[list[Variant], list[str]]:
     target, found, refused = this_target(compat.load()), [], []
-    for directory in engine_directories(bundle):
+    for directory in engine_directories(bundle.path):
         try:
             listed = Engines.open(directory, bundle, target).manifest.engines
         except EngineError as error:
@@ -65,7 +64,8 @@ def _engines(bundle: Bundle) -> tuple[list[Variant], list[str]]:
         else:
             found.append(Variant(bundle, directory.name, _precisions(listed), str(directory)))
     if not found:
-        raise BackendError(f"none of the engines of {bundle.path} can be loaded here: {'; '.join(refused)}")
+        why = "; ".join(refused) or f"there are none; build them with `sam2edge build {bundle.path}`"
+        raise BackendError(f"none of the engines of {bundle.path} can be loaded here: {why}")
     return found, refused
 
 

@@ -119,20 +119,18 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[s
 def _engines(bundle: Bundle) -> Iterator[Rung | str]:
     """The engines that were built of a bundle; why they cannot be measured, for those that do not run here."""
     from sam2edge.calibration.ladder import Rung
-    from sam2edge.engines.manifest import MANIFEST, default_directory, read_manifest
+    from sam2edge.engines.manifest import engine_directories, read_manifest
     from sam2edge.errors import BackendError, EngineError
-    from sam2edge.runtime.tensorrt_backend import PRECISIONS, TensorRTBackend
+    from sam2edge.runtime.tensorrt_backend import TensorRTBackend
 
-    for precision in PRECISIONS:
-        directory = default_directory(bundle.path, precision)
-        if (directory / MANIFEST).is_file():
-            try:
-                backend = TensorRTBackend(directory)
-                backend.open(bundle.graph_path("mask_decoder"))
-                size = sum(engine.bytes for engine in read_manifest(directory, bundle).engines.values())
-                yield Rung(f"{precision} engines", bundle, backend, size)
-            except (BackendError, EngineError) as error:
-                yield f"{directory} ({error})"
+    for directory in engine_directories(bundle.path):
+        try:
+            backend = TensorRTBackend(directory)
+            backend.open(bundle.graph_path("mask_decoder"))
+            size = sum(engine.bytes for engine in read_manifest(directory, bundle).engines.values())
+            yield Rung(f"{directory.name} engines", bundle, backend, size)
+        except (BackendError, EngineError) as error:
+            yield f"{directory} ({error})"
 
 
 def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse.Namespace) -> Prompts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -28,12 +27,6 @@ from tests.conftest import REPO
 CLIP = REPO / "samples" / "clip.mp4"
 FRAMES = 4
 BROKEN = "/blocks.0/norm2/LayerNormalization_output_0"
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    clip = json.loads((REPO / "samples" / "clip.json").read_text())
-    return {int(object_id): prompt for object_id, prompt in clip["prompts"].items()}
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,6 @@ FRAMES = 40
 
 
 @pytest.fixture(scope="module")
-def prompts():
-    clip = json.loads((REPO / "samples" / "clip.json").read_text())
-    return {int(object_id): prompt for object_id, prompt in clip["prompts"].items()}
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 

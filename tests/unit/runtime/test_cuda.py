@@ -423,7 +423,7 @@ def test_without_a_gpu(gpu):
 
 def test_without_a_driver(monkeypatch):
     driver.library.cache_clear()
-    monkeypatch.setattr(driver, "_LIBCUDA", "libnothing.so.1")
+    monkeypatch.setattr(driver, "LIBCUDA", "libnothing.so.1")
     with pytest.raises(BackendError, match=r"libnothing\.so\.1 does not load .*: install the driver"):
         driver.begin_capture(1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -185,9 +184,10 @@ def test_refused(nano: Bundle, knob: dict[str, Any], words: str) -> None:
         VideoTracker(nano, **knob)
 
 
-def test_what_was_away_is_found_again_sooner_without_doubtful_frames(nano: Bundle) -> None:
+def test_what_was_away_is_found_again_sooner_without_doubtful_frames(
+    nano: Bundle, prompts: dict[int, dict[str, Any]]
+) -> None:
     """The bundled clip's star leaves on frame 35 and is back on 62 (docs/knobs.md)."""
-    prompts = {int(key): prompt for key, prompt in json.loads((SAMPLES / "clip.json").read_text())["prompts"].items()}
     labels = np.load(SAMPLES / "clip_masks.npz")["labels"]
     true = np.stack([labels == object_id for object_id in prompts], axis=1)
     returned = in_view(true) & (np.cumsum(~true.any((-2, -1)), axis=0) > 0)
