@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,7 @@ class Graphs:
         self._files = {name: opened.graph_path(name) for name in names}
         self._inputs = {name: [spec.name for spec in contract(opened.model)[name][0]] for name in names}
         self._graphs: dict[str, GraphRunner] = {name: self.backend.open(file) for name, file in self._files.items()}
+        self._encoding = threading.Lock()
 
     def check_open(self) -> None:
         """BackendError after close()."""
@@ -81,9 +83,10 @@ class Graphs:
 
     def encode(self, frame: npt.NDArray[np.uint8]) -> Embedding:
         """Encode one RGB frame, uint8 [H,W,3], which is checked already; in a queue of its own."""
-        ahead = self._ahead
-        ahead.loader.stage(frame)
-        return ahead.encode(ahead.loader.load(), [frame.shape[:2]])[0]
+        with self._encoding:  # a stream that was given up may be at it yet when the next one begins
+            ahead = self._ahead
+            ahead.loader.stage(frame)
+            return ahead.encode(ahead.loader.load(), [frame.shape[:2]])[0]
 
     def encode_batch(self, images: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
         """Encode RGB images uint8 [B,S,S,3] that were of `sizes` (H,W); see `encode`."""

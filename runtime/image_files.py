@@ -58,12 +58,15 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
 def write_image(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
     """Write RGB [H,W,3] or grey [H,W] in the format of the suffix; missing folders are made. Raises MediaError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = cv2.imencode(path.suffix, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        encoded.tofile(temporary)
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(encoded.tobytes())  # numpy's tofile does not see that the disk is full
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise MediaError(f"{path}: cannot be written: {error.strerror or error}") from error
 

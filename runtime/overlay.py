@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -17,6 +17,8 @@ Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
 
 _OPACITY = 0.4
 _SUBPIXEL_BITS = 4
+_REMEMBERED = 256
+"""So many objects' colours are kept; the ids of a camera that never stops may have no end."""
 
 
 def draw(frame: npt.NDArray[np.uint8], result: FrameResult) -> npt.NDArray[np.uint8]:
@@ -58,7 +60,7 @@ def small_on_top(masks: Masks) -> list[int]:
     return [int(i) for i in np.argsort([-np.count_nonzero(mask) for mask in masks], kind="stable")]
 
 
-@cache
+@lru_cache(maxsize=_REMEMBERED)
 def color(object_id: int) -> Color:
     """Return the RGB colour of an object: always the same, and far from its neighbours'."""
     # Steps of the golden ratio never come back to a hue, and each falls into the widest gap left.
@@ -79,7 +81,7 @@ def _draw_object(picture: npt.NDArray[np.uint8], object_id: int, mask: npt.NDArr
     _draw_label(picture, str(object_id), (top, y), color(object_id))
 
 
-@cache
+@lru_cache(maxsize=_REMEMBERED)
 def _tint(object_id: int) -> npt.NDArray[np.uint8]:
     """Return the look-up table [256, 1, 3] that mixes a channel's value with the object's colour."""
     values = np.arange(256).reshape(256, 1, 1) * (1 - _OPACITY) + np.array(color(object_id)) * _OPACITY

@@ -33,7 +33,8 @@ def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latenc
 
     mode: "latency" takes a frame, tracks it and yields it before it takes the next. "throughput" reads and encodes the
     next frame in a thread while the current one is tracked: more frames a second where there is a core or a GPU to
-    spare, and each up to one frame later. The results are the same.
+    spare, and each up to one frame later. The results are the same. The frame read ahead is lost when the iteration is
+    given up early.
 
     Raises InputError for an unknown mode, at once, and what the grabber and the tracker raise.
     """

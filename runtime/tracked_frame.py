@@ -132,6 +132,7 @@ class TrackedFrame:
 
     def put(self, row: int, values: Objects) -> None:
         """Overwrite a row with the only row of `values`, or append it."""
+        self._graphs.upload(values.pointers, self.pointers[row : row + 1])  # first, since it may fail
         if row == self.count:
             self._graphs.upload(values.conditioned, self._conditioned[row : row + 1])  # which no prompt changes later
             self.count += 1
@@ -142,7 +143,6 @@ class TrackedFrame:
         for name, new in {"mask": values.logits, "iou": values.ious, "object_score": values.scores}.items():
             self._seen[name][row] = new[0]
             self._backend.copy(self._seen[name][row], self._shown[name][row])
-        self._graphs.upload(values.pointers, self.pointers[row : row + 1])
 
     def delete(self, row: int) -> None:
         """Remove a row; those after it move up."""

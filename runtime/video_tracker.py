@@ -41,9 +41,10 @@ class VideoTracker(Closing):
     many-th is. track_every: only every so many-th frame is looked at; the others repeat its result at no cost.
 
     What is doubted. min_confidence: 0 to 1; above 0, frames on which an object is absent or its predicted IoU is lower
-    stay out of its memory, which would otherwise learn from its own mistakes. lost_after: frames in a row without the
-    object, or with it in doubt, after which its state is "lost": it needs a new prompt. on_lost: called then, once,
-    with the object's id and the frame's result, at the end of `track`.
+    stay out of its memory, which would otherwise learn from its own mistakes. lost_after: frames in a row, of those
+    looked at, without the object or with it in doubt, after which its state is "lost": it needs a new prompt. on_lost:
+    called then, once, with the object's id and the frame's result, at the end of `track`; it may prompt and remove
+    objects.
 
     Not safe for use by several threads at a time, `encode` apart; several trackers are. Raises BundleError,
     BackendError and InputError.
@@ -154,6 +155,8 @@ class VideoTracker(Closing):
             )
         prompt = prompts.encode(points, labels, box, mask, self._tracked.embedding.size, self._graphs.model)
         now = self._tracked if self._skipped is None else self._track(self._skipped, self._index)
+        if self._tracked is None:
+            raise PromptError("on_lost called reset() and so took the frame away; call track(frame), then prompt on it")
         row = self._ids.index(object_id) if object_id in self._ids else len(self._ids)
         known = now.objects(row, row + 1) if row < len(self._ids) else None
         now.put(row, self._loop.prompt(now.embedding, known, prompt))
@@ -178,6 +181,8 @@ class VideoTracker(Closing):
         self._bank.clear()
         self._ids.clear()
         if self._tracked:
+            for row in reversed(range(self._tracked.count)):  # for on_lost, after which a result is made of the frame
+                self._tracked.delete(row)
             self._spare.append(self._tracked)
         self._index, self._tracked, self._skipped = -1, None, None
 
@@ -198,8 +203,10 @@ class VideoTracker(Closing):
         self._spare = [*self._spare[1:], *([before] if before else [])]
         self._tracked, self._index, self._skipped = now, index, None
         if self._on_lost:
-            for row in np.flatnonzero(now.doubtful == self._lost_after):
-                self._on_lost(self._ids[row], self._result(now))
+            for object_id in [self._ids[row] for row in np.flatnonzero(now.doubtful == self._lost_after)]:
+                result = self._result(now)
+                if object_id in result.lost:  # the call for another one may have removed or prompted it
+                    self._on_lost(object_id, result)
         return now
 
     def _remember(self, frame: TrackedFrame) -> Times:

@@ -24,8 +24,7 @@ class MaskNode:
         self.tracker, self.box = tracker, None
 
     def on_box(self, region):
-        """Keep the box for the next image."""
-        x, y = region.x_offset, region.y_offset
+        x, y = region.x_offset, region.y_offset  # for the next image
         self.box = (x, y, x + region.width, y + region.height)
 
     def on_image(self, image):
@@ -43,9 +42,10 @@ class MaskNode:
 
 def main(bundle):
     import rclpy
-    from rclpy.qos import qos_profile_sensor_data as newest
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image, RegionOfInterest
 
+    newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # no queue of old images
     rclpy.init(args=sys.argv)
     with VideoTracker(bundle, max_objects=1, min_confidence=0.5) as tracker:
         node, logic = rclpy.create_node("sam2edge"), MaskNode(tracker)

@@ -43,8 +43,12 @@ class MaskSink(Sink):
         Raises ObjectIdError for an id that is not from 1 to 65535, MediaError if the file cannot be written.
         """
         path = self.directory / f"{result.frame_index:05d}.png"
-        if not cv2.imwrite(str(path), label_image(frame.shape[:2], result.object_ids, result.masks)):
-            raise MediaError(f"{path}: cannot be written; is the disk full, or the directory gone?")
+        labels = label_image(frame.shape[:2], result.object_ids, result.masks)
+        try:
+            path.write_bytes(cv2.imencode(".png", labels)[1].tobytes())  # imwrite does not see that the disk is full
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise MediaError(f"{path}: cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         """Do nothing: each frame was finished when it was written."""

@@ -43,6 +43,8 @@ class VideoSink(Sink):
         self._size = size
         self._frames = 0
         self._file = _Replacement(self.path)
+        # OpenCV writes 66.667 as 66667 / 1000, but MPEG-4 has no numerator above 65535.
+        fps = round(fps, max(0, int(math.log10(65535 / fps))))
         self._writer = cv2.VideoWriter(str(self._file.temporary), cv2.VideoWriter.fourcc(*codec), fps, size)
         if not self._writer.isOpened():
             self._file.discard()
@@ -67,7 +69,7 @@ class VideoSink(Sink):
     def close(self) -> None:
         """Finish the video and give it its name. May be called again.
 
-        Raises MediaError if it cannot be played: OpenCV says nothing of a full disk while writing.
+        Raises MediaError if it is not complete: OpenCV says nothing of a full disk while writing.
         """
         if not self._writer.isOpened():
             return
@@ -75,11 +77,15 @@ class VideoSink(Sink):
         if not self._frames:
             self._file.discard()
             return
+        message = f"{self.path}: could not be written completely; is the disk full?"
         try:
-            VideoSource(self._file.temporary).close()
+            with VideoSource(self._file.temporary) as video:
+                finished = video.frame_count is not None
         except MediaError as error:
             self._file.discard()
-            raise MediaError(f"{self.path}: could not be written completely; is the disk full?") from error
+            raise MediaError(message) from error
+        if not finished:  # .mkv and .avi play up to where the disk was full
+            raise MediaError(f"{message} What there is of it is in {self._file.temporary}")
         self._file.publish()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -87,3 +88,12 @@ def test_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MediaError, match=r"a.png: cannot be written: "):
         write_image(tmp_path / "file" / "a.png", PIXELS)
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("/dev/full, a disk that is full, is Linux's")
+    (tmp_path / f".a.png.{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(MediaError, match=r"a.png: cannot be written: No space left"):
+        write_image(tmp_path / "a.png", PIXELS)
+    assert list(tmp_path.iterdir()) == []

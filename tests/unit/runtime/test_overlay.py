@@ -129,6 +129,12 @@ def test_colours_are_fixed_and_distinct():
     assert neighbours.min() > 150
 
 
+def test_ids_that_never_end_do_not_fill_the_memory(frame):
+    for first in range(1, 3000, 10):
+        overlay.draw(frame, result_of({first + n: box(8 * n, 8, 8 * n + 8, 16) for n in range(10)}))
+    assert max(overlay.color.cache_info().currsize, overlay._tint.cache_info().currsize) <= 256
+
+
 def test_everything_shows_what_is_nested(frame):
     outer, inner = box(20, 20, 140, 100), box(60, 40, 90, 70)
     for masks in ([inner, outer], [outer, inner]):

@@ -128,6 +128,13 @@ class TestVideoSink:
         with pytest.raises(InputError, match="fps must be a number above 0 but is"):
             VideoSink(tmp_path / "out.mp4", fps, SIZE)
 
+    @pytest.mark.parametrize("fps", [200 / 3, 119.873, 1000 / 3])
+    def test_fps_of_many_digits(self, tmp_path, fps):
+        with VideoSink(tmp_path / "out.mp4", fps, SIZE) as sink:
+            sink.write(grey(0), NOTHING)
+        with VideoSource(tmp_path / "out.mp4") as source:
+            assert source.fps == pytest.approx(fps, rel=1e-3)
+
     def test_target_is_a_directory(self, tmp_path):
         (tmp_path / "out.mp4").mkdir()
         with pytest.raises(MediaError, match=r"out\.mp4: is a directory"):
@@ -143,9 +150,10 @@ class TestVideoSink:
             VideoSink(tmp_path / "out.mp4", 25, (1, 1))
         assert os.listdir(tmp_path) == []
 
-    def test_full_disk_is_an_error_and_leaves_the_target(self, tmp_path):
+    @pytest.mark.parametrize("extension", [".mp4", ".mkv", ".avi"])
+    def test_full_disk_is_an_error_and_leaves_the_target(self, tmp_path, extension):
         # A limit on the size of files fails writes as a full disk does; it holds for a process.
-        path = tmp_path / "out.mp4"
+        path = tmp_path / f"out{extension}"
         path.write_bytes(b"earlier")
         script = f"""
 import resource, signal
@@ -154,7 +162,7 @@ from sam2edge.errors import MediaError
 from sam2edge.runtime.result import FrameResult
 from sam2edge.runtime.sinks import VideoSink
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 none = np.zeros((0, 1, 1), np.float32)
 result = FrameResult(0, (), none, none, none, (240, 320))
 random = np.random.default_rng(0)
@@ -167,9 +175,15 @@ except MediaError as error:
     print(error)
 """
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert done.stdout == f"{path}: could not be written completely; is the disk full?\n"
+        message = f"{path}: could not be written completely; is the disk full?"
         assert path.read_bytes() == b"earlier"
-        assert os.listdir(tmp_path) == ["out.mp4"]
+        rest = [file for file in tmp_path.iterdir() if file != path]
+        if extension == ".mp4":
+            assert done.stdout == message + "\n"
+            assert rest == []
+        else:
+            assert done.stdout == f"{message} What there is of it is in {rest[0]}\n"
+            assert 0 < len(list(VideoSource(rest[0]))) < 20
 
 
 class TestMaskSink:
@@ -220,6 +234,15 @@ class TestMaskSink:
         (tmp_path / "masks").rmdir()
         with pytest.raises(MediaError, match=r"00000\.png: cannot be written"):
             sink.write(grey(0), NOTHING)
+
+    def test_full_disk(self, tmp_path):
+        if not os.path.exists("/dev/full"):
+            pytest.skip("/dev/full, a disk that is full, is Linux's")
+        sink = MaskSink(tmp_path)
+        (tmp_path / "00000.png").symlink_to("/dev/full")
+        with pytest.raises(MediaError, match=r"00000\.png: cannot be written: No space left"):
+            sink.write(grey(0), NOTHING)
+        assert os.listdir(tmp_path) == []
 
 
 class TestJsonSink:

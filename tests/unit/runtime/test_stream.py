@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.errors import InputError, MediaError
+from sam2edge.runtime.frame_loader import FrameLoader
 from sam2edge.runtime.grabber import Grabbed, Grabber
 from sam2edge.runtime.sources import VideoSource
 from sam2edge.runtime.stream import MODES, stream
@@ -144,6 +146,24 @@ def test_stopping_does_not_wait_for_the_source(tracker: VideoTracker, clip: npt.
     running.close()  # type: ignore[attr-defined]
     assert monotonic() - begin < PATIENCE / 2
     go_on.set()
+
+
+def test_two_threads_may_encode(
+    tracker: VideoTracker, clip: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # That of a stream that was given up, and that of the next one.
+    expected = [tracker.encode(frame) for frame in clip[:2]]
+    load = FrameLoader.load
+
+    def after_a_while(loader: FrameLoader) -> Any:
+        sleep(0.1)  # in which the other thread would bring its frame
+        return load(loader)
+
+    monkeypatch.setattr(FrameLoader, "load", after_a_while)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(tracker.encode, clip[:2]))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.features, other.features)
 
 
 def test_unknown_mode(tracker: VideoTracker) -> None:

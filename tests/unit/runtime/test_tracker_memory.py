@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.calibration.accuracy import in_view, region_similarity
-from sam2edge.errors import FrameError, InputError
+from sam2edge.errors import BackendError, FrameError, InputError, PromptError
+from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.sources import VideoSource
 from tests.conftest import REPO
 from tests.counting import Counting
@@ -164,6 +165,73 @@ def test_states(nano: Bundle, clip: Frames) -> None:
     assert called == [(1, 5), (2, 5), (1, 12), (2, 12)]
     assert (results[2].stability > 0.5).all()
     assert (results[4].stability == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("act", "called", "left"),
+    [
+        (VideoTracker.remove, [1, 2], ()),
+        (lambda tracker, key: (tracker.remove(1), tracker.prompt(2, box=BLOCK)), [1], (2,)),
+        (lambda tracker, key: tracker.reset(), [1], ()),
+    ],
+    ids=["remove", "remove and prompt", "reset"],
+)
+def test_on_lost_may_act(
+    nano: Bundle, clip: Frames, act: Callable[[VideoTracker, int], object], called: list[int], left: tuple[int, ...]
+) -> None:
+    told: list[int] = []
+
+    def on_lost(key: int, result: FrameResult) -> None:
+        told.append(key)
+        act(tracker, key)
+
+    with VideoTracker(nano, lost_after=1, min_confidence=SURE_OF_NOTHING, on_lost=on_lost) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        tracker.prompt(2, box=BLOCK)
+        result = tracker.track(clip[1])
+    assert told == called
+    assert result.object_ids == left
+    assert len(result.logits) == len(left)
+    assert result.lost == ()
+
+
+def test_on_lost_may_reset_while_a_frame_is_prompted(nano: Bundle, clip: Frames) -> None:
+    def on_lost(key: int, result: FrameResult) -> None:
+        tracker.reset()
+
+    with VideoTracker(nano, lost_after=1, min_confidence=SURE_OF_NOTHING, on_lost=on_lost, track_every=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        tracker.track(clip[1])
+        with pytest.raises(PromptError, match=r"on_lost called reset"):
+            tracker.prompt(1, box=BALL)
+        assert tracker.track(clip[2]).object_ids == ()
+
+
+def test_a_prompt_that_fails_on_the_device_may_be_repeated(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Graphs.upload, []
+
+    def upload(graphs: Graphs, *arrays: Any) -> None:
+        calls.append(arrays)
+        if len(calls) == 1:
+            raise BackendError("out of memory")
+        real(graphs, *arrays)
+
+    results = []
+    for fails in (False, True):
+        with VideoTracker(nano) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BALL)
+            tracker.track(clip[1])
+            if fails:
+                monkeypatch.setattr(Graphs, "upload", upload)
+                with pytest.raises(BackendError):
+                    tracker.prompt(1, points=[[138, 84]])
+            results.append(tracker.prompt(1, points=[[138, 84]]))
+    assert_logits(*results)
 
 
 @pytest.mark.parametrize(
