@@ -26,17 +26,11 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
     found: dict[Path, None] = {}
     wrong = []
     for given in names:
-        name, path = os.fspath(given), Path(given)
-        if path.is_dir():
-            images = sorted(file for file in path.iterdir() if _is_image(file))
-            problem = f"{name}: no images in this folder (they end with {', '.join(SUFFIXES)})"
-        elif path.exists():
-            images, problem = [path], ""
-        elif glob.has_magic(name):
-            images = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if _is_image(Path(match))]
-            problem = f"{name}: no image matches this pattern"
-        else:
-            images, problem = [], f"{name}: no such image or folder"
+        name = os.fspath(given)
+        try:
+            images, problem = _stands_for(name)
+        except OSError as error:  # a folder that may not be entered, a name that no file can have
+            images, problem = [], f"{name}: cannot be read: {error.strerror}"
         found.update(dict.fromkeys(images))
         wrong += [] if images else [problem]
     return list(found), wrong
@@ -45,10 +39,12 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """An image as RGB uint8 [H,W,3], turned as its EXIF says, without alpha. Raises MediaError."""
     try:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        if not len(encoded := np.fromfile(path, np.uint8)):
+            raise MediaError(f"{path}: no image that OpenCV can read: the file is empty")
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
-    except cv2.error as error:  # an empty file, or more pixels than OpenCV takes
+    except cv2.error as error:  # more pixels than OpenCV takes
         raise MediaError(f"{path}: no image that OpenCV can read: {error.err or 'damaged'}") from error
     if pixels is None:
         raise MediaError(f"{path}: no image that OpenCV can read: another kind of file, or one cut short")
@@ -69,6 +65,20 @@ def write_image(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint1
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise MediaError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _stands_for(name: str) -> tuple[list[Path], str]:
+    """The images of one name, and what is wrong if there are none."""
+    path = Path(name)
+    if path.is_dir():
+        images = sorted(file for file in path.iterdir() if _is_image(file))
+        return images, f"{name}: no images in this folder (they end with {', '.join(SUFFIXES)})"
+    if path.exists():
+        return [path], ""
+    if glob.has_magic(name):
+        images = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if _is_image(Path(match))]
+        return images, f"{name}: no image matches this pattern"
+    return [], f"{name}: no such image or folder"
 
 
 def _is_image(path: Path) -> bool:

@@ -198,7 +198,9 @@ class AutomaticMaskGenerator(Closing):
             if self._stability_score_thresh > 0 and stability < self._stability_score_thresh:
                 continue
             left, top = crop.box[:2]
-            shape = Shape.of(patch.logits > np.float32(self._mask_threshold), (left + patch.x, top + patch.y))
+            mask = patch.logits > np.float32(self._mask_threshold)
+            x, y = (patch.x, patch.y) if mask.any() else (0, 0)  # upstream's box of an empty mask is the crop's corner
+            shape = Shape.of(mask, (left + x, top + y))
             if not crop.cuts(shape.box, image_size):
                 at = (float(point[0]) + left, float(point[1]) + top)
                 found.append(Candidate(shape, float(iou), stability, at, crop))

@@ -26,7 +26,9 @@ def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = 
     if not isinstance(frame, np.ndarray):
         raise FrameError(f"{what} must be a numpy array uint8 [H,W,3] (RGB) but got {type(frame).__name__}")
     if frame.dtype != np.uint8:
-        raise FrameError(f"{what} must be uint8 (0…255) but got {frame.dtype}; convert it with astype(np.uint8)")
+        raise FrameError(
+            f"{what} must be uint8 (0…255) but got {frame.dtype}; scale its values to 0…255, then astype(np.uint8)"
+        )
     if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
         raise FrameError(f"{what} must be [H,W,3] (RGB) but got shape {list(frame.shape)}")
     if size is not None and frame.shape[:2] != size:

@@ -199,7 +199,8 @@ def no_points(rows: int) -> tuple[Floats, Ints]:
 def encode_mask(mask: object, frame_size: tuple[int, int], model: Model) -> tuple[Floats, Floats]:
     """A mask prompt as low-resolution logits [1,1,4h,4h], and as the decoder's mask input of the same shape.
 
-    mask: bool or integer [H,W] of the frame's size, nonzero is the object. Raises PromptError.
+    mask: bool or integer [H,W] of the frame's size, nonzero is the object; or float of 0 and 1, as the image predictor
+    gives them. Raises PromptError.
     """
     square = (resize(_check_mask(mask, frame_size).astype(np.float32), model.image_size) >= 0.5).astype(np.float32)
     if not square.any():
@@ -304,9 +305,11 @@ def _check_box(box: npt.ArrayLike, width: int, height: int, in_pixels: bool = Tr
 
 
 def _check_mask(mask: object, frame_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    if not isinstance(mask, np.ndarray) or not (mask.dtype == bool or np.issubdtype(mask.dtype, np.integer)):
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf":
         kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise PromptError(f"a mask must be a bool or integer array [H,W] but got {kind}")
+    if mask.dtype.kind == "f" and not ((mask == 0) | (mask == 1)).all():
+        raise PromptError(f"a mask of {mask.dtype} must be of 0 and 1; of logits give logits > 0")
     if mask.shape != frame_size:
         raise PromptError(f"a mask must be of the frame's size {list(frame_size)} but got shape {list(mask.shape)}")
     if not mask.any():

@@ -61,7 +61,10 @@ def open_frames(video: object) -> Frames:
     """
     if isinstance(video, (str, os.PathLike)):
         path = Path(video)
-        return _Folder(path) if path.is_dir() else _VideoFile(path)
+        try:
+            return _Folder(path) if path.is_dir() else _VideoFile(path)
+        except OSError as error:  # a folder that may not be entered, a name that no file can have
+            raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
     if isinstance(video, np.ndarray) and (video.ndim != 4 or video.dtype != np.uint8):
         raise FrameError(f"frames in an array must be uint8 [T,H,W,3] but got {video.dtype} {list(video.shape)}")
     if isinstance(video, (bytes, bytearray)) or not isinstance(video, (np.ndarray, Sequence)):

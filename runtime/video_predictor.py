@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,12 +128,12 @@ class VideoPredictor(Closing):
     """Upstream's old name."""
 
     def add_new_mask(
-        self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: npt.NDArray[np.bool_]
+        self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: npt.NDArray[Any]
     ) -> FrameMasks:
         """Say what an object's mask is on a frame, in place of prompts there before; a new id joins.
 
-        mask: bool or integer [H,W] of the frame's size, nonzero is the object. Returns as add_new_points_or_box. Raises
-        InputError, PromptError and ObjectIdError.
+        mask: bool or integer [H,W] of the frame's size, nonzero is the object, or float of 0 and 1. Returns as
+        add_new_points_or_box. Raises InputError, PromptError and ObjectIdError.
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         encoded = prompts.MaskPrompt(*prompts.encode_mask(mask, state.frames.size, self._graphs.model))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,15 +133,15 @@ class VideoTracker(Closing):
         points: npt.ArrayLike | None = None,
         labels: npt.ArrayLike | None = None,
         box: npt.ArrayLike | None = None,
-        mask: npt.NDArray[np.bool_] | None = None,
+        mask: npt.NDArray[Any] | None = None,
     ) -> FrameResult:
         """Say where an object is on the frame last given, and get the refined result of that frame.
 
         object_id: any integer; a new one joins, a known one is corrected. points: [P,2] x, y in pixels, with labels
-        [P] 1 (object, the default) or 0 (background). box: x0, y0, x1, y1. mask: bool [H,W], taken as the truth.
-        Points and a box may come together, a mask only alone. A further prompt for the same object on the same frame
-        replaces the points before it and refines the mask that came of them: give all points that hold. A frame that
-        `track_every` left out is tracked first.
+        [P] 1 (object, the default) or 0 (background). box: x0, y0, x1, y1. mask: [H,W] bool, integer or float of 0
+        and 1, taken as the truth. Points and a box may come together, a mask only alone. A further prompt for the same
+        object on the same frame replaces the points before it and refines the mask that came of them: give all points
+        that hold. A frame that `track_every` left out is tracked first.
 
         Raises PromptError or ObjectIdError; the tracker is then as before.
         """

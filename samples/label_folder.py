@@ -16,15 +16,10 @@ from sam2edge.runtime.image_files import find_images, read_image
 
 def annotation(record, number, image_id):
     """A record of the mask generator as COCO has it."""
-    kept = {"segmentation": record["segmentation"], "bbox": record["bbox"], "area": record["area"]}
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": 1,
-        "iscrowd": 0,
-        **kept,
-        "score": record["predicted_iou"],
-    }
+    x, y, width, height = record["bbox"]
+    box = [x, y, width + 1, height + 1]  # ours end on the last pixel, COCO's behind it
+    kept = {"segmentation": record["segmentation"], "area": record["area"], "score": record["predicted_iou"]}
+    return {"id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, "bbox": box, **kept}
 
 
 def main():
@@ -36,6 +31,7 @@ def main():
     parser.add_argument("--points", type=int, default=32, help="clicks a side: more find smaller things")
     parser.add_argument("--stability", type=float, default=0.95, help="lower keeps vaguer masks")
     args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     files, wrong = find_images([args.folder])
     options = {"stability_score_thresh": args.stability, "output_mode": "coco_rle"}
     data = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}

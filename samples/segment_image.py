@@ -5,6 +5,7 @@ Points lie on the object, background points where the mask should not be. Around
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -46,7 +47,8 @@ def main():
     with ImagePredictor(args.bundle) as predictor:
         mask, iou = segment(predictor, image, points, labels)
     alpha = np.where(mask, 255, 0).astype(np.uint8)
-    cv2.imwrite(str(args.out), np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2BGR), alpha]))
+    if not cv2.imwrite(str(args.out), np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2BGR), alpha])):
+        sys.exit(f"{args.out}: cannot be written")
     print(f"{args.out}: {mask.sum()} pixels, predicted IoU {iou:.2f}")
 
 

@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
+import pycocotools.mask
 import pytest
 from pycocotools.coco import COCO
 
@@ -155,6 +156,8 @@ def test_segment_image(nano: Bundle, photos: Path, tmp_path: Path) -> None:
     pixels = cv2.imread(str(cut_out), cv2.IMREAD_UNCHANGED)
     assert iou(pixels[..., 3] == 255, true_masks(1)[0]) > 0.9
     assert (pixels[..., :3] == cv2.imread(str(photos / "0.png"))).all()
+    with pytest.raises(AssertionError, match=r"none.ball\.png: cannot be written"):
+        run("segment_image.py", nano.path, photos / "0.png", tmp_path / "none" / "ball.png", "--point", "138,84")
 
 
 def test_track_video(nano: Bundle, tmp_path: Path) -> None:
@@ -300,12 +303,14 @@ def test_two_cameras(nano: Bundle, tmp_path: Path) -> None:
 
 
 def test_label_folder(nano: Bundle, photos: Path, tmp_path: Path) -> None:
-    file = tmp_path / "labels.json"
+    file = tmp_path / "new" / "labels.json"
     printed = run("label_folder.py", nano.path, photos, file, "--points", "16", "--stability", "0.8")
     assert re.search(r"masks on 2 images, 1 left out$", printed)
     data = COCO(str(file))  # checks and indexes it
     assert [image["file_name"] for image in data.loadImgs(data.getImgIds())] == ["0.png", "1.png"]
-    masks = [rle.decode(one["segmentation"]) for one in data.loadAnns(data.getAnnIds(imgIds=1, catIds=1))]
+    found = data.loadAnns(data.getAnnIds(imgIds=1, catIds=1))
+    assert all(one["bbox"] == pycocotools.mask.toBbox(one["segmentation"]).tolist() for one in found)
+    masks = [rle.decode(one["segmentation"]) for one in found]
     for toy in (1, 2, 3):
         assert max(iou(mask, true_masks(toy)[0]) for mask in masks) > 0.8
 

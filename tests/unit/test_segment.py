@@ -158,6 +158,16 @@ def test_equal_names_get_numbers(run: Run, folder: Path, tmp_path: Path) -> None
     assert names(tmp_path / "out") == ["a-2.png", "a-3.png", "a.png"]
 
 
+def test_label_images_do_not_overwrite_each_other(run: Run, folder: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(folder / "a.jpg"), np.zeros((240, 320, 3), np.uint8))
+    cv2.imwrite(str(folder / "a.labels.png"), cv2.imread(str(folder / "a.png")))
+    assert run(folder, *POINT, "--labels", "--json")[0] == 0
+    for line in records(tmp_path / "out"):
+        labels = cv2.imread(str(Path(line["overlay"]).with_suffix(".labels.png")), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(labels == 1, rle.decode(line["objects"][0]["segmentation"]))
+    assert len(names(tmp_path / "out")) == 9
+
+
 def test_inputs_are_never_overwritten(run: Run, folder: Path, tmp_path: Path) -> None:
     before = (folder / "a.png").read_bytes()
     (tmp_path / "out").symlink_to(folder)

@@ -94,7 +94,7 @@ def _segment(args: argparse.Namespace) -> int:
     from sam2edge.runtime.mask_generator import AutomaticMaskGenerator
 
     images, failures = find_images(args.images)
-    targets = _targets(images, args.output)
+    targets = _targets(images, args.output, args.labels)
     status = StatusLine()
     place = ""
     done = count = 0
@@ -135,23 +135,32 @@ def _check(args: argparse.Namespace, prompts: Sequence[Prompt], options: dict[st
         raise InputError(f"--{next(iter(options)).replace('_', '-')} is for --auto only")
 
 
-def _targets(images: Sequence[Path], directory: Path) -> list[Path]:
+def _targets(images: Sequence[Path], directory: Path, labels: bool) -> list[Path]:
     """Where the overlays go: the images' names in `directory`, JPEGs stay JPEGs, all else becomes PNG.
 
-    Of equal names the later ones get a number. Raises InputError rather than overwrite an image that is read.
+    Of equal names the later ones get a number, with `labels` also where only the label images' would be equal (a.jpg
+    and a.png). Raises InputError rather than overwrite an image that is read.
     """
     sources = {path.resolve() for path in images}
-    targets: dict[Path, None] = {}
+    targets: list[Path] = []
+    taken: set[Path] = set()
     for path in images:
         suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
         target, number = directory / (path.stem + suffix), 1
-        while target in targets:
+        while taken & (written := {target, _labels(target)} if labels else {target}):
             number += 1
             target = directory / f"{path.stem}-{number}{suffix}"
-        if target.resolve() in sources:
-            raise InputError(f"{target}: is an image that is read; write to another folder")
-        targets[target] = None
-    return list(targets)
+        for file in sorted(written):
+            if file.resolve() in sources:
+                raise InputError(f"{file}: is an image that is read; write to another folder")
+        targets.append(target)
+        taken |= written
+    return targets
+
+
+def _labels(target: Path) -> Path:
+    """The label image beside an overlay."""
+    return target.with_suffix(".labels.png")
 
 
 def _segment_one(
@@ -174,7 +183,7 @@ def _segment_one(
     if args.labels:
         order = overlay.small_on_top(masks) if args.auto else range(len(masks))
         labels = label_image(image.shape[:2], [ids[i] for i in order], [masks[i] for i in order])
-        write_image(target.with_suffix(".labels.png"), labels)
+        write_image(_labels(target), labels)
     if lines is not None:
         line = {
             "image": str(path),

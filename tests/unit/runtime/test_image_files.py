@@ -48,6 +48,12 @@ def test_what_is_not_there(folder: Path) -> None:
     ]
 
 
+def test_a_name_that_no_file_can_have_does_not_lose_the_others(folder: Path) -> None:
+    found, wrong = find_images(["x" * 300, folder / "in" / "b.png"])
+    assert found == [folder / "in" / "b.png"]
+    assert wrong == [f"{'x' * 300}: cannot be read: File name too long"]
+
+
 def test_write_and_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "ä b.png"
     write_image(path, PIXELS)
@@ -78,6 +84,8 @@ def test_bad_files(tmp_path: Path) -> None:
     for name in ("empty.png", "text.png", "header.png"):
         with pytest.raises(MediaError, match=rf"{name}: no image that OpenCV can read"):
             read_image(tmp_path / name)
+    with pytest.raises(MediaError, match=r"empty.png: .*: the file is empty"):
+        read_image(tmp_path / "empty.png")
     with pytest.raises(MediaError, match=r"gone.png: cannot be read: No such file"):
         read_image(tmp_path / "gone.png")
     with pytest.raises(MediaError, match=r"cannot be read: Is a directory"):

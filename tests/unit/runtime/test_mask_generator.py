@@ -182,9 +182,11 @@ def test_nothing_found() -> None:
     assert generate(pred_iou_thresh=1.0, crop_n_layers=1, min_mask_region_area=9) == []
 
 
-def test_empty_masks_have_no_pixels() -> None:
-    """Thresholds of 0 keep everything, as upstream."""
-    found = generate(points_per_side=1, pred_iou_thresh=0, stability_score_thresh=0, mask_threshold=1000.0)
+@pytest.mark.parametrize("offset", [1.0, 998.0])
+def test_empty_masks_have_no_pixels(offset: float) -> None:
+    """Thresholds of 0 keep everything, as upstream; with the larger offset there are logits above the lower one."""
+    options = {"stability_score_thresh": 0, "stability_score_offset": offset, "mask_threshold": 1000.0}
+    found = generate(points_per_side=1, pred_iou_thresh=0, **options)
     assert [(one["area"], one["bbox"], one["segmentation"].any()) for one in found] == [(0, [0.0] * 4, False)] * 3
 
 

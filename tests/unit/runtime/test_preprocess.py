@@ -100,7 +100,7 @@ def test_check_frame() -> None:
     [
         ([[[0, 0, 0]]], "must be a numpy array .* but got list"),
         (None, "must be a numpy array .* but got NoneType"),
-        (np.zeros((20, 30, 3), np.float32), "must be uint8 .* but got float32; convert it"),
+        (np.zeros((20, 30, 3), np.float32), "must be uint8 .* but got float32; scale its values to 0…255"),
         (np.zeros((20, 30, 3), bool), "must be uint8 .* but got bool"),
         (np.zeros((20, 30), np.uint8), r"must be \[H,W,3\] \(RGB\) but got shape \[20, 30\]"),
         (np.zeros((20, 30, 4), np.uint8), r"must be \[H,W,3\] \(RGB\) but got shape \[20, 30, 4\]"),

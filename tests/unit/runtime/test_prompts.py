@@ -131,8 +131,8 @@ def test_encode_mask(size: tuple[int, int]) -> None:
     square = functional.interpolate(given, (SIDE, SIDE), mode="bilinear", antialias=True).ge(0.5).float()
     expected = functional.interpolate(20 * square - 10, scale_factor=0.25, mode="bilinear", antialias=True)
     downsampled = functional.conv2d(square, torch.from_numpy(KERNEL)[None, None], torch.tensor([0.75]), stride=4)
-    for kind in (bool, np.uint8, np.int32):
-        logits, mask_input = encode_mask(mask.astype(kind) * kind(3), size, MODEL)
+    for kind, value in ((bool, 1), (np.uint8, 3), (np.int32, 3), (np.float32, 1)):
+        logits, mask_input = encode_mask(mask.astype(kind) * kind(value), size, MODEL)
         assert (logits.dtype, mask_input.dtype) == (np.float32, np.float32)
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
         np.testing.assert_allclose(mask_input, downsampled.numpy(), atol=1e-5)
@@ -149,7 +149,8 @@ def dot(height: int, width: int) -> npt.NDArray[np.bool_]:
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (np.ones(FRAME, np.float32), "must be a bool or integer array .* but got float32"),
+        (np.full(FRAME, 3.0, np.float32), "mask of float32 must be of 0 and 1; of logits give logits > 0"),
+        (np.full(FRAME, np.nan), "mask of float64 must be of 0 and 1"),
         (np.full(FRAME, "x"), "must be a bool or integer array .* but got <U1"),
         ([[True]], "must be a bool or integer array .* but got list"),
         (np.ones((WIDTH, HEIGHT), bool), r"frame's size \[100, 200\] but got shape \[200, 100\]"),

@@ -199,6 +199,7 @@ FRAME = np.zeros((4, 6, 3), np.uint8)
         pytest.param(iter([FRAME]), InputError, "but got list_iterator", id="iterator"),
         (7, InputError, "but got int"),
         ("missing.mp4", MediaError, "missing.mp4: no such video file"),
+        pytest.param("x" * 300, MediaError, "xxx: cannot be read: File name too long", id="long name"),
     ],
     ids=str,
 )
