@@ -446,6 +446,13 @@ def test_no_output(run, video):
     assert message == "nothing to write: give -o out.mp4 or --masks DIR or --json FILE"
 
 
+def test_outputs_over_each_other(run, video):
+    out = video.with_name("o.mp4")
+    message = error_of(run, "track", "b", video, "--point", "1,1", "-o", out, "--json", out)
+    assert message == "-o, --masks and --json must not write to the same place"
+    assert not out.exists()
+
+
 def test_output_over_the_input(run, video):
     before = video.read_bytes()
     message = error_of(run, "track", "b", video, "--point", "1,1", "-o", video)
@@ -525,7 +532,7 @@ def test_folder_of_images(run, tracker, tmp_path):
     (tmp_path / "images" / "2.png").write_bytes(b"broken")
     code, out, err = run("track", "b", tmp_path / "images", "--point", "1,1", "--json", tmp_path / "o.json")
     assert code == 0
-    assert out.startswith("10 frames, ")
+    assert out.startswith("10 of 11 frames, ")
     assert out.endswith(f" frames/s with reading and writing, broken 1: {tmp_path / 'o.json'}\n")
     [line] = err.splitlines()
     assert line.startswith(f"sam2edge: {tmp_path / 'images'}: frame 2 is skipped: {tmp_path / 'images' / '2.png'}: no")
@@ -611,7 +618,7 @@ def test_window_that_is_closed(run, tracker, video, monkeypatch):
     monkeypatch.setattr(sinks, "WindowSink", Window)
     code, out, err = run("track", "b", video, "--point", "1,1", "--window")
     assert (code, err) == (0, "")
-    assert out.startswith("3 frames, ")
+    assert out.startswith(f"3 of {FRAMES} frames, ")
     assert out.endswith(" frames/s with reading and writing: shown\n")
 
 

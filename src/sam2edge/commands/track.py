@@ -112,7 +112,10 @@ def _track(args: argparse.Namespace) -> int:
     if number < args.frame:
         raise PromptError(f"--frame {args.frame}: nothing was prompted, the video ends with frame {number}")
     delay = _delay(delays) if source.live else ""
-    print(f"{count} frames, {fps:.1f} frames/s with reading and writing{delay}{faults}: {outputs or 'shown'}")
+    cut_short = f" of {source.frame_count}" if source.frame_count and count < source.frame_count else ""
+    print(
+        f"{count}{cut_short} frames, {fps:.1f} frames/s with reading and writing{delay}{faults}: {outputs or 'shown'}"
+    )
     return 0
 
 
@@ -123,6 +126,9 @@ def _check_track(args: argparse.Namespace) -> None:
         raise InputError("nothing to write: give -o out.mp4 or --masks DIR or --json FILE")
     if args.frame < 0:
         raise InputError(f"--frame {args.frame}: frames are counted from 0")
+    outputs = [path.absolute() for path in _outputs(args)]
+    if len(set(outputs)) < len(outputs):
+        raise InputError("-o, --masks and --json must not write to the same place")
     for path in _outputs(args):
         if path.exists() and os.path.exists(args.source) and path.samefile(args.source):
             raise InputError(f"{path}: is the video that is read; write to another file")
