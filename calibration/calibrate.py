@@ -184,6 +184,7 @@ def _collect(
 ) -> tuple[Statistics, int, dict[str, str]]:
     """What all clips showed, how many frames were recorded, and the hash of each clip by its name."""
     directory = cache or range_cache.default_directory()
+    range_cache.prepare(directory)
     statistics: Statistics = {name: {} for name in GRAPHS}
     hashes: dict[str, str] = {}
     recorded = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sam2edge.bundle import Bundle
 from sam2edge.calibration.collect import Statistics
 from sam2edge.calibration.histogram import BINS, Histogram
 from sam2edge.calibration.prompts import Prompts
+from sam2edge.errors import InputError
 
 _VERSION = 1
 """To be raised when what is collected changes."""
@@ -26,6 +27,18 @@ _VERSION = 1
 def default_directory() -> Path:
     """$XDG_CACHE_HOME/sam2edge/calibration; ~/.cache without that variable."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam2edge" / "calibration"
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory. InputError, before anything is tracked, where nothing can be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise InputError(
+            f"{directory}: what was tracked is to be kept there, but it cannot be written ({error.strerror}); set "
+            "XDG_CACHE_HOME to another directory"
+        ) from error
 
 
 def key(bundle: Bundle, clip: str, record: Sequence[int], prompts: Prompts | None) -> str:
@@ -48,16 +61,18 @@ def key(bundle: Bundle, clip: str, record: Sequence[int], prompts: Prompts | Non
 def write(file: Path, statistics: Statistics) -> None:
     """Write a file, which appears whole or not at all."""
     rows = [(graph, name, histogram) for graph, found in statistics.items() for name, histogram in found.items()]
-    file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f"{file.name}.{os.getpid()}.new")
-    with new.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            names=np.array([(graph, name) for graph, name, _ in rows]),
-            reach=np.array([(histogram.largest, histogram.limit) for *_, histogram in rows]),
-            counts=np.array([histogram.counts for *_, histogram in rows]),
-        )
-    new.replace(file)
+    try:
+        with new.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                names=np.array([(graph, name) for graph, name, _ in rows]),
+                reach=np.array([(histogram.largest, histogram.limit) for *_, histogram in rows]),
+                counts=np.array([histogram.counts for *_, histogram in rows]),
+            )
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)  # half a file would only help to keep the disk full
 
 
 def read(file: Path) -> Statistics | None:
@@ -65,7 +80,7 @@ def read(file: Path) -> Statistics | None:
     try:
         with file.open("rb") as stream, np.load(stream) as data:
             names, reach, counts = data["names"].tolist(), data["reach"].tolist(), data["counts"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except Exception:  # numpy's, zipfile's and zlib's own, whichever meets the damage
         return None
     statistics: Statistics = {}
     for (graph, name), (largest, limit), row in zip(names, reach, counts, strict=True):

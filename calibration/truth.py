@@ -83,7 +83,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     try:
         depth, kind, data = _without_palette(data)
         labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (ValueError, struct.error, cv2.error) as error:
+    except (ValueError, IndexError, struct.error, cv2.error) as error:
         raise MediaError(f"{path}: no PNG, or a damaged one ({error})") from error
     if labels is None:
         raise MediaError(f"{path}: a damaged PNG")
@@ -131,9 +131,9 @@ def _find(path: Path, clip: Path) -> list[Path]:
 
 def _read_npz(path: Path) -> Labels:
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as stream, np.load(stream) as arrays:
             labels: Labels = arrays["labels"]
-    except (OSError, KeyError, ValueError, zlib.error) as error:
+    except Exception as error:  # numpy's, zipfile's and zlib's own, whichever meets the damage
         raise MediaError(f"{path}: no .npz with an array `labels` ({error})") from error
     if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
         raise MediaError(f"{path}: labels must be integer [T,H,W] but are {labels.dtype} {list(labels.shape)}")

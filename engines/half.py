@@ -77,8 +77,8 @@ def island_nodes(graph: GraphProto, islands: Iterable[Island]) -> set[str]:
         names = {node.name for node in graph.node if re.match(island.nodes, node.name)}
         if not names and not island.optional:
             raise BuildError(
-                f"{island.graph}: no node is called {island.nodes}…, which must stay FP32 ({island.reason}); the "
-                "bundle is of another version of sam2edge: export it again"
+                f"{island.graph}: no node is called {island.nodes}…, which must stay FP32 ({island.reason}); "
+                "correct it in a recipe of yours, or the bundle is of another version of sam2edge: export it again"
             )
         found |= names
     return found

@@ -41,7 +41,7 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
 
     Raises:
         SourceError: the source is not there, is no SAM 2, holds more than tensors, lacks, adds or misshapes a
-            tensor (named as in the file), or cannot take images of that size.
+            tensor (named as in the file), has numbers that are not finite, or cannot take images of that size.
 
     """
     path = Path(source)

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,6 +87,8 @@ def set_image_size(config: Any, image_size: int | None) -> None:
     size = own if image_size is None else image_size
     vision = config.vision_config
     step = math.lcm(32, 4 * vision.backbone_config.window_size_per_stage[0])
+    if size == own and (size % step or size < step):
+        raise SourceError(f"image size {own}, the checkpoint's own, is not possible: give a multiple of {step}")
     if size != own and (size % step or not 256 <= size <= 1024):
         raise SourceError(
             f"image size {size} is not possible: give a multiple of {step} from {max(256, step)} to 1024, "
@@ -119,6 +122,13 @@ def check_layout(complaint: str, expected: Mapping[str, Shape], found: Mapping[s
     if differences:
         more = [f"and {len(differences) - _LISTED} more"] if len(differences) > _LISTED else []
         raise SourceError("\n  ".join([f"{complaint}:", *differences[:_LISTED], *more]))
+
+
+def check_finite(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raise SourceError with the first tensor that has NaN or infinities, as a training that diverged leaves them."""
+    for key in sorted(tensors):
+        if not torch.isfinite(tensors[key]).all():
+            raise SourceError(f"{path}: the weights {key} hold numbers that are not finite; give an earlier checkpoint")
 
 
 def assemble(config: Any, tensors: dict[str, Any]) -> Any:

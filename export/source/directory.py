@@ -15,6 +15,7 @@ from sam2edge.export.source.architecture import (
     Source,
     Triple,
     assemble,
+    check_finite,
     check_layout,
     layout,
     set_image_size,
@@ -43,6 +44,7 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
     check_layout(f"{directory}: the weights do not fit config.json", layout(config), shapes(tensors))
+    check_finite(directory, tensors)
     mean, std = _normalisation(directory)
     return Source(
         model=assemble(config, tensors),

@@ -17,6 +17,7 @@ from sam2edge.export.source.architecture import (
     Shape,
     Source,
     assemble,
+    check_finite,
     check_layout,
     layout,
     set_image_size,
@@ -92,6 +93,7 @@ def from_upstream(path: Path, image_size: int | None) -> Source:
     keys = {key: _upstream_keys(key, shape) for key, shape in layout(config).items()}
     expected = dict(part for parts in keys.values() for part in parts)
     check_layout(f"{path}: the weights do not fit SAM {version} {size}", expected, shapes(state))
+    check_finite(path, state)
     # cat copies, also a single tensor: the file's storages, an optimizer's state among them, can go
     tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
     return Source(

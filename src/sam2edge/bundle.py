@@ -286,18 +286,27 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
         graph = dict(data["graphs"][name])
         for side in ("inputs", "outputs"):
             graph[side] = tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in graph[side])
-        graph["parity"] = {output: Parity(**errors) for output, errors in graph["parity"].items()}
+        graph["parity"] = {output: _typed(Parity, errors) for output, errors in graph["parity"].items()}
         graphs[name] = _typed(Graph, graph)
     calibration = _typed(Calibration, data["calibration"]) if data.get("calibration") else None
     return Manifest(_typed(Source, data["source"]), numbers, graphs, str(data["parity_frames"]), calibration)
 
 
 def _typed(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass of these values; TypeError when a number, flag or text is something else."""
+    """A dataclass of these values; TypeError when a number, flag, text or table of them is something else."""
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.type in ("int", "bool", "str") and type(values.get(field.name)).__name__ != field.type:
-            raise TypeError(f"{field.name} must be {field.type} but is {values.get(field.name)!r}")
+        if field.name in values and not _fits(str(field.type), values[field.name]):
+            raise TypeError(f"{field.name} must be {field.type} but is {values[field.name]!r}")
     return kind(**values)
+
+
+def _fits(kind: str, value: Any) -> bool:
+    if kind.startswith("dict[str, "):
+        values = kind.removeprefix("dict[str, ").removesuffix("]")
+        return isinstance(value, dict) and all(_fits(values, one) for one in value.values())
+    if kind == "float":
+        return type(value) in (int, float)
+    return kind not in ("int", "bool", "str") or type(value).__name__ == kind
 
 
 def _verify_contract(directory: Path, manifest: Manifest) -> None:
@@ -365,14 +374,35 @@ def _check_replaceable(out: Path) -> None:
         read_manifest(out)
 
 
+def _check_outside(out: Path) -> None:
+    """BundleError if `out` lies in a bundle, which would not open any more."""
+    for parent in out.parents:
+        with contextlib.suppress(BundleError):  # as it should be: no bundle, or somebody else's manifest
+            read_manifest(parent)
+            break
+    else:
+        return
+    raise BundleError(f"{out}: lies in the bundle {parent}, which may hold nothing else; give another path")
+
+
 @contextlib.contextmanager
 def replacing(out: Path, check: Callable[[Path], None] = _check_replaceable) -> Iterator[Path]:
     """A new directory beside `out` that takes its place when the block ends without an error.
 
     Until then what is at `out` stays as it was. `check` raises for what must never be replaced: by default
-    BundleError for anything but a bundle.
+    BundleError for anything but a bundle. BundleError, too, for a place in a bundle and for any OSError.
     """
+    try:
+        with _replacing(out, check) as new:
+            yield new
+    except OSError as error:
+        raise BundleError(f"{out}: was not written: {error}") from error
+
+
+@contextlib.contextmanager
+def _replacing(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     out = out.resolve()  # a link keeps pointing where it did, and "." has a parent
+    _check_outside(out)
     check(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

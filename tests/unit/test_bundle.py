@@ -144,6 +144,7 @@ def field(*keys: str | int, value: object = None) -> Callable[[Path], None]:
     return damage
 
 
+CALIBRATION = {"file": "recipe.json", "sha256": "", "bytes": 0, "frames": 4, "clips": {}, "source": {}}
 DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = {
     "truncated graph": (truncate, CorruptFileError, "mask_decoder.onnx", "bytes"),
     "edited byte": (edit, CorruptFileError, "memory_encoder.onnx", "sha256"),
@@ -180,6 +181,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = 
         SchemaError,
         "manifest.json",
         "misstated",
+    ),
+    "text for an error": (
+        field("graphs", "mask_decoder", "parity", "mask", "max_error", value="small"),
+        SchemaError,
+        "manifest.json",
+        "max_error must be float but is 'small'",
+    ),
+    "list for a table of numbers": (
+        field("calibration", value={**CALIBRATION, "iou": ["clip.mp4"]}),
+        SchemaError,
+        "manifest.json",
+        r"iou must be dict\[str, float\] but is \['clip.mp4'\]",
     ),
     "kernel of another size": (
         field("model", "mask_prompt_kernel", value=[[1.0]]),
@@ -274,8 +287,13 @@ def test_replacing_fills_an_empty_directory(tmp_path: Path) -> None:
     assert read(tmp_path) == {"bundle": None, "bundle/manifest.json": b"new"}
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_replacing_keeps_the_old_one_on_an_error(copy: Path, error: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(RuntimeError, RuntimeError), (KeyboardInterrupt, KeyboardInterrupt), (OSError, BundleError)],
+)
+def test_replacing_keeps_the_old_one_on_an_error(
+    copy: Path, error: type[BaseException], raised: type[BaseException]
+) -> None:
     before = read(copy.parent)
 
     def write_half() -> None:
@@ -283,7 +301,7 @@ def test_replacing_keeps_the_old_one_on_an_error(copy: Path, error: type[BaseExc
             (new / "mask_decoder.onnx").write_bytes(b"half")
             raise error
 
-    with pytest.raises(error):
+    with pytest.raises(raised):
         write_half()
     assert read(copy.parent) == before
 
@@ -309,6 +327,25 @@ def test_replacing_refuses_what_is_no_bundle(tmp_path: Path, files: dict[str, st
         pytest.fail("the block must not run")
     assert str(caught.value).startswith(str(out))
     assert read(tmp_path) == before
+
+
+def test_replacing_refuses_a_place_in_a_bundle(copy: Path) -> None:
+    before = read(copy)
+    for out in (copy / "int8", copy / "deeper" / "int8"):
+        with pytest.raises(BundleError, match=r"lies in the bundle .*/bundle, which may"), replacing(out):
+            pytest.fail("the block must not run")
+    assert read(copy) == before
+    rewrite(copy / "manifest.json", b'{"name": "web app"}')
+    with replacing(copy / "model"):
+        pass
+    assert (copy / "model").is_dir()
+
+
+def test_replacing_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "bundle"
+    with pytest.raises(BundleError, match=r"file/bundle: was not written: .*File exists"), replacing(out):
+        pytest.fail("the block must not run")
 
 
 def test_replacing_follows_a_link(copy: Path, tmp_path: Path) -> None:

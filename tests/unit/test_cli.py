@@ -719,6 +719,35 @@ def test_interrupted_elsewhere(run, monkeypatch):
     assert run("doctor") == (130, "", "sam2edge: interrupted\n")
 
 
+def test_a_name_that_no_file_can_have(run, tmp_path):
+    assert error_of(run, "export", "x" * 300, tmp_path / "out").endswith(f"File name too long: '{'x' * 300}'")
+
+
+TERMINATED = """
+import os, signal, subprocess, sys
+from sam2edge import cli
+from sam2edge.engines import environment
+def probe():
+    os.kill(os.getpid(), signal.SIGTERM)
+    subprocess.run(["sleep", "60"])
+environment.probe = probe
+sys.exit(cli.main(["doctor"]))
+"""
+
+
+def test_terminated_elsewhere():
+    done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "sam2edge: interrupted\n")
+
+
+def test_a_locale_without_the_letters(bundle):
+    command = [sys.executable, "-m", "sam2edge.cli", "inspect", bundle.path]
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"image +uint8 +B \? \d+ \? \d+ \? 3\n", done.stdout)
+
+
 def test_nobody_reads_the_output():
     command = f"{sys.executable} -m sam2edge.cli doctor | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

@@ -14,11 +14,12 @@ from sam2edge import Bundle, VideoTracker, cli
 from sam2edge.bundle import GRAPHS
 from sam2edge.calibration import calibrate as module
 from sam2edge.calibration import collect as collecting
+from sam2edge.calibration import range_cache
 from sam2edge.calibration.accuracy import region_similarity
 from sam2edge.calibration.calibrate import calibrate, spread
 from sam2edge.calibration.clip import Clip
 from sam2edge.calibration.collect import collect, load_graph, observed
-from sam2edge.calibration.histogram import BINS
+from sam2edge.calibration.histogram import BINS, Histogram
 from sam2edge.calibration.quantize import layers
 from sam2edge.calibration.recipe import Recipe
 from sam2edge.engines.half import Island
@@ -186,6 +187,25 @@ def test_resumes_after_the_clips_that_are_done(nano, prompts, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         calibrate(nano, tmp_path / "out", clips, [prompts, prompts], cache=tmp_path / "cache")
     assert tracked[3:] == [str(clips[0]), str(CLIP)]
+
+
+def test_damaged_cache_is_as_none(tmp_path):
+    counts = np.random.default_rng(0).integers(0, 1000, BINS)
+    range_cache.write(file := tmp_path / "a.npz", {"mask_decoder": {"x": Histogram(1.0, 1.0, counts)}})
+    assert range_cache.read(file) is not None
+    whole = file.read_bytes()
+    inside = bytearray(whole)
+    inside[len(whole) // 2] ^= 255
+    for damaged in (b"", whole[:100], bytes(inside)):
+        file.write_bytes(damaged)
+        assert range_cache.read(file) is None
+
+
+def test_cache_that_cannot_be_written_is_refused_before_tracking(nano, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "collect", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/cache: .*cannot be written \(Not a directory\); set XDG_CACHE_HOME"):
+        calibrate(nano, tmp_path / "o", [CLIP], [prompts], cache=tmp_path / "file" / "cache")
 
 
 def test_spread():

@@ -296,6 +296,13 @@ def test_long_lists_are_cut(refusal_of_state):
     assert message.splitlines()[1:] == [*(f"  unexpected extra.{i:02} (1,)" for i in range(10)), "  and 4 more"]
 
 
+def test_weights_that_are_not_finite_are_named(refusal_of_state, directory):
+    message = refusal_of_state(lambda state: state.update({"mask_downsample.bias": torch.tensor([torch.nan])}))
+    assert "edited.pt: the weights mask_downsample.bias hold numbers that are not finite" in message
+    edit_weights(directory, lambda tensors: tensors["no_object_pointer"].fill_(torch.inf))
+    assert "the weights no_object_pointer hold numbers that are not finite" in refusal(directory)
+
+
 def test_a_trunk_of_unknown_depth_is_refused(refusal_of_state):
     message = refusal_of_state(lambda state: state.update({"image_encoder.trunk.blocks.12.norm1.bias": torch.zeros(1)}))
     assert "the trunk has 13 blocks" in message
@@ -324,7 +331,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, tiny_state):
     assert "never code" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more", b"\x80\x02]q\x00."])
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more", b"\x80\x02]q\x00.", b"\x80\x02."])
 def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
     (tmp_path / "file.pt").write_bytes(content)
     message = refusal(tmp_path / "file.pt")
@@ -535,3 +542,11 @@ def test_impossible_image_sizes_are_refused(tiny, image_size):
 def test_a_checkpoints_own_image_size_is_always_possible(directory):
     assert load_source(directory, image_size=128).model.config.image_size == 128
     assert "from 256 to 1024, or 128, the checkpoint's own" in refusal(directory, image_size=160)
+
+
+@pytest.mark.parametrize("image_size", [-128, 0, 100])
+def test_a_checkpoints_own_image_size_may_not_fit_its_trunk(directory, image_size):
+    edit_json(directory / "config.json", image_size=image_size)
+    message = f"image size {image_size}, the checkpoint's own, is not possible: give a multiple of 32"
+    assert refusal(directory) == message
+    assert load_source(directory, image_size=256).model.config.image_size == 256
