@@ -101,9 +101,11 @@ class ReferenceTracker:
         self.pixels = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)
         self.sessions: dict[int, Sam2VideoInferenceSession] = {}
         self.cache: Any = None
+        self.reverse = False
 
     def track(self, frame: int, reverse: bool = False) -> dict[int, Expected]:
         """Find every object on a frame."""
+        self.reverse = reverse
         for session in self.sessions.values():
             self.model(session, frame_idx=frame, reverse=reverse)
         return self.results(frame)
@@ -111,10 +113,12 @@ class ReferenceTracker:
     def prompt(self, frame: int, object_id: int, **prompt: Any) -> dict[int, Expected]:
         """Prompt an object on a frame."""
         session = self._prompted_session(frame, object_id, **prompt)
-        self.model(session, frame_idx=frame)
-        stored = session.output_dict_per_obj[0]
-        if self.corrections_condition and frame in stored["non_cond_frame_outputs"]:
-            stored["cond_frame_outputs"][frame] = stored["non_cond_frame_outputs"].pop(frame)
+        conditioning, others = session.output_dict_per_obj[0].values()
+        if frame in conditioning and frame in session.frames_tracked_per_obj[0]:
+            others[frame] = conditioning.pop(frame)  # a correction does not see the one before it
+        self.model(session, frame_idx=frame, reverse=self.reverse)
+        if self.corrections_condition and frame in others:
+            conditioning[frame] = others.pop(frame)
         return self.results(frame)
 
     def remove(self, object_id: int) -> None:

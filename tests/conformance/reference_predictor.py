@@ -57,7 +57,10 @@ class ReferencePredictor(ReferenceTracker):
             start = min(t for session in self.sessions.values() for t in session.output_dict_per_obj[0][CONDITIONING])
         last = len(self.frames) - 1
         length = last if length is None else length
-        order = range(start, max(start - length, 0) - 1, -1) if reverse else range(start, min(start + length, last) + 1)
+        if reverse:  # upstream yields nothing backward from the first frame
+            order = range(start, max(start - length, 0) - 1, -1) if start else range(0)
+        else:
+            order = range(start, min(start + length, last) + 1)
         for frame in order:
             for session in self.sessions.values():
                 stored = session.output_dict_per_obj[0]
@@ -76,7 +79,7 @@ class ReferencePredictor(ReferenceTracker):
         stored = session.output_dict_per_obj[0]
         if frame in stored[CONDITIONING]:
             stored[OTHERS][frame] = stored[CONDITIONING].pop(frame)
-            del session.frames_tracked_per_obj[0][frame]
+            session.frames_tracked_per_obj[0].pop(frame, None)
         return self.results(frame)
 
     def reset(self) -> None:

@@ -73,12 +73,14 @@ SCENARIOS = {
     "removal": Scenario({0: [prompt(1, box=LEFT), prompt(2, box=RIGHT), prompt(3, points=[CENTRE])], 9: [2], 15: [1]}),
     "removed and prompted again": Scenario({0: [prompt(1, box=LEFT)], 8: [1], 9: [prompt(1, box=RIGHT)]}),
     "occlusion and return": Scenario({0: [prompt(1, box=LEFT), prompt(2, box=RIGHT)]}, hidden=range(8, 18)),
-    "reverse": Scenario({29: [prompt(1, box=LEFT)], 20: [prompt(2, points=[CENTRE])]}, reverse=True),
+    "reverse": Scenario(
+        {29: [prompt(1, box=LEFT)], 20: [prompt(2, points=[CENTRE])], 14: [prompt(1, points=[CENTRE])]}, reverse=True
+    ),
     "several conditioning frames": Scenario(
         {
             0: [prompt(1, box=LEFT)],
             4: [prompt(1, points=[CENTRE])],
-            12: [prompt(1, box=LEFT), prompt(2, box=RIGHT)],
+            12: [prompt(1, box=LEFT), prompt(1, points=[CENTRE]), prompt(2, box=RIGHT)],
             20: [prompt(2, points=[(0.7, 0.6)])],
         },
         tracker={"max_conditioning_frames": 3},

@@ -114,7 +114,16 @@ SESSIONS: dict[str, list[Step]] = {
         prompt(12, 1, **CLICK),
         propagate(reverse=True),
     ],
-    "parts": [prompt(9, 1, box=LEFT), propagate(4, 3), propagate(7, 9), propagate(27, 10), propagate(12, 30, True)],
+    "parts": [
+        prompt(9, 1, box=LEFT),
+        prompt(25, 1, box=RIGHT),
+        propagate(4, 3),
+        clear(25, 1),  # not tracked yet
+        propagate(7, 9),
+        propagate(27, 10),
+        propagate(12, 30, True),
+        propagate(0, reverse=True),  # nothing
+    ],
     "masks": [
         prompt(7, 1, mask=ELLIPSE),
         propagate(),
