@@ -279,6 +279,8 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
     if len(model["no_memory_embedding"]) != model["hidden_dim"]:
         raise ValueError("no_memory_embedding must have hidden_dim numbers")
     numbers = _typed(Model, model)
+    if min(numbers.memory_frames, numbers.max_pointers) < 1:
+        raise ValueError("memory_frames and max_pointers must be 1 or more")
     if numbers.memory_pool not in (pools := memory_pools(numbers.image_size)):
         raise ValueError(f"memory_pool must be one of {pools} but is {numbers.memory_pool}")
     graphs = {}

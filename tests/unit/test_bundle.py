@@ -182,6 +182,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = 
         "manifest.json",
         "misstated",
     ),
+    "no memory": (
+        field("model", "memory_frames", value=0),
+        SchemaError,
+        "manifest.json",
+        "memory_frames and max_pointers must be 1 or more",
+    ),
     "text for an error": (
         field("graphs", "mask_decoder", "parity", "mask", "max_error", value="small"),
         SchemaError,
