@@ -25,7 +25,8 @@ class JsonSink(Sink):
 
     A line holds `frame_index`, `size` [height, width] and `objects`; each of these has `id`, `segmentation`
     (COCO's compressed RLE: `size`, `counts`), `bbox` (COCO's [x, y, width, height] in pixels, zeros for an
-    empty mask), `iou`, `object_score`, `stability`, `visible` and `state` ("visible", "occluded" or "lost").
+    empty mask), `iou`, `object_score`, `stability`, `visible` and `state` ("visible", "occluded" or "lost"). `iou` and
+    `object_score` are null where they are not finite, as from a graph that overflows in FP16.
 
     Raises MediaError if the file cannot be written.
     """
@@ -74,9 +75,14 @@ def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
         "id": int(result.object_ids[i]),
         "segmentation": rle.encode(mask),
         "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
-        "iou": round(float(result.ious[i]), 6),
-        "object_score": round(float(result.object_scores[i]), 6),
+        "iou": _finite(result.ious[i]),
+        "object_score": _finite(result.object_scores[i]),
         "stability": round(float(result.stability[i]), 6),
         "visible": bool(result.visible[i]),
         "state": result.states[i],
     }
+
+
+def _finite(value: np.float32) -> float | None:
+    """JSON has no NaN; Python would write one that other readers refuse."""
+    return round(float(value), 6) if np.isfinite(value) else None

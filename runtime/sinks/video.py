@@ -97,8 +97,9 @@ class _Replacement:
             raise MediaError(f"{path}: is a directory, expected the name of a file to write")
         make_directory(path.parent)
         # The extension stays: OpenCV takes the container from it. The process's number keeps two runs apart.
-        self.temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        self._path = path
+        # Absolute, since FFmpeg takes what stands before a colon for a protocol.
+        self._path = path.absolute()
+        self.temporary = self._path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
 
     def publish(self) -> None:
         self.temporary.replace(self._path)

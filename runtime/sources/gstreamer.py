@@ -22,6 +22,8 @@ import numpy as np
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.sources.base import Frame, Source
 
+_HEADER = re.compile(rb"P6\n([1-9]\d{0,4}) ([1-9]\d{0,4})\n255\n")
+_LONGEST_HEADER = len("P6\n99999 99999\n255\n")
 _PACKAGES = "gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 
 
@@ -79,13 +81,16 @@ class GStreamerSource(Source):
         """The next frame, or None at the end of the pipeline: a PPM image, whose header says its size."""
         deadline = time.monotonic() + self._timeout
         header = bytearray()
-        while header.count(b"\n") < 3:
+        while not (match := _HEADER.fullmatch(header)):
             byte = bytearray(1)
+            if len(header) == _LONGEST_HEADER:
+                self.close()
+                raise MediaError(f"{self.name}: gave no frame but {bytes(header)!r}")
             if not self._fill(byte, deadline):
                 self._ended()
                 return None
             header += byte
-        width, height = map(int, header.split()[1:3])
+        width, height = map(int, match.groups())
         frame = np.empty((height, width, 3), np.uint8)
         if not self._fill(frame.data.cast("B"), deadline):
             self._ended()

@@ -67,13 +67,18 @@ class VideoSource(Source):
 def open_capture(path: Path) -> cv2.VideoCapture:
     """OpenCV's reader of a video file, before the first frame. Raises MediaError for what cannot be opened."""
     # OpenCV reports all of these alike, as a capture that is not open.
-    if path.is_dir():
-        raise MediaError(f"{path}: is a directory, expected a video file")
-    if not path.exists():
-        raise MediaError(f"{path}: no such video file")
-    if path.is_file() and path.stat().st_size == 0:
-        raise MediaError(f"{path}: the file is empty (0 bytes), so there is no video in it")
-    capture = cv2.VideoCapture(str(path))
+    try:
+        if path.is_dir():
+            raise MediaError(f"{path}: is a directory, expected a video file")
+        if not path.exists():
+            raise MediaError(f"{path}: no such video file")
+        if path.is_file() and path.stat().st_size == 0:
+            raise MediaError(f"{path}: the file is empty (0 bytes), so there is no video in it")
+    except OSError as error:  # in a folder that may not be entered, a name that no file can have
+        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+    if not os.access(path, os.R_OK):
+        raise MediaError(f"{path}: cannot be read: Permission denied")
+    capture = cv2.VideoCapture(str(path.absolute()))  # to FFmpeg, a relative 12:30.mp4 is of protocol "12"
     if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == _TEXT:
         raise MediaError(f"{path}: not a video that OpenCV can open: another kind of file, or one cut short")
     return capture

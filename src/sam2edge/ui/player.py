@@ -114,12 +114,12 @@ class Player:
     def click(self, click: Click, seen: int) -> None:
         """See Session.click. seen: serial of the frame that was clicked on.
 
-        Raises PromptError, and pauses, if the frame has gone by for too long.
+        Raises PromptError, and pauses, if the frame has gone by for too long, or was of another source.
         """
 
         def act() -> None:
             late = self._session.serial - seen
-            if not 0 <= late <= (_LATE if self._playing else 0):
+            if seen < self._session.first or not 0 <= late <= (_LATE if self._playing else 0):
                 self._playing = False
                 raise PromptError(f"this frame had gone by ({late} more had come); paused now, so click again")
             self._session.click(click)

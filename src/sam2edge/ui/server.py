@@ -75,6 +75,8 @@ class _HttpServer(ThreadingHTTPServer):
 
     def __init__(self, player: Player, token: str, uploads: Path, port: int) -> None:
         self.player, self.token, self.uploads = player, token, uploads
+        self.opening = threading.Lock()  # guards what follows: the folder of the upload opened last
+        self.uploaded: Path | None = None
         page = importlib.resources.files("sam2edge.ui") / "page"
         self.files = {file.name: file.read_bytes() for file in page.iterdir() if Path(file.name).suffix in _TYPES}
         super().__init__((HOST, port), _Handler)
@@ -128,9 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
         if re.sub(r":\d*$", "", host).lower() not in _NAMES:
             raise _RefusalError(403, f"requests go to {' or '.join(_NAMES)}, not to {host!r}")
         path, _, query = self.path.partition("?")
-        token, _, name = path.removeprefix("/").partition("/")
-        if not secrets.compare_digest(token.encode(), self.server.token.encode()):
-            raise _RefusalError(404, "use the address that sam2edge ui printed, with its token")
+        token, slash, name = path.removeprefix("/").partition("/")
+        # Without the last slash the page would look for its files in the wrong place.
+        if not (slash and secrets.compare_digest(token.encode(), self.server.token.encode())):
+            raise _RefusalError(404, "use the address that sam2edge ui printed, with its token and last slash")
         return name, {key: values[-1] for key, values in parse_qs(query).items()}
 
     def _get(self, path: str, query: dict[str, str]) -> None:
@@ -180,15 +183,15 @@ class _Handler(BaseHTTPRequestHandler):
         if length > free:
             raise _RefusalError(413, f"{name}: {length >> 20} MB, but only {free >> 20} MB are free for uploads")
         folder = Path(tempfile.mkdtemp(dir=self.server.uploads))
+        unused: Path | None = folder
         try:
             self._receive(folder / name, length)
-            self.server.player.open(str(folder / name), name)
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        for other in self.server.uploads.iterdir():
-            if other != folder:
-                shutil.rmtree(other)
+            with self.server.opening:  # another tab may be uploading too
+                self.server.player.open(str(folder / name), name)
+                unused, self.server.uploaded = self.server.uploaded, folder
+        finally:
+            if unused is not None:
+                shutil.rmtree(unused)
 
     def _receive(self, file: Path, length: int) -> None:
         try:

@@ -25,7 +25,8 @@ class Session(Closing):
     """A source, a tracker and the current frame. To be used by one thread.
 
     tracker: for this session alone, the caller's to close. output: folder for masks, made when they are first saved.
-    serial: how many frames were shown, whatever their source. message: what happened to the source last, "" if nothing.
+    serial: how many frames were shown, whatever their source; first: its value at the first frame of what is open.
+    message: what happened to the source last, "" if nothing.
 
     Frames without objects are not tracked, so looking for a place to start costs nothing but decoding. What is saved of
     a frame is what it shows when it is left, with its corrections.
@@ -42,7 +43,7 @@ class Session(Closing):
         self._clicks: list[Click] = []
         self._joined: set[int] = set()
         self._number = -1
-        self.serial = 0
+        self.serial = self.first = 0
         self.message = ""
 
     @property
@@ -99,6 +100,7 @@ class Session(Closing):
         finally:
             self._grabber, self._word, self._name = grabber, word, name or grabber.name
             self._show(first.pixels, first.number)
+            self.first = self.serial
 
     def restart(self) -> None:
         """Open the same video again. Raises InputError if there is none, or if it is live."""

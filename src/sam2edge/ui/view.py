@@ -118,7 +118,7 @@ def _objects(result: FrameResult) -> list[dict[str, Any]]:
             "id": object_id,
             "color": css_color(object_id),
             "state": state,
-            "iou": round(float(iou), 3),
+            "iou": round(float(iou), 3) if np.isfinite(iou) else None,  # JSON has no NaN
             "outlines": outlines(mask),
         }
         for object_id, state, iou, mask in zip(result.object_ids, result.states, result.ious, result.masks, strict=True)

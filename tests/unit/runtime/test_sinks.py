@@ -106,6 +106,12 @@ class TestVideoSink:
             sink.write(grey(1), NOTHING)
         assert (tmp_path / "a" / "b" / "out.mp4").is_file()
 
+    def test_name_like_an_address(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with VideoSink("12:30.mp4", 25, SIZE) as sink:  # to FFmpeg of protocol "12"
+            sink.write(grey(1), NOTHING)
+        assert os.listdir() == ["12:30.mp4"]
+
     def test_wrong_frame_size(self, tmp_path):
         message = r"must be \(64, 48\) \(width, height\) but got \(48, 64\)"
         with VideoSink(tmp_path / "out.mp4", 25, SIZE) as sink, pytest.raises(FrameError, match=message):
@@ -281,6 +287,15 @@ class TestJsonSink:
             ],
         }
         assert os.listdir(path.parent) == ["tracks.json"]
+
+    def test_numbers_that_are_not_finite(self, tmp_path):
+        result = result_of({1: box(10, 5, 30, 45), 2: box(10, 5, 30, 45)})
+        result.ious[0], result.object_scores[1] = np.nan, np.inf
+        with JsonSink(tmp_path / "tracks.json") as sink:
+            sink.write(grey(0), result)
+        one, other = json.loads((tmp_path / "tracks.json").read_text(), parse_constant=pytest.fail)["objects"]
+        assert (one["iou"], one["object_score"]) == (None, 3.25)
+        assert (other["iou"], other["object_score"], other["visible"]) == (0.75, None, True)
 
     @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
     def test_coco_tools_read_it(self, tmp_path):

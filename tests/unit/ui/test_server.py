@@ -14,6 +14,7 @@ from sam2edge.ui import server as module
 from sam2edge.ui.server import Server
 from tests.simulated import failing
 from tests.unit.ui.conftest import CLIP, playing
+from tests.webdriver import until
 
 
 @pytest.fixture
@@ -76,7 +77,13 @@ def test_every_server_has_a_token_of_its_own(session):
 )
 def test_without_the_token(ask, path):
     status, _, content = ask("GET", "", whole_path=path.replace("é", "%C3%A9"))
-    assert (status, json.loads(content)) == (404, {"error": "use the address that sam2edge ui printed, with its token"})
+    assert status == 404
+    assert json.loads(content)["error"].startswith("use the address that sam2edge ui printed, with its token")
+
+
+def test_without_the_last_slash(server, ask):
+    """The page would be there, and dead: it looks for its files beside itself."""
+    assert ask("GET", "", whole_path=urlsplit(server.url).path.removesuffix("/"))[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -284,6 +291,22 @@ def test_upload_of_what_is_no_video(server, ask, call):
 @pytest.mark.parametrize("name", ["", "..", "a/", "%2F"])
 def test_upload_without_a_name(call, name):
     assert call(f"upload?name={name}", b"x") == (400, "an upload needs the file's name: upload?name=clip.mp4")
+
+
+def test_two_uploads_at_a_time(server, ask, call):
+    """One is opened while the other still comes, and both end well."""
+    path, content = urlsplit(server.url).path, CLIP.read_bytes()
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        head = f"POST {path}upload?name=slow.mp4 HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+        slow.sendall(head.encode() + content[:1000])
+        for _ in until("the file of the slow upload"):
+            if uploaded(server):
+                break
+        assert call("upload?name=quick.mp4", content) == (200, None)
+        assert (view(ask)[0]["source"], uploaded(server)) == ("quick.mp4", ["quick.mp4", "slow.mp4"])
+        slow.sendall(content[1000:])
+        assert slow.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+    assert (view(ask)[0]["source"], uploaded(server)) == ("slow.mp4", ["slow.mp4"])
 
 
 def test_upload_that_is_larger_than_the_disk(ask):

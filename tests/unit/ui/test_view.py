@@ -1,10 +1,13 @@
 """What the page is given to draw."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 
 from sam2edge.runtime import overlay
+from sam2edge.runtime.result import FrameResult
 from sam2edge.ui.view import View, css_color, outlines
 from tests.conftest import REPO
 
@@ -49,8 +52,8 @@ def test_color():
     assert css_color(7) == "#" + "".join(f"{value:02x}" for value in overlay.color(7))
 
 
-def view_of(pixels):
-    return View(None, False, False, 0, 0, None, pixels, None, (), None, 0, "")
+def view_of(pixels, result=None):
+    return View(None, False, False, 0, 0, None, pixels, result, (), None, 0, "")
 
 
 @pytest.mark.parametrize(("size", "sent"), [((90, 160), (90, 160)), ((1500, 2560), (750, 1280))])
@@ -66,3 +69,11 @@ def test_jpeg(size, sent):
 def test_no_frame():
     assert view_of(None).jpeg == b""
     assert view_of(None).state["width"] == 0
+
+
+def test_a_number_that_is_not_finite():
+    """A browser refuses JSON with NaN in it, and would show nothing any more."""
+    ones = np.ones(1, np.float32)
+    view = view_of(None, FrameResult(0, (1,), np.ones((1, 4, 4), np.float32), ones * np.nan, ones, (4, 4)))
+    [found] = json.loads(json.dumps(view.state, allow_nan=False))["objects"]
+    assert (found["state"], found["iou"]) == ("visible", None)

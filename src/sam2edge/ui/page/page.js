@@ -6,15 +6,19 @@ let state = { objects: [], clicks: [], source: null };
 let selected = 1; // the object that a click means, tracked already or new
 const claimed = new Set(); // ids that were clicked for, whether the objects are known here yet or not
 let fading = 0;
+let calls = 0; // under way
 
 /** Call the program; what it refuses is shown. */
 async function ask(name, body) {
+  calls += 1;
   try {
     await call(name, body);
     return true;
   } catch (error) {
     notice(error.message);
     return false;
+  } finally {
+    calls -= 1;
   }
 }
 
@@ -73,7 +77,7 @@ function list() {
     row.setAttribute("aria-current", String(object.id === selected));
     row.querySelector(".chip").style.background = object.color || "var(--line)";
     row.querySelector(".state").textContent =
-      object.state === "visible" ? `IoU ${object.iou.toFixed(2)}` : object.state;
+      object.state === "visible" ? `IoU ${object.iou?.toFixed(2) ?? "unknown"}` : object.state;
     row.querySelector(".drop").hidden = !object.color;
     return row;
   });
@@ -138,8 +142,12 @@ $("new").onclick = selectNew;
 $("undo").onclick = () => ask("undo");
 $("save").onclick = () => ask("save", { on: state.folder === null });
 
-// A button that was pressed with the mouse does not keep the space bar for itself.
-document.addEventListener("mousedown", (event) => event.target.closest("button") && event.preventDefault());
+// A button that was pressed with the mouse leaves the space bar neither to itself nor to the address.
+document.addEventListener("mousedown", (event) => {
+  if (!event.target.closest("button")) return;
+  event.preventDefault();
+  document.activeElement.blur();
+});
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === " " && event.target.matches("button")) return;
@@ -147,7 +155,7 @@ document.addEventListener("keydown", (event) => {
   const action = keys[event.key] ?? (/^[1-9]$/.test(event.key) ? () => select(Number(event.key)) : null);
   if (!action) return;
   event.preventDefault();
-  action();
+  if (!(event.repeat && calls)) action(); // a key that is held must not get ahead of the program
 });
 
 watch(show, (error) => notice(`No answer from sam2edge (${error.message}).`));

@@ -149,6 +149,17 @@ print(source._process.pid)
         assert not any(is_running(source) for source in made)
 
 
+@pytest.mark.parametrize("what", ["hello", r"P6\n-4 4\n255\n", r"P6\n999999 999999\n255\n"])
+def test_what_is_no_frame(monkeypatch, tmp_path, what):
+    """Even if there is no end of it."""
+    program = tmp_path / "gst-launch-1.0"
+    program.write_text(f"#!/bin/sh\nfor fd; do :; done\nwhile printf '{what}'; do :; done >/proc/self/fd/${{fd#fd=}}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(program))
+    with pytest.raises(MediaError, match="gst:x: gave no frame but b'"):
+        GStreamerSource("x")
+
+
 def test_quotes_that_do_not_match(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: name)
     with pytest.raises(InputError, match="gst:videotestsrc 'a: No closing quotation"):

@@ -1,5 +1,7 @@
 """Video files: what is read from good ones, and a clear error for each kind of bad one."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -80,9 +82,28 @@ def test_closed_source_ends(video):
     assert list(source) == []
 
 
+def test_name_like_an_address(video, monkeypatch):
+    """As recorders name their files; FFmpeg would look for a protocol "2026-11-21T12"."""
+    monkeypatch.chdir(video.parent)
+    video.rename("2026-11-21T12:30.mp4")
+    with VideoSource("2026-11-21T12:30.mp4") as source:
+        assert (source.name, len(list(source))) == ("2026-11-21T12:30.mp4", source.frame_count)
+
+
 def test_missing(tmp_path):
     with pytest.raises(MediaError, match=r"gone\.mp4: no such video file"):
         VideoSource(tmp_path / "gone.mp4")
+
+
+def test_name_that_no_file_can_have(tmp_path):
+    with pytest.raises(MediaError, match=r"x\.mp4: cannot be read: File name too long"):
+        VideoSource(tmp_path / ("x" * 300 + "x.mp4"))
+
+
+def test_may_not_be_read(video, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.R_OK)  # for root, too
+    with pytest.raises(MediaError, match=r"\.mp4: cannot be read: Permission denied"):
+        VideoSource(video)
 
 
 def test_directory(tmp_path):
