@@ -99,7 +99,7 @@ def track_clip(
             masks = result.masks  # made when asked for: part of the work
             whole = time.perf_counter() - start
             graphs = [watch.seconds[name] for name in GRAPHS]
-            seconds.append([*graphs, whole - sum(graphs)])
+            seconds.append([*graphs, whole - sum(watch.seconds.values())])
             packed.append(zlib.compress(np.packbits(masks).tobytes(), 1))
             ious.append(result.ious)
             scores.append(result.object_scores)

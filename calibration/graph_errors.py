@@ -67,9 +67,10 @@ class _Sums:
         self.largest = self.difference = self.expected = 0.0
 
     def add(self, found: Array, expected: Array) -> None:
+        if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+            self.largest = self.difference = np.inf
+            return
         difference = found.astype(np.float64) - expected
-        if not np.isfinite(difference).all():
-            difference = np.full(1, np.inf)
         scale = max(float(np.abs(expected).max()), 1e-6)
         self.largest = max(self.largest, float(np.abs(difference).max()) / scale)
         self.difference += float(np.square(difference).sum())

@@ -80,7 +80,8 @@ def quantize(model: ModelProto, graph: str, ranges: Mapping[str, float], kept: I
 def fp16_above(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The next numbers that FP16 has, so that FP16 graphs (engines/half.py) have the very same scales.
 
-    Up to a thousandth more, so that nothing is cut off; scales that FP16 cannot hold stay as they are.
+    Up to a thousandth more, or 6e-8 for those below 6e-5, so that nothing is cut off; scales that FP16 cannot hold stay
+    as they are.
     """
     with np.errstate(over="ignore"):
         rounded = scales.astype(np.float16)

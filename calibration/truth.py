@@ -46,7 +46,7 @@ class TrueMasks:
             self._labels = _read_npz(self.path)
         else:
             self._files = _find(self.path, Path(clip))
-        self._white = set(np.unique(self._read(0))) == {0, VOID}
+        self._white = set(np.unique(self._read(0))) - {0} == {VOID}
 
     def __len__(self) -> int:
         return len(self._files) if self._labels is None else len(self._labels)

@@ -14,6 +14,9 @@ from sam2edge.bundle import Bundle
 from sam2edge.runtime.backend import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
 from sam2edge.runtime.wrapped import WrappedBackend, WrappedRunner
 
+RECORDING = "recording"
+"""What the time of keeping runs is added to: work of whoever looks on, and no part of a frame."""
+
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
@@ -27,8 +30,8 @@ class Recorded:
 class Watch(WrappedBackend):
     """Runs graphs of a bundle on a backend and looks on. What is queued is waited for, and nothing is replayed.
 
-    seconds: of each graph since they were last cleared. recorded: runs that were kept. recording: whether to keep the
-    next ones; they hold all their arrays, some 100 MB a frame with three objects at S = 1024.
+    seconds: of each graph, and of RECORDING, since they were last cleared. recorded: runs that were kept. recording:
+    whether to keep the next ones; they hold all their arrays, some 100 MB a frame with three objects at S = 1024.
     """
 
     fork = Backend.fork  # itself: what another queue does would not be seen
@@ -66,16 +69,19 @@ class _Watched(WrappedRunner):
         self._name, self._watch = name, watch
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        kept = self._kept(inputs)
+        with self._watch.timed(RECORDING):
+            kept = self._kept(inputs)
         with self._watch.timed(self._name):
             outputs = self.inner.run(inputs)
         if self._watch.recording:
-            self._watch.recorded.append(Recorded(self._name, kept, self._kept(outputs)))
+            with self._watch.timed(RECORDING):
+                self._watch.recorded.append(Recorded(self._name, kept, self._kept(outputs)))
         return outputs
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
         if self._watch.recording:  # all outputs, also those that are dropped here
-            self._watch.recorded.append(Recorded(self._name, self._kept(inputs), self.inner.run(inputs)))
+            with self._watch.timed(RECORDING):
+                self._watch.recorded.append(Recorded(self._name, self._kept(inputs), self.inner.run(inputs)))
         with self._watch.timed(self._name):
             self.inner.run_into(inputs, outputs)
 

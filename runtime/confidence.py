@@ -15,6 +15,7 @@ and may be sure of itself on pictures unlike those of the training. None of the 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -141,7 +142,8 @@ def _mean_pairwise_iou(masks: npt.NDArray[np.bool_]) -> Floats:
 
 def _areas(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Pixels of each mask [...,H,W]: mask by mask, which numpy counts several times more quickly than with axes."""
-    flat = masks.reshape(-1, masks.shape[-2] * masks.shape[-1])
+    *leading, height, width = masks.shape
+    flat = masks.reshape(math.prod(leading), height * width)
     return np.array([np.count_nonzero(mask) for mask in flat], np.int64).reshape(masks.shape[:-2])
 
 

@@ -37,8 +37,10 @@ def measure(row: Row, masks_file: str = "") -> Measured:
     frames = row.scene.frames(row.objects)
     boxes, memory = row.scene.boxes(row.objects, frames[0].shape[:2]), [_memory()]
     load, tracked = (_open_pytorch if row.kind == "pytorch" else _open_tracker)(row, itertools.cycle(frames), boxes)
-    first, *others = itertools.islice(tracked, WARM_UP)
-    masks = np.stack([masks for masks, *_ in (first, *others)])
+    masks, warm_up = np.empty((WARM_UP, row.objects, *frames[0].shape[:2]), bool), []
+    for number, (found, delay, _) in enumerate(itertools.islice(tracked, WARM_UP)):
+        masks[number] = found  # the only copy, which is not counted as host memory below
+        warm_up.append(delay)
     memory.append(_memory())
     start = time.perf_counter()
     timed = [(delay, waits) for _, delay, waits in itertools.islice(tracked, row.frames)]
@@ -54,7 +56,7 @@ def measure(row: Row, masks_file: str = "") -> Measured:
     return Measured(
         **percentiles(delays),
         fps=row.frames / whole,
-        first=1e3 * first[1],
+        first=1e3 * warm_up[0],
         load=1e3 * load,
         build=_build_seconds(row) if row.engines else None,
         rss=None if end is None else end - clip,

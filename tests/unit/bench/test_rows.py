@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ def test_tracking(nano: Bundle, tmp_path: Path, mode: str) -> None:
     assert (found.host is not None and 0 < found.host < found.median) is (mode == "latency")
     assert found.stages == {}
     assert masks_of(tmp_path / "masks.npz").shape == (WARM_UP, 2, 240, 320)
+
+
+def test_host_memory_holds_no_second_copy_of_the_masks(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames and masks that the benchmark keeps are no part of what tracking takes."""
+
+    def memory() -> tuple[None, float]:
+        return None, tracemalloc.get_traced_memory()[0] / 2**20
+
+    monkeypatch.setattr(worker, "_memory", memory)
+    tracemalloc.start()
+    found = worker.measure(row(nano, objects=4, frames=1, scene=Scene()))
+    tracemalloc.stop()
+    assert found.rss is not None
+    assert 0 < found.rss < 0.75 * WARM_UP * 4 * 480 * 640 / 2**20
 
 
 def test_stages(nano: Bundle) -> None:

@@ -25,6 +25,7 @@ from sam2edge.calibration.recipe import Recipe
 from sam2edge.engines.half import Island
 from sam2edge.errors import BuildError, BundleError, InputError
 from tests.conftest import REPO
+from tests.models import write_changed
 
 CLIP = REPO / "samples" / "clip.mp4"
 LEAST = 0.99
@@ -139,6 +140,20 @@ def test_only_recorded_frames_count_and_memory_is_bounded(nano, prompts):
     # the first frame has no memory, and its own memory is written when the next frame comes
     assert not any(histogram.counts.any() for histogram in few["memory_attention"].values())
     assert all(histogram.counts.any() for histogram in many["memory_attention"].values())
+
+
+def test_graphs_that_give_nan_are_refused(nano, prompts, tmp_path):
+    """The largest magnitude does not tell: ONNX Runtime's ReduceMax passes over NaN that is not the first value."""
+
+    def spoil(graph, weights):
+        if graph == "memory_encoder" and weights.shape[:2] == (nano.model.memory_dim, nano.model.hidden_dim):
+            weights = weights.copy()
+            weights[-1] = np.nan
+        return weights
+
+    spoiled = write_changed(nano, tmp_path / "spoiled", spoil)
+    with pytest.raises(BundleError, match=r"memory_attention: \S+ is not finite in FP32 already"):
+        collect(spoiled, Clip(CLIP, 3), prompts, {1, 2})
 
 
 def test_second_run_does_not_track(nano, int8, prompts, cache, tmp_path, monkeypatch):

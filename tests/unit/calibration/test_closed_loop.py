@@ -1,5 +1,6 @@
 """Runs in closed loop, their comparison, and the gate's conditions, on masks made by hand."""
 
+import time
 import zlib
 
 import numpy as np
@@ -10,7 +11,7 @@ from sam2edge.calibration.clip import Clip
 from sam2edge.calibration.closed_loop import STAGES, Comparison, Run, compare, track_clip
 from sam2edge.calibration.gate import Gate
 from sam2edge.calibration.graph_errors import OutputError, graph_errors, most_sensitive
-from sam2edge.calibration.watch import Recorded
+from sam2edge.calibration.watch import Recorded, _Watched
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.backend import Backend, GraphRunner
 from tests.conftest import REPO
@@ -71,6 +72,17 @@ def test_what_was_recorded_is_what_the_graph_saw(nano):
     errors = graph_errors(nano, recorded)
     assert len(errors) == 4
     assert all(error == OutputError(0, 0) for outputs in errors.values() for error in outputs.values())
+
+
+def test_recording_is_no_part_of_a_frame(nano, monkeypatch):
+    def slow(runner, arrays):
+        time.sleep(0.2)
+        return kept(runner, arrays)
+
+    kept = _Watched._kept
+    monkeypatch.setattr(_Watched, "_kept", slow)
+    run, recorded = track_clip(nano, Clip(CLIP, 3), PROMPTS, record=range(3))
+    assert run.seconds.sum() < 0.2 * len(recorded)
 
 
 def test_a_clip_is_read_from_the_start_each_time():
@@ -193,3 +205,10 @@ def test_graph_errors(nano, number, expected):
     recorded = [Recorded("memory_encoder", {"mask": value}, {"memory": value}) for value in values]
     [error] = graph_errors(nano, recorded, Adding(number))["memory_encoder"].values()
     assert (error.largest, error.rms) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reference_that_is_not_finite_says_nothing_good(nano, value):
+    values = np.array([3, value], np.float32)
+    recorded = [Recorded("memory_encoder", {"mask": values}, {"memory": values})]
+    assert graph_errors(nano, recorded, Adding(0))["memory_encoder"]["memory"] == OutputError(np.inf, np.inf)

@@ -66,6 +66,12 @@ def test_255_is_void_beside_objects_and_the_object_when_alone(tmp_path):
     np.testing.assert_array_equal(TrueMasks(tmp_path / "one")[0], LABELS > 0)
 
 
+def test_white_mask_of_an_object_that_fills_the_first_frame(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((4, 5), 255, np.uint8))
+    assert TrueMasks(tmp_path).object_ids == (1,)
+    assert (TrueMasks(tmp_path)[0] == 1).all()
+
+
 def test_npz():
     truth = TrueMasks(REPO / "samples" / "clip_masks.npz")
     assert (len(truth), truth.object_ids, truth[0].shape) == (120, (1, 2, 3), (240, 320))

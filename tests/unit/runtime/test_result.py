@@ -42,6 +42,13 @@ def test_no_objects() -> None:
     assert (result.visible.dtype, result.visible.shape) == (bool, (0,))
 
 
+def test_a_frame_before_any_prompt_has_everything_that_others_have() -> None:
+    result = FrameResult.empty(3, (10, 12))
+    assert result.masks.shape == (0, 10, 12)
+    assert result.stability.shape == result.visible.shape == (0,)
+    assert result.states == ()
+
+
 def test_masks_are_computed_once_and_only_when_asked_for() -> None:
     logits = np.ones((1, 8, 8), np.float32)
     result = result_of(logits, [1], (10, 12))
