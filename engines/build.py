@@ -232,8 +232,11 @@ class Workshop:
         content = self._compile(name, graph, precision, shapes, logger, progress)
         if content is None:
             raise _failure(name, said)
-        engine = compat.deserialized(self.trt, logger, content)
-        layers = compat.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
+        try:
+            engine = compat.deserialized(self.trt, logger, content)
+            layers = compat.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
+        except EngineError as error:
+            raise BuildError("; ".join([f"{name}: {error}", *said])) from error
         check_precision(name, precision, counts := count_precisions(layers), graph.quantized)
         _check_types(name, {**graph.inputs, **graph.outputs}, compat.tensor_dtypes(self.trt, engine))
         file.write_bytes(content)

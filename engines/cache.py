@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sam2edge.errors import EngineError
+
 
 def timing_cache_path(tensorrt: str, gpu: str) -> Path:
     """$XDG_CACHE_HOME/sam2edge/timing-VERSION-GPU.cache; ~/.cache without that variable."""
@@ -37,8 +39,15 @@ def merge(file: Path, merged_with: Callable[[bytes], bytes]) -> None:
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    # a file of its own: the cache itself is replaced, and a lock on the old one would hold nobody
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f"{file.name}.lock").open("w") as lock:
+    try:
+        # a file of its own: the cache itself is replaced, and a lock on the old one would hold nobody
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.with_name(f"{file.name}.lock").open("w")
+    except OSError as error:
+        raise EngineError(
+            f"{file}: the timing cache cannot be used ({error.strerror}); set XDG_CACHE_HOME to a directory that can "
+            "be written"
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sam2edge.bundle import GRAPHS
-from sam2edge.errors import BuildError
+from sam2edge.errors import BackendError, EngineError
 
 Assignment = tuple[str, ...]
 """A precision for each of GRAPHS."""
@@ -22,7 +22,7 @@ TRIALS = 16
 
 @dataclass(frozen=True)
 class Trial:
-    """An assignment that was run. milliseconds: of each of GRAPHS, inf if it could not be built. failures: why not."""
+    """An assignment that was run. milliseconds: of each of GRAPHS, inf if it did not run. failures: why not."""
 
     assignment: Assignment
     milliseconds: tuple[float, ...]
@@ -47,8 +47,8 @@ def choose(precisions: Sequence[str], measure: Measure) -> list[Trial]:
 
     precisions: candidates, from the safest to the least safe, without SAFE. Each is measured for all graphs together,
     then mixtures follow, the one that should be fastest by those times first. A mixture is made only of what makes its
-    graph faster. If none passes, SAFE joins the candidates. measure: builds and runs an assignment; what ends in a
-    BuildError failed.
+    graph faster. If none passes, SAFE joins the candidates. measure: builds and runs an assignment; what ends in an
+    EngineError or BackendError failed.
 
     If nothing passed, neither does the last trial, which is SAFE's.
     """
@@ -84,7 +84,7 @@ def mixtures(precisions: Sequence[str], trials: Sequence[Trial]) -> list[Assignm
 def _try(assignment: Assignment, measure: Measure) -> Trial:
     try:
         return measure(assignment)
-    except BuildError as error:
+    except (EngineError, BackendError) as error:  # of any kind: memory may run out while it is built, opened or run
         return Trial(assignment, (math.inf,) * len(GRAPHS), (str(error),))
 
 

@@ -51,9 +51,9 @@ def load() -> ModuleType:
             f"TensorRT cannot be imported ({error}): pip install 'sam2edge[tensorrt]', or on a Jetson make the "
             "environment with --system-site-packages; `sam2edge doctor` says what is missing"
         ) from error
-    first, second = (int(part) for part in version(module).split(".")[:2])
-    if (first, second) < (8, 6) or first == 9:  # their API was never compared with what is used
-        raise EngineError(f"TensorRT {module.__version__} is not supported; install 8.6, 10 or 11")
+    found = tuple(int(part) for part in version(module).split(".")[:2])
+    if found < (8, 6) or (9, 0) <= found < (10, 3):  # their API was never compared with what is used
+        raise EngineError(f"TensorRT {module.__version__} is not supported; install 8.6, or 10.3 or newer")
     return module
 
 
@@ -327,7 +327,7 @@ def deserialized(trt: ModuleType, logger: tensorrt.ILogger, content: bytes) -> t
     runtime: tensorrt.Runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
-        raise EngineError(f"TensorRT {version(trt)} does not load an engine that it has built; see its log")
+        raise EngineError(f"TensorRT {version(trt)} does not load an engine that it has built")
     return engine
 
 

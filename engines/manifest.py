@@ -181,7 +181,7 @@ def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
             f"`sam2edge build {bundle.path}`"
         ) from error
     for engine in manifest.engines.values():
-        if Path(engine.file).name != engine.file:
+        if Path(str(engine.file)).name != engine.file:
             raise DamagedEngineError(f"{file}: lists {engine.file!r}, which lies outside {directory}")
     return manifest
 
@@ -191,13 +191,17 @@ def _manifest_from(data: dict[str, Any]) -> EngineManifest:
     for name in ENGINES:
         engine = dict(data["engines"][name])
         for side in ("inputs", "outputs"):
-            engine[side] = {
-                tensor: Tensor(said["dtype"], tuple(tuple(map(int, shape)) for shape in said["profile"]))
-                for tensor, said in engine[side].items()
-            }
-        engines[name] = Engine(**engine)
+            engine[side] = {tensor: _tensor(said) for tensor, said in engine[side].items()}
+        engines[name] = Engine(**{**engine, "sha256": str(engine["sha256"])})
     target, limits = Target(**data["target"]), Limits(**data["limits"])
     return EngineManifest(str(data["precision"]), target, limits, int(data["workspace"]), engines)
+
+
+def _tensor(said: dict[str, Any]) -> Tensor:
+    profile = tuple(tuple(map(int, shape)) for shape in said["profile"])
+    if len(profile) not in (0, 3) or len({len(shape) for shape in profile}) > 1:
+        raise ValueError(f"profile {said['profile']!r}")
+    return Tensor(str(said["dtype"]), profile)
 
 
 def write_manifest(directory: Path, manifest: EngineManifest) -> None:

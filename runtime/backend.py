@@ -69,8 +69,8 @@ class GraphRunner(ABC):
         """Type of a floating-point input or output as device array."""
         return np.dtype(np.float32)
 
-    def most(self, name: str) -> int | None:
-        """How many entries the first axis of an input may have; None: any number."""
+    def most(self, name: str, axis: int = 0) -> int | None:
+        """How many entries an axis of an input may have; None: any number."""
         return None
 
 

@@ -26,7 +26,7 @@ class FrameLoader:
     def stage(self, frame: npt.NDArray[np.uint8]) -> None:
         """Take a frame, RGB uint8 [H,W,3]; what was queued with the one before must be done."""
         if frame.shape != self._shape:
-            self._shape, self.generation = frame.shape, self.generation + 1
+            self._shape, self.generation = (), self.generation + 1
             self._uploads = Uploads(self._backend)
             self._resizer = self._backend.resizer(self._bundle, frame.shape[:2])
             if self._resizer:
@@ -34,6 +34,7 @@ class FrameLoader:
                 sides = {"rows": frame.shape[0], "columns": frame.shape[1]}
                 weights = {name: filter_weights(length, self._size) for name, length in sides.items()}
                 self._filter = {name: self._uploads.constant(name, matrix) for name, matrix in weights.items()}
+            self._shape = frame.shape  # not before, since memory may run out
         if self._resizer:
             self._upload: Upload = self._uploads.stage("frame", frame)
         else:

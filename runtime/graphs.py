@@ -53,13 +53,17 @@ class Graphs:
         """A new device array for an input or output of a graph, which says its type."""
         return self.backend.zeros(shape, self._graphs[graph].dtype(name))
 
-    def upload(self, source: AnyArray, to: DeviceArray) -> None:
-        """Copy an array to the device and into its type there, at once."""
-        if isinstance(source, np.ndarray):
-            staging = self.backend.staging(source.shape, to.dtype)
-            staging[...] = source
-            source = staging
-        self.backend.copy(source, to)
+    def upload(self, *pairs: tuple[AnyArray, DeviceArray]) -> None:
+        """Copy arrays to the device and into their types there, at once; nothing is changed if memory runs out."""
+        staged = []
+        for source, to in pairs:
+            if isinstance(source, np.ndarray):
+                staging = self.backend.staging(source.shape, to.dtype)
+                staging[...] = source
+                source = staging
+            staged.append((source, to))
+        for source, to in staged:
+            self.backend.copy(source, to)
         self.backend.synchronize()
 
     def empty_maps(self, images: int = 1) -> dict[str, DeviceArray]:
@@ -75,7 +79,11 @@ class Graphs:
     @property
     def max_images(self) -> int | None:
         """How many images the encoder takes at a time; None: any number."""
-        return self._graphs["image_encoder"].most("image")
+        return self.most("image_encoder", "image")
+
+    def most(self, graph: str, name: str, axis: int = 0) -> int | None:
+        """How many entries an axis of a graph's input may have; None: any number."""
+        return self._graphs[graph].most(name, axis)
 
     def loader(self) -> FrameLoader:
         """What brings frames to the image encoder."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.errors import BackendError
 from sam2edge.runtime.backend import AnyArray, DeviceArray
 from sam2edge.runtime.graphs import Graphs
 
@@ -89,7 +90,7 @@ class MemoryBank:
     """Spatial memories and object pointers of up to `max_objects` objects, on the device; rows in order of joining.
 
     memory_frames: how many recent memories are kept, the model's number or fewer. stride: see SlotTable; it does not
-    hold for pointers, as upstream.
+    hold for pointers, as upstream. Raises BackendError for more than the engines take.
     """
 
     def __init__(
@@ -105,9 +106,11 @@ class MemoryBank:
         self._memory_slots = SlotTable(max_objects, max_conditioning, memory_frames, stride)
         self._pointer_slots = SlotTable(max_objects, max_conditioning, model.max_pointers - 1)
         slots = max_conditioning + memory_frames
+        _check_slots(graphs, "memory", slots)
         shape = max_objects, slots, model.memory_tokens, model.memory_dim
         self._memory = graphs.zeros("memory_attention", "memory", shape)
         slots = max_conditioning + model.max_pointers - 1
+        _check_slots(graphs, "pointers", slots)
         self._pointers = graphs.zeros("memory_attention", "pointers", (max_objects, slots, model.hidden_dim))
 
     def write(self, row: int, time: int, memory: DeviceArray, pointer: DeviceArray, conditioning: bool) -> None:
@@ -139,6 +142,15 @@ class MemoryBank:
     def free(self) -> None:
         """Give the device's memory back; the bank cannot be used any more."""
         self._memory = self._pointers = np.empty((0, 0), np.float32)
+
+
+def _check_slots(graphs: Graphs, name: str, slots: int) -> None:
+    most = graphs.most("memory_attention", name, 1)
+    if most is not None and slots > most:
+        raise BackendError(
+            f"these engines take {most} frames of an object's {name}, but this tracker keeps {slots}; lower "
+            "max_conditioning_frames, or build them with `sam2edge build` and another --max-conditioning-frames"
+        )
 
 
 def _used(values: DeviceArray, ages: Ages) -> tuple[AnyArray, Ages]:

@@ -15,9 +15,9 @@ import numpy as np
 
 from sam2edge.bundle import Bundle, TensorSpec, contract, read_manifest
 from sam2edge.engines import compat
-from sam2edge.engines.manifest import TAKEN, Engines, default_directory, engine_directories, this_target
+from sam2edge.engines.manifest import MANIFEST, TAKEN, Engines, default_directory, engine_directories, this_target
 from sam2edge.engines.profiles import RESIZE
-from sam2edge.errors import BackendError, EngineError
+from sam2edge.errors import BackendError, DamagedEngineError, EngineError
 from sam2edge.runtime.backend import GraphRunner
 from sam2edge.runtime.cuda.backend import CudaBackend
 from sam2edge.runtime.cuda.context import out_of_memory
@@ -80,15 +80,20 @@ class TensorRTBackend(CudaBackend):
         with self.exclusive():
             engine = self._loaded.engine(engines, name)
         listed = engines.manifest.engines[name]
-        tensors = {**listed.inputs, **listed.outputs}
+        dtypes = {tensor: said.dtype for tensor, said in {**listed.inputs, **listed.outputs}.items()}
+        if dtypes != compat.tensor_dtypes(self._trt, engine.engine):  # it would write beyond arrays of other types
+            raise DamagedEngineError(
+                f"{engines.path / MANIFEST}: lists other inputs, outputs or types of {name} than its engine has; build "
+                "the engines again with `sam2edge build --force`"
+            )
         signature = Signature(
             called,
             inputs,
             outputs,
-            {name: np.dtype(tensor.dtype) for name, tensor in tensors.items()},
+            {tensor: np.dtype(dtype) for tensor, dtype in dtypes.items()},
             {name: (tensor.profile[0], tensor.profile[2]) for name, tensor in listed.inputs.items() if tensor.profile},
         )
-        return _Runner(self, signature, engine, str(engines.path / listed.file), self._trt)
+        return _Runner(self, signature, engine, self._trt)
 
     def activations(self) -> CudaArray:
         """What engines calculate in: one array for all on this queue, since they run one after the other."""
@@ -115,16 +120,20 @@ class _Engine:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Engines in use, by their file; weights are on the GPU once for a backend and its forks."""
+    """Engines in use, by their file and its hash, since a new build may take the place of one that is in use.
+
+    Weights are on the GPU once for a backend and its forks.
+    """
 
     trt: ModuleType
     lock: threading.Lock
-    engines: weakref.WeakValueDictionary[Path, _Engine]
+    engines: weakref.WeakValueDictionary[tuple[Path, str], _Engine]
 
     def engine(self, engines: Engines, name: str) -> _Engine:
-        file = engines.path / engines.manifest.engines[name].file
+        listed = engines.manifest.engines[name]
+        file = engines.path / listed.file
         with self.lock:
-            found = self.engines.get(file)
+            found = self.engines.get((file, listed.sha256))
             if found is None:
                 logger, said = compat.logger(self.trt)
                 said.clear()
@@ -132,12 +141,15 @@ class _Loaded:
                     engine = compat.deserialized(self.trt, logger, engines.read(name))
                 except EngineError as error:
                     raise _failure(f"{file}: {error}", said) if said else error from error
-                found = self.engines[file] = _Engine(engine, compat.activation_bytes(self.trt, engine))
+                found = _Engine(engine, compat.activation_bytes(self.trt, engine))
+                self.engines[file, listed.sha256] = found
             return found
 
     @property
     def activation_bytes(self) -> int:
-        return max(engine.activation_bytes for engine in list(self.engines.values()))
+        # not values(), which fails when another thread adds an engine meanwhile
+        engines = [reference() for reference in self.engines.valuerefs()]
+        return max(engine.activation_bytes for engine in engines if engine is not None)
 
 
 def _failure(what: str, said: Collection[str]) -> BackendError:
@@ -146,14 +158,12 @@ def _failure(what: str, said: Collection[str]) -> BackendError:
 
 
 class _Runner(CudaRunner):
-    def __init__(
-        self, backend: TensorRTBackend, signature: Signature, engine: _Engine, file: str, trt: ModuleType
-    ) -> None:
+    def __init__(self, backend: TensorRTBackend, signature: Signature, engine: _Engine, trt: ModuleType) -> None:
         super().__init__(backend, signature)
-        self._tensorrt, self._engine, self._file, self._trt = backend, engine, file, trt
+        self._tensorrt, self._engine, self._trt = backend, engine, trt
 
     def _enqueue(self, inputs: Mapping[str, CudaArray], outputs: Mapping[str, CudaArray]) -> None:
-        execution = self._tensorrt.resource(self._file, self._new_execution)
+        execution = self._tensorrt.resource(self._engine, self._new_execution)
         dynamic = {name: inputs[name].shape for name in self._signature.limits}
         execution.enqueue(dynamic, {**inputs, **outputs}, self._tensorrt.activations())
 

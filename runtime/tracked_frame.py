@@ -130,19 +130,30 @@ class TrackedFrame:
             self._encode_memory({**self._maps, **shown, "binarize": binarize.device})
             self._corrected = False
 
-    def put(self, row: int, values: Objects) -> None:
-        """Overwrite a row with the only row of `values`, or append it."""
-        self._graphs.upload(values.pointers, self.pointers[row : row + 1])  # first, since it may fail
+    def found(self, row: int) -> tuple[Objects, int]:
+        """Copies of what `put` overwrites in a row; with `*` these are its arguments that bring it back."""
+        values = {
+            name: self._backend.download(array) if name == "pointers" else array.copy()
+            for name, array in vars(self.objects(row, row + 1)).items()
+            if name != "conditioned"  # which no prompt changes
+        }
+        return Objects(conditioned=self._conditioned[row : row + 1], **values), int(self.doubtful[row])
+
+    def put(self, row: int, values: Objects, doubtful: int = 0) -> None:
+        """Overwrite a row with the only row of `values`, or append it. doubtful: see the class."""
+        shown = {"mask": values.logits, "iou": values.ious, "object_score": values.scores}
+        arrays = [(values.pointers, self.pointers), *((new, self._shown[name]) for name, new in shown.items())]
         if row == self.count:
-            self._graphs.upload(values.conditioned, self._conditioned[row : row + 1])  # which no prompt changes later
+            arrays.append((values.conditioned, self._conditioned))
+        self._graphs.upload(*((new, to[row : row + 1]) for new, to in arrays))  # first, since it may fail
+        if row == self.count:
             self.count += 1
             self.times, self.doubtful = np.append(self.times, 0), np.append(self.doubtful, 0)
-        self.doubtful[row] = 0
+        self.doubtful[row] = doubtful
         self._first[row], self._prompted[row] = values.first[0], values.prompted[0]
         self._corrected = True
-        for name, new in {"mask": values.logits, "iou": values.ious, "object_score": values.scores}.items():
+        for name, new in shown.items():
             self._seen[name][row] = new[0]
-            self._backend.copy(self._seen[name][row], self._shown[name][row])
 
     def delete(self, row: int) -> None:
         """Remove a row; those after it move up."""

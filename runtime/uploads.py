@@ -24,24 +24,22 @@ class Uploads:
 
     def stage(self, name: str, value: Array) -> Upload:
         """Write a value to the host's side; the caller queues the copy. The one before must have been copied."""
-        pair = self._pair(name, value)
-        pair.host[...] = value
-        return pair
+        key = name, value.shape
+        if key not in self._pairs:
+            self._pairs[key] = self._new(value)
+        self._pairs[key].host[...] = value
+        return self._pairs[key]
 
     def constant(self, name: str, value: Array) -> DeviceArray:
         """The device's side of a value that is always the same for its shape; copied when it is new."""
-        known = len(self._pairs)
-        pair = self._pair(name, value)
-        if len(self._pairs) > known:
-            pair.host[...] = value
-            self._backend.copy(pair.host, pair.device)
-        return pair.device
-
-    def _pair(self, name: str, value: Array) -> Upload:
         key = name, value.shape
         if key not in self._pairs:
-            backend = self._backend
-            self._pairs[key] = Upload(
-                backend.staging(value.shape, value.dtype), backend.zeros(value.shape, value.dtype)
-            )
-        return self._pairs[key]
+            pair = self._new(value)
+            pair.host[...] = value
+            self._backend.copy(pair.host, pair.device)
+            self._pairs[key] = pair  # not before, since the copy may fail
+        return self._pairs[key].device
+
+    def _new(self, value: Array) -> Upload:
+        backend = self._backend
+        return Upload(backend.staging(value.shape, value.dtype), backend.zeros(value.shape, value.dtype))

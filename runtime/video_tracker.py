@@ -33,7 +33,7 @@ class VideoTracker(Closing):
 
     bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
     max_objects:
-    how many objects may be tracked at a time; memory for them is reserved at once.
+    how many objects may be tracked at a time, and no more than the engines take; memory for them is reserved at once.
 
     What an object remembers, with SAM 2's defaults (docs/knobs.md measures the others). max_conditioning_frames: with
     1 a correction refines its frame; with more, corrected frames become conditioning frames too, which are never
@@ -77,6 +77,10 @@ class VideoTracker(Closing):
         self._on_lost = on_lost
         self._graphs = Graphs(bundle, backend, GRAPHS, "tracker")
         recent = _memory_frames(memory_frames, self._graphs.model)
+        most = self._graphs.most("memory_attention", "memory")
+        self._more = "make the tracker with a larger max_objects"
+        if most is not None and most < self._max_objects:
+            self._max_objects, self._more = most, "build engines with a larger --max-objects"
         self._loop = MemoryLoop(self._graphs)
         self._bank = MemoryBank(self._graphs, self._max_objects, conditioning, recent, stride)
         # two in turn: an error halfway leaves the frame before as it was
@@ -84,6 +88,8 @@ class VideoTracker(Closing):
         loader, uploads = self._graphs.loader(), Uploads(self._graphs.backend)
         self._spare = [TrackedFrame(self._graphs, self._max_objects, loader, uploads) for _ in range(2)]
         self._ids: list[int] = []
+        # of objects prompted on the current frame: what `track` had found, None if they joined on it
+        self._found: dict[int, tuple[Objects, int] | None] = {}
         self._index = -1
         self._skipped: Frame | Embedding | None = None
 
@@ -124,6 +130,7 @@ class VideoTracker(Closing):
         if self._tracked and not self.looks_at(self._index + 1):
             self._skipped = frame if isinstance(frame, Embedding) else frame.copy()
             self._index += 1
+            self._found.clear()
             return self._result(self._tracked)
         return self._result(self._track(frame, self._index + 1))
 
@@ -150,37 +157,57 @@ class VideoTracker(Closing):
         if self._tracked is None:
             raise PromptError("there is no frame yet; call track(frame) first, then prompt on it")
         if object_id not in self._ids and len(self._ids) == self._max_objects:
-            raise ObjectIdError(
-                f"{self._max_objects} objects are tracked already; "
-                "remove() one or make the tracker with a larger max_objects"
-            )
+            raise ObjectIdError(f"{self._max_objects} objects are tracked already; remove() one or {self._more}")
         prompt = prompts.encode(points, labels, box, mask, self._tracked.embedding.size, self._graphs.model)
         now = self._tracked if self._skipped is None else self._track(self._skipped, self._index)
         if self._tracked is None:
             raise PromptError("on_lost called reset() and so took the frame away; call track(frame), then prompt on it")
         row = self._ids.index(object_id) if object_id in self._ids else len(self._ids)
         known = now.objects(row, row + 1) if row < len(self._ids) else None
+        found = now.found(row) if known and object_id not in self._found else None
         now.put(row, self._loop.prompt(now.embedding, known, prompt))
+        self._found.setdefault(object_id, found)
         if known is None:
             self._ids.append(object_id)
         return self._result(now)
 
+    def clear_prompts(self, object_id: int) -> FrameResult:
+        """Take back what was prompted for an object on the frame last given, and get the result without it.
+
+        An object that joined on this frame is removed; another is as `track` had found it. Raises ObjectIdError for an
+        id that is not tracked, PromptError if nothing was prompted for it on this frame.
+        """
+        row = self._row(object_id)
+        if self._tracked is None or self._ids[row] not in self._found:
+            raise PromptError(f"object {object_id} was not prompted on this frame, so there is nothing to take back")
+        found = self._found[self._ids[row]]
+        if found is None:
+            self.remove(object_id)
+        else:
+            self._tracked.put(row, *found)
+            del self._found[self._ids[row]]
+        return self._result(self._tracked)
+
     def remove(self, object_id: int) -> None:
         """Stop tracking an object and forget it. Raises ObjectIdError for an id that is not tracked."""
+        row = self._row(object_id)
+        self._bank.delete(row)
+        if self._tracked:
+            self._tracked.delete(row)
+        self._found.pop(self._ids.pop(row), None)
+
+    def _row(self, object_id: int) -> int:
         self._graphs.check_open()
         object_id = prompts.check_object_id(object_id)
         if object_id not in self._ids:
             raise ObjectIdError(f"object {object_id} is not tracked; tracked are {self._ids or 'none'}")
-        row = self._ids.index(object_id)
-        self._bank.delete(row)
-        if self._tracked:
-            self._tracked.delete(row)
-        del self._ids[row]
+        return self._ids.index(object_id)
 
     def reset(self) -> None:
         """Forget all objects and frames; the graphs stay loaded. The next frame is number 0 and may have any size."""
         self._bank.clear()
         self._ids.clear()
+        self._found.clear()
         if self._tracked:
             for row in reversed(range(self._tracked.count)):  # for on_lost, after which a result is made of the frame
                 self._tracked.delete(row)
@@ -190,6 +217,7 @@ class VideoTracker(Closing):
     def close(self) -> None:
         """Free the graphs; the tracker cannot be used any more."""
         self._ids.clear()
+        self._found.clear()
         self._index, self._tracked, self._skipped = -1, None, None
         self._spare.clear()
         self._bank.free()
@@ -203,6 +231,7 @@ class VideoTracker(Closing):
             now.doubtful = np.where(self._is_sure(now.objects()), 0, before.doubtful + 1)
         self._spare = [*self._spare[1:], *([before] if before else [])]
         self._tracked, self._index, self._skipped = now, index, None
+        self._found.clear()
         if self._on_lost:
             for object_id in [self._ids[row] for row in np.flatnonzero(now.doubtful == self._lost_after)]:
                 result = self._result(now)

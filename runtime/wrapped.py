@@ -30,8 +30,8 @@ class WrappedRunner(GraphRunner):
     def dtype(self, name: str) -> np.dtype[Any]:
         return self.inner.dtype(name)
 
-    def most(self, name: str) -> int | None:
-        return self.inner.most(name)
+    def most(self, name: str, axis: int = 0) -> int | None:
+        return self.inner.most(name, axis)
 
 
 class WrappedBackend(Backend):

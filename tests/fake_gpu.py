@@ -60,7 +60,7 @@ class Gpu:
 
     @property
     def used(self):
-        return sum(len(block) for block in self.blocks.values())
+        return sum(len(block) for block in self.blocks.copy().values())
 
     def check(self):
         """Nothing was lost and no thread has a context left."""

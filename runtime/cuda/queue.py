@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Hashable
 from typing import Any
 
+from sam2edge.errors import BackendError
 from sam2edge.runtime.cuda import driver
 from sam2edge.runtime.cuda.context import NON_BLOCKING, Context
 from sam2edge.runtime.cuda.memory import CudaArray, Memory, Timeline
@@ -39,22 +41,28 @@ class Queue:
     def wait(self) -> None:
         """Until all that was queued is done; BackendError if it failed."""
         begin = self._memory.tick()
-        self.drain()
+        with self.context.active():
+            self.stream.synchronize()
         self._timeline.waited = begin
 
     def drain(self) -> None:
-        """The same for the garbage collector, which may come while another thread queues something."""
-        with self.context.active():
+        """The same for the garbage collector, which may come while another thread queues something.
+
+        What failed is over too. Who queued it is told; here nobody could hear it.
+        """
+        with contextlib.suppress(BackendError), self.context.active():
             self.stream.synchronize()
 
 
 def _end(context: Context, memory: Memory, timeline: Timeline, streams: list[Any], scratch: dict[Any, Any]) -> None:
     with context.active():
-        streams[0].synchronize()
+        with contextlib.suppress(context.cuda.Error):  # see Queue.drain
+            streams[0].synchronize()
         streams.clear()
     memory.end_timeline(timeline)
     scratch.clear()
-    memory.settle(keep=0)
+    with contextlib.suppress(BackendError):
+        memory.settle(keep=0)
 
 
 class Recorded:
@@ -72,5 +80,5 @@ class Recorded:
 
 def _destroy(queue: Queue, executable: int) -> None:
     queue.drain()
-    with queue.context.active():
+    with contextlib.suppress(BackendError), queue.context.active():
         driver.destroy_executable(executable)

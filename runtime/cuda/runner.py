@@ -105,9 +105,9 @@ class CudaRunner(GraphRunner):
             raise BackendError(f"{self._signature.name} has no {name}; it has {', '.join(self._signature.dtypes)}")
         return self._signature.dtypes[name]
 
-    def most(self, name: str) -> int | None:
+    def most(self, name: str, axis: int = 0) -> int | None:
         """What the engines were built for."""
-        return self._signature.limits[name][1][0] if name in self._signature.limits else None
+        return self._signature.limits[name][1][axis] if name in self._signature.limits else None
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Copy to the GPU what is not there, run, wait, and copy all outputs back as the contract has them."""

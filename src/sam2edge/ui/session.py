@@ -41,7 +41,6 @@ class Session(Closing):
         self._pixels: Frame | None = None
         self._result: FrameResult | None = None
         self._clicks: list[Click] = []
-        self._joined: set[int] = set()
         self._number = -1
         self.serial = self.first = 0
         self.message = ""
@@ -138,28 +137,19 @@ class Session(Closing):
             raise ObjectIdError(f"object ids are from 1 to {_MAX_ID} but got {click.object_id}")
         if click.label != 1 and click.object_id not in self._tracker.object_ids:
             raise PromptError(f"object {click.object_id} is new: click on it first, then on what is not part of it")
-        new = click.object_id not in self._tracker.object_ids
         self._prompt([*self._clicks_on(click.object_id), click])
         self._clicks.append(click)
-        if new:
-            self._joined.add(click.object_id)
 
     def undo(self) -> None:
         """Take the last click on the current frame back; the result is as if it had never been.
 
-        Raises PromptError if there is none, or if it corrected an object from earlier frames: what the tracker found
-        there without the click is not kept.
+        Raises PromptError if there is none.
         """
         if not self._clicks:
             raise PromptError("there is no click on this frame to take back")
         object_id = self._clicks[-1].object_id
-        if object_id not in self._joined:
-            raise PromptError(
-                f"this click corrected object {object_id}, which cannot be taken back; "
-                "correct it with another click, or remove the object"
-            )
         kept = self._clicks_on(object_id)[:-1]
-        self._forget(object_id)
+        self._keep(self._tracker.clear_prompts(object_id))
         self._clicks.pop()
         for count in range(1, len(kept) + 1):  # each click refines the mask of those before it
             self._prompt(kept[:count])
@@ -168,7 +158,6 @@ class Session(Closing):
         """Forget an object. Raises ObjectIdError if it is not tracked."""
         self._forget(object_id)
         self._clicks = [click for click in self._clicks if click.object_id != object_id]
-        self._joined.discard(object_id)
 
     def save(self, on: bool) -> None:
         """Save masks from the current frame on, into a new folder; or stop, the current frame still included.
@@ -188,7 +177,7 @@ class Session(Closing):
 
     def _show(self, pixels: Frame, number: int) -> None:
         self._pixels, self._number, self._result = pixels, number, None
-        self._clicks, self._joined = [], set()
+        self._clicks = []
         self.serial += 1
 
     def _clicks_on(self, object_id: int) -> list[Click]:
@@ -205,7 +194,7 @@ class Session(Closing):
 
     def _keep(self, result: FrameResult) -> None:
         # The tracker counts from the first click, the files from the beginning of the video.
-        self._result = dataclasses.replace(result, frame_index=self._number)
+        self._result = dataclasses.replace(result, frame_index=self._number) if result.object_ids else None
 
     def _forget(self, object_id: int) -> None:
         self._tracker.remove(object_id)
@@ -238,7 +227,7 @@ class Session(Closing):
                 self._grabber.close()
             self._grabber, self._word, self._name = None, "", None
             self._pixels, self._result, self._number = None, None, -1
-            self._clicks, self._joined = [], set()
+            self._clicks = []
             for object_id in self._tracker.object_ids:
                 self._tracker.remove(object_id)
 

@@ -287,6 +287,13 @@ def test_a_failed_build_says_why(fake, nano, tmp_path, said, advice):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("fault", ["deserialize_error", "context_error"])
+def test_an_engine_that_cannot_be_looked_at(fake, nano, tmp_path, fault):
+    setattr(fake.faults, fault, "OutOfMemory: requested 9 GiB")
+    with pytest.raises(BuildError, match=r"image_encoder: .*; OutOfMemory: requested 9 GiB"):
+        build(nano, tmp_path / "out")
+
+
 def test_engines_that_take_too_much_memory_are_refused(fake, nano, tmp_path):
     small = Preset("tiny board", Limits(), 1 << 20, memory=(2 << 20) + (2 << 19))
     with pytest.raises(BuildError, match=r"tiny board allows 0\.0 GiB.*--max-objects"):
@@ -340,6 +347,9 @@ def test_damaged_engines_are_refused(fake, nano, tmp_path):
         (lambda data: data["engines"].pop("mask_decoder"), "KeyError"),
         (lambda data: data["limits"].update(colour=1), "colour"),
         (lambda data: data["engines"]["mask_decoder"].update(file="../x.engine"), "lies outside"),
+        (lambda data: data["engines"]["mask_decoder"].update(file=1), "lies outside"),
+        (lambda data: data["engines"]["mask_decoder"]["inputs"]["points"]["profile"].pop(), "profile"),
+        (lambda data: data["engines"]["mask_decoder"]["inputs"]["points"]["profile"][0].pop(), "profile"),
     ],
 )
 def test_a_wrong_manifest_is_refused(monkeypatch, nano, tmp_path, edit, reason):
@@ -373,11 +383,11 @@ def test_without_a_gpu(monkeypatch, nano):
         build(nano)
 
 
-@pytest.mark.parametrize("version", ["7.2.3", "8.5.2", "9.1.0"])
+@pytest.mark.parametrize("version", ["7.2.3", "8.5.2", "9.1.0", "10.2.0"])
 def test_a_tensorrt_that_is_not_known(monkeypatch, nano, version):
     fake = install(monkeypatch, "10.3.0")
     fake.__version__ = version
-    with pytest.raises(EngineError, match=f"TensorRT {version} is not supported; install 8.6, 10 or 11"):
+    with pytest.raises(EngineError, match=f"TensorRT {version} is not supported; install 8.6, or 10.3 or newer"):
         build(nano)
 
 

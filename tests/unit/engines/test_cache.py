@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sam2edge.engines import cache
+from sam2edge.errors import EngineError
 
 ADD_ONE = """
 import sys, time
@@ -71,3 +72,9 @@ def test_a_merge_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert cache.read(file) == b"good"
     cache.merge(file, lambda others: others + b"!")
     assert cache.read(file) == b"good!"
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match=r"t\.cache: the timing cache cannot be used \(.*\); set XDG_CACHE_HOME"):
+        cache.read(tmp_path / "file" / "t.cache")

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sam2edge.engines.choose import SAFE, TRIALS, Trial, choose, mixtures
-from sam2edge.errors import BuildError
+from sam2edge.errors import BackendError, BuildError, EngineError
 
 FP16 = (4.0, 3.0, 1.0, 0.5)
 FP32 = (8.0, 6.0, 2.0, 1.0)
@@ -83,12 +83,13 @@ def test_trials_are_bounded_and_the_best_of_them_is_taken():
     assert len(trials) == len(ran) == TRIALS + 1
 
 
-def test_a_precision_that_cannot_be_built_is_left_out():
+@pytest.mark.parametrize("error", [BuildError, EngineError, BackendError])
+def test_a_precision_that_cannot_be_built_or_run_is_left_out(error):
     real, _ = machine({"fp16": FP16, "int8": (1.0, 1.0, 1.0, 1.0)})
 
     def measure(assignment):
         if "int8" in assignment:
-            raise BuildError("no kernel")
+            raise error("no kernel")
         return real(assignment)
 
     trials = choose(("fp16", "int8"), measure)

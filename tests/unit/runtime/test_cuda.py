@@ -405,6 +405,22 @@ def test_an_error_of_the_gpu(gpu, backend):
     gpu.faults.synchronize = False
 
 
+def test_after_an_error_of_the_gpu_all_is_freed_in_silence(gpu):
+    """What the garbage collector cannot hand to anybody would be printed, once for each thing that is freed."""
+    backend = Copies()
+    fork = backend.fork()
+    source, result, steps, _ = counting(backend)
+    for _ in range(3):
+        backend.replay("key", steps)
+    backend.synchronize()
+    gpu.faults.synchronize = True
+    with pytest.raises(BackendError, match="an illegal memory access"):
+        backend.forget()
+    del backend, fork, source, result, steps, _
+    gc.collect()
+    assert (gpu.used, len(gpu.pinned), len(gpu.streams), gpu.graphs) == (0, 0, 0, {})
+
+
 def test_without_pycuda(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", None)
     context._primary.cache_clear()

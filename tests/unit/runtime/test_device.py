@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import islice
 from pathlib import Path
 
@@ -134,6 +135,66 @@ def test_a_frame_that_failed_may_be_given_again(
             return results + [tracker.track(frame) for frame in clip[3:9]]
 
     assert_same(results(True), results(False), 1e-4)
+
+
+@pytest.mark.parametrize("call", ["zeros", "staging", "copy", "resizer"])
+def test_memory_may_run_out_at_any_moment(
+    nano: Bundle, clip: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What failed is done again, and is as if it had not."""
+    onnx.save(resize_graph(nano.model.image_size), str(tmp_path / "resize.onnx"))
+    inner = open_backend("onnx")
+    monkeypatch.setattr(inner, "open", functools.cache(inner.open))  # opened once for all rounds
+
+    def results(left: int) -> tuple[list[FrameResult], bool]:
+        """The call fails after `left` others, once; and whether that many came."""
+        device = SimulatedDevice(resize=tmp_path / "resize.onnx")
+        device._inner = inner
+        real, found = getattr(device, call), []
+
+        def failing(*arguments: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise BackendError("out of memory")
+            return real(*arguments)
+
+        with VideoTracker(nano, device, max_objects=2) as tracker, monkeypatch.context() as patch:
+            tracker.track(clip[0])
+            tracker.reset()
+            patch.setattr(device, call, failing)
+            for step in (
+                lambda: tracker.track(clip[0, :200]),
+                lambda: tracker.prompt(1, box=BOX),
+                lambda: tracker.track(clip[1, :200]),
+            ):
+                try:
+                    found.append(step())
+                except BackendError:
+                    found.append(step())
+        return found, left < 0
+
+    expected, _ = results(1000)
+    times = 0
+    while (found := results(times))[1]:
+        assert_same(found[0], expected, 1e-6)
+        times += 1
+    assert times
+
+
+def test_an_object_that_was_corrected_moves_up(nano: Bundle, clip: Frames) -> None:
+    def results(backend: str | Backend) -> list[FrameResult]:
+        with VideoTracker(nano, backend, max_objects=3) as tracker:
+            tracker.track(clip[0])
+            for object_id, box in enumerate((BOX, OTHER, [30, 40, 110, 120])):
+                tracker.prompt(object_id, box=box)
+            tracker.prompt(1, points=[[262, 60]])
+            tracker.remove(0)
+            found = [tracker.track(clip[1])]
+            tracker.prompt(2, points=[[5, 5]], labels=[0])
+            return [*found, tracker.clear_prompts(2), *map(tracker.track, clip[2:4])]
+
+    assert_same(results(SimulatedDevice()), results("onnx"), 1e-4)
 
 
 def test_predictors(nano: Bundle, clip: Frames) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import re
 import shutil
 import sys
@@ -18,9 +19,9 @@ from sam2edge.bundle import contract
 from sam2edge.cli import main
 from sam2edge.engines import compat, environment
 from sam2edge.engines.build import build
-from sam2edge.engines.manifest import ENGINES, default_directory
+from sam2edge.engines.manifest import ENGINES, MANIFEST, default_directory
 from sam2edge.engines.profiles import PRESETS, Limits
-from sam2edge.errors import BackendError, DamagedEngineError, StaleEngineError
+from sam2edge.errors import BackendError, DamagedEngineError, ObjectIdError, StaleEngineError
 from sam2edge.runtime.backend import open_backend
 from sam2edge.runtime.grabber import Grabbed
 from sam2edge.runtime.preprocess import filter_weights, resize
@@ -434,6 +435,47 @@ def test_damaged_engines(fake, built, nano, tmp_path):
     file.write_bytes(file.read_bytes()[::-1])
     with pytest.raises(DamagedEngineError, match="sha256 is not the one"):
         TensorRTBackend(engines).open(nano.graph_path("memory_encoder"))
+
+
+def test_a_manifest_with_other_types_than_its_engine(fake, built, nano, tmp_path):
+    engines = shutil.copytree(built("10.3.0", "fp32"), tmp_path / "engines")
+    data = json.loads((engines / MANIFEST).read_text())
+    data["engines"]["memory_encoder"]["outputs"]["memory"]["dtype"] = "float16"
+    (engines / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(DamagedEngineError, match=r"engines\.json: lists other .* types of memory_encoder than"):
+        TensorRTBackend(engines).open(nano.graph_path("memory_encoder"))
+
+
+def test_engines_that_take_the_place_of_others_in_use(fake, built, nano, tmp_path):
+    engines, graph = tmp_path / "engines", nano.graph_path("memory_encoder")
+    shutil.copytree(built("10.3.0", "fp32"), engines)
+    backend, inputs = TensorRTBackend(engines), some(nano, "memory_encoder", {"N": 2})
+    before = backend.open(graph)
+    expected = before.run(inputs)
+    shutil.rmtree(engines)
+    shutil.copytree(built("10.3.0", "fp16"), engines)
+    assert_close(backend.open(graph).run(inputs), expected, 2e-2)
+    assert_close(before.run(inputs), expected, 0)
+
+
+def test_more_objects_than_the_engines_take(backend, nano):
+    with VideoTracker(nano, backend) as tracker:
+        frame = np.zeros((48, 64, 3), np.uint8)
+        tracker.track(frame)
+        for object_id in range(PRESET.limits.objects):
+            tracker.prompt(object_id, box=[5, 5, 40, 40])
+        with pytest.raises(ObjectIdError, match=r"4 objects are tracked already; .*a larger --max-objects"):
+            tracker.prompt(9, box=[5, 5, 40, 40])
+        assert tracker.track(frame).object_ids == (0, 1, 2, 3)
+
+
+def test_more_memories_than_the_engines_take(backend, nano):
+    said = r"take 7 frames of an object's memory, but this tracker keeps 8; .*--max-conditioning-frames"
+    with pytest.raises(BackendError, match=said):
+        VideoTracker(nano, backend, max_conditioning_frames=2)
+    said = "take 16 frames of an object's pointers, but this tracker keeps 17"
+    with pytest.raises(BackendError, match=said):
+        VideoTracker(nano, backend, max_conditioning_frames=2, memory_frames=3)
 
 
 def test_a_file_that_is_no_graph(backend, nano):

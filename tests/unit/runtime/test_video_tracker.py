@@ -23,6 +23,8 @@ from tests.conftest import REPO
 HEIGHT, WIDTH = 240, 320
 BALL, BLOCK, STAR = (101, 47, 176, 122), (220, 18, 305, 103), (205, 138, 297, 226)
 """Boxes of the clip's objects on its first frame."""
+MASK = np.zeros((HEIGHT, WIDTH), bool)
+MASK[50:120, 100:170] = True
 
 Frames = npt.NDArray[np.uint8]
 FIELDS = ("logits", "ious", "object_scores", "visible", "masks")
@@ -191,6 +193,65 @@ def test_all_objects_removed(tracker: VideoTracker, clip: Frames, undisturbed: l
     joined = tracker.prompt(7, box=BALL)
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(joined, name), getattr(undisturbed[1], name), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"max_conditioning_frames": 2}, {"lost_after": 1, "min_confidence": 0.999}], ids=str
+)
+@pytest.mark.parametrize(
+    "corrections",
+    [[{"points": [(140, 80)]}], [{"box": STAR}, {"points": [(10, 10)], "labels": [0]}], [{"mask": MASK}]],
+    ids=["point", "box and point", "mask"],
+)
+def test_prompts_that_are_taken_back_were_never_given(
+    nano: Bundle, clip: Frames, corrections: list[dict[str, Any]], knobs: dict[str, Any]
+) -> None:
+    def results(corrections: list[dict[str, Any]]) -> list[FrameResult]:
+        with VideoTracker(nano, **knobs) as tracker:
+            tracker.track(clip[0])
+            for object_id, box in enumerate((BALL, BLOCK)):
+                tracker.prompt(object_id, box=box)
+            result = tracker.track(clip[1])
+            for correction in corrections:
+                tracker.prompt(1, **correction)
+            if corrections:
+                result = tracker.clear_prompts(1)
+            return [result, *map(tracker.track, clip[2:4])]
+
+    for found, expected in zip(results(corrections), results([]), strict=True):
+        assert_same(found, expected)
+        assert found.states == expected.states
+
+
+def test_prompts_of_an_object_whose_row_moved(tracker: VideoTracker, clip: Frames) -> None:
+    tracker.track(clip[0])
+    tracker.prompt(1, box=BALL)
+    tracker.prompt(2, box=BLOCK)
+    before = tracker.track(clip[1])
+    tracker.prompt(2, points=[(10, 10)], labels=[0])
+    tracker.remove(1)
+    np.testing.assert_array_equal(tracker.clear_prompts(2).logits, before.logits[1:])
+
+
+def test_an_object_that_joined_by_what_is_taken_back(tracker: VideoTracker, clip: Frames) -> None:
+    tracker.track(clip[0])
+    expected = tracker.prompt(1, box=BALL)
+    tracker.prompt(2, box=BLOCK)
+    tracker.prompt(2, points=[(260, 60)])
+    assert_same(tracker.clear_prompts(2), expected)
+    assert tracker.object_ids == (1,)
+    with pytest.raises(ObjectIdError, match=r"object 2 is not tracked; tracked are \[1\]"):
+        tracker.clear_prompts(2)
+
+
+def test_nothing_to_take_back(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, track_every=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        for frame in clip[1:3]:  # one that is left out, and one that is not
+            tracker.track(frame)
+            with pytest.raises(PromptError, match="object 1 was not prompted on this frame"):
+                tracker.clear_prompts(1)
 
 
 def test_a_removed_object_leaves_the_others_alone(tracker: VideoTracker, clip: Frames) -> None:

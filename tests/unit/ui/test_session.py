@@ -238,14 +238,21 @@ def test_undo_without_a_click(session):
         session.undo()
 
 
-def test_undo_of_a_correction(session):
+def test_undo_of_corrections(session):
+    """What the tracker had found without them is back, and so is the way on from there."""
     session.open(str(CLIP))
     session.click(BALL)
     session.advance()
+    before = session.view().result
     session.click(Click(1, 120, 84, 1))
-    with pytest.raises(PromptError, match="corrected object 1, which cannot be taken back"):
-        session.undo()
-    assert len(session.view().clicks) == 1
+    once = session.view().result
+    session.click(Click(1, 200, 200, 0))
+    session.undo()
+    np.testing.assert_array_equal(session.view().result.logits, once.logits)
+    session.undo()
+    view = session.view()
+    assert (view.clicks, view.result.frame_index) == ((), 1)
+    np.testing.assert_array_equal(view.result.logits, before.logits)
 
 
 def test_remove(session):
