@@ -1,7 +1,7 @@
 """What this machine has for exporting and tracking, and what to do about the rest (`sam2edge doctor`).
 
 Every probe loads what it reports on, because an installed package can still be broken (another CUDA, another
-numpy). Only the packages for exporting are looked up without loading them: importing torch takes seconds.
+numpy). Only GStreamer and the packages for exporting are looked up without that: importing torch takes seconds.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import importlib
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def probe() -> list[Finding]:
         Finding("Python", "ok", f"{platform.python_version()} ({sys.executable})"),
         *_numpy(),
         *_opencv(),
+        _gstreamer(),
         *_onnxruntime(),
         *_gpus(),
         *_tensorrt(),
@@ -125,20 +127,18 @@ def _opencv() -> list[Finding]:
     cv2 = _load("OpenCV", "cv2", "pip install opencv-python-headless")
     if isinstance(cv2, Finding):
         return [cv2]
-    return [Finding("OpenCV", "ok", cv2.__version__), _gstreamer(cv2.getBuildInformation())]
+    return [Finding("OpenCV", "ok", cv2.__version__)]
 
 
-def _gstreamer(build: str) -> Finding:
-    found = re.search(r"GStreamer: +YES *(.*)", build)
-    if found:
-        return Finding("GStreamer", "ok", f"OpenCV is built with it {found[1]}".strip())
-    return Finding(
-        "GStreamer",
-        "missing",
-        "this OpenCV is built without it",
-        "only camera pipelines need it, files do not; pip's OpenCV never has it: use the system's, "
-        "in an environment made with `python3 -m venv --system-site-packages`",
+def _gstreamer() -> Finding:
+    # The program, as GStreamerSource runs it: what OpenCV was built with does not matter.
+    if program := shutil.which("gst-launch-1.0"):
+        return Finding("GStreamer", "ok", program)
+    advice = (
+        "only csi: and gst: sources need it: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base "
+        "gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
     )
+    return Finding("GStreamer", "missing", "gst-launch-1.0 is not installed", advice)
 
 
 def _onnxruntime() -> list[Finding]:
@@ -262,4 +262,7 @@ def _export_package(name: str) -> Finding:
     version = _version(name)
     if version:
         return Finding(name, "ok", version)
-    return Finding(name, "missing", "not installed", "only exporting needs it: pip install 'sam2edge[export]'")
+    advice = "only exporting needs it: pip install 'sam2edge[export]'"
+    if name == "onnx":
+        advice = "tracking does not need it; export, calibrate, build and inspect --device do: pip install onnx"
+    return Finding(name, "missing", "not installed", advice)

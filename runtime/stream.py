@@ -6,15 +6,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from sam2edge.errors import InputError
 from sam2edge.runtime.embedding import Embedding
+from sam2edge.runtime.grabber import Grabbed
 from sam2edge.runtime.result import FrameResult
 from sam2edge.runtime.video_tracker import VideoTracker
-
-if TYPE_CHECKING:
-    from sam2edge.runtime.grabber import Grabbed
 
 MODES = ("latency", "throughput")
 
@@ -36,11 +33,23 @@ def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latenc
     spare, and each up to one frame later. The results are the same. The frame read ahead is lost when the iteration is
     given up early.
 
-    Raises InputError for an unknown mode, at once, and what the grabber and the tracker raise.
+    Raises InputError for an unknown mode, at once, and for frames without a grabber; what the grabber and the tracker
+    raise.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
-    return _as_they_come(frames, tracker) if mode == "latency" else _encoded_ahead(frames, tracker)
+    grabbed = _checked(frames)
+    return _as_they_come(grabbed, tracker) if mode == "latency" else _encoded_ahead(grabbed, tracker)
+
+
+def _checked(frames: Iterable[object]) -> Iterator[Grabbed]:
+    for grabbed in frames:
+        if not isinstance(grabbed, Grabbed):
+            raise InputError(
+                f"stream() takes what a Grabber gives but got {type(grabbed).__name__}; "
+                "give it Grabber(lambda: source) in place of the source"
+            )
+        yield grabbed
 
 
 def _as_they_come(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator[Tracked]:

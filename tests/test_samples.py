@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from itertools import islice
@@ -336,7 +337,7 @@ def test_orin(tmp_path: Path) -> None:
         return done.stdout
 
     build = f"build {out}/fp32 --precision fp16 --profile jetson"
-    assert f"sam2edge {build}" in run_script(f'exec {sys.executable} -m sam2edge.cli "$@"')
+    assert f"sam2edge {build}" in run_script(f'exec {shlex.quote(sys.executable)} -m sam2edge.cli "$@"')
     assert [line.split()[0] for line in verbs.read_text().splitlines()] == ["export", "calibrate", "verify", "doctor"]
     assert {graph.precision for graph in Bundle.open(out / "int8").manifest.graphs.values()} == {"int8"}
     assert (out / "report" / "report.html").stat().st_size > 0

@@ -61,7 +61,7 @@ def test_python_programs_are_run_elsewhere_or_have_these_options() -> None:
 def test_python_packages_have_the_names_of_the_projects() -> None:
     """As in pyproject.toml; scikit-image is for training alone."""
     project = (REPO / "pyproject.toml").read_text()
-    known = {"sam2edge", "scikit-image", *re.findall(r'"([\w-]+)[><=]', project)}
+    known = {".", "sam2edge", "scikit-image", *re.findall(r'"([\w-]+)[><=]', project)}
     for command in of("pip"):
         for package in (word for word in command.words[2:] if not word.startswith("-")):
             name, _, extra = package.removesuffix("]").partition("[")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import cv2
@@ -24,7 +25,7 @@ class WindowSink(Sink):
     """
 
     def __init__(self, title: str = "sam2edge") -> None:
-        if not cv2.currentUIFramework():
+        if not _has_windows():
             raise MediaError(
                 "this OpenCV has no windows: pip uninstall -y opencv-python-headless && pip install opencv-python"
             )
@@ -52,3 +53,10 @@ class WindowSink(Sink):
             return bool(cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1)
         except cv2.error:  # Qt, after the program's last window was closed
             return False
+
+
+def _has_windows() -> bool:
+    if hasattr(cv2, "currentUIFramework"):
+        return bool(cv2.currentUIFramework())
+    # OpenCV before 4.10
+    return not re.search(r"^ *GUI: +NONE *$", cv2.getBuildInformation(), re.MULTILINE)

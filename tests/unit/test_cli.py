@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,6 +189,18 @@ def test_export_without_torch():
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == 'sam2edge: error: exporting needs torch: pip install "sam2edge[export]"\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "what"), [("build bundle", "building"), ("calibrate bundle out --clips clip.mp4", "calibrating")]
+)
+def test_without_onnx(words, what):
+    """It alone is asked for: the extras would bring PyTorch, or to a Jetson another TensorRT than its own."""
+    done = python(
+        f"import sys\nsys.modules['onnx'] = None\nfrom sam2edge.cli import main\nsys.exit(main({words.split()}))"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"sam2edge: error: {what} needs onnx: pip install onnx\n"
 
 
 # inspect
@@ -749,7 +762,7 @@ def test_a_locale_without_the_letters(bundle):
 
 
 def test_nobody_reads_the_output():
-    command = f"{sys.executable} -m sam2edge.cli doctor | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m sam2edge.cli doctor | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("141\n", "")
 

@@ -70,7 +70,7 @@ def _build(args: argparse.Namespace) -> int:
     try:
         engines, trials = _engines(args, lambda message, fraction: status.show(f"{fraction:4.0%} {message}"))
     except ModuleNotFoundError as error:
-        raise EngineError(f'building needs {error.name}: pip install "sam2edge[tensorrt]"') from error
+        raise EngineError(f"building needs {error.name}: pip install {error.name}") from error
     except GateError as error:
         status.clear()
         print(error)

@@ -74,7 +74,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             print(f"wrote {', '.join(map(str, files))}\n")
         bundle = calibrate(args.bundle, args.out, args.clips, given, gate=gate, **common)
     except ModuleNotFoundError as error:
-        raise ExportError(f'calibrating needs {error.name}: pip install "sam2edge[export]"') from error
+        raise ExportError(f"calibrating needs {error.name}: pip install {error.name}") from error
     except GateError as error:
         status.clear()
         print(error)

@@ -11,6 +11,7 @@ import pytest
 
 from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
+from sam2edge.runtime.sources.gstreamer import _PACKAGES
 
 
 def found(name):
@@ -140,20 +141,15 @@ def test_broken_package_is_a_problem_not_missing(monkeypatch, error):
     assert not environment.can_run([finding])
 
 
-@pytest.mark.parametrize(
-    ("line", "status", "detail"),
-    [
-        ("    GStreamer:                   YES (1.20.3)", "ok", "OpenCV is built with it (1.20.3)"),
-        ("    GStreamer:                   YES", "ok", "OpenCV is built with it"),
-        ("    GStreamer:                   NO", "missing", "this OpenCV is built without it"),
-        ("", "missing", "this OpenCV is built without it"),
-    ],
-)
-def test_gstreamer(monkeypatch, line, status, detail):
-    text = f"  Video I/O:\n    FFMPEG:                      YES\n{line}\n    v4l/v4l2:                    YES\n"
-    install(monkeypatch, "cv2", getBuildInformation=lambda: text)
-    finding = found("GStreamer")
-    assert (finding.status, finding.detail) == (status, detail)
+def test_gstreamer(monkeypatch, tmp_path):
+    """The program counts, whatever OpenCV was built with."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = found("GStreamer")
+    assert (missing.status, missing.detail) == ("missing", "gst-launch-1.0 is not installed")
+    assert missing.advice.endswith(f"apt-get install {_PACKAGES}")
+    program = tmp_path / "gst-launch-1.0"
+    program.touch(0o755)
+    assert found("GStreamer") == Finding("GStreamer", "ok", str(program))
 
 
 def test_both_onnxruntimes_are_a_problem(monkeypatch):
@@ -269,6 +265,12 @@ def test_export_packages(monkeypatch):
         finding = found(name)
         assert (finding.status, finding.detail) == ("missing", "not installed")
         assert "pip install 'sam2edge[export]'" in finding.advice
+
+
+def test_onnx_is_asked_for_alone(monkeypatch):
+    """A Jetson builds with it and has no PyTorch."""
+    use_distributions(monkeypatch)
+    assert found("onnx").advice.endswith("build and inspect --device do: pip install onnx")
 
 
 def test_jetson(monkeypatch, tmp_path):

@@ -392,6 +392,18 @@ class TestWindowSink:
         with pytest.raises(MediaError, match=message):
             WindowSink()
 
+    @pytest.mark.parametrize(("gui", "message"), [("NONE", "no windows"), ("GTK3", "no screen")])
+    def test_opencv_that_does_not_name_its_windows(self, monkeypatch, gui, message):
+        """As before 4.10: what it was built with tells."""
+        text = f"  Disabled:                    world\n\n  GUI:                           {gui}\n    GTK+: NO\n"
+        monkeypatch.delattr(cv2, "currentUIFramework", raising=False)
+        monkeypatch.setattr(cv2, "getBuildInformation", lambda: text)
+        monkeypatch.setattr(sys, "platform", "linux")
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(MediaError, match=message):
+            WindowSink()
+
     def test_no_screen(self, monkeypatch):
         monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT5")
         monkeypatch.setattr(sys, "platform", "linux")

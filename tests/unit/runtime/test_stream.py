@@ -169,3 +169,9 @@ def test_two_threads_may_encode(
 def test_unknown_mode(tracker: VideoTracker) -> None:
     with pytest.raises(InputError, match="unknown mode 'fast'; use one of latency, throughput"):
         stream([], tracker, "fast")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_frames_without_a_grabber(tracker: VideoTracker, clip: npt.NDArray[np.uint8], mode: str) -> None:
+    with pytest.raises(InputError, match="takes what a Grabber gives but got ndarray"):
+        next(stream(clip, tracker, mode))  # type: ignore[arg-type]
