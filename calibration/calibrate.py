@@ -201,7 +201,8 @@ def _collect(
         file = directory / f"{range_cache.key(source, hashes[clip.name], record, prompted)}.npz"
         found = range_cache.read(file)
         if found is None:
-            found = collect(source, clip, _prompts(source, clip, prompted), frozenset(record), count)
+            # with frame 1 too, since the memories of prompts are encoded when it comes
+            found = collect(source, clip, _prompts(source, clip, prompted), frozenset({1, *record}), count)
             range_cache.write(file, found)
         _merge(statistics, found)
     return statistics, recorded, hashes

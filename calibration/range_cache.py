@@ -20,7 +20,7 @@ from sam2edge.calibration.histogram import BINS, Histogram
 from sam2edge.calibration.prompts import Prompts
 from sam2edge.errors import InputError
 
-_VERSION = 1
+_VERSION = 2
 """To be raised when what is collected changes."""
 
 

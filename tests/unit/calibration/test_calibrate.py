@@ -223,6 +223,18 @@ def test_cache_that_cannot_be_written_is_refused_before_tracking(nano, prompts, 
         calibrate(nano, tmp_path / "o", [CLIP], [prompts], cache=tmp_path / "file" / "cache")
 
 
+def test_memories_of_prompts_are_recorded(nano, prompts, tmp_path, monkeypatch):
+    """They are encoded when the second frame comes."""
+
+    def collected(bundle, clip, prompts, record, progress):
+        assert record == {0, 1, 60, 119}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "collect", collected)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(nano, tmp_path / "o", [CLIP], [prompts], frames=3, cache=tmp_path / "cache")
+
+
 def test_spread():
     assert spread(10, 4) == [0, 3, 6, 9]
     assert spread(3, 64) == [0, 1, 2]

@@ -1,0 +1,64 @@
+"""What INT8 costs on clips that calibration did not see: the table of docs/calibration.md, on the CPU.
+
+    python -m tests.int8_errors BUNDLE
+Calibrates on the bundled clip without the gate. For each clip of samples/knob_costs.py: mean IoU with FP32's masks, and
+J&F with the true ones.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from sam2edge import Bundle
+from sam2edge.calibration.accuracy import contour_accuracy, davis_mean, region_similarity
+from sam2edge.calibration.calibrate import calibrate
+from sam2edge.calibration.histogram import METHODS
+from sam2edge.calibration.recipe import Recipe
+from sam2edge.engines.half import ISLANDS
+from tests.conftest import REPO
+from tests.half_errors import rounded
+
+sys.path.insert(0, str(REPO / "samples"))
+import demo
+import knob_costs
+import make_clip
+
+CLIPS = 7
+
+
+def j_and_f(masks: np.ndarray, true: np.ndarray) -> float:
+    """In percent, over the frames that DAVIS counts."""
+    scores = [davis_mean(np.stack([measure(*pair) for pair in zip(masks, true, strict=True)])) for measure in MEASURES]
+    return 100 * float(np.mean(scores))
+
+
+MEASURES = region_similarity, contour_accuracy
+
+
+def main() -> None:
+    source, (prompts, _) = Bundle.open(sys.argv[1]), demo.read_truth()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        given = {"clips": [demo.CLIP], "prompts": [prompts], "gate": None, "cache": folder / "cache"}
+        bundles = {
+            method: calibrate(source, folder / method, **given, recipe=Recipe(method=method)) for method in METHODS
+        }
+        (folder / "rounded").mkdir()
+        bundles["minmax, FP16 around it"] = rounded(bundles["minmax"], ISLANDS, (), folder / "rounded")
+        for seed in range(CLIPS):
+            frames, labels = make_clip.render(knob_costs.toys(seed))
+            true = np.stack([labels == number for number in range(1, 4)], axis=1)
+            expected, _ = knob_costs.track(source, frames, true, (), {})
+            print(f"seed {seed}: FP32 J&F {j_and_f(expected, true):.1f}", flush=True)
+            for name, bundle in bundles.items():
+                masks, _ = knob_costs.track(bundle, frames, true, (), {})
+                iou = region_similarity(masks, expected).mean()
+                print(f"  {name}: IoU {iou:.3f}, J&F {j_and_f(masks, true):.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
