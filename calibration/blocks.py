@@ -51,6 +51,13 @@ def blocks(model: ModelProto, graph: str, kept: Iterable[Island] = ()) -> list[B
     return [Block(graph, nodes, count) for nodes, count in counts.items()]
 
 
+def reader(model: ModelProto, graph: str, activation: str, kept: Iterable[Island] = ()) -> Block:
+    """The first of these blocks that reads an activation."""
+    stays = island_nodes(model.graph, kept := tuple(kept))
+    readers = [layer.node for layer in layers(model) if layer.activation == activation and layer.node not in stays]
+    return next(block for block in blocks(model, graph, kept) if re.match(block.nodes, readers[0]))
+
+
 def _nodes(name: str, graph: str) -> str:
     for pattern in _PATTERNS.get(graph, ()):
         if match := re.match(pattern, name):

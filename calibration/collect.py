@@ -57,8 +57,8 @@ def collect(
     return observer.statistics
 
 
-def observed(model: ModelProto) -> ModelProto:
-    """The model with NAME/largest, float [], and NAME/sample, float [n], of the magnitudes of each layer's input."""
+def observed(model: ModelProto, activations: Iterable[str]) -> ModelProto:
+    """The model with NAME/largest, float [], and NAME/sample, float [n], of the magnitudes of each activation."""
     new = ModelProto()
     new.CopyFrom(model)
     graph = new.graph
@@ -66,7 +66,7 @@ def observed(model: ModelProto) -> ModelProto:
     graph.initializer.extend(
         numpy_helper.from_array(np.array(value, np.int64), f"observe/{name}") for name, value in constants.items()
     )
-    for name in dict.fromkeys(layer.activation for layer in layers(model)):
+    for name in activations:
         steps = {
             "magnitude": ("Abs", [name]),
             "flat": ("Reshape", [f"{name}/magnitude", "observe/flat"]),
@@ -105,7 +105,7 @@ class _Observer(Backend):
         activations = list(dict.fromkeys(layer.activation for layer in layers(model)))
         self.statistics[name] = {activation: Histogram() for activation in activations}
         file = self._directory / f"{name}.onnx"
-        onnx.save(observed(model), str(file))
+        onnx.save(observed(model, activations), str(file))
         return _Observed(self, name, self._inner.open(graph), self._inner.open(file))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,18 +20,25 @@ from sam2edge.calibration.watch import Recorded
 from sam2edge.errors import InputError
 from sam2edge.runtime.backend import Backend
 
+if TYPE_CHECKING:
+    from sam2edge.calibration.range_ratios import RangeRatio
+
 RECORDED_FRAMES = (0, 1, 4, 8, 16)
 """Frames whose inputs the graphs are compared on: prompts, the first memory, a bank half full, full, all pointers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """A set of graphs: a bundle's on a backend. bytes: their size on disk, None if they are no files."""
+    """A set of graphs: a bundle's on a backend. bytes: their size on disk, None if they are no files.
+
+    int8: names of the graphs whose INT8 ranges the gate looks at, which needs onnx.
+    """
 
     name: str
     bundle: Bundle
     backend: str | Backend = "auto"
     bytes: int | None = None
+    int8: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -106,12 +114,20 @@ class Ladder:
         comparable = self.recorded and rung.bundle.model == reference.rung.bundle.model
         errors = graph_errors(rung.bundle, self.recorded, rung.backend) if comparable else None
         comparison = compare(reference.run, run)
-        self.rows.append(Row(rung, run, scores, comparison, errors, self.gate.judge(comparison, errors)))
+        verdict = self.gate.judge(comparison, errors, self._ratios(rung) if comparable else ())
+        self.rows.append(Row(rung, run, scores, comparison, errors, verdict))
         return self.rows[-1]
 
     def _track(self, rung: Rung, record: Iterable[int] = ()) -> tuple[Run, list[Recorded]]:
         progress = _counting(rung.name, self._progress)
         return track_clip(rung.bundle, self.clip, self.prompts, rung.backend, record=record, progress=progress)
+
+    def _ratios(self, rung: Rung) -> list[RangeRatio]:
+        if not rung.int8:
+            return []
+        from sam2edge.calibration.range_ratios import range_ratios
+
+        return range_ratios(rung.bundle, rung.int8, self.recorded)
 
     def _score(self, run: Run) -> dict[int, Score] | None:
         return None if self._truth is None else score(run, self._truth)

@@ -1,4 +1,4 @@
-"""INT8 graphs that pass the gate: as long as they fail, the most sensitive block goes back to floating point."""
+"""INT8 graphs that pass the gate: as long as they fail, a block goes back to floating point, the worst one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sam2edge.bundle import Bundle
+from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.calibration.blocks import Block, reader
+from sam2edge.calibration.collect import load_graph
 from sam2edge.calibration.ladder import Ladder, Row, Rung
+from sam2edge.calibration.range_ratios import RangeRatio
 from sam2edge.calibration.recipe import Recipe
 from sam2edge.calibration.report import write_report
 from sam2edge.calibration.sensitivity import block_effects
@@ -29,8 +32,8 @@ def settle(
 ) -> tuple[Recipe, dict[str, float]]:
     """Write INT8 graphs into a directory that pass the gate on every clip, and a report in `report`/1, 2, ...
 
-    ladders: a clip each, with the FP32 graphs as the reference. Blocks are ranked once, by the errors that they make
-    alone (block_effects) on what the first clip showed, and kept out one by one, STEPS at most.
+    ladders: a clip each, with the FP32 graphs as the reference. Blocks are kept out one by one, STEPS at most: those
+    with a range that is too wide, then by the errors they make alone (block_effects) on what the first clip showed.
 
     Returns the recipe that passed, with an entry and the numbers for each block that was kept out, and the mean IoU
     of each clip by its name. Raises GateError, with the report written, and what quantize and track_clip do.
@@ -40,19 +43,24 @@ def settle(
         bundle = write_graphs(source, directory, ranges, recipe, progress)
         size = sum(bundle.graph_path(name).stat().st_size for name in bundle.manifest.graphs)
         name = f"INT8, {step} blocks kept out" if step else "INT8"
-        rows = [ladder.measure(Rung(name, bundle, "onnx", size)) for ladder in ladders]
+        rows = [ladder.measure(Rung(name, bundle, "onnx", size, GRAPHS)) for ladder in ladders]
         failed = _failures(rows, ladders)
-        if not failed:
+        if step == STEPS or not failed:
             break
-        if waiting is None:
-            progress("INT8 fails the gate: looking for the block that differs most")
-            waiting = block_effects(source, ranges, recipe, ladders[0].recorded)
-        if step == STEPS or not waiting:
-            break
-        effect = waiting.pop(0)
-        reason = f"the gate failed: {failed[0]}; alone, this block changes {effect.output} by {effect.error:.1e} RMS"
-        progress(f"keeping {effect.block.graph} {effect.block.nodes} out of INT8")
-        recipe = dataclasses.replace(recipe, kept=(*recipe.kept, effect.block.kept(reason)))
+        reason = f"the gate failed: {failed[0]}"
+        if wide := [one for row in rows if row.verdict for one in row.verdict.wide]:
+            block = _reader(source, wide[0], recipe)
+        else:
+            if waiting is None:
+                progress("INT8 fails the gate: looking for the block that differs most")
+                waiting = block_effects(source, ranges, recipe, ladders[0].recorded)
+            if not waiting:
+                break
+            effect = waiting.pop(0)
+            block = effect.block
+            reason += f"; alone, this block changes {effect.output} by {effect.error:.1e} RMS"
+        progress(f"keeping {block.graph} {block.nodes} out of INT8")
+        recipe = dataclasses.replace(recipe, kept=(*recipe.kept, block.kept(reason)))
     for number, ladder in enumerate(ladders, 1):
         write_report(report / str(number), ladder.clip, ladder.gate, ladder.rows)
     if failed:
@@ -63,6 +71,11 @@ def settle(
         )
     ious = [row.comparison.mean for row in rows if row.comparison]
     return recipe, {ladder.clip.name: iou for ladder, iou in zip(ladders, ious, strict=True)}
+
+
+def _reader(source: Bundle, wide: RangeRatio, recipe: Recipe) -> Block:
+    model = load_graph(source.graph_path(wide.graph))
+    return reader(model, wide.graph, wide.activation, recipe.of(wide.graph))
 
 
 def _failures(rows: Sequence[Row], ladders: Sequence[Ladder]) -> list[str]:

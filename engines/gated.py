@@ -70,7 +70,8 @@ def build_gated(
 
     def run(name: str, engines: Engines) -> Row:
         total = sum(engine.bytes for engine in engines.manifest.engines.values())
-        return ladder.measure(Rung(name, opened, open_engines(engines), total))
+        int8 = [name for name, engine in engines.manifest.engines.items() if engine.precision == "int8"]
+        return ladder.measure(Rung(name, opened, open_engines(engines), total, int8))
 
     try:
         if precision == AUTO:

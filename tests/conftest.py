@@ -69,3 +69,12 @@ def nano_int8(nano: Bundle, prompts: dict[int, dict[str, Any]], tmp_path_factory
     folder = tmp_path_factory.mktemp("int8")
     clip = REPO / "samples" / "clip.mp4"
     return calibrate(nano, folder / "nano", [clip], [prompts], frames=16, gate=None, cache=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def wide_int8(nano_int8: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same with eight times one range of the mask decoder."""
+    from tests.models import write_widened
+
+    directory = tmp_path_factory.mktemp("wide") / "wide"
+    return write_widened(nano_int8, directory, "mask_decoder", "/hypernetworks.0/activation/Relu_output_0")

@@ -84,6 +84,16 @@ def write_random(directory: Path, image_size: int, size: str) -> Path:
 
 def write_changed(bundle: Bundle, directory: Path, change: Change) -> Bundle:
     """A copy of a bundle whose weights went through `change`, called with the graph's name and weights."""
+    return _rewritten(bundle, directory, lambda graph, tensor, weights: change(graph, weights))
+
+
+def write_widened(bundle: Bundle, directory: Path, graph: str, activation: str) -> Bundle:
+    """A copy of an INT8 bundle with eight times the range of an activation."""
+    wide = graph, f"{activation}/scale"
+    return _rewritten(bundle, directory, lambda graph, tensor, values: (8 if (graph, tensor) == wide else 1) * values)
+
+
+def _rewritten(bundle: Bundle, directory: Path, change: Callable[[str, str, Floats], Floats]) -> Bundle:
     shutil.copytree(bundle.path, directory)
     graphs = dict(bundle.manifest.graphs)
     for name, graph in graphs.items():
@@ -91,7 +101,7 @@ def write_changed(bundle: Bundle, directory: Path, change: Change) -> Bundle:
         model = onnx.load(file)
         for tensor in model.graph.initializer:
             if tensor.data_type == onnx.TensorProto.FLOAT:
-                weights = change(name, onnx.numpy_helper.to_array(tensor))
+                weights = change(name, tensor.name, onnx.numpy_helper.to_array(tensor))
                 tensor.CopyFrom(onnx.numpy_helper.from_array(weights.astype(np.float32), tensor.name))
         onnx.save(model, file)
         graphs[name] = dataclasses.replace(graph, sha256=sha256(file), bytes=file.stat().st_size)

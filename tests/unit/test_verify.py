@@ -1,5 +1,6 @@
 """`sam2edge verify` on a command line."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -65,6 +66,21 @@ def test_a_failed_gate_exits_with_1(run, nano, half, broken):
     assert lines[-1].startswith("broken fp32: mean IoU 0.")
     assert lines[-1].endswith("memory_attention differs most")
     assert run(nano.path, "--candidate", broken.path, "--box", "101,47,176,122", "--min-iou", 0, frames=3)[0] == 0
+
+
+def test_a_range_that_is_too_wide(run, nano, nano_int8, wide_int8, monkeypatch):
+    command = nano.path, "--candidate", nano_int8.path, "--candidate", wide_int8.path, "--box", "101,47,176,122"
+    code, lines, _ = run(*command)
+    assert code == 1
+    assert [line.split()[-2:] for line in lines if line.startswith("gate")] == [["passed", "FAILED"]]
+    assert lines[-1].startswith(
+        "wide int8: mask_decoder: the INT8 range of /hypernetworks.0/activation/Relu_output_0 is "
+    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
+    code, lines, _ = run(*command)
+    assert code == 0
+    assert "ranges of INT8 graphs (onnx is not installed: pip install onnx)" in lines[-1]
 
 
 def test_prompts_by_themselves(run, nano, half, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,12 @@ from sam2edge.errors import InputError
 from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    from sam2edge.bundle import Bundle
+    from sam2edge.bundle import Bundle, Graph
     from sam2edge.calibration.clip import Clip
     from sam2edge.calibration.ladder import Rung
     from sam2edge.calibration.prompts import Prompts
     from sam2edge.calibration.truth import TrueMasks
+    from sam2edge.engines.manifest import Engine
 
 _FAILED = 1
 
@@ -105,15 +106,23 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[s
         graphs = one.manifest.graphs.values()
         precisions = "/".join(dict.fromkeys(graph.precision for graph in graphs))
         name = one.path.name if [other.path.name for other in bundles].count(one.path.name) == 1 else one.path
-        rungs.append(Rung(f"{name} {precisions}", one, args.backend, sum(graph.bytes for graph in graphs)))
+        size = sum(graph.bytes for graph in graphs)
+        rungs.append(Rung(f"{name} {precisions}", one, args.backend, size, _int8(one.manifest.graphs)))
         for found in _engines(one):
             if isinstance(found, str):
                 missing.append(found)
             else:
                 rungs.append(dataclasses.replace(found, name=f"{name} {found.name}"))
+    if importlib.util.find_spec("onnx") is None and any(rung.int8 for rung in rungs):
+        missing.append("ranges of INT8 graphs (onnx is not installed: pip install onnx)")
+        rungs = [dataclasses.replace(rung, int8=()) for rung in rungs]
     if not args.candidate:
         missing.append("other precisions (give their bundles as --candidate)")
     return rungs, missing
+
+
+def _int8(graphs: Mapping[str, Graph] | Mapping[str, Engine]) -> list[str]:
+    return [name for name, graph in graphs.items() if graph.precision == "int8"]
 
 
 def _engines(bundle: Bundle) -> Iterator[Rung | str]:
@@ -127,8 +136,9 @@ def _engines(bundle: Bundle) -> Iterator[Rung | str]:
         try:
             backend = TensorRTBackend(directory)
             backend.open(bundle.graph_path("mask_decoder"))
-            size = sum(engine.bytes for engine in read_manifest(directory, bundle).engines.values())
-            yield Rung(f"{directory.name} engines", bundle, backend, size)
+            engines = read_manifest(directory, bundle).engines
+            size = sum(engine.bytes for engine in engines.values())
+            yield Rung(f"{directory.name} engines", bundle, backend, size, _int8(engines))
         except (BackendError, EngineError) as error:
             yield f"{directory} ({error})"
 

@@ -107,7 +107,7 @@ def test_observed_graph_gives_the_magnitudes_of_its_activations(nano):
         "binarize": np.zeros(2, bool),
     }
     names = list(dict.fromkeys(layer.activation for layer in layers(model)))
-    whole = observed(model)
+    whole = observed(model, names)
     whole.graph.output.extend(
         collecting.helper.make_tensor_value_info(name, 1, None) for name in names if name != "features"
     )

@@ -11,6 +11,7 @@ from sam2edge.calibration.clip import Clip
 from sam2edge.calibration.closed_loop import STAGES, Comparison, Run, compare, track_clip
 from sam2edge.calibration.gate import Gate
 from sam2edge.calibration.graph_errors import OutputError, graph_errors, most_sensitive
+from sam2edge.calibration.range_ratios import RangeRatio
 from sam2edge.calibration.watch import Recorded, _Watched
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.backend import Backend, GraphRunner
@@ -162,6 +163,19 @@ def test_the_gate():
     assert judged([[1, 1]], lost=(2,)).failures == ("object 2 is lost for 6 frames or more",)
     with pytest.raises(InputError, match="min_mean_iou must be from 0 to 1 but is 97"):
         Gate(min_mean_iou=97)
+    with pytest.raises(InputError, match="max_range_ratio must be 1 or more but is nan"):
+        Gate(max_range_ratio=np.nan)
+
+
+def test_the_gate_and_ranges():
+    same = Comparison((1,), np.ones((2, 1), np.float32), ())
+    ratios = [RangeRatio("mask_decoder", "b", 8.25), RangeRatio("mask_decoder", "a", 4.1)]
+    verdict = Gate().judge(same, None, [*ratios, RangeRatio("mask_decoder", "c", 4)])
+    assert verdict.failures == (
+        "mask_decoder: the INT8 range of b is 8.2 times what the clip shows, above 4, and 1 more",
+    )
+    assert verdict.wide == tuple(ratios)
+    assert Gate(max_range_ratio=9).judge(same, None, ratios).passed
 
 
 def test_the_gate_names_the_most_sensitive_graph_and_values_that_are_not_finite():

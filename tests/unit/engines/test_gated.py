@@ -122,6 +122,20 @@ def test_auto_passes_over_a_wrong_engine(run, nano, nano_int8):
     assert trials[1].failures[0].startswith("mean IoU 0.")
 
 
+def test_auto_passes_over_a_range_that_is_too_wide(run, nano, wide_int8):
+    """Engines run right here: only the graph's range says so, and only for the decoder in INT8."""
+    engines, trials = run(wide_int8, "auto", source=nano)
+    assert assignment(engines) == "int8/fp16/fp16/fp16"
+    assert [trial.passed for trial in trials] == [True, False, False, True]
+    wide = (
+        r"mask_decoder: the INT8 range of /hypernetworks\.0/activation/Relu_output_0 is \S+ times what the clip shows"
+    )
+    for trial in trials[1:3]:
+        assert [bool(re.match(wide, failure)) for failure in trial.failures] == [True]
+    with pytest.raises(GateError, match=f"int8: the gate failed: {wide}"):
+        run(wide_int8, "int8", source=nano)
+
+
 def test_auto_falls_back_to_fp32_where_fp16_is_wrong(run, fake, nano):
     engines, trials = run(nano, "auto", {("memory_attention", "fp16")})
     assert assignment(engines) == "fp16/fp32/fp16/fp16"

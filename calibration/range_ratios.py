@@ -1,0 +1,62 @@
+"""How far INT8 ranges go beyond what a clip shows: what lies between is steps that no number takes.
+
+A range eight times too wide leaves five of eight bits. A single one seldom changes masks of one clip enough to be seen
+there, so it is looked for where it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, numpy_helper
+
+from sam2edge.bundle import Bundle
+from sam2edge.calibration.collect import load_graph, observed
+from sam2edge.calibration.quantize import LARGEST
+from sam2edge.calibration.watch import Recorded
+from sam2edge.runtime.backend import open_backend
+
+
+@dataclass(frozen=True)
+class RangeRatio:
+    """ratio: the range of an activation by the largest magnitude that it had."""
+
+    graph: str
+    activation: str
+    ratio: float
+
+
+def range_ratios(bundle: Bundle, graphs: Collection[str], recorded: Sequence[Recorded]) -> list[RangeRatio]:
+    """Feed recorded inputs to INT8 graphs and compare their ranges with the magnitudes, the widest range first.
+
+    The graphs run on ONNX Runtime's CPU provider, whatever runs them later: Q/DQ nodes say the same everywhere. What
+    was zero all the time is left out. Raises CorruptFileError, and BackendError for inputs of another model.
+    """
+    found = []
+    for graph in graphs:
+        model = load_graph(bundle.graph_path(graph))
+        ranges, seen = _ranges(model), dict[str, float]()
+        with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
+            file = Path(directory) / f"{graph}.onnx"
+            onnx.save(observed(model, ranges), str(file))
+            runner = open_backend("onnx").open(file)
+            for one in recorded:
+                outputs = runner.run(one.inputs) if one.graph == graph else {}
+                for activation in ranges if outputs else ():
+                    seen[activation] = max(seen.get(activation, 0.0), float(outputs[f"{activation}/largest"]))
+        found += [RangeRatio(graph, name, ranges[name] / largest) for name, largest in seen.items() if largest]
+    return sorted(found, key=lambda one: -one.ratio)
+
+
+def _ranges(model: ModelProto) -> dict[str, float]:
+    """The range of every activation that a graph quantises."""
+    scales = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {
+        node.input[0]: LARGEST * float(numpy_helper.to_array(scales[node.input[1]]))
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
