@@ -63,7 +63,7 @@ class Recipe:
             return Recipe(str(data["method"]), tuple(_island(entry) for entry in data["kept"]))
         except OSError as error:
             raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-        except (KeyError, TypeError, ValueError, re.error) as error:
+        except (KeyError, TypeError, ValueError, RecursionError, re.error) as error:
             raise InputError(
                 f"{file}: no recipe ({error}); it must be "
                 '{"method": …, "kept": [{"graph": …, "nodes": regular expression, "reason": …, "optional": false}]}'

@@ -94,7 +94,18 @@ def _read_config(directory: Path) -> Any:
     trunk = config.vision_config.backbone_config.model_type
     if trunk != "sam2_hiera_det_model":
         raise SourceError(f"{path}: the image encoder is a {trunk!r}; expected sam2_hiera_det_model")
+    _check_heads(path, config)
     return config
+
+
+def _check_heads(path: Path, config: Any) -> None:
+    """The one thing that shapes of weights do not tell."""
+    decoder, trunk = config.mask_decoder_config, config.vision_config.backbone_config
+    width = decoder.hidden_size // decoder.attention_downsample_rate
+    stages = zip(trunk.embed_dim_per_stage, trunk.num_attention_heads_per_stage, strict=False)
+    for channels, heads in [(width, decoder.num_attention_heads), *stages]:
+        if heads < 1 or channels % heads:
+            raise SourceError(f"{path}: {heads} attention heads cannot share {channels} channels")
 
 
 def _weight_files(directory: Path) -> list[Path]:

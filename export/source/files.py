@@ -36,7 +36,7 @@ def read_pickle(path: Path) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read as JSON ({reason(error)})") from error
     if not isinstance(content, dict):
         raise SourceError(f"{path} holds no JSON object")

@@ -254,7 +254,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise MissingFileError(f"{file}: missing, so {directory} is no bundle; export it again")
     try:
         data = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{file}: not JSON ({error}); export the bundle again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ForeignFileError(f"{file}: not a manifest of sam2edge (its format is not {FORMAT!r})")

@@ -152,6 +152,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = 
     "missing manifest": (delete("manifest.json"), MissingFileError, "manifest.json", "missing"),
     "no directory": (shutil.rmtree, MissingFileError, "", "no such bundle directory"),
     "half a manifest": (manifest_of(b'{"format": "sam2edge-'), CorruptFileError, "manifest.json", "not JSON"),
+    "deep manifest": (manifest_of(b"[" * 100_000), CorruptFileError, "manifest.json", "not JSON"),
     "binary manifest": (manifest_of(b"\xff\xfe\x00"), CorruptFileError, "manifest.json", "not JSON"),
     "another tool's manifest": (
         manifest_of(b'{"name": "web app", "schema": 1}'),

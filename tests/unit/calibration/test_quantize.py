@@ -187,6 +187,7 @@ def test_default_recipe_is_written_and_read(tmp_path):
     [
         (None, "cannot be read: No such file"),
         ("{", "no recipe"),
+        ("[" * 100_000, "no recipe"),
         ('{"method": "minmax"}', "no recipe .'kept'."),
         ('{"method": "least", "kept": []}', "unknown method 'least'; choose from minmax, percentile, entropy"),
         ('{"method": "minmax", "kept": [{"graph": "memory_encoder", "nodes": "(", "reason": ""}]}', "no recipe"),

@@ -444,13 +444,22 @@ def test_another_architecture_is_refused(directory, model_type, complaint):
 def test_an_unusable_directory_says_what_is_missing(directory, tiny):
     edit_json(directory / "config.json", num_maskmem="seven")
     assert "config.json is no readable Sam2VideoConfig" in refusal(directory)
-    (directory / "config.json").write_text("{")
-    assert "config.json cannot be read as JSON" in refusal(directory)
+    for text in ("{", "[" * 100_000):
+        (directory / "config.json").write_text(text)
+        assert "config.json cannot be read as JSON" in refusal(directory)
     (directory / "config.json").write_text("[]")
     assert "config.json holds no JSON object" in refusal(directory)
     (directory / "config.json").unlink()
     assert "it has no config.json" in refusal(directory)
     assert f"give the file, {tiny}" in refusal(tiny.parent)
+
+
+@pytest.mark.parametrize("heads", [0, 7])
+def test_heads_that_do_not_divide_the_width(directory, heads):
+    settings = json.loads((directory / "config.json").read_text())
+    decoder = settings["mask_decoder_config"] | {"num_attention_heads": heads}
+    edit_json(directory / "config.json", mask_decoder_config=decoder)
+    assert f"{heads} attention heads cannot share 128 channels" in refusal(directory)
 
 
 def test_a_directory_without_safetensors_is_refused(directory):
