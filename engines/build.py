@@ -85,7 +85,7 @@ def check_asked(bundle: Bundle, precision: str) -> None:
     quantized = bundle.manifest.calibration is not None
     if precision == "fp8":
         raise InputError(
-            "fp8 is not offered: no FP8 graph was ever measured here (docs/calibration.md); use fp16, or int8 for a "
+            "fp8 is not offered: it follows FP32 less closely than int8 (docs/calibration.md); use fp16, or int8 for a "
             "bundle of `sam2edge calibrate`"
         )
     if precision not in PRECISIONS:

@@ -1,4 +1,4 @@
-"""What an FP16 graph computes where every operator calculates in FP32 and stores FP16, on the CPU.
+"""What an FP16 graph computes where every operator calculates in FP32 and stores FP16, on the CPU; and an FP8 graph.
 
 ONNX Runtime has few FP16 operators on the CPU. It puts casts around the others and then removes what cancels, even with
 every optimisation disabled: Log(Exp(x)) of an FP16 graph is x, where FP16 overflows. Explicit casts in an FP32 graph
@@ -7,10 +7,13 @@ stay.
 
 from __future__ import annotations
 
+import ml_dtypes
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+E4M3_LARGEST = 448
 
 
 def with_rounding(model: ModelProto) -> ModelProto:
@@ -46,6 +49,38 @@ def with_rounding(model: ModelProto) -> ModelProto:
     new = helper.make_model(new, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.checker.check_model(new, full_check=True)
     return new
+
+
+def with_e4m3(int8: ModelProto, source: ModelProto) -> ModelProto:
+    """An INT8 graph of `quantize` with FP8 (E4M3) in place of INT8, by the same ranges; source: its FP32 graph.
+
+    Casts in place of Q/DQ nodes: ONNX Runtime fuses such nodes with what has no FP8 on the CPU, and then loads nothing.
+    """
+    model = onnx.version_converter.convert_version(int8, 19)
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in (*source.graph.initializer, *int8.graph.initializer)
+    }
+    nodes, tensors = [], {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            nodes.append(node)
+            continue
+        read, scale, (output,) = node.input[0], node.input[1], node.output
+        step = constants[scale] * np.float32(127 / E4M3_LARGEST)
+        tensors[scale] = numpy_helper.from_array(step, scale)
+        if read in constants:
+            name, _, axis = read.removesuffix("/int8").rpartition("/axis")
+            weights = np.moveaxis(constants[name], int(axis), -1)
+            rounded = (weights / step).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * step
+            tensors[output] = numpy_helper.from_array(np.moveaxis(rounded, -1, int(axis)), output)
+        elif node.op_type == "QuantizeLinear":
+            nodes.append(helper.make_node("Div", [read, scale], [f"{output}/steps"]))
+            nodes.append(helper.make_node("Cast", [f"{output}/steps"], [output], to=TensorProto.FLOAT8E4M3FN))
+        else:
+            nodes.append(helper.make_node("Cast", [read], [f"{output}/steps"], to=FLOAT))
+            nodes.append(helper.make_node("Mul", [f"{output}/steps", scale], [output]))
+    graph = helper.make_graph(nodes, "e4m3", model.graph.input, model.graph.output, list(tensors.values()))
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=9)
 
 
 def _round(name: str, rounded: str) -> list[onnx.NodeProto]:
