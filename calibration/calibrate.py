@@ -47,11 +47,11 @@ def calibrate(
 
     clips: video files, folders or patterns of images. All of their frames are tracked, on ONNX Runtime's CPU provider.
     prompts: for each clip the arguments of VideoTracker.prompt by object id, for its first frame; None: boxes around
-    what the bundle finds there by itself. frames: how many are recorded, the same number in each clip, evenly spread
-    from its first to its last. recipe: the default one if None. gate: what INT8 must pass on every clip, compared with
-    `bundle` in closed loop; blocks that it fails by are kept out of INT8 (settle.py), and reports are written into
-    OUT.report. None: nothing is measured. cache: directory for what the clips showed. progress: called with a message
-    and the fraction done.
+    what the bundle finds there by itself. frames: how many are recorded of all clips together, as many of each, evenly
+    spread from its first to its last, and its second one besides. recipe: the default one if None. gate: what INT8 must
+    pass on every clip, compared with `bundle` in closed loop; blocks that it fails by are kept out of INT8 (settle.py),
+    and reports are written into OUT.report. None: nothing is measured. cache: directory for what the clips showed.
+    progress: called with a message and the fraction done.
 
     Raises InputError for arguments, BundleError for the bundle or when something else lies at `out`, MediaError for a
     clip, PromptError, BuildError for a recipe of another graph, and GateError if the gate fails all the same. An older

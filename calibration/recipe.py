@@ -34,7 +34,10 @@ KEPT = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a bundle becomes INT8. method: one of METHODS. kept: layers whose name matches stay in floating point."""
+    """How a bundle becomes INT8.
+
+    method: "minmax", "percentile" or "entropy". kept: layers whose name matches stay in floating point.
+    """
 
     method: str = METHOD
     kept: tuple[Island, ...] = KEPT

@@ -58,7 +58,7 @@ def build(
     a message and the fraction done.
 
     Raises EngineError without TensorRT or a GPU, BuildError when TensorRT fails or an engine got another precision,
-    BundleError, InputError. Engines that were at `out` stay until all four new ones are there and checked.
+    BundleError, InputError. Engines that were at `out` stay until all new ones are there and checked.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     check_asked(opened, precision)
@@ -129,7 +129,7 @@ def check_memory(engines: dict[str, Engine], preset: Preset) -> None:
     if preset.memory is not None and taken > preset.memory:
         raise BuildError(
             f"the engines {', '.join(engines)} take {taken / 2**30:.1f} GiB, but the profile {preset.name} allows "
-            f"{preset.memory / 2**30:.1f} GiB for all four; lower --max-objects or --max-prompts, use fp16, or export "
+            f"{preset.memory / 2**30:.1f} GiB for all; lower --max-objects or --max-prompts, use fp16, or export "
             "with a smaller --image-size or with --memory-pool 2"
         )
 

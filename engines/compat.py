@@ -29,6 +29,8 @@ Shapes = tuple[Shape, Shape, Shape]
 """Smallest, usual and largest shape of an input."""
 Progress = Callable[[str, float], None]
 """Called with a message and the fraction done, 0 to 1."""
+SUPPORTED = "install 8.6, or 10.3 or newer"
+"""What to do where TensorRT is of another version."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -51,10 +53,15 @@ def load() -> ModuleType:
             f"TensorRT cannot be imported ({error}): pip install 'sam2edge[tensorrt]', or on a Jetson make the "
             "environment with --system-site-packages; `sam2edge doctor` says what is missing"
         ) from error
-    found = tuple(int(part) for part in version(module).split(".")[:2])
-    if found < (8, 6) or (9, 0) <= found < (10, 3):  # their API was never compared with what is used
-        raise EngineError(f"TensorRT {module.__version__} is not supported; install 8.6, or 10.3 or newer")
+    if not is_supported(module):
+        raise EngineError(f"TensorRT {version(module)} is not supported; {SUPPORTED}")
     return module
+
+
+def is_supported(trt: ModuleType) -> bool:
+    """Whether the API of this version was compared with what is used."""
+    found = tuple(int(part) for part in version(trt).split(".")[:2])
+    return (8, 6) <= found < (9, 0) or found >= (10, 3)
 
 
 def version(trt: ModuleType) -> str:

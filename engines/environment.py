@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from sam2edge.engines import compat
 from sam2edge.runtime.cuda.driver import LIBCUDA
 
 Status = Literal["ok", "missing", "problem"]
@@ -246,7 +247,11 @@ def _tensorrt() -> list[Finding]:
         "from JetPack, in an environment made with `python3 -m venv --system-site-packages`"
     )
     tensorrt = _load("TensorRT", "tensorrt", advice)
-    return [tensorrt if isinstance(tensorrt, Finding) else Finding("TensorRT", "ok", tensorrt.__version__)]
+    if isinstance(tensorrt, Finding):
+        return [tensorrt]
+    if not compat.is_supported(tensorrt):
+        return [Finding("TensorRT", "problem", f"{tensorrt.__version__} is not supported", compat.SUPPORTED)]
+    return [Finding("TensorRT", "ok", tensorrt.__version__)]
 
 
 def _pycuda() -> list[Finding]:

@@ -37,10 +37,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Preset:
-    """Limits and memory for a kind of machine.
+    """Limits and memory for a kind of machine; PRESETS has "desktop" and "jetson".
 
     workspace: bytes of scratch memory that a layer may ask for, during the build and after. memory: bytes that the
-    four engines may take together, weights and activations; None for no limit. A build that goes beyond fails.
+    engines may take together, weights and activations; None for no limit. A build that goes beyond fails.
     """
 
     name: str

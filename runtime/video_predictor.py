@@ -150,11 +150,12 @@ class VideoPredictor(Closing):
         """Find every object on every frame from `start_frame_idx` on.
 
         start_frame_idx: None: the earliest conditioning frame of any object. max_frame_num_to_track: how many frames
-        after the first, None: to the end. reverse: backward, to frame 0. Prompted frames keep what came of the prompt.
+        after the first, None: to the end. reverse: backward, to frame 0; a start there yields nothing, as upstream's.
+        Prompted frames keep what came of the prompt.
 
         Yields a frame's index, all object ids and their masks, as it goes. Prompts that are added meanwhile count from
         the next propagation on, and so do objects that join; removed objects drop out. Raises InputError at once, and
-        PromptError on the way if an object has no conditioning frame.
+        PromptError on the way if nothing was prompted or an object has no conditioning frame.
         """
         state = self._check_state(inference_state)
         if start_frame_idx is not None:

@@ -44,8 +44,8 @@ class VideoTracker(Closing):
     What is doubted. min_confidence: 0 to 1; above 0, frames on which an object is absent or its predicted IoU is lower
     stay out of its memory, which would otherwise learn from its own mistakes. lost_after: frames in a row, of those
     looked at, without the object or with it in doubt, after which its state is "lost": it needs a new prompt. on_lost:
-    called then, once, with the object's id and the frame's result, at the end of `track`; it may prompt and remove
-    objects.
+    called then, once, with the object's id and the frame's result, at the end of `track` (and in `prompt`, when it
+    tracks a frame that track_every left out); it may prompt and remove objects.
 
     Not safe for use by several threads at a time, `encode` apart; several trackers are. Raises BundleError,
     BackendError and InputError.
@@ -118,8 +118,8 @@ class VideoTracker(Closing):
     def track(self, frame: Frame | Embedding) -> FrameResult:
         """Make a frame the current one and find every object in it.
 
-        frame: RGB uint8 [H,W,3], or what `encode` made of one; the same size throughout. Raises FrameError; the
-        tracker is then as before.
+        frame: RGB uint8 [H,W,3], or what `encode` made of one; the same size until `reset`. Raises FrameError;
+        the tracker is then as before.
         """
         self._graphs.check_open()
         size = self._tracked.embedding.size if self._tracked else None
@@ -144,11 +144,11 @@ class VideoTracker(Closing):
     ) -> FrameResult:
         """Say where an object is on the frame last given, and get the refined result of that frame.
 
-        object_id: any integer; a new one joins, a known one is corrected. points: [P,2] x, y in pixels, with labels
-        [P] 1 (object, the default) or 0 (background). box: x0, y0, x1, y1. mask: [H,W] bool, integer or float of 0
-        and 1, taken as the truth. Points and a box may come together, a mask only alone. A further prompt for the same
-        object on the same frame replaces the points before it and refines the mask that came of them: give all points
-        that hold. A frame that `track_every` left out is tracked first.
+        object_id: any integer; a new one joins, a known one is corrected. points: [P,2] x, y in pixels, with labels [P]
+        1 (object, the default) or 0 (background). box: x0, y0, x1, y1. mask: [H,W] bool or integer, nonzero is the
+        object, or float of 0 and 1; taken as the truth. Points and a box may come together, a mask only alone. A
+        further prompt for the same object on the same frame replaces the points before it and refines the mask that
+        came of them: give all points that hold. A frame that `track_every` left out is tracked first.
 
         Raises PromptError or ObjectIdError; the tracker is then as before.
         """

@@ -13,8 +13,8 @@ from sam2edge.runtime.sources.base import Frame, Source
 class ArraySource(Source):
     """Any iterable of RGB uint8 [H,W,3]: a list, or a generator around a camera's own driver.
 
-    Each is an array of its own, since a Grabber reads ahead. live: the frames come at their own pace and their end is
-    a fault, as of a camera.
+    Each must be an array of its own, since a Grabber reads ahead. live: the frames come at their own pace and their end
+    is a fault, as of a camera.
 
     Raises MediaError if there are no frames, FrameError if the first is none.
     """

@@ -1,8 +1,8 @@
 """The command `sam2edge VERB …`; each verb is a file of sam2edge.commands.
 
-Exit codes: 0 done, 1 `doctor` found that this machine cannot track or `verify` that a gate fails, 2 an error (said in
-one line on stderr), 130 interrupted (`ui`, which has no other end: 0), 141 nobody reads the output. SIGTERM interrupts
-as Ctrl-C does, so that processes and temporary files of a verb go with it.
+Exit codes: 0 done, 1 `doctor` found that this machine cannot track or the gate of `verify`, `calibrate` or `build`
+failed, 2 an error (said in one line on stderr), 130 interrupted (`ui`, which has no other end: 0), 141 nobody reads the
+output. SIGTERM interrupts as Ctrl-C does, so that processes and temporary files of a verb go with it.
 """
 
 from __future__ import annotations

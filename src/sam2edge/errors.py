@@ -13,7 +13,7 @@
     │   ├── BuildError           an engine could not be built
     │   ├── StaleEngineError     built of another graph, or for another TensorRT, GPU or precision
     │   └── DamagedEngineError   missing, truncated or edited since it was built
-    ├── GateError                masks differ too much from those of the reference; the message says where and how much
+    ├── GateError                the gate refuses masks, INT8 ranges or outputs; the message says which and how far off
     ├── BackendError             a backend or device that was asked for is not there, or failed
     ├── MediaError               a video or image cannot be read or written
     └── InputError (ValueError)  an argument is wrong; nothing was changed
@@ -78,7 +78,7 @@ class DamagedEngineError(EngineError):
 
 
 class GateError(Sam2EdgeError):
-    """Masks differ too much from those of the reference, whatever was tried."""
+    """The gate (docs/accuracy.md) refuses masks, INT8 ranges or outputs that are not finite, whatever was tried."""
 
 
 class BackendError(Sam2EdgeError):

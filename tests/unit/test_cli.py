@@ -823,7 +823,7 @@ def test_doctor_says_what_tracking_lacks(module):
     assert done.stdout.splitlines()[-1] == "This machine cannot track: see the lines above that are not ok."
 
 
-@pytest.mark.parametrize("verb", ["track", "segment", "verify"])
+@pytest.mark.parametrize("verb", ["track", "segment", "ui", "verify"])
 def test_all_backends_are_offered(verb, capsys):
     with pytest.raises(SystemExit):
         cli.main([verb, "--help"])

@@ -16,12 +16,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="others are compared with the first")
     parser.add_argument("--backend", default="auto", metavar="NAME", help="as for `track` (default: auto)")
-    parser.add_argument("--objects", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="default: 1 4 8")
     parser.add_argument(
-        "--memory-frames", type=int, nargs="*", default=[1, 3], metavar="N", help="default: 1 3 and the model's own"
+        "--objects", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="tracked objects (default: 1 4 8)"
+    )
+    parser.add_argument(
+        "--memory-frames",
+        type=int,
+        nargs="*",
+        default=[1, 3],
+        metavar="N",
+        help="as for `track` (default: 1 3 and the model's own)",
     )
     parser.add_argument("--frames", type=int, default=100, metavar="N", help="timed in each row (default: 100)")
-    parser.add_argument("--mode", nargs="+", default=["latency", "throughput"], metavar="MODE", help="default: both")
+    parser.add_argument(
+        "--mode",
+        nargs="+",
+        default=["latency", "throughput"],
+        metavar="MODE",
+        help="latency, throughput (default: both)",
+    )
     parser.add_argument("--clip", default="", metavar="CLIP", help="frames to measure on (default: a drawn scene)")
     parser.add_argument("--masks", default="", metavar="DIR", help="its true masks, as for `verify`")
     parser.add_argument(
@@ -30,8 +43,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="the checkpoint: PyTorch, and ONNX Runtime's other backends, too",
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="the rows as a table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the same, and what was not measured")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="pictures (SVG), and bench.html with all of it")
     parser.set_defaults(verb=_bench)
 

@@ -22,14 +22,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write an INT8 bundle. Its ranges are those that the graphs show while the clips are tracked; a clip without "
         "prompts is tracked from what is found on its first frame. What was tracked is kept in ~/.cache/sam2edge. Then "
-        "INT8 must track the clips as FP32 does: while it does not, the block of layers that differs most is kept out. "
-        "The report is in OUT.report; exit code 1 if INT8 does not pass (docs/calibration.md)."
+        "INT8 must track the clips as FP32 does: while it does not, a block of layers is kept out, the one with the "
+        "widest range or else the one that differs most. The report is in OUT.report; exit code 1 if INT8 does not "
+        "pass (docs/calibration.md)."
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory of the INT8 bundle")
     parser.add_argument("--clips", nargs="+", required=True, metavar="VIDEO", help="videos, or folders of images")
     add_prompts(parser)
-    parser.add_argument("--frames", type=int, default=64, metavar="N", help="frames to record (default: 64)")
+    parser.add_argument(
+        "--frames", type=int, default=64, metavar="N", help="frames to record, of all clips together (default: 64)"
+    )
     parser.add_argument(
         "--method",
         choices=("minmax", "entropy", "percentile"),

@@ -18,7 +18,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=int,
         metavar="N",
-        help="side of the square that frames are resized to (default: the checkpoint's own)",
+        help="side of the square that frames are resized to, a multiple of 32 from 256 to 1024 (default: the "
+        "checkpoint's own)",
     )
     parser.add_argument(
         "--memory-pool",

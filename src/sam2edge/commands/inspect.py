@@ -22,8 +22,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument("--device", metavar="NAME", help="orin-nx, rtx-4090, …; an unknown name lists all")
-    parser.add_argument("--objects", type=int, default=1, metavar="N", help="tracked objects (default: 1)")
-    parser.add_argument("--parts", type=int, default=0, metavar="N", help="also the N parts of a graph that take most")
+    parser.add_argument(
+        "--objects", type=int, default=1, metavar="N", help="with --device: tracked objects (default: 1)"
+    )
+    parser.add_argument(
+        "--parts", type=int, default=0, metavar="N", help="with --device: also the N parts of each graph that take most"
+    )
     parser.set_defaults(verb=_inspect)
 
 

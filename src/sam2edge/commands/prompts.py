@@ -1,4 +1,4 @@
-"""--point, --box and --mask of `track`, `segment` and `verify`."""
+"""--point, --box and --mask of the verbs that take prompts."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sam2edge.commands.track import stop_on_signal
+from sam2edge.runtime import BACKENDS
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("masks"), metavar="DIR", help="where masks are saved (default: masks)"
     )
     parser.add_argument("--port", type=int, default=8620, metavar="N", help="0 takes a free one (default: 8620)")
-    parser.add_argument("--backend", choices=("auto", "onnx", "onnx-cuda"), default="auto", help="default: auto")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
     parser.set_defaults(verb=_ui)
 
 

@@ -242,11 +242,17 @@ def test_first_gpu(monkeypatch):
 
 
 def test_tensorrt_and_pycuda(monkeypatch):
-    install(monkeypatch, "tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))
     monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(VERSION_TEXT="2025.1"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace())
-    assert found("TensorRT") == Finding("TensorRT", "ok", "9.8.7")
+    assert found("TensorRT") == Finding("TensorRT", "ok", "10.3.0")
     assert found("pycuda") == Finding("pycuda", "ok", "2025.1")
+
+
+def test_tensorrt_that_build_refuses(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.5.2.2"))
+    refused = Finding("TensorRT", "problem", "8.5.2.2 is not supported", "install 8.6, or 10.3 or newer")
+    assert found("TensorRT") == refused
 
 
 def test_tensorrt_and_pycuda_missing(monkeypatch):
