@@ -44,7 +44,7 @@ class Gate:
 
     min_mean_iou: float = 0.97
     min_worst_iou: float = 0.0
-    max_range_ratio: float = 4.0
+    max_range_ratio: float = 6.0
 
     def __post_init__(self) -> None:
         for name in ("min_mean_iou", "min_worst_iou"):

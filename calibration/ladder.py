@@ -102,7 +102,7 @@ class Ladder:
         self._truth, self._progress = truth, progress
         run, self.recorded = self._track(reference, record)
         if len(run) < 2:
-            raise InputError(f"{clip.name}: has only one frame; nothing can be tracked, give a longer clip")
+            raise InputError(f"{clip.name}: in one frame nothing is tracked; give a longer clip, or more --frames")
         self.rows = [Row(reference, run, self._score(run))]
 
     def measure(self, rung: Rung) -> Row:

@@ -13,6 +13,7 @@ class only, and puts Q/DQ behind the layers as well, before their biases are add
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from sam2edge.errors import InputError
 LARGEST = 127
 """Of a magnitude in INT8; no weight is -128."""
 TABLE = 1 << 16
-"""Constants that are no weights are stored as FP16 from so many numbers on: the codes of positions."""
+"""Constants that are not in INT8 are stored as FP16 from so many numbers on, weights of layers kept out too."""
 INT8_TABLES = {"image_encoder": ("position",)}
 """Larger than some models' first stage: 25 MB of tiny's 193 at S = 1024. INT8 per channel, too."""
 
@@ -111,19 +112,24 @@ class _Constants:
 
 
 class _Writer:
-    """Nodes and initializers of the new graph; one Q/DQ pair for a tensor, whoever reads it."""
+    """Nodes and initializers of the new graph; one Q/DQ pair for an activation, whoever reads it.
+
+    A weight is stored once for each reader: in exact arithmetic on x86 without VNNI (runtime/onnx_backend.py) ONNX
+    Runtime 1.31 fails on one that is shared. Few are, of 16 KB each.
+    """
 
     def __init__(self, constants: _Constants) -> None:
         self._constants = constants
         self.nodes: list[NodeProto] = []
         self._first: list[NodeProto] = []
         self._initializers: list[TensorProto] = []
-        self._made: dict[tuple[str, int | None], str] = {}
+        self._made: dict[str, str] = {}
+        self._readers: Counter[str] = Counter()
 
     def activation(self, layer: Layer, ranges: Mapping[str, float]) -> str:
         """The name of an activation after Q/DQ."""
         name = layer.activation
-        if (name, None) not in self._made:
+        if name not in self._made:
             largest = ranges.get(name, math.nan)
             if not 0 < largest < math.inf:
                 raise InputError(
@@ -136,32 +142,33 @@ class _Writer:
                 helper.make_node("QuantizeLinear", [name, scale, zero], [integers], f"{name}/QuantizeLinear"),
                 helper.make_node("DequantizeLinear", [integers, scale, zero], [output], f"{name}/DequantizeLinear"),
             ]
-            self._made[name, None] = output
-        return self._made[name, None]
+            self._made[name] = output
+        return self._made[name]
 
     def weight(self, name: str, axis: int) -> str:
         """The name of a constant that is stored in INT8, with a scale for every index along `axis`."""
-        if (name, axis) not in self._made:
-            values = self._constants.values(name)
-            others = tuple(i for i in range(values.ndim) if i != axis)
-            largest = np.abs(values).max(axis=others)
-            if not np.isfinite(largest).all():
-                raise InputError(f"weight {name}: has numbers that are not finite; export the bundle again")
-            # a channel of zeros needs some scale
-            scales = fp16_above(np.where(largest > 0, largest / LARGEST, 1).astype(np.float32))
-            shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-            integers = np.clip(np.rint(values / scales.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
-            prefix = f"{name}/axis{axis}"
-            scale, zero = self._scale(prefix, scales)
-            stored, output = f"{prefix}/int8", f"{prefix}/dequantized"
-            self._initializers.append(numpy_helper.from_array(integers, stored))
-            self._first.append(
-                helper.make_node(
-                    "DequantizeLinear", [stored, scale, zero], [output], f"{prefix}/DequantizeLinear", axis=axis
-                )
+        values = self._constants.values(name)
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        largest = np.abs(values).max(axis=others)
+        if not np.isfinite(largest).all():
+            raise InputError(f"weight {name}: has numbers that are not finite; export the bundle again")
+        # a channel of zeros needs some scale
+        scales = fp16_above(np.where(largest > 0, largest / LARGEST, 1).astype(np.float32))
+        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        integers = np.clip(np.rint(values / scales.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
+        prefix = f"{name}/axis{axis}"
+        self._readers[prefix] += 1
+        if self._readers[prefix] > 1:
+            prefix += f"/{self._readers[prefix]}"
+        scale, zero = self._scale(prefix, scales)
+        stored, output = f"{prefix}/int8", f"{prefix}/dequantized"
+        self._initializers.append(numpy_helper.from_array(integers, stored))
+        self._first.append(
+            helper.make_node(
+                "DequantizeLinear", [stored, scale, zero], [output], f"{prefix}/DequantizeLinear", axis=axis
             )
-            self._made[name, axis] = output
-        return self._made[name, axis]
+        )
+        return output
 
     def _scale(self, name: str, scale: npt.NDArray[np.float32]) -> tuple[str, str]:
         zero = np.zeros(scale.shape, np.int8)

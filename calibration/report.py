@@ -63,7 +63,7 @@ def as_dict(clip: Clip, gate: Gate, rows: Sequence[Row]) -> dict[str, Any]:
         "clip": clip.name,
         "frames": len(run),
         "objects": list(run.object_ids),
-        "gate": dataclasses.asdict(gate),
+        "gate": {name: _finite(value) for name, value in dataclasses.asdict(gate).items()},
         "rows": [_row(row) for row in rows],
     }
 

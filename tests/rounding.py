@@ -69,10 +69,10 @@ def with_e4m3(int8: ModelProto, source: ModelProto) -> ModelProto:
         step = constants[scale] * np.float32(127 / E4M3_LARGEST)
         tensors[scale] = numpy_helper.from_array(step, scale)
         if read in constants:
-            name, _, axis = read.removesuffix("/int8").rpartition("/axis")
-            weights = np.moveaxis(constants[name], int(axis), -1)
+            name, axis = read.rpartition("/axis")[0], node.attribute[0].i
+            weights = np.moveaxis(constants[name], axis, -1)
             rounded = (weights / step).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * step
-            tensors[output] = numpy_helper.from_array(np.moveaxis(rounded, -1, int(axis)), output)
+            tensors[output] = numpy_helper.from_array(np.moveaxis(rounded, -1, axis), output)
         elif node.op_type == "QuantizeLinear":
             nodes.append(helper.make_node("Div", [read, scale], [f"{output}/steps"]))
             nodes.append(helper.make_node("Cast", [f"{output}/steps"], [output], to=TensorProto.FLOAT8E4M3FN))

@@ -83,6 +83,13 @@ def test_a_range_that_is_too_wide(run, nano, nano_int8, wide_int8, monkeypatch):
     assert "ranges of INT8 graphs (onnx is not installed: pip install onnx)" in lines[-1]
 
 
+def test_another_model(run, nano, pooled):
+    """Its graphs take other inputs: that they were not compared one by one is said."""
+    code, lines, _ = run(nano.path, "--candidate", pooled.path, "--box", "101,47,176,122", frames=3)
+    assert code == 0
+    assert "; single graphs of pooled fp32 (another model than nano fp32's)" in lines[-1]
+
+
 def test_prompts_by_themselves(run, nano, half, tmp_path):
     assert run(nano.path, "--candidate", half.path, "--report", tmp_path, frames=2)[0] == 0
     assert json.loads((tmp_path / "report.json").read_text())["objects"] == [1, 2, 3]

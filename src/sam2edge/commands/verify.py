@@ -75,6 +75,11 @@ def _verify(args: argparse.Namespace) -> int:
     finally:
         status.clear()
     print_table(table(rows))
+    missing += [
+        f"single graphs of {row.rung.name} (another model than {rows[0].rung.name}'s)"
+        for row in rows[1:]
+        if row.errors is None
+    ]
     if missing:
         print(f"not measured: {'; '.join(missing)}")
     if args.report:

@@ -169,10 +169,10 @@ def test_the_gate():
 
 def test_the_gate_and_ranges():
     same = Comparison((1,), np.ones((2, 1), np.float32), ())
-    ratios = [RangeRatio("mask_decoder", "b", 8.25), RangeRatio("mask_decoder", "a", 4.1)]
-    verdict = Gate().judge(same, None, [*ratios, RangeRatio("mask_decoder", "c", 4)])
+    ratios = [RangeRatio("mask_decoder", "b", 8.25), RangeRatio("mask_decoder", "a", 6.1)]
+    verdict = Gate().judge(same, None, [*ratios, RangeRatio("mask_decoder", "c", 6)])
     assert verdict.failures == (
-        "mask_decoder: the INT8 range of b is 8.2 times what the clip shows, above 4, and 1 more",
+        "mask_decoder: the INT8 range of b is 8.2 times what the clip shows, above 6, and 1 more",
     )
     assert verdict.wide == tuple(ratios)
     assert Gate(max_range_ratio=9).judge(same, None, ratios).passed

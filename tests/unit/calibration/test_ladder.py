@@ -14,7 +14,7 @@ from sam2edge.calibration.gate import Gate
 from sam2edge.calibration.graph_errors import largest
 from sam2edge.calibration.ladder import Row, Rung, climb, score
 from sam2edge.calibration.prompts import automatic_prompts, prompts_from_truth
-from sam2edge.calibration.report import table, worst_frames, write_report
+from sam2edge.calibration.report import as_dict, table, worst_frames, write_report
 from sam2edge.calibration.truth import TrueMasks
 from sam2edge.errors import InputError, PromptError
 from sam2edge.export.torch_backend import TorchBackend
@@ -110,7 +110,7 @@ def test_true_masks_that_are_not_the_clips(nano, truth, tmp_path):
     np.savez(tmp_path / "few.npz", labels=np.load(MASKS)["labels"][:3])
     with pytest.raises(InputError, match="there are 3 masks and 4 frames; see --frames"):
         climb([Rung("nano", nano)], Clip(CLIP, 4), prompts_from_truth(truth), Gate(), TrueMasks(tmp_path / "few.npz"))
-    with pytest.raises(InputError, match="has only one frame"):
+    with pytest.raises(InputError, match="in one frame nothing is tracked"):
         climb([Rung("nano", nano)], Clip(CLIP, 1), prompts_from_truth(truth), Gate())
 
 
@@ -163,6 +163,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+
+
+def test_a_gate_without_a_limit_is_json(rows):
+    data = as_dict(Clip(CLIP, FRAMES), Gate(max_range_ratio=np.inf), rows)
+    assert json.loads(json.dumps(data, allow_nan=False))["gate"]["max_range_ratio"] is None
 
 
 def test_report(rows, tmp_path):

@@ -131,7 +131,7 @@ def test_eight_times_the_range_of_one_tensor(run, graph, tensor, block):
     (island,) = Recipe.read(bundle.path / "recipe.json").kept[len(Recipe().kept) :]
     assert (island.graph, island.nodes) == (graph, block)
     said = rf"the gate failed: clip\.mp4: {graph}: the INT8 range of {re.escape(tensor)} is [789]\.\d times what "
-    assert re.fullmatch(said + "the clip shows, above 4", island.reason)
+    assert re.fullmatch(said + "the clip shows, above 6", island.reason)
     first, second = (row["gate"] for row in report(bundle.path)["rows"][1:])
     assert (len(first["failures"]), len(first["wide"]), first["passed"]) == (1, 1, False)
     assert (second["wide"], second["passed"]) == ([], True)
@@ -143,11 +143,11 @@ def test_eight_times_all_ranges(nano, run, toys, monkeypatch):
     ladder = Ladder(Rung("FP32", nano), clip, prompts, Gate())
     assert ladder.measure(Rung("INT8", run(gate=None), int8=GRAPHS)).verdict.passed
     monkeypatch.setattr(settling, "STEPS", 1)
-    with pytest.raises(GateError, match=r"with 1 blocks kept out either: .* times what the clip shows, above 4, and"):
+    with pytest.raises(GateError, match=r"with 1 blocks kept out either: .* times what the clip shows, above 6, and"):
         run(lambda graph, name: 8.0)
     wide = run(lambda graph, name: 8.0, gate=None)
     ranges, iou = ladder.measure(Rung("8 times the ranges", wide, int8=GRAPHS)).verdict.failures[:2]
-    assert re.search(r"the INT8 range of \S+ is \d+\.\d times what the clip shows, above 4, and \d+ more", ranges)
+    assert re.search(r"the INT8 range of \S+ is \d+\.\d times what the clip shows, above 6, and \d+ more", ranges)
     assert iou.startswith("mean IoU 0.")
 
 
