@@ -358,16 +358,29 @@ class ImagePredictor(Closing):
         wanted: Collection[str],
         features: Floats | None = None,
     ) -> dict[str, Floats]:
-        n = len(points)
-        return self._graphs.decode(
-            embedding,
-            self._features(embedding, n) if features is None else np.ascontiguousarray(features, np.float32),
-            np.ones(n, bool),
-            *prompts.to_model(points, labels, embedding.size, self._side),
-            mask_input,
-            multimask,
-            wanted,
-        )
+        """Outputs for N prompts, in as few runs as the engines allow."""
+        n, most = len(points), self._graphs.most("mask_decoder", "points")
+        each = n if most is None else min(n, most)
+        same = features is None
+        conditioned = self._features(embedding, each) if same else np.ascontiguousarray(features, np.float32)
+        points, labels = prompts.to_model(points, labels, embedding.size, self._side)
+        runs = []
+        for start in range(0, n, each):
+            rows = slice(start, min(start + each, n))
+            count = rows.stop - start
+            runs.append(
+                self._graphs.decode(
+                    embedding,
+                    conditioned[:count] if same else conditioned[rows],
+                    np.ones(count, bool),
+                    points[rows],
+                    labels[rows],
+                    None if mask_input is None else mask_input[rows],
+                    multimask,
+                    wanted,
+                )
+            )
+        return runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in wanted}
 
     def _features(self, embedding: Embedding, n: int) -> AnyArray:
         """Features [N,C,h,h]; kept, since many runs with as many prompts on one image are usual."""

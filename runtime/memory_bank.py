@@ -72,7 +72,7 @@ class SlotTable:
         newest = (now - 2) // self._stride
         steps = np.where(back == 1, 1, 2 + newest - times // self._stride)
         recent = (back == 1) | (times % self._stride == 0)
-        seen = (times != EMPTY) & (back >= 0) & (conditioning | (recent & (steps <= self._recent)))
+        seen = (times != EMPTY) & (back > 0) & (conditioning | (recent & (steps <= self._recent)))
         return np.where(seen, np.where(conditioning, back, steps), EMPTY).astype(np.int32), conditioning
 
     def delete(self, row: int) -> None:

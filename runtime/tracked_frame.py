@@ -122,13 +122,12 @@ class TrackedFrame:
         self._graphs.run_into("memory_encoder", values, {"memory": self.memory[: self.count]})
 
     def remember(self) -> None:
-        """Encode the memories again if a prompt came after `fill`."""
+        """Encode the memories again if a prompt came after `fill`; until the next one, since the work may be lost."""
         if self._corrected and self.count:
             binarize = self._uploads.stage("binarize of a correction", self._prompted[: self.count])
             self._backend.copy(binarize.host, binarize.device)
             shown = {name: array[: self.count] for name, array in self._shown.items()}
             self._encode_memory({**self._maps, **shown, "binarize": binarize.device})
-            self._corrected = False
 
     def found(self, row: int) -> tuple[Objects, int]:
         """Copies of what `put` overwrites in a row; with `*` these are its arguments that bring it back."""

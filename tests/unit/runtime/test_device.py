@@ -137,6 +137,30 @@ def test_a_frame_that_failed_may_be_given_again(
     assert_same(results(True), results(False), 1e-4)
 
 
+def test_a_correction_outlives_queued_work_that_is_lost(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results(failing: bool) -> list[FrameResult]:
+        with VideoTracker(nano, device := SimulatedDevice(), max_objects=1) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BOX)
+            tracker.track(clip[1])
+            tracker.prompt(1, points=[[262, 60]])
+            if failing:
+
+                def lose() -> None:
+                    device._queue.clear()
+                    raise BackendError("what was queued is lost")
+
+                monkeypatch.setattr(device, "synchronize", lose)
+                with pytest.raises(BackendError, match="is lost"):
+                    tracker.track(clip[2])
+                monkeypatch.undo()
+            return [tracker.track(frame) for frame in clip[2:5]]
+
+    assert_same(results(True), results(False), 1e-4)
+
+
 @pytest.mark.parametrize("call", ["zeros", "staging", "copy", "resizer"])
 def test_memory_may_run_out_at_any_moment(
     nano: Bundle, clip: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str

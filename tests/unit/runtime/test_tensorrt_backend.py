@@ -187,7 +187,7 @@ def test_tracks_like_onnx(fake, backend, nano, mode):
 
 
 def test_segments_like_onnx(backend, nano):
-    """More images than a run takes, several prompts in a run, and a mask alone, for which the decoder gets no point."""
+    """More images and more prompts than a run takes, and a mask alone, for which the decoder gets no point."""
     with VideoSource(REPO / "samples" / "clip.mp4") as source:
         frames = list(islice(source, PRESET.limits.images + 1))
 
@@ -196,7 +196,12 @@ def test_segments_like_onnx(backend, nano):
             predictor.set_image_batch(frames)
             *_, several = predictor.predict_batch(box_batch=[[[101, 47, 176, 122], [220, 18, 305, 103]]] * len(frames))
             *_, alone = predictor.predict(mask_input=several[-1][0, :1])
-            return [*several, alone]
+            boxes = [[10 * n, 20, 10 * n + 60, 90] for n in range(PRESET.limits.prompts + 3)]
+            *_, many = predictor.predict(box=boxes)
+            *_, refined = predictor.predict(box=boxes, mask_input=many[:, :1], multimask_output=False)
+            features = np.repeat(predictor.features(predictor.embedding), len(boxes), axis=0)
+            decoded = predictor.decode(np.array(boxes).reshape(-1, 2, 2), [[2, 3]] * len(boxes), features=features)
+            return [*several, alone, many, refined, decoded["masks"], decoded["iou"]]
 
     for found, expected in zip(logits(backend), logits("onnx"), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

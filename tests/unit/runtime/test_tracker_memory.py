@@ -14,6 +14,7 @@ import pytest
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.calibration.accuracy import in_view, region_similarity
 from sam2edge.errors import BackendError, FrameError, InputError, PromptError
+from sam2edge.runtime.frame_loader import FrameLoader
 from sam2edge.runtime.graphs import Graphs
 from sam2edge.runtime.sources import VideoSource
 from tests.conftest import REPO
@@ -207,6 +208,29 @@ def test_on_lost_may_reset_while_a_frame_is_prompted(nano: Bundle, clip: Frames)
         with pytest.raises(PromptError, match=r"on_lost called reset"):
             tracker.prompt(1, box=BALL)
         assert tracker.track(clip[2]).object_ids == ()
+
+
+def test_a_prompt_taken_back_after_a_frame_that_failed_is_not_remembered(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(loader: FrameLoader, frame: Frames) -> None:
+        raise BackendError("out of memory")
+
+    results = []
+    for fails in (False, True):
+        with VideoTracker(nano, min_confidence=SURE_OF_NOTHING) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BALL)
+            tracker.track(clip[1])
+            tracker.prompt(1, points=[[262, 60]])
+            if fails:
+                monkeypatch.setattr(FrameLoader, "stage", fail)
+                with pytest.raises(BackendError):
+                    tracker.track(clip[2])
+                monkeypatch.undo()
+            tracker.clear_prompts(1)
+            results.append(tracker.track(clip[2]).logits)
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-4)
 
 
 def test_a_prompt_that_fails_on_the_device_may_be_repeated(
