@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sam2edge.bundle import Bundle
+from sam2edge.bundle import Bundle, Graph, sha256
 from sam2edge.calibration.accuracy import contour_accuracy, davis_mean, region_similarity
 from sam2edge.calibration.clip import Clip
 from sam2edge.calibration.closed_loop import Comparison, Run, compare, track_clip
@@ -22,6 +22,7 @@ from sam2edge.runtime.backend import Backend
 
 if TYPE_CHECKING:
     from sam2edge.calibration.range_ratios import RangeRatio
+    from sam2edge.engines.manifest import Engine
 
 RECORDED_FRAMES = (0, 1, 4, 8, 16)
 """Frames whose inputs the graphs are compared on: prompts, the first memory, a bank half full, full, all pointers."""
@@ -39,6 +40,11 @@ class Rung:
     backend: str | Backend = "auto"
     bytes: int | None = None
     int8: Collection[str] = ()
+
+
+def int8_graphs(graphs: Mapping[str, Graph] | Mapping[str, Engine]) -> list[str]:
+    """Names of those that are INT8, of a manifest of graphs or engines."""
+    return [name for name, graph in graphs.items() if graph.precision == "int8"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class Ladder:
     ) -> None:
         self.clip, self.prompts, self.gate = clip, prompts, gate
         self._truth, self._progress = truth, progress
+        self._known: dict[tuple[str, str], list[RangeRatio]] = {}
         run, self.recorded = self._track(reference, record)
         if len(run) < 2:
             raise InputError(f"{clip.name}: in one frame nothing is tracked; give a longer clip, or more --frames")
@@ -123,11 +130,18 @@ class Ladder:
         return track_clip(rung.bundle, self.clip, self.prompts, rung.backend, record=record, progress=progress)
 
     def _ratios(self, rung: Rung) -> list[RangeRatio]:
+        """Of all graphs, the widest range first. Rungs share graphs, which are run once: ratios are of files."""
         if not rung.int8:
             return []
         from sam2edge.calibration.range_ratios import range_ratios
 
-        return range_ratios(rung.bundle, rung.int8, self.recorded)
+        found: list[RangeRatio] = []
+        for name in rung.int8:
+            key = name, sha256(rung.bundle.graph_path(name))
+            if key not in self._known:
+                self._known[key] = range_ratios(rung.bundle, name, self.recorded)
+            found += self._known[key]
+        return sorted(found, key=lambda one: -one.ratio)
 
     def _score(self, run: Run) -> dict[int, Score] | None:
         return None if self._truth is None else score(run, self._truth)

@@ -7,7 +7,7 @@ there, so it is looked for where it is.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,26 +30,23 @@ class RangeRatio:
     ratio: float
 
 
-def range_ratios(bundle: Bundle, graphs: Collection[str], recorded: Sequence[Recorded]) -> list[RangeRatio]:
-    """Feed recorded inputs to INT8 graphs and compare their ranges with the magnitudes, the widest range first.
+def range_ratios(bundle: Bundle, graph: str, recorded: Iterable[Recorded]) -> list[RangeRatio]:
+    """Feed recorded inputs to an INT8 graph and compare its ranges with the magnitudes.
 
-    The graphs run on ONNX Runtime's CPU provider, whatever runs them later: Q/DQ nodes say the same everywhere. What
-    was zero all the time is left out. Raises CorruptFileError, and BackendError for inputs of another model.
+    The graph runs on ONNX Runtime's CPU provider, whatever runs it later: Q/DQ nodes say the same everywhere. What was
+    zero all the time is left out. Raises CorruptFileError, and BackendError for inputs of another model.
     """
-    found = []
-    for graph in graphs:
-        model = load_graph(bundle.graph_path(graph))
-        ranges, seen = _ranges(model), dict[str, float]()
-        with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
-            file = Path(directory) / f"{graph}.onnx"
-            onnx.save(observed(model, ranges), str(file))
-            runner = open_backend("onnx").open(file)
-            for one in recorded:
-                outputs = runner.run(one.inputs) if one.graph == graph else {}
-                for activation in ranges if outputs else ():
-                    seen[activation] = max(seen.get(activation, 0.0), float(outputs[f"{activation}/largest"]))
-        found += [RangeRatio(graph, name, ranges[name] / largest) for name, largest in seen.items() if largest]
-    return sorted(found, key=lambda one: -one.ratio)
+    model = load_graph(bundle.graph_path(graph))
+    ranges = _ranges(model)
+    seen = dict.fromkeys(ranges, 0.0)
+    with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
+        file = Path(directory) / f"{graph}.onnx"
+        onnx.save(observed(model, ranges), str(file))
+        runner = open_backend("onnx").open(file)
+        for inputs in (one.inputs for one in recorded if one.graph == graph):
+            outputs = runner.run(inputs)
+            seen = {name: max(largest, float(outputs[f"{name}/largest"])) for name, largest in seen.items()}
+    return [RangeRatio(graph, name, ranges[name] / largest) for name, largest in seen.items() if largest]
 
 
 def _ranges(model: ModelProto) -> dict[str, float]:

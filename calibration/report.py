@@ -23,6 +23,7 @@ from sam2edge.calibration.graph_errors import largest
 from sam2edge.calibration.ladder import Row
 from sam2edge.calibration.page import html_table, page, replace
 from sam2edge.errors import MediaError
+from sam2edge.runtime.finite import finite
 from sam2edge.runtime.overlay import color
 from sam2edge.runtime.sources import Frame
 
@@ -63,7 +64,7 @@ def as_dict(clip: Clip, gate: Gate, rows: Sequence[Row]) -> dict[str, Any]:
         "clip": clip.name,
         "frames": len(run),
         "objects": list(run.object_ids),
-        "gate": {name: _finite(value) for name, value in dataclasses.asdict(gate).items()},
+        "gate": {name: finite(value) for name, value in dataclasses.asdict(gate).items()},
         "rows": [_row(row) for row in rows],
     }
 
@@ -89,14 +90,10 @@ def _row(row: Row) -> dict[str, Any]:
         data["gate"] = {"passed": row.verdict.passed, **dataclasses.asdict(row.verdict)}
     if row.errors is not None:
         data["errors"] = {
-            graph: {output: {k: _finite(v) for k, v in vars(error).items()} for output, error in outputs.items()}
+            graph: {output: {k: finite(v) for k, v in vars(error).items()} for output, error in outputs.items()}
             for graph, outputs in row.errors.items()
         }
     return data
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:

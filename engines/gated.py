@@ -14,7 +14,7 @@ from sam2edge import bundle as bundles
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.calibration.clip import Clip
 from sam2edge.calibration.gate import DEFAULT_GATE, Gate
-from sam2edge.calibration.ladder import Ladder, Row, Rung
+from sam2edge.calibration.ladder import Ladder, Row, Rung, int8_graphs
 from sam2edge.calibration.prompts import Prompts, automatic_prompts
 from sam2edge.calibration.report import report_directory, write_report
 from sam2edge.engines import compat
@@ -70,8 +70,7 @@ def build_gated(
 
     def run(name: str, engines: Engines) -> Row:
         total = sum(engine.bytes for engine in engines.manifest.engines.values())
-        int8 = [name for name, engine in engines.manifest.engines.items() if engine.precision == "int8"]
-        return ladder.measure(Rung(name, opened, open_engines(engines), total, int8))
+        return ladder.measure(Rung(name, opened, open_engines(engines), total, int8_graphs(engines.manifest.engines)))
 
     try:
         if precision == AUTO:

@@ -76,11 +76,6 @@ class Graphs:
         }
         return {name: self.zeros("image_encoder", name, shape) for name, shape in shapes.items()}
 
-    @property
-    def max_images(self) -> int | None:
-        """How many images the encoder takes at a time; None: any number."""
-        return self.most("image_encoder", "image")
-
     def most(self, graph: str, name: str, axis: int = 0) -> int | None:
         """How many entries an axis of a graph's input may have; None: any number."""
         return self._graphs[graph].most(name, axis)

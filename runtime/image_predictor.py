@@ -127,9 +127,7 @@ class ImagePredictor(Closing):
         batch_size = arguments.integer("batch_size", batch_size, 1)
         if isinstance(images, Sized):
             batch_size = max(1, min(batch_size, len(images)))
-        if self._graphs.max_images is not None:
-            batch_size = min(batch_size, self._graphs.max_images)
-        return self._encode_many(images, batch_size)
+        return self._encode_many(images, min(batch_size, self._graphs.most("image_encoder", "image") or batch_size))
 
     def predict(
         self,
@@ -359,27 +357,26 @@ class ImagePredictor(Closing):
         features: Floats | None = None,
     ) -> dict[str, Floats]:
         """Outputs for N prompts, in as few runs as the engines allow."""
-        n, most = len(points), self._graphs.most("mask_decoder", "points")
-        each = n if most is None else min(n, most)
-        same = features is None
-        conditioned = self._features(embedding, each) if same else np.ascontiguousarray(features, np.float32)
+        n = len(points)
+        each = min(n, self._graphs.most("mask_decoder", "points") or n)
         points, labels = prompts.to_model(points, labels, embedding.size, self._side)
-        runs = []
-        for start in range(0, n, each):
-            rows = slice(start, min(start + each, n))
-            count = rows.stop - start
-            runs.append(
-                self._graphs.decode(
-                    embedding,
-                    conditioned[:count] if same else conditioned[rows],
-                    np.ones(count, bool),
-                    points[rows],
-                    labels[rows],
-                    None if mask_input is None else mask_input[rows],
-                    multimask,
-                    wanted,
-                )
+
+        def run(rows: slice) -> dict[str, Floats]:
+            count = len(points[rows])
+            return self._graphs.decode(
+                embedding,
+                self._features(embedding, each)[:count]
+                if features is None
+                else np.ascontiguousarray(features[rows], np.float32),
+                np.ones(count, bool),
+                points[rows],
+                labels[rows],
+                None if mask_input is None else mask_input[rows],
+                multimask,
+                wanted,
             )
+
+        runs = [run(slice(start, start + each)) for start in range(0, n, each)]
         return runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in wanted}
 
     def _features(self, embedding: Embedding, n: int) -> AnyArray:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sam2edge.errors import MediaError
 from sam2edge.runtime import rle
+from sam2edge.runtime.finite import finite
 from sam2edge.runtime.result import FrameResult
 from sam2edge.runtime.sinks.base import Sink, make_directory
 
@@ -75,14 +76,9 @@ def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
         "id": int(result.object_ids[i]),
         "segmentation": rle.encode(mask),
         "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
-        "iou": _finite(result.ious[i]),
-        "object_score": _finite(result.object_scores[i]),
+        "iou": finite(round(float(result.ious[i]), 6)),
+        "object_score": finite(round(float(result.object_scores[i]), 6)),
         "stability": round(float(result.stability[i]), 6),
         "visible": bool(result.visible[i]),
         "state": result.states[i],
     }
-
-
-def _finite(value: np.float32) -> float | None:
-    """JSON has no NaN; Python would write one that other readers refuse."""
-    return round(float(value), 6) if np.isfinite(value) else None

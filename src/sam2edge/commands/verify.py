@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,11 @@ from sam2edge.errors import InputError
 from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    from sam2edge.bundle import Bundle, Graph
+    from sam2edge.bundle import Bundle
     from sam2edge.calibration.clip import Clip
     from sam2edge.calibration.ladder import Rung
     from sam2edge.calibration.prompts import Prompts
     from sam2edge.calibration.truth import TrueMasks
-    from sam2edge.engines.manifest import Engine
 
 _FAILED = 1
 
@@ -94,7 +93,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[str]]:
     """What can be measured here, the reference first, and what cannot, with the reason."""
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.ladder import Rung
+    from sam2edge.calibration.ladder import Rung, int8_graphs
 
     rungs, missing = [], []
     absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
@@ -112,7 +111,7 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[s
         precisions = "/".join(dict.fromkeys(graph.precision for graph in graphs))
         name = one.path.name if [other.path.name for other in bundles].count(one.path.name) == 1 else one.path
         size = sum(graph.bytes for graph in graphs)
-        rungs.append(Rung(f"{name} {precisions}", one, args.backend, size, _int8(one.manifest.graphs)))
+        rungs.append(Rung(f"{name} {precisions}", one, args.backend, size, int8_graphs(one.manifest.graphs)))
         for found in _engines(one):
             if isinstance(found, str):
                 missing.append(found)
@@ -126,13 +125,9 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[s
     return rungs, missing
 
 
-def _int8(graphs: Mapping[str, Graph] | Mapping[str, Engine]) -> list[str]:
-    return [name for name, graph in graphs.items() if graph.precision == "int8"]
-
-
 def _engines(bundle: Bundle) -> Iterator[Rung | str]:
     """The engines that were built of a bundle; why they cannot be measured, for those that do not run here."""
-    from sam2edge.calibration.ladder import Rung
+    from sam2edge.calibration.ladder import Rung, int8_graphs
     from sam2edge.engines.manifest import engine_directories, read_manifest
     from sam2edge.errors import BackendError, EngineError
     from sam2edge.runtime.tensorrt_backend import TensorRTBackend
@@ -143,7 +138,7 @@ def _engines(bundle: Bundle) -> Iterator[Rung | str]:
             backend.open(bundle.graph_path("mask_decoder"))
             engines = read_manifest(directory, bundle).engines
             size = sum(engine.bytes for engine in engines.values())
-            yield Rung(f"{directory.name} engines", bundle, backend, size, _int8(engines))
+            yield Rung(f"{directory.name} engines", bundle, backend, size, int8_graphs(engines))
         except (BackendError, EngineError) as error:
             yield f"{directory} ({error})"
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.runtime import overlay
+from sam2edge.runtime.finite import finite
 from sam2edge.runtime.result import FrameResult
 from sam2edge.runtime.sources import Frame
 
@@ -118,7 +119,7 @@ def _objects(result: FrameResult) -> list[dict[str, Any]]:
             "id": object_id,
             "color": css_color(object_id),
             "state": state,
-            "iou": round(float(iou), 3) if np.isfinite(iou) else None,  # JSON has no NaN
+            "iou": finite(round(float(iou), 3)),
             "outlines": outlines(mask),
         }
         for object_id, state, iou, mask in zip(result.object_ids, result.states, result.ious, result.masks, strict=True)

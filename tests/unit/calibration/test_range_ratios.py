@@ -5,8 +5,11 @@ import onnx
 import pytest
 
 from sam2edge.bundle import GRAPHS
+from sam2edge.calibration import range_ratios as module
 from sam2edge.calibration.clip import Clip
 from sam2edge.calibration.closed_loop import track_clip
+from sam2edge.calibration.gate import Gate
+from sam2edge.calibration.ladder import Ladder, Rung
 from sam2edge.calibration.quantize import LARGEST
 from sam2edge.calibration.range_ratios import range_ratios
 from tests.conftest import REPO
@@ -21,7 +24,7 @@ def recorded(nano, prompts):
 
 def test_ratios_of_a_graphs_inputs(nano_int8, recorded):
     """The one activation whose magnitudes need no look into the graph: what the memory encoder reads."""
-    [ratio] = [one for one in range_ratios(nano_int8, ["memory_encoder"], recorded) if one.activation == "features"]
+    [ratio] = [one for one in range_ratios(nano_int8, "memory_encoder", recorded) if one.activation == "features"]
     model = onnx.load(nano_int8.graph_path("memory_encoder"))
     [scale] = [tensor for tensor in model.graph.initializer if tensor.name == "features/scale"]
     largest = max(np.abs(one.inputs["features"]).max() for one in recorded if one.graph == "memory_encoder")
@@ -30,7 +33,10 @@ def test_ratios_of_a_graphs_inputs(nano_int8, recorded):
 
 def test_eight_times_a_range(nano_int8, wide_int8, recorded):
     """All other ratios up to that tensor stay the same; it comes first."""
-    before, after = (range_ratios(bundle, GRAPHS, recorded) for bundle in (nano_int8, wide_int8))
+    before, after = (
+        sorted((one for graph in GRAPHS for one in range_ratios(bundle, graph, recorded)), key=lambda one: -one.ratio)
+        for bundle in (nano_int8, wide_int8)
+    )
     assert 1 <= before[0].ratio < 3
     assert {one.graph for one in before} == set(GRAPHS)
     first, second = after[:2]
@@ -44,4 +50,22 @@ def test_what_is_zero_is_left_out(nano_int8, recorded):
     zeros = [
         type(one)(one.graph, {name: np.zeros_like(value) for name, value in one.inputs.items()}, {}) for one in recorded
     ]
-    assert "features" not in {one.activation for one in range_ratios(nano_int8, ["memory_encoder"], zeros)}
+    found = {one.activation for one in range_ratios(nano_int8, "memory_encoder", zeros)}
+    assert found
+    assert "features" not in found
+
+
+def test_a_graph_that_two_rungs_share_is_run_once(nano, nano_int8, wide_int8, prompts, monkeypatch):
+    """As in `auto`, and where one block after the other is kept out of INT8."""
+    measured = []
+
+    def counted(bundle, graph, recorded):
+        measured.append((bundle.path.name, graph))
+        return range_ratios(bundle, graph, recorded)
+
+    monkeypatch.setattr(module, "range_ratios", counted)
+    ladder = Ladder(Rung("FP32", nano), Clip(CLIP, 3), prompts, Gate())
+    for bundle in (nano_int8, wide_int8, nano_int8):
+        verdict = ladder.measure(Rung("INT8", bundle, int8=GRAPHS)).verdict
+        assert len(verdict.wide) == (bundle is wide_int8)
+    assert measured == [*(("nano", graph) for graph in GRAPHS), ("wide", "mask_decoder")]
