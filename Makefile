@@ -33,7 +33,7 @@ conformance-1024: setup
 
 # 20,000 frames: ten minutes on an idle machine, which the comparison of times asks for.
 soak: setup
-	SAM2EDGE_SOAK_FRAMES=20000 $(BIN)/pytest -s tests/unit/runtime/test_soak.py tests/unit/runtime/test_faults.py
+	SAM2EDGE_SOAK_FRAMES=20000 $(BIN)/pytest -s tests/unit/runtime/video/test_soak.py tests/unit/runtime/video/test_faults.py
 
 setup: $(INSTALLED)
 

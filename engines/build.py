@@ -15,9 +15,9 @@ import onnx
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle
-from sam2edge.engines import cache, compat
-from sam2edge.engines.half import HOST_TENSORS, ISLANDS, half, island_nodes, small_weights
-from sam2edge.engines.inspect import check_precision, count_precisions
+from sam2edge.engines import timing_cache
+from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, half, island_nodes, small_weights
+from sam2edge.engines.layer_precision import check_precision, count_precisions
 from sam2edge.engines.manifest import (
     ENGINES,
     Engine,
@@ -33,6 +33,7 @@ from sam2edge.engines.manifest import (
 from sam2edge.engines.profiles import PRESETS, RESIZE, Preset, profile
 from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BuildError, EngineError, InputError
+from sam2edge.runtime.backends import tensorrt_api
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -47,12 +48,12 @@ def build(
     preset: Preset = PRESETS["desktop"],
     force: bool = False,
     check: Check = lambda engines: None,
-    progress: compat.Progress = lambda message, fraction: None,
+    progress: tensorrt_api.Progress = lambda message, fraction: None,
 ) -> Engines:
     """Build the engines of a bundle, one graph after the other, which takes minutes.
 
     out: their directory, BUNDLE.engines/PRECISION by default. precision: "fp16" (the types of the graphs, with the
-    FP32 islands of half.py), "fp32", or "int8" for a bundle that `calibrate` wrote, with FP16 around INT8. preset: the
+    FP32 islands of fp16.py), "fp32", or "int8" for a bundle that `calibrate` wrote, with FP16 around INT8. preset: the
     sizes that the engines must take, and memory. force: build even what is there already for the same bundle, machine,
     precision and preset. check: called with the engines at the end; what it raises refuses them. progress: called with
     a message and the fraction done.
@@ -62,7 +63,7 @@ def build(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     check_asked(opened, precision)
-    workshop = Workshop.here(preset)
+    workshop = EngineBuilder.here(preset)
     directory = default_directory(opened.path, precision) if out is None else Path(out)
     check_replaceable(directory)
     if not force and (current := _current(directory, opened, workshop, precision)):
@@ -99,7 +100,7 @@ def check_asked(bundle: Bundle, precision: str) -> None:
         raise InputError(f"{bundle.path}: is no INT8 bundle; make one of it with `sam2edge calibrate`")
 
 
-def _current(directory: Path, bundle: Bundle, workshop: Workshop, precision: str) -> Engines | None:
+def _current(directory: Path, bundle: Bundle, workshop: EngineBuilder, precision: str) -> Engines | None:
     """The engines that are there, if they are what would be built."""
     try:
         engines = Engines.open(directory, bundle, workshop.target)
@@ -114,7 +115,7 @@ def _current(directory: Path, bundle: Bundle, workshop: Workshop, precision: str
     return engines if same else None
 
 
-def _part(progress: compat.Progress, name: str, index: int) -> compat.Progress:
+def _part(progress: tensorrt_api.Progress, name: str, index: int) -> tensorrt_api.Progress:
     """Progress of one graph as a part of the whole."""
 
     def report(message: str, fraction: float) -> None:
@@ -172,7 +173,7 @@ def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool
     """Give a graph its types. What takes memory beside the result is freed on return.
 
     half_scales: whether TensorRT reads FP16 around Q/DQ nodes; else the types of the engine come from flags. float_io:
-    see Workshop.build.
+    see EngineBuilder.build.
     """
     float_nodes, small = set[str](), dict[str, int]()
     typed = model
@@ -192,7 +193,7 @@ def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool
 
 
 @dataclass(frozen=True)
-class Workshop:
+class EngineBuilder:
     """Builds single engines for one machine and preset."""
 
     trt: ModuleType
@@ -200,10 +201,10 @@ class Workshop:
     preset: Preset
 
     @staticmethod
-    def here(preset: Preset) -> Workshop:
+    def here(preset: Preset) -> EngineBuilder:
         """For this machine. Raises EngineError without TensorRT or a GPU."""
-        trt = compat.load()
-        return Workshop(trt, this_target(trt), preset)
+        trt = tensorrt_api.load()
+        return EngineBuilder(trt, this_target(trt), preset)
 
     def build(
         self,
@@ -211,7 +212,7 @@ class Workshop:
         name: str,
         precision: str,
         file: Path,
-        progress: compat.Progress,
+        progress: tensorrt_api.Progress,
         *,
         float_io: bool = False,
     ) -> Engine:
@@ -225,20 +226,20 @@ class Workshop:
         progress("", 0.0)
         precision = "fp32" if name == RESIZE else precision  # it rounds to whole numbers as the host does
         source = _graph(bundle, name)
-        graph = _typed(source.model, name, precision, compat.reads_half_scales(self.trt), float_io)
+        graph = _typed(source.model, name, precision, tensorrt_api.reads_half_scales(self.trt), float_io)
         shapes = profile(bundle.model, self.preset.limits, name)
-        logger, said = compat.logger(self.trt)
+        logger, said = tensorrt_api.logger(self.trt)
         said.clear()
         content = self._compile(name, graph, precision, shapes, logger, progress)
         if content is None:
             raise _failure(name, said)
         try:
-            engine = compat.deserialized(self.trt, logger, content)
-            layers = compat.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
+            engine = tensorrt_api.deserialized(self.trt, logger, content)
+            layers = tensorrt_api.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
         except EngineError as error:
             raise BuildError("; ".join([f"{name}: {error}", *said])) from error
         check_precision(name, precision, counts := count_precisions(layers), graph.quantized)
-        _check_types(name, {**graph.inputs, **graph.outputs}, compat.tensor_dtypes(self.trt, engine))
+        _check_types(name, {**graph.inputs, **graph.outputs}, tensorrt_api.tensor_dtypes(self.trt, engine))
         file.write_bytes(content)
         return Engine(
             file=file.name,
@@ -250,7 +251,7 @@ class Workshop:
             outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
             layers=counts,
             small_weights=graph.small_weights,
-            activation_bytes=compat.activation_bytes(self.trt, engine),
+            activation_bytes=tensorrt_api.activation_bytes(self.trt, engine),
             seconds=round(time.perf_counter() - begin, 1),
         )
 
@@ -265,24 +266,24 @@ class Workshop:
         name: str,
         graph: _Typed,
         precision: str,
-        shapes: dict[str, compat.Shapes],
+        shapes: dict[str, tensorrt_api.Shapes],
         logger: Any,
-        progress: compat.Progress,
+        progress: tensorrt_api.Progress,
     ) -> bytes | None:
         """The serialised engine of a graph; None when TensorRT fails."""
         trt = self.trt
-        builder = compat.new_builder(trt, logger)
-        network = compat.new_network(trt, builder)
-        _parser = compat.parse(trt, network, logger, graph.onnx, name)  # kept until the end: it owns the weights
-        config = compat.new_config(trt, builder, self.preset.workspace)
-        compat.set_precision(trt, network, config, precision, graph.float_nodes, graph.half_tensors)
-        compat.add_profile(trt, builder, config, shapes)
-        timings = cache.timing_cache_path(self.target.tensorrt, self.target.gpu)
-        if not compat.use_timing_cache(trt, config, cache.read(timings)):
-            compat.use_timing_cache(trt, config, b"")  # of another driver, or damaged: begin anew and replace it
-        content = compat.serialized(trt, builder, network, config, progress)
+        builder = tensorrt_api.new_builder(trt, logger)
+        network = tensorrt_api.new_network(trt, builder)
+        _parser = tensorrt_api.parse(trt, network, logger, graph.onnx, name)  # kept until the end: it owns the weights
+        config = tensorrt_api.new_config(trt, builder, self.preset.workspace)
+        tensorrt_api.set_precision(trt, network, config, precision, graph.float_nodes, graph.half_tensors)
+        tensorrt_api.add_profile(trt, builder, config, shapes)
+        timings = timing_cache.timing_cache_path(self.target.tensorrt, self.target.gpu)
+        if not tensorrt_api.use_timing_cache(trt, config, timing_cache.read(timings)):
+            tensorrt_api.use_timing_cache(trt, config, b"")  # of another driver, or damaged: begin anew and replace it
+        content = tensorrt_api.serialized(trt, builder, network, config, progress)
         if content is not None:
-            cache.merge(timings, lambda others: compat.merged_timing_cache(trt, config, others))
+            timing_cache.merge(timings, lambda others: tensorrt_api.merged_timing_cache(trt, config, others))
         return content
 
 
@@ -298,7 +299,7 @@ def _check_types(name: str, expected: dict[str, str], found: dict[str, str]) -> 
 
 def _failure(name: str, errors: Collection[str]) -> BuildError:
     """What TensorRT's log says, and what to lower where memory was too small."""
-    said, out_of_memory = compat.explained(errors)
+    said, out_of_memory = tensorrt_api.explained(errors)
     if out_of_memory:
         return BuildError(
             f"{name}: memory ran out during the build ({said}); close other programs, lower --max-objects, "

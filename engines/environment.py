@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from sam2edge.engines import compat
-from sam2edge.runtime.cuda.driver import LIBCUDA
+from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.cuda.driver import LIBCUDA
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -249,8 +249,8 @@ def _tensorrt() -> list[Finding]:
     tensorrt = _load("TensorRT", "tensorrt", advice)
     if isinstance(tensorrt, Finding):
         return [tensorrt]
-    if not compat.is_supported(tensorrt):
-        return [Finding("TensorRT", "problem", f"{tensorrt.__version__} is not supported", compat.SUPPORTED)]
+    if not tensorrt_api.is_supported(tensorrt):
+        return [Finding("TensorRT", "problem", f"{tensorrt.__version__} is not supported", tensorrt_api.SUPPORTED)]
     return [Finding("TensorRT", "ok", tensorrt.__version__)]
 
 

@@ -16,16 +16,17 @@ from types import ModuleType
 from typing import Any
 
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.engines import compat, environment
+from sam2edge.engines import environment
 from sam2edge.engines.profiles import RESIZE, Limits
 from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
+from sam2edge.runtime.backends import tensorrt_api
 
 FORMAT = "sam2edge-engines"
 SCHEMA = 1
 ENGINES = (*GRAPHS, RESIZE)
 """Of the bundle's graphs, and the one that resizes frames (resize.py)."""
 MANIFEST = "engines.json"
-TAKEN = ("auto", "fp16", "int8", "fp32")
+PREFERENCE = ("auto", "fp16", "int8", "fp32")
 """Which engines are taken when a bundle has several: the first that are there. "auto" was measured on this GPU."""
 
 
@@ -85,7 +86,7 @@ def this_target(trt: ModuleType) -> Target:
         raise EngineError(
             f"TensorRT needs an NVIDIA GPU, but {gpu.name}: {gpu.detail} ({gpu.advice}); see `sam2edge doctor`"
         )
-    return Target(compat.version(trt), gpu.name, gpu.compute_capability)
+    return Target(tensorrt_api.version(trt), gpu.name, gpu.compute_capability)
 
 
 def default_directory(bundle: Path, precision: str) -> Path:
@@ -100,7 +101,7 @@ def default_directory(bundle: Path, precision: str) -> Path:
 
 def engine_directories(bundle: Path) -> list[Path]:
     """Where engines of a bundle are, in the order in which they are taken."""
-    directories = (default_directory(bundle, precision) for precision in TAKEN)
+    directories = (default_directory(bundle, precision) for precision in PREFERENCE)
     return [directory for directory in directories if (directory / MANIFEST).is_file()]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from sam2edge import checks
 from sam2edge.bundle import Model, contract
-from sam2edge.engines.compat import Shape, Shapes
-from sam2edge.runtime import arguments
+from sam2edge.runtime.backends.tensorrt_api import Shape, Shapes
 
 RESIZE = "resize"
 """Name of the graph that resizes frames (resize.py); all others are the bundle's."""
@@ -32,7 +32,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            arguments.integer(field.name, getattr(self, field.name), 1)
+            checks.integer(field.name, getattr(self, field.name), 1)
 
 
 @dataclass(frozen=True)

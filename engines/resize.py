@@ -1,4 +1,4 @@
-"""A graph that resizes frames on the GPU as runtime/preprocess.py does on the host, where it takes longer than SAM 2.
+"""A graph that resizes frames on the GPU as runtime/model/resize.py does on the host, where it takes longer than SAM 2.
 
 The triangle filter is two dense products with weights that the runtime makes for the size of its frames: for 1280×720
 and S = 1024 ten GFLOP in FP32, of which most are zeros, but none of it is on the host.

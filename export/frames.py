@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.image_files import SUFFIXES, read_image
-from sam2edge.runtime.preprocess import resize
-from sam2edge.runtime.sources import open_source
+from sam2edge.runtime.media.image_files import SUFFIXES, read_image
+from sam2edge.runtime.media.sources import open_source
+from sam2edge.runtime.model.resize import resize
 
 
 def parity_frames(path: str | os.PathLike[str] | None, size: int) -> tuple[npt.NDArray[np.uint8], str]:

@@ -13,7 +13,7 @@ from sam2edge.bundle import Bundle
 from sam2edge.errors import BackendError, InputError
 from sam2edge.export.parity import Reference
 from sam2edge.export.source import load_source
-from sam2edge.runtime.backend import Array, Backend, GraphRunner
+from sam2edge.runtime.backends.base import Array, Backend, GraphRunner
 
 
 class TorchBackend(Backend):

@@ -10,9 +10,9 @@ import argparse
 import cv2
 
 from sam2edge import VideoTracker
-from sam2edge.runtime.grabber import Grabber, Reconnect
-from sam2edge.runtime.sinks import JsonSink, WindowSink
-from sam2edge.runtime.sources import open_source
+from sam2edge.runtime.media.grabber import Grabber, Reconnect
+from sam2edge.runtime.media.sinks import JsonSink, WindowSink
+from sam2edge.runtime.media.sources import open_source
 
 
 def draw_box(frame):

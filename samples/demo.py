@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from sam2edge import VideoTracker
-from sam2edge.calibration.accuracy import in_view, region_similarity
-from sam2edge.runtime.overlay import draw
-from sam2edge.runtime.sinks import VideoSink
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.calibration.measure.davis import in_view, region_similarity
+from sam2edge.runtime.media.overlay import draw
+from sam2edge.runtime.media.sinks import VideoSink
+from sam2edge.runtime.media.sources import VideoSource
 
 SAMPLES = Path(__file__).parent
 CLIP = SAMPLES / "clip.mp4"

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from sam2edge import VideoTracker
-from sam2edge.runtime.sinks import JsonSink
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media.sinks import JsonSink
+from sam2edge.runtime.media.sources import VideoSource
 
 EVERY = 25
 """Frames from one detection to the next."""

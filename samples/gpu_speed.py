@@ -15,11 +15,11 @@ from pathlib import Path
 from demo import CLIP
 
 from sam2edge import Bundle
+from sam2edge.bench.cases import BenchmarkCase, Result, run_case
 from sam2edge.bench.report import write_csv
-from sam2edge.bench.rows import Result, Row, run_row
 from sam2edge.bench.scene import Scene
 from sam2edge.errors import Sam2EdgeError
-from sam2edge.runtime.backend import open_backend
+from sam2edge.runtime.backends.base import open_backend
 
 BARS_MS = {("tiny", 1): 4.5, ("tiny", 8): 20.0, ("large", 1): 14.0}
 
@@ -35,14 +35,14 @@ def plan(args):
     for bundle in args.bundles:
         size = Bundle.open(bundle).manifest.source.size
         for kind, n in [("track", n) for n in args.objects] + [("stages", 1)]:
-            row = Row(f"{bundle} ({size})", kind, bundle, args.backend, n, args.frames, scene=scene)
+            row = BenchmarkCase(f"{bundle} ({size})", kind, bundle, args.backend, n, args.frames, scene=scene)
             rows.append((f"{row.name}, {kind}, {n} objects", size, row))
     for mode in ("eager", "compile")[: 1 + args.compile] if args.source else ():
         for n in args.objects:
             size = Bundle.open(args.bundles[0]).model.image_size
-            row = Row("PyTorch", "pytorch", args.source, mode, n, args.frames, image_size=size, scene=scene)
+            row = BenchmarkCase("PyTorch", "pytorch", args.source, mode, n, args.frames, image_size=size, scene=scene)
             rows.append((f"PyTorch {mode}, {n} objects", "", row))
-    memory = Row("memory", "track", args.bundles[0], args.backend, 1, args.long, scene=scene)
+    memory = BenchmarkCase("memory", "track", args.bundles[0], args.backend, 1, args.long, scene=scene)
     return [*rows, (f"{args.bundles[0]}, memory over {args.long} frames", "", memory)]
 
 
@@ -82,7 +82,7 @@ def main(args):
     for name, size, row in rows:
         python = shlex.split(args.python) if row.kind == "pytorch" else ()
         try:
-            found = run_row(row, python=python)
+            found = run_case(row, python=python)
         except Sam2EdgeError as error:
             print(f"{name}: {error}", flush=True)
             failed += 1

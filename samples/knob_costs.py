@@ -15,7 +15,7 @@ import make_clip
 import numpy as np
 
 from sam2edge import VideoTracker
-from sam2edge.calibration.accuracy import in_view, region_similarity
+from sam2edge.calibration.measure.davis import in_view, region_similarity
 
 SETTINGS = [
     {},

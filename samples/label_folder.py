@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sam2edge import AutomaticMaskGenerator
 from sam2edge.errors import MediaError
-from sam2edge.runtime.image_files import find_images, read_image
+from sam2edge.runtime.media.image_files import find_images, read_image
 
 
 def annotation(record, number, image_id):

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from sam2edge import AutomaticMaskGenerator, Bundle
-from sam2edge.runtime.crops import point_grid
-from sam2edge.runtime.graphs import Graphs
-from sam2edge.runtime.image_files import read_image
+from sam2edge.runtime.image.crops import point_grid
+from sam2edge.runtime.media.image_files import read_image
+from sam2edge.runtime.model.graphs import Graphs
 
 SIDE, BATCH = 32, 64
 

@@ -12,7 +12,7 @@ import numpy as np
 from demo import CLIP
 
 from sam2edge import VideoTracker
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media.sources import VideoSource
 
 FRAMES = 40
 

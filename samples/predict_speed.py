@@ -11,7 +11,7 @@ from statistics import median
 import cv2
 
 from sam2edge import ImagePredictor
-from sam2edge.runtime.image_files import read_image
+from sam2edge.runtime.media.image_files import read_image
 
 CLICK = {"point_coords": [[307, 461]], "point_labels": [1]}
 

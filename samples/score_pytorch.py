@@ -13,7 +13,7 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from sam2edge.export.torch_video import preprocess
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media.sources import VideoSource
 
 
 def follow(model, video, prompt, size):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sam2edge import ImagePredictor
-from sam2edge.runtime.image_files import read_image
+from sam2edge.runtime.media.image_files import read_image
 
 
 def pixel(text):

@@ -12,9 +12,9 @@ import numpy as np
 from demo import CLIP, read_truth
 
 from sam2edge import VideoTracker
-from sam2edge.runtime.grabber import Grabber
-from sam2edge.runtime.sources import ArraySource, VideoSource
-from sam2edge.runtime.stream import MODES, stream
+from sam2edge.runtime.media.grabber import Grabber
+from sam2edge.runtime.media.sources import ArraySource, VideoSource
+from sam2edge.runtime.video.stream import MODES, stream
 
 
 def paced(frames, fps):

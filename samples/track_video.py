@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from sam2edge import VideoTracker
-from sam2edge.runtime.sinks import VideoSink
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media.sinks import VideoSink
+from sam2edge.runtime.media.sources import VideoSource
 
 
 def centre(mask):

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from sam2edge import Bundle, VideoTracker
-from sam2edge.runtime.grabber import Grabber
-from sam2edge.runtime.sinks import JsonSink
-from sam2edge.runtime.sources import open_source
+from sam2edge.runtime.media.grabber import Grabber
+from sam2edge.runtime.media.sinks import JsonSink
+from sam2edge.runtime.media.sources import open_source
 
 
 def follow(tracker, grabber, box, sink):

@@ -30,7 +30,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def bedroom(shared_data: Path) -> npt.NDArray[np.uint8]:
     """Every second of the first 64 frames of a real clip: uint8 [32,540,960,3]."""
-    from sam2edge.runtime.sources import VideoSource
+    from sam2edge.runtime.media.sources import VideoSource
 
     with VideoSource(shared_data / "bedroom.mp4") as source:
         return np.stack(list(islice(source, 0, 64, 2)))
@@ -64,7 +64,7 @@ def prompts() -> dict[int, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def nano_int8(nano: Bundle, prompts: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundled model in INT8, by 16 frames of the bundled clip; do not write into it."""
-    from sam2edge.calibration.calibrate import calibrate
+    from sam2edge.calibration.int8.calibrate import calibrate
 
     folder = tmp_path_factory.mktemp("int8")
     clip = REPO / "samples" / "clip.mp4"

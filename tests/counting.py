@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sam2edge.runtime.backend import Array, Backend, GraphRunner, open_backend
+from sam2edge.runtime.backends.base import Array, Backend, GraphRunner, open_backend
 
 
 class Counting(Backend):

@@ -18,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import onnxruntime
 
-from sam2edge.runtime.cuda import context, driver
+from sam2edge.runtime.backends.cuda import context, driver
 from tests.cuda_kernels import without_kernel
 
 INVALID, OUT_OF_MEMORY, UNSUPPORTED = 1, 2, 900

@@ -20,24 +20,24 @@ import torch
 
 from sam2edge import Bundle, VideoTracker
 from sam2edge.bundle import GRAPHS
-from sam2edge.calibration.accuracy import in_view, region_similarity
-from sam2edge.engines.half import HOST_TENSORS, ISLANDS, Island, half
+from sam2edge.calibration.measure.davis import in_view, region_similarity
+from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, Fp32Island, half
 from sam2edge.export.frames import parity_frames
 from sam2edge.export.parity import Reference, scenario
 from sam2edge.export.source import load_source
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media.sources import VideoSource
 from samples.demo import CLIP, read_truth
 from tests.rounding import with_rounding
 
 CANDIDATES = tuple(
-    Island(graph, nodes, "candidate", optional=True)
+    Fp32Island(graph, nodes, "candidate", optional=True)
     for graph in GRAPHS
     for nodes in (".*/activation", ".*norm", "/iou_head/|/hypernetworks", "/patches/|/Sub$|/Transpose|/Cast")
 )
 LONG_AGE = 3000
 
 
-def rounded(bundle: Bundle, islands: Collection[Island], float_tensors: Collection[str], directory: Path) -> Bundle:
+def rounded(bundle: Bundle, islands: Collection[Fp32Island], float_tensors: Collection[str], directory: Path) -> Bundle:
     """The bundle with FP16's roundings in every graph; its manifest is not rewritten."""
     graphs = {}
     for name in GRAPHS:
@@ -95,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle)
     found = cases(args.source, bundle)
-    variants: dict[str, tuple[Collection[Island], Collection[str]]] = {
+    variants: dict[str, tuple[Collection[Fp32Island], Collection[str]]] = {
         "no island": ((), HOST_TENSORS),
         **{f"only {island.graph} {island.nodes}": ((island,), HOST_TENSORS) for island in ISLANDS},
         "the islands": (ISLANDS, HOST_TENSORS),

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 
 from sam2edge import Bundle
-from sam2edge.calibration.accuracy import contour_accuracy, davis_mean, region_similarity
-from sam2edge.calibration.calibrate import calibrate
-from sam2edge.calibration.histogram import METHODS
-from sam2edge.calibration.recipe import Recipe
-from sam2edge.engines.half import ISLANDS
+from sam2edge.calibration.int8.calibrate import calibrate
+from sam2edge.calibration.int8.histogram import METHODS
+from sam2edge.calibration.int8.recipe import Recipe
+from sam2edge.calibration.measure.davis import contour_accuracy, davis_mean, region_similarity
+from sam2edge.engines.fp16 import ISLANDS
 from tests.conftest import REPO
 from tests.half_errors import rounded
 from tests.rounding import with_e4m3

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.sources import Source
+from sam2edge.runtime.media.sources import Source
 
 PATIENCE = 20
 """Seconds that a test waits for what must come soon."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.runtime.backend import Array, Backend, GraphRunner, open_backend
+from sam2edge.runtime.backends.base import Array, Backend, GraphRunner, open_backend
 
 
 class SimulatedArray:
@@ -86,7 +86,7 @@ class SimulatedDevice(Backend):
             work()
         self._queue.clear()
 
-    def fork(self) -> SimulatedDevice:
+    def new_stream(self) -> SimulatedDevice:
         return SimulatedDevice(self.half, self.resize)
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from sam2edge import Bundle, cli
 from sam2edge.commands import INTERRUPTED
-from sam2edge.runtime import rle
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media import rle
+from sam2edge.runtime.media.sources import VideoSource
 from tests import device
 from tests.conftest import REPO
 from tests.documents import PAGES, VERBS, Command, commands

@@ -23,10 +23,10 @@ from pycocotools.coco import COCO
 from sam2edge import Bundle, VideoTracker
 from sam2edge.bundle import GRAPHS
 from sam2edge.errors import MediaError
-from sam2edge.runtime import rle
-from sam2edge.runtime.grabber import Grabber, Reconnect
-from sam2edge.runtime.sinks import CallbackSink
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media import rle
+from sam2edge.runtime.media.grabber import Grabber, Reconnect
+from sam2edge.runtime.media.sinks import CallbackSink
+from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import NANO, REPO
 from tests.simulated import Simulated, failing, opening
 

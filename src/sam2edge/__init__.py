@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
     from sam2edge.errors import Sam2EdgeError
-    from sam2edge.runtime.image_predictor import ImagePredictor
-    from sam2edge.runtime.mask_generator import AutomaticMaskGenerator
-    from sam2edge.runtime.result import FrameResult
-    from sam2edge.runtime.video_predictor import VideoPredictor
-    from sam2edge.runtime.video_tracker import VideoTracker
+    from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
+    from sam2edge.runtime.image.predictor import ImagePredictor
+    from sam2edge.runtime.model.result import FrameResult
+    from sam2edge.runtime.video.predictor import VideoPredictor
+    from sam2edge.runtime.video.tracker import VideoTracker
 
 __all__ = [
     "AutomaticMaskGenerator",
@@ -27,13 +27,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutomaticMaskGenerator": "sam2edge.runtime.mask_generator",
+    "AutomaticMaskGenerator": "sam2edge.runtime.image.mask_generator",
     "Bundle": "sam2edge.bundle",
-    "FrameResult": "sam2edge.runtime.result",
-    "ImagePredictor": "sam2edge.runtime.image_predictor",
+    "FrameResult": "sam2edge.runtime.model.result",
+    "ImagePredictor": "sam2edge.runtime.image.predictor",
     "Sam2EdgeError": "sam2edge.errors",
-    "VideoPredictor": "sam2edge.runtime.video_predictor",
-    "VideoTracker": "sam2edge.runtime.video_tracker",
+    "VideoPredictor": "sam2edge.runtime.video.predictor",
+    "VideoTracker": "sam2edge.runtime.video.tracker",
 }
 
 

@@ -11,9 +11,9 @@ from sam2edge import Bundle, ImagePredictor, VideoTracker
 from sam2edge.engines.build import build
 from sam2edge.engines.manifest import default_directory
 from sam2edge.errors import BackendError
-from sam2edge.runtime.backend import Backend, open_backend
-from sam2edge.runtime.sources import VideoSource
-from sam2edge.runtime.tensorrt_backend import TensorRTBackend
+from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.backends.tensorrt import TensorRTBackend
+from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import REPO
 from tests.gpu.small import SMALL
 

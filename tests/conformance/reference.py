@@ -24,8 +24,8 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video import modeling_sam2_video
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
-from sam2edge.runtime import prompts
-from sam2edge.runtime.preprocess import resize
+from sam2edge.runtime.model import prompts
+from sam2edge.runtime.model.resize import resize
 
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 

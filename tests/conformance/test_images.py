@@ -17,8 +17,8 @@ from transformers import Sam2Config, Sam2Model, Sam2VideoModel
 
 from sam2edge import Bundle, ImagePredictor
 from sam2edge.export import export
-from sam2edge.runtime.preprocess import resize
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.model.resize import resize
 from tests.conformance.reference import MEAN, STD
 from tests.conftest import NANO, REPO
 from tests.models import write_random_tiny

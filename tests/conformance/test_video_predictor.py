@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sam2edge import Bundle, VideoPredictor
-from sam2edge.runtime.video_state import InferenceState
+from sam2edge.runtime.video.state import InferenceState
 from tests.conformance.reference import Expected, UpstreamModel
 from tests.conformance.reference_predictor import ReferencePredictor
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, RIGHT, in_pixels

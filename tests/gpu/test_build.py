@@ -6,18 +6,19 @@ import pytest
 
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS
-from sam2edge.engines import cache, compat
+from sam2edge.engines import timing_cache
 from sam2edge.engines.build import build
 from sam2edge.engines.manifest import Engines, Target, this_target
 from sam2edge.engines.profiles import profile
 from sam2edge.errors import EngineError
+from sam2edge.runtime.backends import tensorrt_api
 from tests.gpu.small import SMALL
 
 
 @pytest.fixture
 def target() -> Target:
     try:
-        return this_target(compat.load())
+        return this_target(tensorrt_api.load())
     except EngineError as error:
         pytest.skip(str(error))
 
@@ -30,12 +31,12 @@ def test_build(request: pytest.FixtureRequest, target: Target, precision: str) -
     assert {
         engine.inputs["features"].dtype for engine in engines.manifest.engines.values() if "features" in engine.inputs
     } == {"float32" if precision == "fp32" else "float16"}
-    trt = compat.load()
+    trt = tensorrt_api.load()
     for name in GRAPHS:
         print(name, engines.manifest.engines[name].layers, engines.manifest.engines[name].seconds, "s")
-        engine = compat.deserialized(trt, compat.logger(trt)[0], engines.read(name))
+        engine = tensorrt_api.deserialized(trt, tensorrt_api.logger(trt)[0], engines.read(name))
         for tensor, shapes in profile(bundle.model, SMALL.limits, name).items():
             assert [tuple(shape) for shape in engine.get_tensor_profile_shape(tensor, 0)] == list(shapes)
-    assert cache.timing_cache_path(target.tensorrt, target.gpu).stat().st_size > 0
+    assert timing_cache.timing_cache_path(target.tensorrt, target.gpu).stat().st_size > 0
     assert build(bundle, precision=precision, preset=SMALL) == engines
     assert Engines.open(engines.path, bundle, target) == engines

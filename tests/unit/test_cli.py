@@ -25,10 +25,11 @@ from sam2edge.bundle import GRAPHS, Graph, Manifest, Model, Parity, Source, cont
 from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
 from sam2edge.errors import BackendError, PromptError
-from sam2edge.runtime import sinks, sources, video_tracker
-from sam2edge.runtime.result import FrameResult
-from sam2edge.runtime.sinks import CallbackSink
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.media import sinks, sources
+from sam2edge.runtime.media.sinks import CallbackSink
+from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.model.result import FrameResult
+from sam2edge.runtime.video import tracker as tracker_module
 from tests.conftest import REPO
 from tests.simulated import PATIENCE, Simulated, failing, grey, opening
 
@@ -85,7 +86,7 @@ def tracker(monkeypatch):
     class Tracker(FakeTracker):
         pass
 
-    monkeypatch.setattr(video_tracker, "VideoTracker", Tracker)
+    monkeypatch.setattr(tracker_module, "VideoTracker", Tracker)
 
     def made():
         [one] = Tracker.made
@@ -502,7 +503,7 @@ def test_error_while_tracking_keeps_what_was_written(run, tracker, video, tmp_pa
             raise BackendError("the device is gone")
         return FakeTracker.track(self, frame)
 
-    monkeypatch.setattr(video_tracker.VideoTracker, "track", track)
+    monkeypatch.setattr(tracker.VideoTracker, "track", track)
     message = error_of(run, "track", "b", video, "--point", "1,1", "-o", tmp_path / "o.mp4")
     assert message == "the device is gone"
     with VideoSource(tmp_path / "o.mp4") as source:
@@ -513,7 +514,7 @@ def test_error_of_a_prompt(run, tracker, video, tmp_path, monkeypatch):
     def prompt(self, object_id, **given):
         raise PromptError(f"point {given['points'][0]} lies outside")
 
-    monkeypatch.setattr(video_tracker.VideoTracker, "prompt", prompt)
+    monkeypatch.setattr(tracker.VideoTracker, "prompt", prompt)
     message = error_of(run, "track", "b", video, "--point", "100,1", "-o", tmp_path / "o.mp4")
     assert message == "point (100.0, 1.0) lies outside"
     assert not (tmp_path / "o.mp4").exists()
@@ -575,7 +576,7 @@ def test_what_befell_the_camera_is_told(run, tracker, tmp_path, play):
             os.kill(os.getpid(), signal.SIGINT)
         return FakeTracker.track(self, frame)
 
-    video_tracker.VideoTracker.track = stop_after_three
+    tracker.VideoTracker.track = stop_after_three
     code, out, err = run("track", "b", "0", "--point", "1,1", "--policy", "every", "--json", tmp_path / "o.json")
     enough.set()
     assert (code, out) == (130, "")
@@ -595,7 +596,7 @@ def test_latest_frames(run, tracker, tmp_path, play):
         assert done.wait(PATIENCE)
         return FakeTracker.track(self, frame)
 
-    video_tracker.VideoTracker.track = wait
+    tracker.VideoTracker.track = wait
     code, out, _ = run("track", "b", "0", "--point", "1,1", "--policy", "latest", "--json", tmp_path / "o.json")
     lines = [json.loads(line) for line in (tmp_path / "o.json").read_text().splitlines()]
     assert code == 0
@@ -639,7 +640,7 @@ def test_interrupted_while_the_camera_stalls(tmp_path):
     """The reader is stuck; the command ends all the same."""
     stalled = f"""
 import threading
-from sam2edge.runtime import sources
+from sam2edge.runtime.media import sources
 from tests.simulated import Simulated, grey
 frames = [grey(i, ({HEIGHT}, {WIDTH})) for i in range(5)]
 sources.open_source = lambda word: Simulated(*frames, threading.Event())
@@ -662,8 +663,8 @@ SLOW = f"""
 import sys, time
 import numpy as np
 from sam2edge import cli
-from sam2edge.runtime import video_tracker
-from sam2edge.runtime.result import FrameResult
+from sam2edge.runtime.video import tracker as tracker_module
+from sam2edge.runtime.model.result import FrameResult
 
 class Tracker:
     frames = 0
@@ -680,7 +681,7 @@ class Tracker:
         ones, size = np.ones(1, np.float32), ({HEIGHT}, {WIDTH})
         return FrameResult(self.frames - 1, (1,), np.ones((1, 8, 8), np.float32), ones, ones, size)
 
-video_tracker.VideoTracker = Tracker
+tracker.VideoTracker = Tracker
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -42,13 +42,13 @@ print(time.perf_counter() - start)
 def test_tracking_without_pytorch(nano: Bundle, tmp_path: Path) -> None:
     printed = run_blocked(TRACK, nano.path, cwd=tmp_path)
     assert printed.startswith("1 (1, 96, 128) ")
-    assert "sam2edge.runtime.video_tracker" in printed
+    assert "sam2edge.runtime.video.tracker" in printed
     assert "sam2edge.export" not in printed
     assert "sam2edge.calibration" not in printed
 
 
 def test_gpu_backends_without_pytorch_and_onnx(tmp_path: Path) -> None:
-    run_blocked("import sam2edge.runtime.tensorrt_backend, sam2edge.runtime.onnx_cuda_backend", cwd=tmp_path)
+    run_blocked("import sam2edge.runtime.backends.tensorrt, sam2edge.runtime.backends.onnx_cuda", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", NOT_FOR_THE_RUNTIME)

@@ -17,8 +17,8 @@ import pytest
 
 from sam2edge import Bundle, ImagePredictor, cli
 from sam2edge.errors import BackendError
-from sam2edge.runtime import rle
-from sam2edge.runtime.image_files import read_image
+from sam2edge.runtime.media import rle
+from sam2edge.runtime.media.image_files import read_image
 from tests.conftest import NANO
 
 Run = Callable[..., tuple[int, str, str]]

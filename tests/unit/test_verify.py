@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sam2edge import cli
-from sam2edge.calibration.clip import Clip
+from sam2edge.calibration.measure.clip import Clip
 from tests.conftest import NANO, REPO
 from tests.models import halved, overdriven, write_changed
 

@@ -60,8 +60,8 @@ def test_wheel_holds_every_file_as_a_file(built: Path) -> None:
         assert set(members) == sources()
         for name, info in members.items():
             assert not stat.S_ISLNK(info.external_attr >> 16), name
-        here = (REPO / "runtime" / "video_tracker.py").read_bytes()
-        assert archive.read("sam2edge/runtime/video_tracker.py") == here
+        here = (REPO / "runtime" / "video" / "tracker.py").read_bytes()
+        assert archive.read("sam2edge/runtime/video/tracker.py") == here
 
 
 def test_sdist_holds_every_file_as_a_file(built: Path) -> None:

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from sam2edge.bench.rows import Result, Row, run_row
+from sam2edge.bench.cases import BenchmarkCase, Result, run_case
+from sam2edge.bench.configurations import Variant, variants
 from sam2edge.bench.scene import Scene
 from sam2edge.bench.timed import STEPS, offers
-from sam2edge.bench.variants import Variant, variants
 from sam2edge.bundle import Bundle
-from sam2edge.calibration.accuracy import region_similarity
+from sam2edge.calibration.measure.davis import region_similarity
+from sam2edge.checks import integer
 from sam2edge.errors import BackendError, InputError
-from sam2edge.runtime.arguments import integer
-from sam2edge.runtime.backend import Backend, open_backend
-from sam2edge.runtime.stream import MODES
+from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.video.stream import MODES
 
 TORCH_MODES = ("eager", "compile")
 _KEPT = {"device arrays": "arrays stay on the device", "recordings": "frames are recorded"}
@@ -62,7 +62,7 @@ class Settings:
             raise InputError(f"{self.scene.masks}: true masks need the clip that they are of; give --clip")
 
 
-def plan(settings: Settings) -> tuple[list[Row], list[str]]:
+def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
     """The rows, and what cannot be measured here, with the reason.
 
     Raises BackendError if the backend is not here or has nothing that runs, and what the scene does.
@@ -99,7 +99,7 @@ def plan(settings: Settings) -> tuple[list[Row], list[str]]:
     return [dataclasses.replace(row, step=row.step or steps.get(row, "")) for row in rows], missing
 
 
-def _steps(chain: Sequence[Row], offered: Sequence[str]) -> dict[Row, str]:
+def _steps(chain: Sequence[BenchmarkCase], offered: Sequence[str]) -> dict[BenchmarkCase, str]:
     """Rows that differ from the one before in one thing, with its name: first precisions, without what is `offered`.
 
     chain: one model in its precisions.
@@ -113,7 +113,7 @@ def _steps(chain: Sequence[Row], offered: Sequence[str]) -> dict[Row, str]:
     return {**steps, dataclasses.replace(chain[-1], mode="throughput"): "throughput mode"}
 
 
-def _pytorch(settings: Settings) -> tuple[list[Row], list[str]]:
+def _pytorch(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
     absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if not settings.compare:
         return [], ["PyTorch (give --compare SOURCE)"]
@@ -121,7 +121,7 @@ def _pytorch(settings: Settings) -> tuple[list[Row], list[str]]:
         return [], [f'PyTorch ({absent[0]} is not installed: pip install "sam2edge[export]")']
     size = settings.bundles[0].model.image_size
     return [
-        Row(
+        BenchmarkCase(
             "PyTorch",
             "pytorch",
             settings.compare,
@@ -137,7 +137,7 @@ def _pytorch(settings: Settings) -> tuple[list[Row], list[str]]:
     ], []
 
 
-def _tracking(settings: Settings, one: Row, modes: Sequence[str]) -> list[Row]:
+def _tracking(settings: Settings, one: BenchmarkCase, modes: Sequence[str]) -> list[BenchmarkCase]:
     rows = []
     for count in settings.objects:
         row = dataclasses.replace(one, objects=count)
@@ -146,11 +146,11 @@ def _tracking(settings: Settings, one: Row, modes: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _row(settings: Settings, variant: Variant, backend: str) -> Row:
+def _row(settings: Settings, variant: Variant, backend: str) -> BenchmarkCase:
     path = variant.bundle.path
     same = [one.path.name for one in settings.bundles].count(path.name) > 1
     name, model = f"{path if same else path.name} {variant}", str(path.resolve())
-    row = Row(name, "track", model, backend, settings.objects[0], settings.frames)
+    row = BenchmarkCase(name, "track", model, backend, settings.objects[0], settings.frames)
     return dataclasses.replace(row, engines=variant.engines, scene=settings.scene)
 
 
@@ -159,7 +159,7 @@ def _same(one: Backend, other: Backend) -> bool:
 
 
 def run(
-    rows: Sequence[Row], progress: Callable[[str, float], None] = lambda message, fraction: None
+    rows: Sequence[BenchmarkCase], progress: Callable[[str, float], None] = lambda message, fraction: None
 ) -> tuple[list[Result], list[str]]:
     """Run the rows one after the other; the results, and rows that failed, with the reason.
 
@@ -174,7 +174,7 @@ def run(
             progress(str(row), number / len(rows))
             masks = Path(directory) / f"{number}.npz"
             try:
-                measured = run_row(row, str(masks))
+                measured = run_case(row, str(masks))
             except BackendError as error:
                 if row.kind != "pytorch":
                     raise

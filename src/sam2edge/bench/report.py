@@ -13,11 +13,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from sam2edge.bench.cases import WARM_UP, Result
 from sam2edge.bench.plots import bars, lines
-from sam2edge.bench.rows import WARM_UP, Result
 from sam2edge.bench.waterfall import Step, waterfall
-from sam2edge.calibration.closed_loop import STAGES
-from sam2edge.calibration.page import html_table, page, replace
+from sam2edge.calibration.measure.closed_loop import STAGES
+from sam2edge.calibration.measure.page import html_table, page, replace
 from sam2edge.errors import MediaError
 
 NONE = "–"

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.calibration.clip import Clip
-from sam2edge.calibration.truth import TrueMasks
+from sam2edge.calibration.measure.clip import Clip
+from sam2edge.calibration.measure.truth import TrueMasks
 from sam2edge.errors import InputError
 
 FRAMES = 48

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sam2edge.bundle import Bundle
-from sam2edge.runtime.backend import AnyArray, Array, Backend, DeviceArray, GraphRunner
-from sam2edge.runtime.wrapped import WrappedBackend, WrappedRunner
+from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray, GraphRunner
+from sam2edge.runtime.backends.wrapped import WrappedBackend, WrappedRunner
 
 STEPS = {"device arrays": "zeros", "recordings": "replay"}
 """What a backend may do better than the interface does by itself, by the method that it overrides then."""
@@ -73,9 +73,9 @@ class _TimedRunner(WrappedRunner):
         with self._timed.timing(self._name):
             return self.inner.run(inputs)
 
-    def run_for(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
+    def run_outputs(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
         with self._timed.timing(self._name):
-            return self.inner.run_for(inputs, wanted)
+            return self.inner.run_outputs(inputs, wanted)
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
         with self._timed.timing(self._name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sam2edge.bench.rows import Result
+from sam2edge.bench.cases import Result
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.bench.cases import WARM_UP, BenchmarkCase, Measured, percentiles
 from sam2edge.bench.readings import PowerMeter, gpu_memory, host_memory, power
-from sam2edge.bench.rows import WARM_UP, Measured, Row, percentiles
 from sam2edge.bench.scene import Frame, Scene
 from sam2edge.bench.timed import Timed, without
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.calibration.accuracy import in_view, region_similarity
+from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.errors import Sam2EdgeError
-from sam2edge.runtime.backend import Backend, open_backend
-from sam2edge.runtime.grabber import Grabbed
-from sam2edge.runtime.stream import stream
-from sam2edge.runtime.video_tracker import VideoTracker
+from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.media.grabber import Grabbed
+from sam2edge.runtime.video.stream import stream
+from sam2edge.runtime.video.tracker import VideoTracker
 
 Bools = npt.NDArray[np.bool_]
 Boxes = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ Tracked = Generator[tuple[Bools, float, Waits], None, None]
 _POWER_SECONDS = 1.0
 
 
-def measure(row: Row, masks_file: str = "") -> Measured:
+def measure(row: BenchmarkCase, masks_file: str = "") -> Measured:
     """Measure a row in this process. masks_file: an .npz for the masks of the warm-up, "" for none."""
     frames = row.scene.frames(row.objects)
     boxes, memory = row.scene.boxes(row.objects, frames[0].shape[:2]), [_memory()]
@@ -69,7 +69,7 @@ def measure(row: Row, masks_file: str = "") -> Measured:
     )
 
 
-def _open_tracker(row: Row, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
+def _open_tracker(row: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
     start = time.perf_counter()
     bundle = Bundle.open(row.model)
     backend = without(_backend(row), row.without)
@@ -92,22 +92,22 @@ def _open_tracker(row: Row, frames: Iterator[Frame], boxes: Boxes) -> tuple[floa
     return load, follow()
 
 
-def _backend(row: Row) -> Backend:
+def _backend(row: BenchmarkCase) -> Backend:
     if not row.engines:
         return open_backend(row.backend)
-    from sam2edge.runtime.tensorrt_backend import TensorRTBackend
+    from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 
     return TensorRTBackend(row.engines)
 
 
-def _build_seconds(row: Row) -> float:
+def _build_seconds(row: BenchmarkCase) -> float:
     from sam2edge.engines.manifest import read_manifest
 
     built = read_manifest(Path(row.engines), Bundle.open(row.model)).engines.values()
     return sum(engine.seconds for engine in built)
 
 
-def _open_pytorch(row: Row, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
+def _open_pytorch(row: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
     from sam2edge.export.torch_video import TorchVideo
 
     start = time.perf_counter()
@@ -164,7 +164,7 @@ def _watts(tracked: Tracked) -> float | None:
 def main(text: str) -> int:
     """Measure what the JSON names; 2 and a line on stderr for an error of this package's own."""
     sent = json.loads(text)
-    row = Row(**{**sent["row"], "scene": Scene(**sent["row"]["scene"])})
+    row = BenchmarkCase(**{**sent["row"], "scene": Scene(**sent["row"]["scene"])})
     try:
         measured = measure(row, sent["masks"])
     except Sam2EdgeError as error:

@@ -13,9 +13,9 @@ from sam2edge.commands.prompts import add_prompts, gather
 from sam2edge.errors import EngineError, GateError, InputError
 
 if TYPE_CHECKING:
-    from sam2edge.engines.choose import Trial
+    from sam2edge.calibration.choose import Trial
     from sam2edge.engines.manifest import Engines
-    from sam2edge.runtime.backend import Backend
+    from sam2edge.runtime.backends.base import Backend
 
 _FAILED = 1
 
@@ -103,18 +103,20 @@ def _engines(args: argparse.Namespace, progress: Callable[[str, float], None]) -
             raise InputError("engines are compared with FP32 on a clip of yours; give it as --clip")
         return build(args.bundle, args.out, **common), []
 
-    from sam2edge.calibration.clip import Clip
-    from sam2edge.calibration.gate import Gate
-    from sam2edge.engines.gated import build_gated
+    from sam2edge.calibration.checked_build import build_checked
+    from sam2edge.calibration.measure.clip import Clip
+    from sam2edge.calibration.measure.gate import Gate
 
     prompts = {prompt.object_id: prompt.arguments for prompt in gather(args.prompts)} or None
     clip, gate = Clip(args.clip, args.frames), Gate(args.min_iou)
-    return build_gated(args.bundle, clip, _opener(), args.out, source=args.source, prompts=prompts, gate=gate, **common)
+    return build_checked(
+        args.bundle, clip, _opener(), args.out, source=args.source, prompts=prompts, gate=gate, **common
+    )
 
 
 def _opener() -> Callable[[Engines], Backend]:
     """What runs engines. BackendError before anything is built where they cannot run."""
-    from sam2edge.runtime.tensorrt_backend import TensorRTBackend
+    from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 
     TensorRTBackend()
     return lambda engines: TensorRTBackend(engines.path)

@@ -13,7 +13,7 @@ from sam2edge.errors import ExportError, GateError, InputError
 
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.recipe import Recipe
+    from sam2edge.calibration.int8.recipe import Recipe
 
 _FAILED = 1
 
@@ -57,12 +57,12 @@ def _calibrate(args: argparse.Namespace) -> int:
         status.show(f"{fraction:4.0%} {message}")
 
     try:
-        from sam2edge.calibration.calibrate import calibrate, calibrated_sensitivity
-        from sam2edge.calibration.clip import Clip
-        from sam2edge.calibration.gate import Gate
-        from sam2edge.calibration.recipe import Recipe
-        from sam2edge.calibration.report import report_directory
-        from sam2edge.calibration.sensitivity import table, write_sensitivity
+        from sam2edge.calibration.int8.calibrate import calibrate, calibrated_sensitivity
+        from sam2edge.calibration.int8.recipe import Recipe
+        from sam2edge.calibration.int8.sensitivity import table, write_sensitivity
+        from sam2edge.calibration.measure.clip import Clip
+        from sam2edge.calibration.measure.gate import Gate
+        from sam2edge.calibration.measure.report import report_directory
 
         recipe = Recipe.read(args.recipe) if args.recipe else Recipe()
         recipe = dataclasses.replace(recipe, method=args.method) if args.method else recipe
@@ -90,7 +90,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def _print(bundle: Bundle, given: Recipe, report: Path) -> None:
     from sam2edge.bundle import RECIPE
-    from sam2edge.calibration.recipe import Recipe
+    from sam2edge.calibration.int8.recipe import Recipe
 
     size = sum(graph.bytes for graph in bundle.manifest.graphs.values())
     print(f"wrote {bundle.path}: INT8, {size / 2**20:.1f} MiB")

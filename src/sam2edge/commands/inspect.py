@@ -65,15 +65,15 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
-    from sam2edge.engines.devices import find_device
+    from sam2edge.checks import integer
+    from sam2edge.engines.estimate.devices import find_device
     from sam2edge.errors import BackendError
-    from sam2edge.runtime.arguments import integer
 
     device, objects = find_device(args.device), integer("--objects", args.objects, 1)
     most = integer("--parts", args.parts, 0)
     if importlib.util.find_spec("onnx") is None:
         raise BackendError("--device reads the graphs with onnx, which is not installed: pip install onnx")
-    from sam2edge.engines.roofline import graph_bounds, parts
+    from sam2edge.engines.estimate.roofline import graph_bounds, parts
 
     bounds = graph_bounds(bundle, device, objects)
     origin = f"{device.source} ({device.note})" if device.note else device.source

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from sam2edge.runtime.image_predictor import ImagePredictor
+    from sam2edge.runtime.image.predictor import ImagePredictor
 
 _JSON = "masks.jsonl"
 _GRID_OPTIONS = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
@@ -41,7 +41,7 @@ class _Segment:
         import cv2
         import numpy as np
 
-        from sam2edge.runtime import rle
+        from sam2edge.runtime.media import rle
 
         return {
             "id": self.object_id,
@@ -89,9 +89,9 @@ def _segment(args: argparse.Namespace) -> int:
     prompts = gather(args.prompts)
     options = {name: getattr(args, name) for name in _GRID_OPTIONS if getattr(args, name) is not None}
     _check(args, prompts, options)
-    from sam2edge.runtime.image_files import find_images
-    from sam2edge.runtime.image_predictor import ImagePredictor
-    from sam2edge.runtime.mask_generator import AutomaticMaskGenerator
+    from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
+    from sam2edge.runtime.image.predictor import ImagePredictor
+    from sam2edge.runtime.media.image_files import find_images
 
     images, failures = find_images(args.images)
     targets = _targets(images, args.output, args.labels)
@@ -171,9 +171,9 @@ def _segment_one(
     lines: TextIO | None,
 ) -> int:
     """Segment an image and write what was asked for; the number of masks."""
-    from sam2edge.runtime import overlay
-    from sam2edge.runtime.image_files import read_image, write_image
-    from sam2edge.runtime.sinks import label_image
+    from sam2edge.runtime.media import overlay
+    from sam2edge.runtime.media.image_files import read_image, write_image
+    from sam2edge.runtime.media.sinks import label_image
 
     image = read_image(path)
     segments = find(image)
@@ -210,8 +210,8 @@ def _prompted(predictor: ImagePredictor, prompts: Sequence[Prompt], image: npt.N
     """A mask for each prompt: of a single click the best of three."""
     import numpy as np
 
-    from sam2edge.runtime.confidence import stability_score
-    from sam2edge.runtime.prompts import encode_mask
+    from sam2edge.runtime.image.confidence import stability_score
+    from sam2edge.runtime.model.prompts import encode_mask
 
     height, width = image.shape[:2]
     for prompt in prompts:

@@ -24,10 +24,10 @@ from sam2edge.errors import InputError, PromptError
 from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    from sam2edge.runtime.grabber import Grabbed, Grabber, Statistics
-    from sam2edge.runtime.result import FrameResult
-    from sam2edge.runtime.sinks import Sink
-    from sam2edge.runtime.video_tracker import VideoTracker
+    from sam2edge.runtime.media.grabber import Grabbed, Grabber, Statistics
+    from sam2edge.runtime.media.sinks import Sink
+    from sam2edge.runtime.model.result import FrameResult
+    from sam2edge.runtime.video.tracker import VideoTracker
 
 _FPS_IF_UNKNOWN = 25.0
 _KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
@@ -76,9 +76,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _track(args: argparse.Namespace) -> int:
     _check_track(args)
-    from sam2edge.runtime.grabber import Grabber
-    from sam2edge.runtime.sources import open_source
-    from sam2edge.runtime.video_tracker import VideoTracker
+    from sam2edge.runtime.media.grabber import Grabber
+    from sam2edge.runtime.media.sources import open_source
+    from sam2edge.runtime.video.tracker import VideoTracker
 
     status = StatusLine()
     count, number, delays = 0, -1, collections.deque[float](maxlen=_RECENT)
@@ -139,7 +139,7 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
 
 
 def _sinks(args: argparse.Namespace, source: Grabber) -> Iterator[Sink]:
-    from sam2edge.runtime.sinks import JsonSink, MaskSink, VideoSink, WindowSink
+    from sam2edge.runtime.media.sinks import JsonSink, MaskSink, VideoSink, WindowSink
 
     if args.output:
         yield VideoSink(args.output, source.fps or _FPS_IF_UNKNOWN, (source.width, source.height))
@@ -163,8 +163,8 @@ def _results(
     frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[Prompt], args: argparse.Namespace
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
     """Prompt the first frame of number `--frame` or above, and track from there; before it there are no objects."""
-    from sam2edge.runtime.result import FrameResult
-    from sam2edge.runtime.stream import stream
+    from sam2edge.runtime.model.result import FrameResult
+    from sam2edge.runtime.video.stream import stream
 
     for grabbed in frames:
         if grabbed.number >= args.frame:

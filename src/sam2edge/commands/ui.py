@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _ui(args: argparse.Namespace) -> int:
-    from sam2edge.runtime.video_tracker import VideoTracker
+    from sam2edge.runtime.video.tracker import VideoTracker
     from sam2edge.ui.player import Player
     from sam2edge.ui.server import Server
     from sam2edge.ui.session import Session

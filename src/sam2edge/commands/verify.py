@@ -16,10 +16,10 @@ from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.clip import Clip
-    from sam2edge.calibration.ladder import Rung
-    from sam2edge.calibration.prompts import Prompts
-    from sam2edge.calibration.truth import TrueMasks
+    from sam2edge.calibration.measure.clip import Clip
+    from sam2edge.calibration.measure.comparison import Configuration
+    from sam2edge.calibration.measure.targets import Prompts
+    from sam2edge.calibration.measure.truth import TrueMasks
 
 _FAILED = 1
 
@@ -54,11 +54,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _verify(args: argparse.Namespace) -> int:
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.clip import Clip
-    from sam2edge.calibration.gate import Gate
-    from sam2edge.calibration.ladder import climb
-    from sam2edge.calibration.report import table, write_report
-    from sam2edge.calibration.truth import TrueMasks
+    from sam2edge.calibration.measure.clip import Clip
+    from sam2edge.calibration.measure.comparison import compare_all
+    from sam2edge.calibration.measure.gate import Gate
+    from sam2edge.calibration.measure.report import table, write_report
+    from sam2edge.calibration.measure.truth import TrueMasks
 
     gate, clip = Gate(min_mean_iou=args.min_iou), Clip(args.clip, args.frames)
     bundle = Bundle.open(args.bundle)
@@ -70,7 +70,7 @@ def _verify(args: argparse.Namespace) -> int:
         missing.append("J&F (give --masks)")
     status = StatusLine()
     try:
-        rows = climb(rungs, clip, _prompts(bundle, clip, truth, args), gate, truth, progress=status.show)
+        rows = compare_all(rungs, clip, _prompts(bundle, clip, truth, args), gate, truth, progress=status.show)
     finally:
         status.clear()
     print_table(table(rows))
@@ -90,10 +90,10 @@ def _verify(args: argparse.Namespace) -> int:
     return _FAILED if failed else 0
 
 
-def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[str]]:
+def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Configuration], list[str]]:
     """What can be measured here, the reference first, and what cannot, with the reason."""
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.ladder import Rung, int8_graphs
+    from sam2edge.calibration.measure.comparison import Configuration, int8_graphs
 
     rungs, missing = [], []
     absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
@@ -104,14 +104,14 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[s
     else:
         from sam2edge.export.torch_backend import TorchBackend
 
-        rungs.append(Rung("PyTorch", bundle, TorchBackend(bundle, args.against)))
+        rungs.append(Configuration("PyTorch", bundle, TorchBackend(bundle, args.against)))
     bundles = [bundle, *map(Bundle.open, args.candidate)]
     for one in bundles:
         graphs = one.manifest.graphs.values()
         precisions = "/".join(dict.fromkeys(graph.precision for graph in graphs))
         name = one.path.name if [other.path.name for other in bundles].count(one.path.name) == 1 else one.path
         size = sum(graph.bytes for graph in graphs)
-        rungs.append(Rung(f"{name} {precisions}", one, args.backend, size, int8_graphs(one.manifest.graphs)))
+        rungs.append(Configuration(f"{name} {precisions}", one, args.backend, size, int8_graphs(one.manifest.graphs)))
         for found in _engines(one):
             if isinstance(found, str):
                 missing.append(found)
@@ -125,12 +125,12 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Rung], list[s
     return rungs, missing
 
 
-def _engines(bundle: Bundle) -> Iterator[Rung | str]:
+def _engines(bundle: Bundle) -> Iterator[Configuration | str]:
     """The engines that were built of a bundle; why they cannot be measured, for those that do not run here."""
-    from sam2edge.calibration.ladder import Rung, int8_graphs
+    from sam2edge.calibration.measure.comparison import Configuration, int8_graphs
     from sam2edge.engines.manifest import engine_directories, read_manifest
     from sam2edge.errors import BackendError, EngineError
-    from sam2edge.runtime.tensorrt_backend import TensorRTBackend
+    from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 
     for directory in engine_directories(bundle.path):
         try:
@@ -138,13 +138,13 @@ def _engines(bundle: Bundle) -> Iterator[Rung | str]:
             backend.open(bundle.graph_path("mask_decoder"))
             engines = read_manifest(directory, bundle).engines
             size = sum(engine.bytes for engine in engines.values())
-            yield Rung(f"{directory.name} engines", bundle, backend, size, int8_graphs(engines))
+            yield Configuration(f"{directory.name} engines", bundle, backend, size, int8_graphs(engines))
         except (BackendError, EngineError) as error:
             yield f"{directory} ({error})"
 
 
 def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse.Namespace) -> Prompts:
-    from sam2edge.calibration.prompts import automatic_prompts, prompts_from_truth
+    from sam2edge.calibration.measure.targets import automatic_prompts, prompts_from_truth
 
     if args.prompts:
         return {prompt.object_id: prompt.arguments for prompt in gather(args.prompts)}

@@ -6,14 +6,14 @@ import contextlib
 import itertools
 from pathlib import Path
 
-from sam2edge.runtime.closing import Closing
-from sam2edge.runtime.result import FrameResult
-from sam2edge.runtime.sinks import JsonSink, MaskSink
-from sam2edge.runtime.sinks.base import make_directory
-from sam2edge.runtime.sources import Frame
+from sam2edge.closeable import Closeable
+from sam2edge.runtime.media.sinks import JsonSink, MaskSink
+from sam2edge.runtime.media.sinks.base import make_directory
+from sam2edge.runtime.media.sources import Frame
+from sam2edge.runtime.model.result import FrameResult
 
 
-class Saver(Closing):
+class Saver(Closeable):
     """Writes label images `masks/00000.png` and COCO's RLE, `masks.jsonl`, into the first free of PARENT/001, 002, …
 
     folder: that folder, absolute. frames: how many were written. Raises MediaError for a folder that cannot be made.

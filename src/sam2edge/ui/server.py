@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
+from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, Sam2EdgeError
-from sam2edge.runtime.closing import Closing
 from sam2edge.ui.player import Player
 from sam2edge.ui.view import Click
 
@@ -42,7 +42,7 @@ _POLICY = "default-src 'self'; frame-ancestors 'none'"
 T = TypeVar("T")
 
 
-class Server(Closing):
+class Server(Closeable):
     """Serves a player on 127.0.0.1 from threads of its own until it is closed.
 
     port: 0 takes a free one; the attribute is the one that was taken. url: what to open in a browser. uploads: folder

@@ -6,12 +6,12 @@ import dataclasses
 import math
 from pathlib import Path
 
+from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
-from sam2edge.runtime.closing import Closing
-from sam2edge.runtime.grabber import Grabber
-from sam2edge.runtime.result import FrameResult
-from sam2edge.runtime.sources import Frame, open_source
-from sam2edge.runtime.video_tracker import VideoTracker
+from sam2edge.runtime.media.grabber import Grabber
+from sam2edge.runtime.media.sources import Frame, open_source
+from sam2edge.runtime.model.result import FrameResult
+from sam2edge.runtime.video.tracker import VideoTracker
 from sam2edge.ui.saver import Saver
 from sam2edge.ui.view import Click, View
 
@@ -21,7 +21,7 @@ _PATIENCE = 10.0
 """Seconds to wait for the first frame of a source that was opened."""
 
 
-class Session(Closing):
+class Session(Closeable):
     """A source, a tracker and the current frame. To be used by one thread.
 
     tracker: for this session alone, the caller's to close. output: folder for masks, made when they are first saved.

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.runtime import overlay
-from sam2edge.runtime.finite import finite
-from sam2edge.runtime.result import FrameResult
-from sam2edge.runtime.sources import Frame
+from sam2edge.files import finite
+from sam2edge.runtime.media import overlay
+from sam2edge.runtime.media.sources import Frame
+from sam2edge.runtime.model.result import FrameResult
 
 _LONGEST_SIDE = 1280
 """Pixels: larger frames are sent smaller, which no screen beside a list of objects shows anyway."""

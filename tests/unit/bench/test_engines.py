@@ -12,8 +12,8 @@ import pytest
 
 from sam2edge import Bundle
 from sam2edge.bench import plan, worker
+from sam2edge.bench.cases import BenchmarkCase
 from sam2edge.bench.plan import Settings
-from sam2edge.bench.rows import Row
 from sam2edge.engines.build import build
 from sam2edge.engines.manifest import ENGINES, MANIFEST, Engines, default_directory
 from sam2edge.engines.profiles import PRESETS, Limits
@@ -134,7 +134,7 @@ def test_row_runs_its_engines(fake, built, monkeypatch, precision):
         return read(engines, graph)
 
     monkeypatch.setattr(Engines, "read", spy)
-    row = Row("b", "track", str(built[0].path), "tensorrt", 1, 2, engines=str(directory))
+    row = BenchmarkCase("b", "track", str(built[0].path), "tensorrt", 1, 2, engines=str(directory))
     found = worker.measure(row)
     assert used == {directory}
     assert found.build == 1.25 * len(ENGINES)

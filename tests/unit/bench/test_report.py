@@ -15,9 +15,9 @@ import pytest
 
 from sam2edge import Bundle, cli
 from sam2edge.bench import plan, report
+from sam2edge.bench.cases import BenchmarkCase, Measured, Result
 from sam2edge.bench.plan import Settings
 from sam2edge.bench.plots import bars, lines
-from sam2edge.bench.rows import Measured, Result, Row
 from sam2edge.bench.scene import Scene
 from sam2edge.bench.waterfall import Step, waterfall
 from sam2edge.bundle import GRAPHS
@@ -30,7 +30,7 @@ STAGES = {**{name: 10.0 * n for n, name in enumerate(GRAPHS, 1)}, "rest": 5.0}
 
 def result(fps: float, kind: str = "track", objects: int = 1, **fields: Any) -> Result:
     measured = {name: fields.pop(name) for name in ("stages", "iou", "gpu", "watts", "host", "build") if name in fields}
-    row = Row(fields.pop("name", "b fp32"), kind, "m", fields.pop("backend", "onnx"), objects, 9, **fields)
+    row = BenchmarkCase(fields.pop("name", "b fp32"), kind, "m", fields.pop("backend", "onnx"), objects, 9, **fields)
     return Result(row, Measured(1e3 / fps, 40.0, 50.0, fps, 60.0, 70.0, **measured), 0.99)
 
 
@@ -288,14 +288,14 @@ def test_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row's masks against the first of as many objects; PyTorch may fail, a bundle may not."""
     shares = {"eager": 0.5, "onnx": 0.4, "tensorrt": 0.2}
 
-    def run_row(row: Row, masks: str) -> Measured:
+    def run_case(row: BenchmarkCase, masks: str) -> Measured:
         if row.backend not in shares:
             raise BackendError(f"{row.backend} is broken")
         masks_file(masks, shares[row.backend])
         return Measured(1, 1, 1, 1, 1, 1)
 
-    monkeypatch.setattr(plan, "run_row", run_row)
-    row = Row("PyTorch", "pytorch", "m", "eager", 1, 3)
+    monkeypatch.setattr(plan, "run_case", run_case)
+    row = BenchmarkCase("PyTorch", "pytorch", "m", "eager", 1, 3)
     ours = dataclasses.replace(row, kind="track", backend="onnx")
     other = dataclasses.replace(ours, backend="tensorrt", objects=2)
     seen: list[float] = []

@@ -15,9 +15,9 @@ import pytest
 from sam2edge import Bundle, VideoTracker
 from sam2edge.bench.timed import GraphsOnly, Timed, offers, without
 from sam2edge.bundle import GRAPHS
-from sam2edge.runtime.backend import Array, Backend, open_backend
-from sam2edge.runtime.onnx_cuda_backend import OnnxCudaBackend
-from sam2edge.runtime.sources import VideoSource
+from sam2edge.runtime.backends.base import Array, Backend, open_backend
+from sam2edge.runtime.backends.onnx_cuda import OnnxCudaBackend
+from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import REPO
 from tests.simulated_device import SimulatedDevice
 
@@ -89,8 +89,8 @@ def test_only_what_is_wanted_is_asked_for() -> None:
     """As without looking on: the other outputs stay on the device."""
     inner = create_autospec(Backend, instance=True)
     timed = Timed(inner)
-    timed.open(Path("graph.onnx")).run_for({}, ["iou"])
-    inner.open.return_value.run_for.assert_called_once_with({}, ["iou"])
+    timed.open(Path("graph.onnx")).run_outputs({}, ["iou"])
+    inner.open.return_value.run_outputs.assert_called_once_with({}, ["iou"])
     assert timed.take()[""] > 0
 
 

@@ -18,9 +18,9 @@ import pytest
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS, contract
 from sam2edge.cli import main
-from sam2edge.engines import cache, environment
+from sam2edge.engines import environment, timing_cache
 from sam2edge.engines.build import build
-from sam2edge.engines.half import HOST_TENSORS
+from sam2edge.engines.fp16 import HOST_TENSORS
 from sam2edge.engines.manifest import ENGINES, Engines, Target, default_directory
 from sam2edge.engines.profiles import PRESETS, Limits, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
@@ -164,7 +164,7 @@ def test_8_may_hide_a_whole_graph_in_one_region(monkeypatch, nano, tmp_path, pre
 
 def test_8_without_its_flag_never_builds_fp32_quietly(monkeypatch, nano, tmp_path):
     fake = install(monkeypatch, "8.6.0")
-    monkeypatch.setattr("sam2edge.engines.compat._set_precision_flags", lambda *arguments: None)
+    monkeypatch.setattr("sam2edge.runtime.backends.tensorrt_api._set_precision_flags", lambda *arguments: None)
     with pytest.raises(BuildError, match="fp16 was asked for"):
         build(nano, tmp_path / "out")
     assert len(builds(fake)) == 1
@@ -209,8 +209,8 @@ def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_pat
 
 
 def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
-    file = cache.timing_cache_path(fake.__version__, GPU.name)
-    fake.faults.during = lambda: cache.merge(file, lambda others: b"theirs")
+    file = timing_cache.timing_cache_path(fake.__version__, GPU.name)
+    fake.faults.during = lambda: timing_cache.merge(file, lambda others: b"theirs")
     build(nano, tmp_path / "out")
     assert b"theirs" in file.read_bytes().split()
     assert len(file.read_bytes().split()) == 3
@@ -424,7 +424,7 @@ def test_int8_that_became_something_else_fails(fake, nano_int8, tmp_path):
 
 def test_8_without_the_int8_flag_never_builds_fp16_quietly(monkeypatch, nano_int8, tmp_path):
     install(monkeypatch, "8.6.0")
-    monkeypatch.setattr("sam2edge.engines.compat._set_int8", lambda *arguments: None)
+    monkeypatch.setattr("sam2edge.runtime.backends.tensorrt_api._set_int8", lambda *arguments: None)
     with pytest.raises(BuildError, match="int8 was asked for"):
         build(nano_int8, tmp_path / "out", precision="int8")
 

@@ -11,7 +11,7 @@ import pytest
 
 from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
-from sam2edge.runtime.sources.gstreamer import _PACKAGES
+from sam2edge.runtime.media.sources.gstreamer import _PACKAGES
 
 
 def found(name):

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from sam2edge.engines.resize import resize_graph
-from sam2edge.runtime.preprocess import filter_weights, resize
+from sam2edge.runtime.model.resize import filter_weights, resize
 
 
 @pytest.mark.parametrize("frame_size", [(128, 128), (96, 160), (720, 1280), (301, 97), (1, 1)])

@@ -2,7 +2,7 @@
 
 A name is `trt.X`, `trt.X.Y`, or an attribute of an object whose class is known: from an annotation
 (`builder: tensorrt.Builder`), from `trt.X(...)`, or as the element of an annotated list. `@on(first, last)` of
-engines/compat.py says which versions reach a function.
+runtime/backends/tensorrt_api.py says which versions reach a function.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def test_every_name_is_in_every_version(file, apis):
 
 def test_the_names_of_compat_are_found():
     """The walk sees classes, members of enumerations, attributes and methods."""
-    found = {(owner, name) for _, owner, name, _ in uses((REPO / "engines" / "compat.py").read_text())}
+    found = {
+        (owner, name) for _, owner, name, _ in uses((REPO / "runtime" / "backends" / "tensorrt_api.py").read_text())
+    }
     expected = {
         ("", "OnnxParser"),
         ("BuilderFlag", "TF32"),

@@ -17,7 +17,7 @@ from sam2edge.bundle import GRAPHS, contract
 from sam2edge.export.image_encoder import ImageEncoder
 from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.source import load_source
-from sam2edge.runtime.backend import open_backend
+from sam2edge.runtime.backends.base import open_backend
 from tests.models import write_random_tiny
 
 Array = npt.NDArray[Any]

@@ -16,7 +16,7 @@ from sam2edge import Bundle
 from sam2edge.errors import InputError
 from sam2edge.export import export
 from sam2edge.export.memory_attention import MemoryAttention
-from sam2edge.runtime.backend import open_backend
+from sam2edge.runtime.backends.base import open_backend
 from tests.conftest import NANO
 from tests.models import write_random_tiny
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2edge.runtime.sources import ArraySource, VideoSource
+from sam2edge.runtime.media.sources import ArraySource, VideoSource
 from sam2edge.ui import session as session_module
 from sam2edge.ui.server import Server
 from tests.conftest import REPO

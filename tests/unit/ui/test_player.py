@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sam2edge.errors import InputError, MediaError, PromptError
-from sam2edge.runtime.sources import ArraySource
+from sam2edge.runtime.media.sources import ArraySource
 from sam2edge.ui import session as module
 from sam2edge.ui.player import Player
 from sam2edge.ui.view import Click

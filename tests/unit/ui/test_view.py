@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2edge.runtime import overlay
-from sam2edge.runtime.result import FrameResult
+from sam2edge.runtime.media import overlay
+from sam2edge.runtime.model.result import FrameResult
 from sam2edge.ui.view import View, css_color, outlines
 from tests.conftest import REPO
 

@@ -1,0 +1,222 @@
+"""An FP32 graph and the ranges of its activations → the same graph with explicit quantisation (Q/DQ nodes).
+
+TensorRT reads precision from such nodes (explicit quantisation), ONNX Runtime runs them. Linear layers and
+convolutions get INT8 inputs (per tensor) and weights (per output channel), all symmetric with zero point 0. Biases,
+attention products, softmax and norms stay as they are; so do transposed convolutions, two small ones a graph, for
+which versions of TensorRT disagree about the channel axis (NVIDIA/TensorRT issue 1694).
+
+onnxruntime.quantization and NVIDIA's modelopt do this too. They are not used: both want samples of the inputs of one
+graph to calibrate on, where here the ranges come from the running loop. ONNX Runtime's takes ranges through an inner
+class only, and puts Q/DQ behind the layers as well, before their biases are added. What is left is this file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from sam2edge.engines.fp16 import Fp32Island, island_nodes
+from sam2edge.errors import InputError
+
+LARGEST = 127
+"""Of a magnitude in INT8; no weight is -128."""
+TABLE = 1 << 16
+"""Constants that are not in INT8 are stored as FP16 from so many numbers on, weights of layers kept out too."""
+INT8_TABLES = {"image_encoder": ("position",)}
+"""Larger than some models' first stage: 25 MB of tiny's 193 at S = 1024. INT8 per channel, too."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with a constant weight. axis: of the weight, its output channels."""
+
+    node: str
+    activation: str
+    weight: str
+    axis: int
+
+
+def layers(model: ModelProto) -> list[Layer]:
+    """The Linear layers and convolutions of a graph, in its order."""
+    weights = _Constants(model)
+    found = []
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm", "Conv") and (weight := weights.source(node.input[1])):
+            axis = len(weights.dims(weight)) - 1
+            if node.op_type == "Conv" or _integer(node, "transB"):
+                axis = 0
+            found.append(Layer(node.name, node.input[0], weight, axis))
+    return found
+
+
+def quantize(model: ModelProto, graph: str, ranges: Mapping[str, float], kept: Iterable[Fp32Island] = ()) -> ModelProto:
+    """A new model with every layer in INT8 but those on `kept`.
+
+    ranges: the largest magnitude that INT8 shall hold, by the name of the activation. graph: its name in the bundle.
+    Raises InputError for a range that is missing, 0 or not finite, and BuildError for an island that is not there.
+    """
+    stays = island_nodes(model.graph, kept)
+    chosen = {layer.node: layer for layer in layers(model) if layer.node not in stays}
+    constants = _Constants(model)
+    writer = _Writer(constants)
+    for node in model.graph.node:
+        new = NodeProto()
+        new.CopyFrom(node)
+        if layer := chosen.get(node.name):
+            new.input[0] = writer.activation(layer, ranges)
+            new.input[1] = writer.weight(layer.weight, layer.axis)
+        writer.nodes.append(new)
+    for name in constants.tensors.keys() & INT8_TABLES.get(graph, ()):
+        writer.replace(name, writer.weight(name, len(constants.dims(name)) - 1))
+    return writer.model(model)
+
+
+def fp16_above(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The next numbers that FP16 has, so that FP16 graphs (engines/fp16.py) have the very same scales.
+
+    Up to a thousandth more, or 6e-8 for those below 6e-5, so that nothing is cut off; scales that FP16 cannot hold stay
+    as they are.
+    """
+    with np.errstate(over="ignore"):
+        rounded = scales.astype(np.float16)
+        above = np.where(rounded < scales, np.nextafter(rounded, np.float16(np.inf)), rounded).astype(np.float32)
+    return np.where(np.isfinite(above), above, scales)
+
+
+class _Constants:
+    """Initializers by name; the tracing exporter reaches some through Identity nodes."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._aliases = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Identity"}
+
+    def source(self, name: str) -> str | None:
+        """The initializer that a name stands for."""
+        while name in self._aliases:
+            name = self._aliases[name]
+        return name if name in self.tensors else None
+
+    def dims(self, name: str) -> list[int]:
+        return list(self.tensors[name].dims)
+
+    def values(self, name: str) -> npt.NDArray[np.float32]:
+        values: npt.NDArray[np.float32] = numpy_helper.to_array(self.tensors[name])
+        return values
+
+
+class _Writer:
+    """Nodes and initializers of the new graph; one Q/DQ pair for an activation, whoever reads it.
+
+    A weight is stored once for each reader: in exact arithmetic on x86 without VNNI (runtime/backends/onnx.py) ONNX
+    Runtime 1.31 fails on one that is shared. Few are, of 16 KB each.
+    """
+
+    def __init__(self, constants: _Constants) -> None:
+        self._constants = constants
+        self.nodes: list[NodeProto] = []
+        self._first: list[NodeProto] = []
+        self._initializers: list[TensorProto] = []
+        self._made: dict[str, str] = {}
+        self._readers: Counter[str] = Counter()
+
+    def activation(self, layer: Layer, ranges: Mapping[str, float]) -> str:
+        """The name of an activation after Q/DQ."""
+        name = layer.activation
+        if name not in self._made:
+            largest = ranges.get(name, math.nan)
+            if not 0 < largest < math.inf:
+                raise InputError(
+                    f"{layer.node}: its input {name} has the range {largest}, so no scale; it saw no data, or only "
+                    "zeros. Calibrate on clips that show more, or keep the layer out of INT8 in the recipe"
+                )
+            scale, zero = self._scale(name, fp16_above(np.array(largest / LARGEST, np.float32)))
+            integers, output = f"{name}/int8", f"{name}/dequantized"
+            self.nodes += [
+                helper.make_node("QuantizeLinear", [name, scale, zero], [integers], f"{name}/QuantizeLinear"),
+                helper.make_node("DequantizeLinear", [integers, scale, zero], [output], f"{name}/DequantizeLinear"),
+            ]
+            self._made[name] = output
+        return self._made[name]
+
+    def weight(self, name: str, axis: int) -> str:
+        """The name of a constant that is stored in INT8, with a scale for every index along `axis`."""
+        values = self._constants.values(name)
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        largest = np.abs(values).max(axis=others)
+        if not np.isfinite(largest).all():
+            raise InputError(f"weight {name}: has numbers that are not finite; export the bundle again")
+        # a channel of zeros needs some scale
+        scales = fp16_above(np.where(largest > 0, largest / LARGEST, 1).astype(np.float32))
+        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        integers = np.clip(np.rint(values / scales.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
+        prefix = f"{name}/axis{axis}"
+        self._readers[prefix] += 1
+        if self._readers[prefix] > 1:
+            prefix += f"/{self._readers[prefix]}"
+        scale, zero = self._scale(prefix, scales)
+        stored, output = f"{prefix}/int8", f"{prefix}/dequantized"
+        self._initializers.append(numpy_helper.from_array(integers, stored))
+        self._first.append(
+            helper.make_node(
+                "DequantizeLinear", [stored, scale, zero], [output], f"{prefix}/DequantizeLinear", axis=axis
+            )
+        )
+        return output
+
+    def _scale(self, name: str, scale: npt.NDArray[np.float32]) -> tuple[str, str]:
+        zero = np.zeros(scale.shape, np.int8)
+        self._initializers += [
+            numpy_helper.from_array(scale, f"{name}/scale"),
+            numpy_helper.from_array(zero, f"{name}/zero"),
+        ]
+        return f"{name}/scale", f"{name}/zero"
+
+    def replace(self, old: str, new: str) -> None:
+        """Let every node read `new` for `old`."""
+        for node in self.nodes:
+            node.input[:] = [new if name == old else name for name in node.input]
+
+    def model(self, source: ModelProto) -> ModelProto:
+        """The new model, without what nothing reads any more."""
+        used = _used(self.nodes, source)
+        kept = [node for node in self.nodes if used.intersection(node.output)]
+        for tensor in source.graph.initializer:
+            if tensor.name in used:
+                self._store(tensor)
+        new = helper.make_graph(
+            [*self._first, *kept], source.graph.name, source.graph.input, source.graph.output, self._initializers
+        )
+        model = helper.make_model(new, opset_imports=source.opset_import, ir_version=source.ir_version)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _store(self, tensor: TensorProto) -> None:
+        """Keep a constant, a large one in FP16; one that FP16 cannot hold stays as it is."""
+        if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) >= TABLE:
+            values = numpy_helper.to_array(tensor)
+            if np.abs(values).max() <= np.finfo(np.float16).max:
+                stored = f"{tensor.name}/half"
+                self._initializers.append(numpy_helper.from_array(values.astype(np.float16), stored))
+                cast = helper.make_node("Cast", [stored], [tensor.name], f"{tensor.name}/Cast", to=TensorProto.FLOAT)
+                self._first.append(cast)
+                return
+        self._initializers.append(tensor)
+
+
+def _used(nodes: list[NodeProto], source: ModelProto) -> set[str]:
+    used = {value.name for value in source.graph.output}
+    for node in reversed(nodes):
+        if used.intersection(node.output):
+            used.update(node.input)
+    return used
+
+
+def _integer(node: NodeProto, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)

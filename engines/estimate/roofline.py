@@ -1,0 +1,98 @@
+"""What a frame takes at least on a device: counted operations and bytes at the device's peaks. Nothing is run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+from onnx import ModelProto, TensorProto
+
+from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.engines.estimate.cost import Cost, graph_cost, least_bytes, seconds
+from sam2edge.engines.estimate.devices import Device
+from sam2edge.engines.fp16 import half
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Of a graph, a part of one, or a frame.
+
+    flops: 2 a multiply-add of a product or convolution. least: bytes in FP16, inputs, outputs and weights once. fp16,
+    int8: seconds. moved, written: bytes and seconds of the FP16 graph as it is written, if each kernel is limited by
+    its arithmetic or its bytes, one after the other; a compiler that fuses attention may do better.
+    """
+
+    flops: int
+    least: int
+    fp16: float
+    int8: float
+    moved: int
+    written: float
+
+    def __add__(self, other: Bound) -> Bound:
+        return Bound(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def frame_sizes(bundle: Bundle, objects: int) -> dict[str, int]:
+    """The graphs' dynamic axes for a frame on which all objects have a full bank."""
+    model = bundle.model
+    return {"B": 1, "N": objects, "T": model.memory_frames + 1, "K": model.max_pointers, "P": 2}
+
+
+def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Bound]:
+    """The floor of each graph for a frame on which `objects` are tracked.
+
+    FP16 takes at least its arithmetic at full speed, and at least the time in which inputs, outputs and weights are
+    moved once. INT8 is as `sam2edge calibrate` has it: products with weights, at most all of them; the attention's
+    others and what goes between layers stay FP16. Raises InputError as graph_cost does.
+    """
+    sizes, bandwidth = frame_sizes(bundle, objects), device.bandwidth * 1e9
+    bounds = {}
+    for name in GRAPHS:
+        model = onnx.load(bundle.graph_path(name))
+        weights, factors = _weights(model)
+        alone = graph_cost(model, sizes)
+        flops = sum(cost.flops for cost in alone)
+        weighted = sum(cost.flops for cost in alone if cost.name in factors)
+        halved = half(model)
+        least, written = least_bytes(halved, sizes), graph_cost(halved, sizes, fused=True)
+        bounds[name] = Bound(
+            flops,
+            least,
+            max(flops / (device.fp16 * 1e12), least / bandwidth),
+            max(
+                weighted / (device.int8 * 1e12) + (flops - weighted) / (device.fp16 * 1e12),
+                (least - weights) / bandwidth,
+            ),
+            sum(cost.moved for cost in written),
+            seconds(written, device.fp16 * 1e12, bandwidth),
+        )
+    return bounds
+
+
+def parts(bundle: Bundle, device: Device, objects: int, most: int) -> Iterator[tuple[str, str, int, int, float]]:
+    """The parts of each graph that take most as it is written: graph, part, FLOP, bytes moved, seconds."""
+    flops, bandwidth = device.fp16 * 1e12, device.bandwidth * 1e9
+    for name in GRAPHS:
+        found: dict[str, list[Cost]] = defaultdict(list)
+        for cost in graph_cost(half(onnx.load(bundle.graph_path(name))), frame_sizes(bundle, objects), fused=True):
+            module = re.match(r"/([^/]+)/", cost.name)
+            found[f"{module[1] if module else 'in between'}, {cost.operator}"].append(cost)
+        for part, some in sorted(found.items(), key=lambda one: -seconds(one[1], flops, bandwidth))[:most]:
+            moved = sum(cost.moved for cost in some)
+            yield name, part, sum(cost.flops for cost in some), moved, seconds(some, flops, bandwidth)
+
+
+def _weights(model: ModelProto) -> tuple[int, set[str]]:
+    """Bytes that INT8 saves on FP16 weights of products, and the names of the nodes of such products."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    float32 = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    # of a graph that is quantised already, weights come through these
+    stored = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose")]
+    named = {node.name for node in products if {*node.input[:2]} & (sizes.keys() | stored)}
+    return sum(sizes[name] for name in {node.input[1] for node in products} & float32), named

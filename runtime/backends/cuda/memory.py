@@ -1,0 +1,216 @@
+"""Arrays on the GPU and page-locked ones on the host, and when their memory may be used again.
+
+An array may be dropped while queued work still reads or writes it. Its memory is given to somebody else only when
+every queue was waited for since then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+import operator
+import threading
+import weakref
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge.errors import BackendError
+from sam2edge.runtime.backends.base import Array
+from sam2edge.runtime.backends.cuda.context import NON_BLOCKING, Context
+
+_ALIGNMENT = 512
+_KEPT = 64 << 20
+"""Bytes on the GPU that are kept for the next array of the same size; allocating makes the whole GPU wait."""
+
+
+class CudaArray:
+    """A contiguous array in GPU memory, which it keeps alive; so does each of its views. address: of its first byte."""
+
+    def __init__(self, memory: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._memory, self.address, self.shape, self.dtype = memory, address, shape, dtype
+        self.nbytes = math.prod(shape) * dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> CudaArray:
+        """A view of one entry of the first axis, or of entries without gaps."""
+        if not self.shape:
+            raise IndexError("an array without axes has no entries")
+        count, entry = self.shape[0], self.shape[1:]
+        step = math.prod(entry) * self.dtype.itemsize
+        if isinstance(index, slice):
+            first, last, stride = index.indices(count)
+            if stride != 1:
+                raise IndexError(f"entries of an array on the GPU must follow each other, but the step is {stride}")
+            shape = (max(last - first, 0), *entry)
+            return CudaArray(self._memory, self.address + first * step, shape, self.dtype)
+        position = operator.index(index)
+        if not -count <= position < count:
+            raise IndexError(f"entry {position} of an array on the GPU with {count}")
+        return CudaArray(self._memory, self.address + position % count * step, entry, self.dtype)
+
+    def reinterpreted(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> CudaArray:
+        """The memory from its first byte on as another array, which must fit."""
+        return CudaArray(self._memory, self.address, shape, dtype)
+
+    def __array__(self, *arguments: Any, **options: Any) -> Array:
+        raise BackendError("this array is on the GPU: copy() it into one from staging(), then synchronize()")
+
+    def __repr__(self) -> str:
+        return f"CudaArray({self.dtype}{list(self.shape)} at {self.address:#x})"
+
+
+class _Handle:
+    """Lives as long as an array on the GPU or a view of it does."""
+
+
+@dataclass(eq=False)
+class _Block:
+    """Memory as pycuda gave it: what has free(), bytes, and whether it is the GPU's."""
+
+    allocation: Any
+    size: int
+    on_gpu: bool
+
+    @property
+    def address(self) -> int:
+        return int(self.allocation)
+
+
+@dataclass(eq=False)
+class Timeline:
+    """How far a queue is: ticks at which it was last used, and at which the last wait for it began that is over."""
+
+    used: int = -1
+    waited: int = -1
+
+    def is_past(self, tick: int) -> bool:
+        """Whether nothing is under way that was queued before a tick."""
+        return self.waited > tick or self.waited >= self.used
+
+
+@dataclass(eq=False)
+class _Store:
+    """What outlives a Memory until it is freed. dropped: (tick, block), appended by the garbage collector."""
+
+    context: Context
+    streams: list[Any]
+    dropped: deque[tuple[int, _Block]] = field(default_factory=deque)
+
+    def free(self, block: _Block) -> None:
+        with self.context.active():
+            block.allocation.free()
+
+    def free_all(self) -> None:
+        while self.dropped:
+            self.free(self.dropped.popleft()[1])
+        with self.context.active():
+            self.streams.clear()
+
+
+class Memory:
+    """All arrays of a backend and its forks. Used by any thread."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.RLock()
+        self._ticks = itertools.count()
+        with context.active():  # filling an array waits for no queue's work
+            self._store = _Store(context, [context.cuda.Stream(NON_BLOCKING)])
+        self._timelines: list[Timeline] = []
+        weakref.finalize(self, self._store.free_all)
+
+    def new_timeline(self) -> Timeline:
+        """For a queue, which may use all arrays from now on."""
+        with self._lock:
+            self._timelines.append(timeline := Timeline())
+        return timeline
+
+    def end_timeline(self, timeline: Timeline) -> None:
+        """The queue has done all and will do no more."""
+        with self._lock:
+            self._timelines.remove(timeline)
+
+    def tick(self) -> int:
+        """The present: what was dropped before has a lower number."""
+        return next(self._ticks)
+
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
+        """A new array on the GPU, whatever is in it; BackendError when memory runs out."""
+        kind = np.dtype(dtype)
+        # TensorRT wants an address for empty arrays too
+        size = max(-(-math.prod(shape) * kind.itemsize // _ALIGNMENT), 1) * _ALIGNMENT
+        block = self._take(size)
+        handle = _Handle()
+        weakref.finalize(handle, self._drop, block)
+        return CudaArray(handle, block.address, shape, kind)
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
+        """A new array on the GPU, filled when this returns."""
+        array = self.array(shape, dtype)
+        if array.nbytes:
+            with self._lock, self._context.active():
+                (stream,) = self._store.streams
+                self._context.cuda.memset_d8_async(array.address, 0, array.nbytes, stream)
+                stream.synchronize()
+        return array
+
+    def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """A new page-locked numpy array of zeros."""
+        kind = np.dtype(dtype)
+        size = max(math.prod(shape) * kind.itemsize, 1)
+        with self._context.active():
+            memory = self._context.cuda.pagelocked_empty(size, np.uint8)
+        # pycuda's own array would be freed where the last of its views goes, in any thread
+        buffer = (ctypes.c_uint8 * size).from_address(memory.ctypes.data)
+        finalizer = weakref.finalize(buffer, self._drop, _Block(memory.base, size, on_gpu=False))
+        finalizer.atexit = False  # others may still write there
+        array: Array = np.frombuffer(memoryview(buffer), kind, math.prod(shape)).reshape(shape)
+        array[...] = 0
+        return array
+
+    def settle(self, keep: int = _KEPT) -> None:
+        """Free what was dropped and no queue uses any more, but for `keep` bytes of the GPU."""
+        with self._lock:
+            for tick, block in self._all_dropped():
+                if self._is_unused(tick) and not (block.on_gpu and (keep := keep - block.size) >= 0):
+                    self._store.free(block)
+                else:
+                    self._store.dropped.append((tick, block))
+
+    def _take(self, size: int) -> _Block:
+        with self._lock:
+            entries, found = self._all_dropped(), None
+            for tick, block in entries:
+                if found is None and block.on_gpu and block.size == size and self._is_unused(tick):
+                    found = block
+                else:
+                    self._store.dropped.append((tick, block))
+        if found is not None:
+            return found
+        try:
+            return self._allocate(size)
+        except BackendError:
+            self.settle(keep=0)
+            return self._allocate(size)
+
+    def _all_dropped(self) -> list[tuple[int, _Block]]:
+        """Taken out one by one, since the garbage collector may add to them meanwhile."""
+        return [self._store.dropped.popleft() for _ in range(len(self._store.dropped))]
+
+    def _allocate(self, size: int) -> _Block:
+        with self._context.active():
+            return _Block(self._context.cuda.mem_alloc(size), size, on_gpu=True)
+
+    def _is_unused(self, tick: int) -> bool:
+        return all(timeline.is_past(tick) for timeline in self._timelines)
+
+    def _drop(self, block: _Block) -> None:
+        # called by the garbage collector, in any thread at any moment: it takes no lock and calls no CUDA
+        self._store.dropped.append((self.tick(), block))

@@ -1,0 +1,163 @@
+"""Runs of a graph on arrays on the GPU: what is checked before, and runs from the host to the host."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sam2edge.bundle import TensorSpec
+from sam2edge.errors import BackendError
+from sam2edge.runtime.backends.base import Array, DeviceArray, GraphRunner
+from sam2edge.runtime.backends.cuda.backend import CudaBackend
+from sam2edge.runtime.backends.cuda.memory import CudaArray
+
+Shape = tuple[int, ...]
+
+_OPTIONS = {
+    "B": "--max-batch",
+    "N": "--max-objects (in the decoder also --max-prompts)",
+    "T": "--max-conditioning-frames",
+    "K": "--max-conditioning-frames",
+    "P": "--max-points",
+}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a graph file, called `name` in messages.
+
+    dtypes: as arrays on the device. limits: smallest and largest shape of the inputs that have any.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dtypes: Mapping[str, np.dtype[Any]]
+    limits: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
+
+    def check_inputs(self, found: Mapping[str, Any]) -> dict[str, Shape]:
+        """Shapes of the outputs for these inputs; BackendError for a name or shape that is wrong."""
+        if found.keys() != {spec.name for spec in self.inputs}:
+            raise BackendError(
+                f"{self.name}: inputs must be {', '.join(spec.name for spec in self.inputs)} but are "
+                f"{', '.join(sorted(found)) or 'none'}"
+            )
+        sides: dict[str, int] = {}
+        for spec in self.inputs:
+            shape = tuple(found[spec.name].shape)
+            expected = tuple(sides.get(side, side) if isinstance(side, str) else side for side in spec.shape)
+            if len(shape) != len(expected) or any(
+                isinstance(side, int) and side != given for side, given in zip(expected, shape, strict=True)
+            ):
+                raise BackendError(f"{self.name}: {spec.name} must be {_text(expected)} but is {_text(shape)}")
+            sides.update({side: given for side, given in zip(expected, shape, strict=True) if isinstance(side, str)})
+            self._check_limits(spec, shape)
+        return {spec.name: tuple(sides.get(side, -1) if isinstance(side, str) else side for side in spec.shape)
+                for spec in self.outputs}  # fmt: skip
+
+    def _check_limits(self, spec: TensorSpec, shape: Shape) -> None:
+        if spec.name not in self.limits:
+            return
+        for axis, given, low, high in zip(spec.shape, shape, *self.limits[spec.name], strict=True):
+            if not low <= given <= high:
+                raise BackendError(
+                    f"{self.name}: {spec.name} is {_text(shape)} but its {axis} must be {low} to {high} in these "
+                    f"engines; build them with `sam2edge build` and another {_OPTIONS.get(str(axis), 'profile')}"
+                )
+
+    def check_array(self, name: str, array: Any, shape: Shape) -> CudaArray:
+        """BackendError unless it is an array on the GPU of this shape and of the tensor's type."""
+        if not isinstance(array, CudaArray):
+            raise BackendError(f"{self.name}: {name} must be an array on the GPU but is a {type(array).__name__}")
+        if (array.shape, array.dtype) != (shape, self.dtypes[name]):
+            raise BackendError(
+                f"{self.name}: {name} must be {self.dtypes[name]}{_text(shape)} on the GPU but is "
+                f"{array.dtype}{_text(array.shape)}"
+            )
+        return array
+
+    def as_device(self, name: str, array: Any) -> Array:
+        """A host array in the tensor's type there; BackendError unless it has that or is of floats."""
+        host, kind = np.ascontiguousarray(array), self.dtypes[name]
+        if host.dtype != kind and not (host.dtype.kind == kind.kind == "f"):
+            raise BackendError(f"{self.name}: {name} must be {kind} but is {host.dtype}")
+        with np.errstate(over="ignore"):  # infinite there as everywhere in FP16
+            return host.astype(kind, copy=False)
+
+
+def _text(shape: tuple[object, ...]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+class CudaRunner(GraphRunner):
+    """One graph on the GPU, on the queue of `backend`."""
+
+    def __init__(self, backend: CudaBackend, signature: Signature) -> None:
+        self._backend, self._signature = backend, signature
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type of an input or output as device array; BackendError for a name that the graph lacks."""
+        if name not in self._signature.dtypes:
+            raise BackendError(f"{self._signature.name} has no {name}; it has {', '.join(self._signature.dtypes)}")
+        return self._signature.dtypes[name]
+
+    def max_size(self, name: str, axis: int = 0) -> int | None:
+        """What the engines were built for."""
+        return self._signature.limits[name][1][axis] if name in self._signature.limits else None
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Copy to the GPU what is not there, run, wait, and copy all outputs back as the contract has them."""
+        return self.run_outputs(inputs, [spec.name for spec in self._signature.outputs])
+
+    def run_outputs(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
+        """As `run`, and copy back what is wanted."""
+        signature, backend = self._signature, self._backend
+        shapes = signature.check_inputs(inputs)
+        with backend.exclusive():
+            there = {}
+            for name, value in inputs.items():
+                if isinstance(value, CudaArray):
+                    there[name] = signature.check_array(name, value, value.shape)
+                    continue
+                host = signature.as_device(name, value)
+                there[name] = backend.scratch((signature.name, name), host.shape, host.dtype)
+                backend.copy(host, there[name])
+            outputs = self._all_outputs({}, shapes)
+            self._enqueue(there, outputs)
+            found = {name: np.empty(outputs[name].shape, outputs[name].dtype) for name in wanted}
+            for name, array in found.items():
+                backend.copy(outputs[name], array)
+            backend.synchronize()
+        dtypes = {spec.name: spec.dtype for spec in signature.outputs}
+        return {name: array.astype(dtypes[name], copy=False) for name, array in found.items()}
+
+    def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
+        """Queue a run. BackendError for arrays that are not on the GPU, or of a wrong name, shape or dtype."""
+        signature, backend = self._signature, self._backend
+        shapes = signature.check_inputs(inputs)
+        there = {name: signature.check_array(name, array, tuple(array.shape)) for name, array in inputs.items()}
+        for name in outputs:
+            if name not in shapes:
+                raise BackendError(f"{signature.name} has no output {name}; it has {', '.join(shapes)}")
+        given = {name: signature.check_array(name, array, shapes[name]) for name, array in outputs.items()}
+        with backend.exclusive():
+            backend.hold(*there.values(), *given.values())
+            self._enqueue(there, self._all_outputs(given, shapes))
+
+    def _all_outputs(self, given: Mapping[str, CudaArray], shapes: Mapping[str, Shape]) -> dict[str, CudaArray]:
+        """With a place for those that are dropped, in the order of the graph."""
+        name = self._signature.name
+        return {
+            output: given[output]
+            if output in given
+            else self._backend.scratch((name, output), shape, self._signature.dtypes[output])
+            for output, shape in shapes.items()
+        }
+
+    @abstractmethod
+    def _enqueue(self, inputs: Mapping[str, CudaArray], outputs: Mapping[str, CudaArray]) -> None:
+        """Queue a run on arrays that are checked; the backend is entered and the context current."""

@@ -1,0 +1,1 @@
+"""Images: masks of prompts, and masks of everything."""

@@ -1,0 +1,159 @@
+"""How far a mask can be trusted: four numbers beside each other, from free to costly.
+
+- The predicted IoU that `predict` returns costs nothing: how well the model thinks that the mask fits. It chooses among
+  the masks of a prompt.
+- `stability_score` is a look at the logits: whether the outline depends on the threshold. With the predicted IoU it
+  drops vague masks, as SAM 2's mask generator does.
+- `logit_margin` is another one: how far apart object and background are. One number a mask to log and watch over time.
+- `consistency` costs a decoder run for n prompts: whether a slightly other prompt gives the same mask. It asks before
+  something dear is done with a mask.
+
+The first two are SAM 2's own and comparable with upstream's, which takes stability from logits at the image's size
+(`return_logits=True`); on low-resolution logits it is nearly the same and much cheaper. The predicted IoU is learned
+and may be sure of itself on pictures unlike those of the training. None of the four knows which object was meant.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge import checks
+from sam2edge.errors import InputError, PromptError
+from sam2edge.runtime.model import prompts
+
+if TYPE_CHECKING:
+    from sam2edge.runtime.image.predictor import ImagePredictor
+
+Floats = npt.NDArray[np.float32]
+
+
+def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float = 1.0) -> Floats:
+    """IoU of the mask above threshold + offset and that above threshold - offset: float32 [...], 0 to 1.
+
+    logits: [...,H,W]. 0 where even the lower threshold leaves nothing (upstream: nan). SAM 2's amg.py,
+    calculate_stability_score, whose mask generator keeps masks from 0.95 on. Raises InputError.
+    """
+    values = _logits(logits, threshold)
+    checks.number("offset", offset, 0)
+    inner, outer = _areas(values > threshold + offset), _areas(values > threshold - offset)
+    return cast(Floats, (inner / np.maximum(outer, 1)).astype(np.float32))
+
+
+def logit_margin(logits: npt.ArrayLike, threshold: float = 0.0) -> Floats:
+    """Mean logit inside the mask minus mean logit outside of it: float32 [...], at least 0.
+
+    logits: [...,H,W], the mask is what is above threshold. 0 where the mask is empty or everything. There is no common
+    scale: compare masks of one model. Raises InputError.
+    """
+    values = _logits(logits, threshold)
+    inside = values > threshold
+    area = np.count_nonzero(inside, axis=(-2, -1))
+    size = values.shape[-2] * values.shape[-1]
+    total = values.sum(axis=(-2, -1), dtype=np.float64)
+    within = np.where(inside, values, 0).sum(axis=(-2, -1), dtype=np.float64)
+    margin = within / np.maximum(area, 1) - (total - within) / np.maximum(size - area, 1)
+    return cast(Floats, np.where((area > 0) & (area < size), margin, 0).astype(np.float32))
+
+
+def consistency(
+    predictor: ImagePredictor,
+    point_coords: npt.ArrayLike | None = None,
+    point_labels: npt.ArrayLike | None = None,
+    box: npt.ArrayLike | None = None,
+    mask_input: npt.ArrayLike | None = None,
+    multimask_output: bool = True,
+    normalize_coords: bool = True,
+    *,
+    n: int = 8,
+    jitter: float = 0.02,
+    noise: float = 0.05,
+    seed: int = 0,
+) -> Floats:
+    """Mean IoU of all pairs of the masks that n perturbed copies of one prompt give: float32 [C], 0 to 1.
+
+    The prompt is `predictor.predict`'s, on the image that is set; C is 3 or, without multimask_output, 1. jitter:
+    standard deviation by which points move, in shares of the image's shorter side, and box corners, in shares of the
+    box's sides; they stay in the image. noise: standard deviation of what is added to the features, in shares of
+    theirs. seed: the same one gives the same number. All copies go through one decoder run. Two empty masks agree.
+
+    Low means that the prompt is ambiguous or lies on an edge. With three masks their order can change between copies,
+    which counts as disagreement: for a decision take multimask_output=False. Raises PromptError or InputError.
+    """
+    for name, value, least in (("n", n, 2), ("seed", seed, 0)):
+        checks.integer(name, value, least)
+    for name, share in (("jitter", jitter), ("noise", noise)):
+        checks.number(name, share, 0)
+    checks.flag("multimask_output", multimask_output, PromptError)
+    embedding = predictor.embedding
+    points, labels, mask = predictor.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+    if len(points) != 1:
+        raise PromptError(f"consistency is of one prompt but got {len(points)}; call it for each")
+    random = np.random.default_rng(seed)
+    moved = _jittered(points[0], labels[0], embedding.size, jitter, random.standard_normal((n, *points[0].shape)))
+    features = predictor.features(embedding)
+    noisy = random.standard_normal((n, *features.shape[1:]), np.float32)
+    noisy *= np.float32(noise) * features.std()
+    noisy += features
+    decoded = predictor.decode(
+        moved,
+        np.repeat(labels, n, axis=0),
+        None if mask is None else np.repeat(mask, n, axis=0),
+        multimask_output,
+        features=noisy,
+        wanted=[name := "masks" if multimask_output else "mask"],
+    )
+    logits = decoded[name]
+    return _mean_pairwise_iou(logits > predictor.mask_threshold)
+
+
+def _jittered(
+    points: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int32],
+    size: tuple[int, int],
+    jitter: float,
+    normal: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Copies [n,P,2] of points [P,2], moved by `normal` [n,P,2] times their scale; a box's corners keep their order."""
+    height, width = size
+    scale = np.full(points.shape, float(min(size)))
+    corners = np.isin(labels, (prompts.BOX_FROM, prompts.BOX_TO))
+    if corners.any():
+        scale[corners] = np.ptp(points[corners], axis=0)
+    moved = np.clip(points + jitter * scale * normal, 0, (width, height))
+    if corners.any():
+        moved[:, corners] = np.sort(moved[:, corners], axis=1)
+    return moved
+
+
+def _mean_pairwise_iou(masks: npt.NDArray[np.bool_]) -> Floats:
+    """Masks [n,C,H,W] → [C]."""
+    n, count = masks.shape[:2]
+    flat = masks.reshape(n, count, -1).transpose(1, 0, 2).astype(np.float32)
+    shared = flat @ flat.transpose(0, 2, 1)
+    areas = flat.sum(axis=2)
+    union = areas[:, :, None] + areas[:, None, :] - shared
+    ious = np.where(union > 0, shared / np.maximum(union, 1), 1)
+    first, second = np.triu_indices(n, 1)
+    return cast(Floats, ious[:, first, second].mean(axis=1).astype(np.float32))
+
+
+def _areas(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Pixels of each mask [...,H,W]: mask by mask, which numpy counts several times more quickly than with axes."""
+    *leading, height, width = masks.shape
+    flat = masks.reshape(math.prod(leading), height * width)
+    return np.array([np.count_nonzero(mask) for mask in flat], np.int64).reshape(masks.shape[:-2])
+
+
+def _logits(logits: npt.ArrayLike, threshold: float) -> Floats:
+    try:
+        values = np.asarray(logits, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"logits must be numbers but got {type(logits).__name__}") from error
+    if values.ndim < 2:
+        raise InputError(f"logits must be [...,H,W] but got shape {list(values.shape)}")
+    checks.number("threshold", threshold)
+    return values

@@ -1,0 +1,429 @@
+"""Segment images by prompts: the methods of upstream's SAM2ImagePredictor on the exported graphs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge import checks
+from sam2edge.bundle import Bundle, Model
+from sam2edge.closeable import Closeable
+from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
+from sam2edge.runtime.backends.base import AnyArray, Array, Backend
+from sam2edge.runtime.image.components import fill_small_regions
+from sam2edge.runtime.model import prompts
+from sam2edge.runtime.model.embedding import Embedding, Floats
+from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.resize import check_frame, resize
+from sam2edge.runtime.model.result import LOGIT_LIMIT, upsample
+
+Prediction = tuple[Floats, Floats, Floats]
+
+_BYTES_PER_PIXEL = 1500
+"""What the encoder takes for a pixel of the model's square. Tiny at 1024 was measured at 0.8 to 1.1 GB an image (onnx,
+CPU), and large has 1.5 times as many channels."""
+_MAX_BATCH = 16
+
+
+class ImagePredictor(Closeable):
+    """Masks on images by points, boxes and earlier masks; code written for SAM2ImagePredictor runs with it.
+
+    bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
+    mask_threshold: logits above it are
+    the object. max_hole_area, max_sprinkle_area: holes and islands of at most so many low-resolution pixels are filled
+    and cleared in the masks (the low-resolution logits stay as they are); 0: none.
+
+    An image is encoded once and every prompt reuses it. Wrong arguments raise errors of the InputError family and
+    change nothing; the image set before stays. Not safe for use by several threads at a time; several predictors are.
+    Raises BundleError, BackendError and InputError.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        backend: str | Backend = "auto",
+        *,
+        mask_threshold: float = 0.0,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ) -> None:
+        self.mask_threshold = checks.number("mask_threshold", mask_threshold)
+        self._max_hole_area = checks.number("max_hole_area", max_hole_area, 0)
+        self._max_sprinkle_area = checks.number("max_sprinkle_area", max_sprinkle_area, 0)
+        self._graphs = Graphs(bundle, backend, ("image_encoder", "mask_decoder"), "predictor")
+        self._images: tuple[Embedding, ...] = ()
+        self._is_batch = False
+        self._repeated: tuple[Embedding, AnyArray] | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model's numbers."""
+        return self._graphs.model
+
+    @property
+    def embedding(self) -> Embedding:
+        """The image that is set, the last of a batch. Raises PromptError if there is none."""
+        self._graphs.check_open()
+        if not self._images:
+            raise PromptError("no image is set; call set_image(image) first, then predict on it")
+        return self._images[-1]
+
+    def set_image(self, image: object) -> None:
+        """Encode an image; the prompts that follow are on it.
+
+        image: RGB uint8 [H,W,3], a numpy array or what numpy converts to one, such as a PIL image of mode RGB. Raises
+        FrameError.
+        """
+        self.set_embedding(self.encode(image))
+
+    def set_embedding(self, embedding: Embedding) -> None:
+        """Prompt an image that `encode` or `encode_many` encoded. Raises FrameError for that of another model."""
+        self._graphs.check_open()
+        self._set((self._graphs.check_embedding(embedding),), batch=False)
+
+    def set_image_batch(self, image_list: Sequence[object]) -> None:
+        """Encode several images of any sizes, for predict_batch; predict is then on the last, as upstream.
+
+        Raises FrameError that names the first image which is none; `encode_many` goes on after such.
+        """
+        self._graphs.check_open()
+        if not isinstance(image_list, (list, tuple)) or not image_list:
+            got = "an empty one" if isinstance(image_list, (list, tuple)) else type(image_list).__name__
+            raise FrameError(f"image_list must be a list of images uint8 [H,W,3] (RGB) but got {got}")
+        images = []
+        for index, embedding in self.encode_many(image_list):
+            if isinstance(embedding, Sam2EdgeError):
+                raise FrameError(f"image {index} of {len(image_list)}: {embedding}") from embedding
+            images.append(embedding)
+        self._set(tuple(images), batch=True)
+
+    def encode(self, image: object) -> Embedding:
+        """Encode an image without setting it. image: as for set_image. Raises FrameError."""
+        self._graphs.check_open()
+        return self._graphs.encode(_pixels(image))
+
+    def encode_many(
+        self, images: Iterable[object], batch_size: int | None = None
+    ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
+        """Encode any number of images of any sizes, in batches: yields (index, embedding) in order.
+
+        images: as for set_image, and may be lazy: `map(load, paths)` reads a file when its turn comes. At most one
+        image and `batch_size` embeddings are held at a time. An image that is none, or whose loading raises a
+        Sam2EdgeError or OSError, is yielded as (index, error), and the others follow. batch_size: images an encoder
+        run at most, and no more than engines were built for; by default as many as a quarter of the available main
+        memory holds, 16 at most; GPUs are not asked.
+
+        Raises InputError at once for wrong arguments, and BackendError if the encoder fails.
+        """
+        self._graphs.check_open()
+        if isinstance(images, (np.ndarray, str, bytes)) or not isinstance(images, Iterable):
+            raise InputError(f"images must be a list or iterator of images but got {type(images).__name__}")
+        if batch_size is None:
+            batch_size = default_batch_size(self.model)
+        batch_size = checks.integer("batch_size", batch_size, 1)
+        if isinstance(images, Sized):
+            batch_size = max(1, min(batch_size, len(images)))
+        return self._encode_many(images, min(batch_size, self._graphs.max_size("image_encoder", "image") or batch_size))
+
+    def predict(
+        self,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> Prediction:
+        """Masks for a prompt on the image that is set, or for N prompts at once.
+
+        point_coords: [P,2] x, y in pixels of the image, or [N,P,2]. point_labels: [P] or [N,P], 1 object, 0
+        background, -1 a point that is none. box: x0, y0, x1, y1, [4] or [N,4]; may come with points. mask_input:
+        logits of an earlier prediction, [1,4h,4h], or [N,1,4h,4h]. multimask_output: three masks, for prompts that
+        may mean several things; else one. return_logits: masks as logits. normalize_coords: points and boxes are in
+        pixels; False: they are in 0…1 of the image.
+
+        Returns masks float32 [C,H,W] of 0 and 1 (upstream's type; or logits), their predicted IoUs float32 [C], and
+        low-resolution logits float32 [C,4h,4h], clamped to ±32, of which one can be the next mask_input. C is 3 or 1;
+        all get a leading N when N > 1. Raises PromptError or InputError.
+        """
+        prompt = self.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+        return self._predict(self.embedding, *prompt, multimask_output, return_logits)
+
+    def predict_batch(
+        self,
+        point_coords_batch: Sequence[npt.ArrayLike | None] | None = None,
+        point_labels_batch: Sequence[npt.ArrayLike | None] | None = None,
+        box_batch: Sequence[npt.ArrayLike | None] | None = None,
+        mask_input_batch: Sequence[npt.ArrayLike | None] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+        normalize_coords: bool = True,
+    ) -> tuple[list[Floats], list[Floats], list[Floats]]:
+        """`predict` for every image of set_image_batch: lists of prompts, one an image, give lists of results.
+
+        Raises PromptError or InputError, which name the image.
+        """
+        self._graphs.check_open()
+        if not self._is_batch:
+            raise PromptError("no batch of images is set; call set_image_batch(image_list) first, or predict()")
+        count = len(self._images)
+        lists = {
+            "point_coords_batch": point_coords_batch,
+            "point_labels_batch": point_labels_batch,
+            "box_batch": box_batch,
+            "mask_input_batch": mask_input_batch,
+        }
+        for name, values in lists.items():
+            if values is not None and (not isinstance(values, (list, tuple, np.ndarray)) or len(values) != count):
+                got = len(values) if isinstance(values, (list, tuple, np.ndarray)) else type(values).__name__
+                raise PromptError(f"{name} must be a list with one entry an image: {count} but got {got}")
+        columns = [[None] * count if values is None else values for values in lists.values()]
+        predictions = []
+        for index, (embedding, *values) in enumerate(zip(self._images, *columns, strict=True)):
+            try:
+                prompt = self._check(embedding, *values, normalize_coords=normalize_coords)
+                predictions.append(self._predict(embedding, *prompt, multimask_output, return_logits))
+            except InputError as error:
+                raise type(error)(f"image {index} of {count}: {error}") from error
+        masks, ious, logits = ([of_image[i] for of_image in predictions] for i in range(3))
+        return masks, ious, logits
+
+    def check_prompt(
+        self,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        box: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        normalize_coords: bool = True,
+    ) -> tuple[Array, Array, Floats | None]:
+        """What `decode` takes for `predict`'s prompt: points [N,P,2] in pixels, labels [N,P], mask [N,1,4h,4h] or None.
+
+        Raises PromptError or InputError.
+        """
+        return self._check(
+            self.embedding, point_coords, point_labels, box, mask_input, normalize_coords=normalize_coords
+        )
+
+    def decode(
+        self,
+        points: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        mask_input: npt.ArrayLike | None = None,
+        multimask: bool = True,
+        *,
+        features: Floats | None = None,
+        wanted: Collection[str] = ("masks", "ious", "mask", "iou"),
+    ) -> dict[str, Floats]:
+        """One decoder run for N prompts on the image that is set, nothing upsampled or clamped.
+
+        points: [N,P,2] in pixels of the image, inside or not. labels: [N,P] 1 object, 0 background, 2 and 3 the
+        corners of a box, -1 none. mask_input: [N,1,4h,4h] logits, which upstream clamps to ±32 before it feeds them
+        back. multimask: what `mask` is; `masks` are there always. features: [N,C,h,h] in place of the image's own.
+        wanted: which outputs to give; fewer are quicker where the graphs run on a GPU.
+
+        Returns masks float32 [N,3,4h,4h] logits, ious [N,3], mask [N,1,4h,4h] (the best of the three by predicted
+        IoU, or with multimask=False the single one, if it is stable), iou [N,1]. Raises PromptError.
+        """
+        embedding = self.embedding
+        coordinates, kinds = prompts.check_arrays(points, labels)
+        n, model = len(coordinates), self.model
+        mask = None if mask_input is None else prompts.check_logits(mask_input, n, model.mask_size)
+        if mask is not None and len(mask) != n:
+            raise PromptError(f"mask_input is for {len(mask)} prompts but there are {n}; give one a prompt")
+        checks.flag("multimask", multimask, PromptError)
+        expected = (n, model.hidden_dim, model.grid, model.grid)
+        if features is not None and np.shape(features) != expected:
+            raise PromptError(f"features must be {list(expected)} but got shape {list(np.shape(features))}")
+        return self._decode(embedding, coordinates, kinds, mask, multimask, wanted, features)
+
+    def get_image_embedding(self) -> Floats:
+        """Features of the image that is set, float32 [1,C,h,h]; of a batch [B,C,h,h]. Upstream's: with the no-memory
+        embedding, which `Embedding.features` lack. Raises PromptError when no image is set.
+        """
+        images = self._images if self._is_batch else (self.embedding,)
+        no_memory = np.array(self.model.no_memory_embedding, np.float32)[:, None, None]
+        self._graphs.check_open()
+        return np.concatenate([self.features(image) for image in images]) + no_memory
+
+    def features(self, embedding: Embedding) -> Floats:
+        """Features of an embedding on the host, float32 [1,C,h,h]."""
+        return self._graphs.backend.download(embedding.features)
+
+    def reset_predictor(self) -> None:
+        """Forget the image or batch that is set; the graphs stay loaded."""
+        self._set((), batch=False)
+
+    def close(self) -> None:
+        """Free the graphs; the predictor cannot be used any more."""
+        self.reset_predictor()
+        self._graphs.close()
+
+    @property
+    def _side(self) -> int:
+        return self.model.image_size
+
+    def _set(self, images: tuple[Embedding, ...], *, batch: bool) -> None:
+        self._images, self._is_batch, self._repeated = images, batch, None
+
+    def _encode_many(
+        self, images: Iterable[object], batch_size: int
+    ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
+        staging = np.empty((batch_size, self._side, self._side, 3), np.uint8)
+        group: list[tuple[int, tuple[int, int] | Sam2EdgeError]] = []
+        used = 0
+        for index, image in enumerate(_each(images)):
+            try:
+                pixels = _pixels(image)
+                staging[used] = resize(pixels, self._side)
+                used += 1
+                group.append((index, pixels.shape[:2]))
+            except Sam2EdgeError as error:
+                group.append((index, error))
+            if len(group) == batch_size:
+                yield from self._encode_group(staging[:used], group)
+                group, used = [], 0
+        if group:
+            yield from self._encode_group(staging[:used], group)
+
+    def _encode_group(
+        self, staging: npt.NDArray[np.uint8], group: list[tuple[int, tuple[int, int] | Sam2EdgeError]]
+    ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
+        self._graphs.check_open()
+        sizes = [shape for _, shape in group if not isinstance(shape, Sam2EdgeError)]
+        encoded = iter(self._graphs.encode_batch(staging, sizes) if sizes else ())
+        for index, shape in group:
+            yield index, shape if isinstance(shape, Sam2EdgeError) else next(encoded)
+
+    def _check(
+        self,
+        embedding: Embedding,
+        point_coords: npt.ArrayLike | None,
+        point_labels: npt.ArrayLike | None,
+        box: npt.ArrayLike | None,
+        mask_input: npt.ArrayLike | None,
+        *,
+        normalize_coords: bool,
+    ) -> tuple[Array, Array, Floats | None]:
+        checks.flag("normalize_coords", normalize_coords, PromptError)
+        if point_coords is None and point_labels is None and box is None and mask_input is None:
+            raise PromptError("a prompt needs point_coords, a box or a mask_input")
+        points, labels = prompts.check_batch(
+            point_coords, point_labels, box, embedding.size, in_pixels=normalize_coords
+        )
+        if mask_input is None:
+            return points, labels, None
+        mask = prompts.check_logits(mask_input, len(points), self.model.mask_size)
+        if len(points) < len(mask):  # one prompt for several masks, or masks alone
+            points, labels = np.repeat(points, len(mask), axis=0), np.repeat(labels, len(mask), axis=0)
+        return points, labels, mask
+
+    def _predict(
+        self,
+        embedding: Embedding,
+        points: Array,
+        labels: Array,
+        mask_input: Floats | None,
+        multimask_output: bool,
+        return_logits: bool,
+    ) -> Prediction:
+        checks.flag("multimask_output", multimask_output, PromptError)
+        checks.flag("return_logits", return_logits, PromptError)
+        wanted = ("masks", "ious") if multimask_output else ("mask", "iou")
+        decoded = self._decode(embedding, points, labels, mask_input, multimask_output, wanted)
+        logits, ious = (decoded[name] for name in wanted)
+        shown = logits
+        if self._max_hole_area or self._max_sprinkle_area:
+            shown = fill_small_regions(logits, self.mask_threshold, self._max_hole_area, self._max_sprinkle_area)
+        masks = upsample(shown, embedding.size)
+        if not return_logits:
+            for mask in masks.reshape(-1, *embedding.size):  # in place: the masks are larger than all else here
+                cv2.threshold(mask, self.mask_threshold, 1.0, cv2.THRESH_BINARY, dst=mask)
+        low = np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)
+        return (masks, ious, low) if len(masks) > 1 else (masks[0], ious[0], low[0])
+
+    def _decode(
+        self,
+        embedding: Embedding,
+        points: Array,
+        labels: Array,
+        mask_input: Floats | None,
+        multimask: bool,
+        wanted: Collection[str],
+        features: Floats | None = None,
+    ) -> dict[str, Floats]:
+        """Outputs for N prompts, in as few runs as the engines allow."""
+        n = len(points)
+        each = min(n, self._graphs.max_size("mask_decoder", "points") or n)
+        points, labels = prompts.to_model(points, labels, embedding.size, self._side)
+
+        def run(rows: slice) -> dict[str, Floats]:
+            count = len(points[rows])
+            return self._graphs.decode(
+                embedding,
+                self._features(embedding, each)[:count]
+                if features is None
+                else np.ascontiguousarray(features[rows], np.float32),
+                np.ones(count, bool),
+                points[rows],
+                labels[rows],
+                None if mask_input is None else mask_input[rows],
+                multimask,
+                wanted,
+            )
+
+        runs = [run(slice(start, start + each)) for start in range(0, n, each)]
+        return runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in wanted}
+
+    def _features(self, embedding: Embedding, n: int) -> AnyArray:
+        """Features [N,C,h,h]; kept, since many runs with as many prompts on one image are usual."""
+        if n == 1:
+            return embedding.features
+        if self._repeated is None or self._repeated[0] is not embedding or self._repeated[1].shape[0] != n:
+            repeated = self._graphs.zeros("mask_decoder", "conditioned", (n, *embedding.features.shape[1:]))
+            for row in range(n):
+                self._graphs.backend.copy(embedding.features[0], repeated[row])
+            self._repeated = embedding, repeated
+        return self._repeated[1]
+
+
+def default_batch_size(model: Model) -> int:
+    """Images an encoder run: what a quarter of the available main memory holds, 1 to 16; 1 where it is not known."""
+    memory = Path("/proc/meminfo")
+    if not memory.is_file():
+        return 1
+    values = dict(line.split(":", 1) for line in memory.read_text().splitlines() if ":" in line)
+    available = int(values.get("MemAvailable", "0 kB").split()[0]) * 1024
+    return int(np.clip(available // 4 // (_BYTES_PER_PIXEL * model.image_size**2), 1, _MAX_BATCH))
+
+
+def _each(images: Iterable[object]) -> Iterator[object]:
+    """The images; what cannot be loaded as an error in its place."""
+    iterator = iter(images)
+    while True:
+        try:
+            image = next(iterator)
+        except StopIteration:
+            return
+        except Sam2EdgeError as error:
+            image = error
+        except OSError as error:
+            image = MediaError(f"an image cannot be read: {error}")
+        yield image
+
+
+def _pixels(image: object) -> npt.NDArray[np.uint8]:
+    """An image as uint8 [H,W,3]; FrameError, or the error that came in its place."""
+    if isinstance(image, Sam2EdgeError):
+        raise image
+    if not isinstance(image, np.ndarray) and (hasattr(image, "__array_interface__") or hasattr(image, "__array__")):
+        try:
+            image = np.asarray(image)
+        except Exception as error:  # whatever a foreign image class raises, often when it reads its file only now
+            raise FrameError(f"an image cannot be converted to an array: {error}") from error
+    return check_frame(image, what="an image")

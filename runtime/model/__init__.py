@@ -1,0 +1,1 @@
+"""What tracking and image prediction share: graphs, prompts, resizing, results."""

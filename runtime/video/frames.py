@@ -1,0 +1,186 @@
+"""The frames of a whole video in any order, read when they are asked for.
+
+Nothing but a few decoded frames of a video file is held, however long the video is.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge.errors import FrameError, InputError, MediaError
+from sam2edge.runtime.media.image_files import read_image
+from sam2edge.runtime.media.sources.video import open_capture
+from sam2edge.runtime.model.resize import check_frame
+
+Frame = npt.NDArray[np.uint8]
+
+_SUFFIXES = (".jpeg", ".jpg", ".png")
+_HELD_BYTES = 64 << 20
+"""Decoded frames of a video file that are held, for going backward; at least four frames."""
+_NEAR = 64
+"""Up to so many frames forward are decoded; further away, a seek is quicker."""
+
+
+class Frames(ABC):
+    """The frames of a video. count: how many. size: (H,W) of all of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.size: tuple[int, int] = self._read(0).shape[:2]
+
+    def read(self, index: int) -> Frame:
+        """Frame `index`, RGB uint8 [H,W,3]; do not write into it. Raises MediaError and FrameError."""
+        frame = self._read(index)
+        if frame.shape[:2] != self.size:
+            (height, width), (first_height, first_width) = frame.shape[:2], self.size
+            raise FrameError(
+                f"frame {index} is {width}×{height} but the first is {first_width}×{first_height}; "
+                "all must be of one size"
+            )
+        return frame
+
+    @abstractmethod
+    def _read(self, index: int) -> Frame:
+        """A frame of any size."""
+
+
+def open_frames(video: object) -> Frames:
+    """The frames of a folder, of a video file, or in memory.
+
+    video: the path of a folder of JPEG or PNG files that are named by their numbers (00000.jpg, 00001.jpg, …; they are
+    taken in order, from whichever number on), the path of a video file, an array uint8 [T,H,W,3], or a sequence of
+    arrays uint8 [H,W,3] (RGB), of which one is asked for at a time. Arrays are not copied. Raises MediaError,
+    FrameError and InputError.
+    """
+    if isinstance(video, (str, os.PathLike)):
+        path = Path(video)
+        try:
+            return _Folder(path) if path.is_dir() else _VideoFile(path)
+        except OSError as error:  # a folder that may not be entered, a name that no file can have
+            raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+    if isinstance(video, np.ndarray) and (video.ndim != 4 or video.dtype != np.uint8):
+        raise FrameError(f"frames in an array must be uint8 [T,H,W,3] but got {video.dtype} {list(video.shape)}")
+    if isinstance(video, (bytes, bytearray)) or not isinstance(video, (np.ndarray, Sequence)):
+        raise InputError(
+            "video_path must be a folder of JPEG or PNG files, a video file, an array uint8 [T,H,W,3] or a list of "
+            f"arrays uint8 [H,W,3] but got {type(video).__name__}"
+        )
+    return _InMemory(video)
+
+
+class _InMemory(Frames):
+    def __init__(self, frames: Sequence[object] | npt.NDArray[np.uint8]) -> None:
+        if not len(frames):
+            raise FrameError("the video has no frames")
+        self._frames = frames
+        super().__init__(len(frames))
+        if isinstance(frames, (list, tuple)):  # others may load a frame when it is asked for
+            for index in range(self.count):
+                self.read(index)
+
+    def _read(self, index: int) -> Frame:
+        return check_frame(self._frames[index], what=f"frame {index}")
+
+
+class _Folder(Frames):
+    def __init__(self, folder: Path) -> None:
+        numbered: dict[int, Path] = {}
+        for file in folder.iterdir():
+            if file.suffix.lower() not in _SUFFIXES:
+                continue
+            if not file.stem.isdecimal():
+                raise MediaError(f"{file}: frames must be named by their numbers, as 00000.jpg; rename or remove it")
+            other = numbered.setdefault(int(file.stem), file)
+            if other != file:
+                raise MediaError(f"{file}: has the same number as {other.name}; remove one of them")
+        if not numbered:
+            raise MediaError(f"{folder}: no frames in this folder (JPEG or PNG files, named as 00000.jpg)")
+        self._files = [numbered[number] for number in sorted(numbered)]
+        super().__init__(len(self._files))
+
+    def _read(self, index: int) -> Frame:
+        return read_image(self._files[index])
+
+
+class _VideoFile(Frames):
+    """A video file: decoded once to count its frames, then where it is read.
+
+    OpenCV's seeks land on other frames in some files, so the time stamp of the frame after a seek says where that is. A
+    file without distinct time stamps, or in which frames are missing after a seek, is decoded from its start instead.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._restart()
+        times = []
+        while self._capture.grab():
+            times.append(self._time())
+        if not times:
+            raise MediaError(f"{path}: its first frame cannot be decoded: damaged, or a codec OpenCV lacks")
+        self._index_of = {time: index for index, time in enumerate(times)} if len({*times}) == len(times) else {}
+        self._held: dict[int, Frame] = {}
+        self._room = 1
+        self._restart()
+        super().__init__(len(times))
+        height, width = self.size
+        self._room = max(4, _HELD_BYTES // (3 * height * width))
+
+    def _read(self, index: int) -> Frame:
+        if index not in self._held:
+            backward = index <= self._at
+            for wanted in range(max(index - self._room + 1, 0) if backward else index, index + 1):
+                self._held[wanted] = self._decode(wanted)
+                if len(self._held) > self._room:
+                    del self._held[next(iter(self._held))]
+        return self._held[index]
+
+    def _decode(self, index: int) -> Frame:
+        if self._index_of and not self._at < index <= self._at + _NEAR:
+            self._seek(index)
+        if not self._step_to(index):
+            self._index_of = {}  # its seeks are not to be trusted
+            self._restart()
+            self._step_to(index)
+        decoded, frame = self._capture.retrieve() if self._at == index else (False, None)
+        if not decoded or frame is None:
+            raise MediaError(f"{self._path}: frame {index} cannot be decoded, although it could before")
+        picture: Frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        return picture
+
+    def _seek(self, index: int) -> None:
+        """Stand on a frame up to `index`, which a seek may overshoot, or before the first."""
+        for back in (0, _NEAR):
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, max(index - back, 0))
+            if self._capture.grab():
+                landed = self._index_of.get(self._time())
+                if landed is not None and landed <= index:
+                    self._at = landed
+                    return
+        self._restart()
+
+    def _step_to(self, index: int) -> bool:
+        """Go forward to a frame; False if that cannot be done."""
+        if index < self._at:
+            self._restart()
+        while self._at < index:
+            if not self._capture.grab():
+                return False
+            self._at += 1
+            if self._index_of and self._index_of.get(self._time()) != self._at:
+                return False
+        return True
+
+    def _time(self) -> int:
+        """Microseconds since the start, of the frame last grabbed."""
+        return round(1000 * self._capture.get(cv2.CAP_PROP_POS_MSEC))
+
+    def _restart(self) -> None:
+        self._capture = open_capture(self._path)
+        self._at = -1

@@ -1,0 +1,352 @@
+"""Segment a whole video: the methods of upstream's SAM2VideoPredictor on the exported graphs.
+
+The rules are those of upstream's sam2_video_predictor.py; docs/architecture.md says where this departs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge import checks
+from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.closeable import Closeable
+from sam2edge.errors import InputError, ObjectIdError, PromptError
+from sam2edge.runtime.backends.base import AnyArray, Array, Backend
+from sam2edge.runtime.model import prompts
+from sam2edge.runtime.model.embedding import Embedding, Floats
+from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.result import ABSENT_LOGIT, upsample
+from sam2edge.runtime.video.frames import open_frames
+from sam2edge.runtime.video.state import InferenceState, Output, Points, VideoObject, gather
+from sam2edge.runtime.video.steps import MemoryLoop
+
+FrameMasks = tuple[int, list[int], Floats]
+
+
+class VideoPredictor(Closeable):
+    """Masks of objects through a whole video; code written for SAM2VideoPredictor runs with it.
+
+    bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
+    add_all_frames_to_correct_as_cond:
+    frames that are corrected after they were tracked become conditioning frames too, which are attended to from
+    everywhere; else, and as upstream's released models, only frames prompted before are.
+
+    Masks are numpy arrays of logits, float32 [N,1,H,W], -1024 where an object is absent or unknown: `masks > 0` is the
+    object, and upstream's `.cpu().numpy()` has to go. Objects are independent of each other, but those that are tracked
+    on a frame share one run of each graph.
+
+    Frames are read when needed and never all held. For every object and frame the low-resolution logits and the
+    object pointer stay, 129 KB at S = 1024; spatial memories, 1 MB each, only on conditioning frames and the twelve
+    others used last. One that is needed again is encoded again.
+
+    Wrong arguments raise errors of the InputError family and change nothing. Not safe for use by several threads at a
+    time; several predictors are. Raises BundleError, BackendError and InputError.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        backend: str | Backend = "auto",
+        *,
+        add_all_frames_to_correct_as_cond: bool = False,
+    ) -> None:
+        self._corrections_condition = checks.flag(
+            "add_all_frames_to_correct_as_cond", add_all_frames_to_correct_as_cond
+        )
+        self._graphs = Graphs(bundle, backend, GRAPHS, "predictor")
+        self._loop = MemoryLoop(self._graphs)
+        self._held_memories = 2 * self._graphs.model.memory_frames
+
+    def init_state(
+        self,
+        video_path: object,
+        offload_video_to_cpu: bool = False,
+        offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = False,
+    ) -> InferenceState:
+        """Start on a video.
+
+        video_path: a folder of JPEG or PNG files named by their numbers (00000.jpg, …), a video file, an array uint8
+        [T,H,W,3], or a sequence of arrays uint8 [H,W,3] (RGB). Arrays are not copied and must not be changed. A video
+        file is decoded once here, to count its frames. The other arguments are upstream's and without effect: frames
+        are read when needed, and all that is kept is in main memory. Raises MediaError, FrameError and InputError.
+        """
+        self._graphs.check_open()
+        return InferenceState(self, open_frames(video_path))
+
+    def add_new_points_or_box(
+        self,
+        inference_state: InferenceState,
+        frame_idx: int,
+        obj_id: int,
+        points: npt.ArrayLike | None = None,
+        labels: npt.ArrayLike | None = None,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+        box: npt.ArrayLike | None = None,
+    ) -> FrameMasks:
+        """Prompt an object on a frame; a new id joins.
+
+        points: [P,2] x, y in pixels of the frame, with labels [P] 1 (object) or 0 (background). box: x0, y0, x1, y1;
+        may come with points. A leading axis of 1 is taken too. clear_old_points: the prompt replaces those on the frame
+        before it; False: its points are added to them, and a box cannot be. normalize_coords: False: all are in 0…1
+        of the frame. On a frame that was tracked, the prompt corrects what was found there.
+
+        Returns the frame's index, all object ids, and their masks on this frame. Raises InputError, PromptError and
+        ObjectIdError.
+        """
+        state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
+        checks.flag("clear_old_points", clear_old_points)
+        checks.flag("normalize_coords", normalize_coords)
+        if (points is None) != (labels is None):
+            given, missing = ("points", "labels") if labels is None else ("labels", "points")
+            raise PromptError(f"{given} were given without {missing}; give both, one label a point")
+        if points is None and box is None:
+            raise PromptError("a prompt needs points or a box (a mask is add_new_mask)")
+        if box is not None and not clear_old_points:
+            raise PromptError("a box comes before any point; give it with clear_old_points=True")
+        coordinates, kinds = prompts.check_points(
+            _without_batch(points, 2),
+            _without_batch(labels, 1),
+            _without_batch(box, 1),
+            state.frames.size,
+            in_pixels=normalize_coords,
+        )
+        item = state.objects.get(obj_id) or VideoObject()
+        before = item.inputs.get(frame_idx)
+        if before is not None and not clear_old_points:
+            coordinates, kinds = np.concatenate([before[0], coordinates], 1), np.concatenate([before[1], kinds], 1)
+        image_size = self._graphs.model.image_size
+        prompt = prompts.PointPrompt(*prompts.to_model(coordinates, kinds, state.frames.size, image_size))
+        return self._prompt(state, frame_idx, obj_id, item, prompt, (coordinates, kinds))
+
+    add_new_points = add_new_points_or_box
+    """Upstream's old name."""
+
+    def add_new_mask(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: npt.NDArray[Any]
+    ) -> FrameMasks:
+        """Say what an object's mask is on a frame, in place of prompts there before; a new id joins.
+
+        mask: bool or integer [H,W] of the frame's size, nonzero is the object, or float of 0 and 1. Returns as
+        add_new_points_or_box. Raises InputError, PromptError and ObjectIdError.
+        """
+        state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
+        encoded = prompts.MaskPrompt(*prompts.encode_mask(mask, state.frames.size, self._graphs.model))
+        item = state.objects.get(obj_id) or VideoObject()
+        return self._prompt(state, frame_idx, obj_id, item, encoded, None)
+
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[FrameMasks]:
+        """Find every object on every frame from `start_frame_idx` on.
+
+        start_frame_idx: None: the earliest conditioning frame of any object. max_frame_num_to_track: how many frames
+        after the first, None: to the end. reverse: backward, to frame 0; a start there yields nothing, as upstream's.
+        Prompted frames keep what came of the prompt.
+
+        Yields a frame's index, all object ids and their masks, as it goes. Prompts that are added meanwhile count from
+        the next propagation on, and so do objects that join; removed objects drop out. Raises InputError at once, and
+        PromptError on the way if nothing was prompted or an object has no conditioning frame.
+        """
+        state = self._check_state(inference_state)
+        if start_frame_idx is not None:
+            start_frame_idx = _frame_index("start_frame_idx", start_frame_idx, state)
+        if max_frame_num_to_track is not None:
+            max_frame_num_to_track = checks.integer("max_frame_num_to_track", max_frame_num_to_track, 0)
+        checks.flag("reverse", reverse)
+        return self._propagate(state, start_frame_idx, max_frame_num_to_track, reverse)
+
+    def clear_all_prompts_in_frame(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: int, need_output: bool = True
+    ) -> FrameMasks | None:
+        """Take back the prompts for an object on a frame; the next propagation tracks it there as elsewhere.
+
+        Returns as add_new_points_or_box, or None without need_output. Raises InputError and ObjectIdError.
+        """
+        state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
+        checks.flag("need_output", need_output)
+        if obj_id not in state.objects:
+            raise ObjectIdError(_unknown(obj_id, state))
+        state.objects[obj_id].clear_prompts(frame_idx)
+        return (frame_idx, list(state.objects), self._masks(state, frame_idx)) if need_output else None
+
+    def remove_object(
+        self, inference_state: InferenceState, obj_id: int, strict: bool = False, need_output: bool = True
+    ) -> tuple[list[int], list[tuple[int, Floats]]]:
+        """Forget an object. strict: an unknown id is an error.
+
+        Returns the ids that remain, and for every frame on which the object was prompted the frame's index and masks;
+        no frames without need_output or when none remain. Raises InputError and ObjectIdError.
+        """
+        state = self._check_state(inference_state)
+        obj_id = prompts.check_object_id(obj_id)
+        checks.flag("strict", strict)
+        checks.flag("need_output", need_output)
+        if strict and obj_id not in state.objects:
+            raise ObjectIdError(_unknown(obj_id, state))
+        removed = state.objects.pop(obj_id, None)
+        frames = sorted(removed.inputs) if removed and state.objects and need_output else []
+        return list(state.objects), [(frame, self._masks(state, frame)) for frame in frames]
+
+    def reset_state(self, inference_state: InferenceState) -> None:
+        """Forget all objects of a state; it stays on its video."""
+        self._check_state(inference_state).objects.clear()
+
+    def close(self) -> None:
+        """Free the graphs; the predictor and its states cannot be used any more."""
+        self._graphs.close()
+
+    def _check_state(self, state: object) -> InferenceState:
+        self._graphs.check_open()
+        if not isinstance(state, InferenceState) or state.owner is not self:
+            got = "another predictor's" if isinstance(state, InferenceState) else type(state).__name__
+            raise InputError(f"inference_state must be what init_state() of this predictor returned but got {got}")
+        return state
+
+    def _check(self, state: object, frame_idx: object, obj_id: object) -> tuple[InferenceState, int, int]:
+        checked = self._check_state(state)
+        return checked, _frame_index("frame_idx", frame_idx, checked), prompts.check_object_id(obj_id)
+
+    def _prompt(
+        self,
+        state: InferenceState,
+        frame: int,
+        obj_id: int,
+        item: VideoObject,
+        prompt: prompts.PointPrompt | prompts.MaskPrompt,
+        points: Points | None,
+    ) -> FrameMasks:
+        """Run a prompt; an error before its end leaves the object and the state as they were."""
+        embedding = self._embedding(state, frame)
+        is_first = frame not in item.reverse or not item.conditioning  # upstream fails without any memory
+        before, known = item.output(frame), None
+        if isinstance(prompt, prompts.PointPrompt) and before is not None:
+            conditioned: AnyArray = embedding.features
+            if not is_first:
+                memories = self._memories(state, [item], frame, item.reverse[frame])
+                conditioned = self._loop.condition(embedding, memories)
+            known = before.as_known(conditioned, is_first)
+        output = Output.of(self._loop.prompt(embedding, known, prompt), 0)
+        conditioning = is_first or self._corrections_condition or frame in item.conditioning
+        state.objects[obj_id] = item
+        item.inputs[frame] = points
+        item.pending[frame] = output, conditioning
+        return frame, list(state.objects), self._masks(state, frame)
+
+    def _propagate(
+        self, state: InferenceState, start: int | None, length: int | None, reverse: bool
+    ) -> Iterator[FrameMasks]:
+        started = dict(state.objects)
+        if not started:
+            raise PromptError("no object was prompted yet; call add_new_points_or_box or add_new_mask first")
+        for item in started.values():
+            item.commit()
+        _check_conditioned(started)
+        if start is None:
+            start = min(frame for item in started.values() for frame in item.conditioning)
+        count = state.frames.count
+        length = count if length is None else length
+        if reverse:  # upstream yields nothing backward from the first frame
+            order = range(start, max(start - length, 0) - 1, -1) if start else range(0)
+        else:
+            order = range(start, min(start + length, count - 1) + 1)
+        for frame in order:
+            self._graphs.check_open()
+            items = {obj_id: item for obj_id, item in started.items() if state.objects.get(obj_id) is item}
+            if not items:
+                return
+            _check_conditioned(items)
+            self._track(state, [item for item in items.values() if not item.is_kept(frame)], frame, reverse)
+            for item in items.values():
+                item.reverse[frame] = reverse
+            yield frame, list(items), self._upsample(state, [item.stored(frame).logits for item in items.values()])
+
+    def _track(self, state: InferenceState, items: list[VideoObject], frame: int, reverse: bool) -> None:
+        """Find objects on a frame, all in one run of each graph."""
+        if not items:
+            return
+        memories = self._memories(state, items, frame, reverse)
+        found = self._loop.find(self._embedding(state, frame), memories)
+        for row, item in enumerate(items):
+            item.store(frame, Output.of(found, row), conditioning=False)
+
+    def _memories(self, state: InferenceState, items: list[VideoObject], frame: int, reverse: bool) -> dict[str, Array]:
+        """What objects remember on a frame; spatial memories are encoded here, when they are first needed or again."""
+        missing: dict[int, list[VideoObject]] = {}
+        for item in items:
+            for t in item.attended(frame, reverse, self._graphs.model)[0]:
+                if t in item.memories:
+                    item.memories[t] = item.memories.pop(t)  # used last
+                else:
+                    missing.setdefault(t, []).append(item)
+        for t, without in missing.items():
+            outputs = [item.stored(t) for item in without]
+            encoded = self._loop.remember(
+                self._embedding(state, t),
+                np.concatenate([output.logits for output in outputs]).astype(np.float32),
+                np.concatenate([output.score for output in outputs]),
+                np.array([output.prompted for output in outputs]),
+            )
+            for item, memory in zip(without, encoded, strict=True):
+                item.memories[t] = memory.copy()
+        gathered = gather(items, frame, reverse, self._graphs.model)
+        for item in items:
+            item.forget_far(self._held_memories)
+        return gathered
+
+    def _embedding(self, state: InferenceState, frame: int) -> Embedding:
+        embedding = state.find_embedding(frame)
+        if embedding is None:
+            embedding = self._graphs.encode(state.frames.read(frame))
+            state.hold_embedding(frame, embedding)
+        return embedding
+
+    def _masks(self, state: InferenceState, frame: int) -> Floats:
+        """Masks [N,1,H,W] of all objects on a frame, as far as they are known."""
+        outputs = [item.output(frame) for item in state.objects.values()]
+        side = self._graphs.model.mask_size
+        absent = np.full((1, 1, side, side), ABSENT_LOGIT, np.float32)
+        return self._upsample(state, [output.logits if output else absent for output in outputs])
+
+    @staticmethod
+    def _upsample(state: InferenceState, logits: list[npt.NDArray[np.floating]]) -> Floats:
+        """Logits [1,1,4h,4h] of N ≥ 1 objects at the video's size: float32 [N,1,H,W], a new array."""
+        return upsample(np.concatenate(logits).astype(np.float32), state.frames.size)
+
+
+def _check_conditioned(objects: dict[int, VideoObject]) -> None:
+    for obj_id, item in objects.items():
+        if not item.conditioning:
+            raise PromptError(
+                f"object {obj_id} has no conditioning frame left; prompt it again or remove_object(state, {obj_id})"
+            )
+
+
+def _without_batch(value: npt.ArrayLike | None, axes: int) -> npt.ArrayLike | None:
+    """A prompt without the leading axis of 1 that upstream takes too; left to the checks if it is no such."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return value
+    return array[0] if array.ndim == axes + 1 and len(array) == 1 else value
+
+
+def _frame_index(name: str, value: object, state: InferenceState) -> int:
+    last = state.frames.count - 1
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= last:
+        raise InputError(f"{name} must be an integer from 0 to {last}, the video's frames, but got {value!r}")
+    return int(value)
+
+
+def _unknown(obj_id: int, state: InferenceState) -> str:
+    return f"object {obj_id} is not known; the state has {list(state.objects) or 'none'}"

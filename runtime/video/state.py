@@ -1,0 +1,186 @@
+"""What is known of a video and of the objects in it, between the calls of the video predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge.bundle import Model
+from sam2edge.runtime.backends.base import AnyArray, Array
+from sam2edge.runtime.model.embedding import Embedding
+from sam2edge.runtime.video.frames import Frames
+from sam2edge.runtime.video.memory_bank import EMPTY
+from sam2edge.runtime.video.steps import Objects
+
+_EMBEDDINGS = 3
+"""Frames whose embeddings are held: the one that is prompted or tracked, and the last two."""
+
+Points = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]
+"""Points [1,P,2] in pixels of the frame, box corners first, and their labels [1,P]."""
+
+
+@dataclass
+class Output:
+    """One object on one frame."""
+
+    logits: npt.NDArray[np.floating]
+    """[1,1,4h,4h], -1024 where the object is absent; float16 on tracked frames far from where the work stands."""
+    score: Array  # [1,1]
+    pointer: Array  # [1,C]
+    prompted: bool
+
+    @staticmethod
+    def of(objects: Objects, row: int) -> Output:
+        """A row, copied, so that the objects do not keep each other's arrays."""
+        one = objects.row(row)
+        return Output(one.shown, one.scores.copy(), one.pointers.copy(), bool(one.prompted[0]))
+
+    def as_known(self, conditioned: AnyArray, first: bool) -> Objects:
+        """The row that a further prompt refines."""
+        return Objects(
+            conditioned=conditioned,
+            first=np.full(1, first),
+            prompted=np.full(1, self.prompted),
+            logits=self.logits.astype(np.float32),
+            ious=np.ones((1, 1), np.float32),
+            scores=self.score,
+            pointers=self.pointer,
+        )
+
+
+class VideoObject:
+    """What is known of one object; all dictionaries are by frame.
+
+    conditioning, others: outputs that are memories, on conditioning frames and elsewhere. pending: outputs of prompts
+    since the last propagation, which become memories when the next one starts, and whether each is a conditioning
+    frame. inputs: prompts that hold, None for a mask. reverse: the direction in which a frame was last tracked.
+    memories: spatial memories [L,M], of the conditioning frames and the few others used last.
+    """
+
+    def __init__(self) -> None:
+        self.conditioning: dict[int, Output] = {}
+        self.others: dict[int, Output] = {}
+        self.pending: dict[int, tuple[Output, bool]] = {}
+        self.inputs: dict[int, Points | None] = {}
+        self.reverse: dict[int, bool] = {}
+        self.memories: dict[int, Array] = {}
+
+    def output(self, frame: int) -> Output | None:
+        """What is known of the object on a frame, the last prompt included."""
+        if frame in self.pending:
+            return self.pending[frame][0]
+        return self.conditioning.get(frame) or self.others.get(frame)
+
+    def stored(self, frame: int) -> Output:
+        """The output that is the memory of a frame; there must be one."""
+        return self.conditioning[frame] if frame in self.conditioning else self.others[frame]
+
+    def is_kept(self, frame: int) -> bool:
+        """Whether propagation leaves the frame as it is, since a prompt holds there that is a memory already."""
+        corrected = frame in self.inputs and frame in self.others and self.others[frame].prompted
+        return frame in self.conditioning or corrected
+
+    def store(self, frame: int, output: Output, conditioning: bool) -> None:
+        """Take an output as the memory of a frame, in place of an earlier one."""
+        for known in (self.conditioning, self.others, self.memories):
+            known.pop(frame, None)
+        (self.conditioning if conditioning else self.others)[frame] = output
+
+    def commit(self) -> None:
+        """Turn the outputs of prompts into memories."""
+        for frame, (output, conditioning) in self.pending.items():
+            self.store(frame, output, conditioning)
+        self.pending.clear()
+
+    def clear_prompts(self, frame: int) -> None:
+        """Take back the prompts on a frame; what came of them stays as if it had been tracked."""
+        self.inputs.pop(frame, None)
+        self.pending.pop(frame, None)
+        if frame in self.conditioning:
+            self.others[frame] = self.conditioning.pop(frame)
+            self.reverse.pop(frame, None)
+
+    def attended(self, frame: int, reverse: bool, model: Model) -> tuple[dict[int, int], dict[int, int]]:
+        """Frames whose memories and whose pointers are attended to on a frame, with their ages.
+
+        All conditioning frames, wherever they lie, with age 0; the last ones in the direction of travel with their
+        distance. Pointers of conditioning frames that are still to come are left out (sam2_base.py,
+        _prepare_memory_conditioned_features).
+        """
+        sign = -1 if reverse else 1
+        last = {frame - sign * age: age for age in range(1, max(model.max_pointers, model.memory_frames + 1))}
+        others = {t: age for t, age in last.items() if t in self.others}
+        memories = dict.fromkeys(self.conditioning, 0)
+        memories |= {t: age for t, age in others.items() if age <= model.memory_frames}
+        pointers = {t: sign * (frame - t) for t in self.conditioning if sign * (frame - t) >= 0}
+        pointers |= {t: age for t, age in others.items() if age < model.max_pointers}
+        return memories, pointers
+
+    def forget_far(self, held: int) -> None:
+        """Drop spatial memories but those of conditioning frames and of the `held` others used last."""
+        others = [frame for frame in self.memories if frame not in self.conditioning]
+        for frame in others[:-held]:
+            del self.memories[frame]
+            if not self.others[frame].prompted:
+                self.others[frame].logits = self.others[frame].logits.astype(np.float16)
+
+
+class InferenceState:
+    """One video, its prompts and what was tracked; made by `VideoPredictor.init_state`.
+
+    state["num_frames"], state["video_height"], state["video_width"] and state["obj_ids"] are as upstream's; the rest of
+    upstream's dictionary has no counterpart.
+    """
+
+    def __init__(self, owner: object, frames: Frames) -> None:
+        self.owner, self.frames = owner, frames
+        self.objects: dict[int, VideoObject] = {}
+        self._embeddings: dict[int, Embedding] = {}
+
+    def __getitem__(self, key: str) -> int | list[int]:
+        values: dict[str, int | list[int]] = {
+            "num_frames": self.frames.count,
+            "video_height": self.frames.size[0],
+            "video_width": self.frames.size[1],
+            "obj_ids": list(self.objects),
+        }
+        if key not in values:
+            raise KeyError(f"{key!r}: a state has {', '.join(values)}")
+        return values[key]
+
+    def find_embedding(self, frame: int) -> Embedding | None:
+        """The embedding of a frame that was used lately."""
+        if frame in self._embeddings:
+            self._embeddings[frame] = self._embeddings.pop(frame)
+        return self._embeddings.get(frame)
+
+    def hold_embedding(self, frame: int, embedding: Embedding) -> None:
+        """Hold an embedding until others were used more lately."""
+        self._embeddings[frame] = embedding
+        if len(self._embeddings) > _EMBEDDINGS:
+            del self._embeddings[next(iter(self._embeddings))]
+
+
+def gather(objects: Sequence[VideoObject], frame: int, reverse: bool, model: Model) -> dict[str, Array]:
+    """Inputs of the memory-attention graph for N objects on a frame; all their spatial memories must be held."""
+    attended = [item.attended(frame, reverse, model) for item in objects]
+    n, tokens = len(objects), model.memory_tokens
+    slots = max(len(memories) for memories, _ in attended)
+    pointer_slots = max(1, *(len(pointers) for _, pointers in attended))
+    inputs: dict[str, Array] = {
+        "memory": np.zeros((n, slots, tokens, model.memory_dim), np.float32),
+        "memory_age": np.full((n, slots), EMPTY, np.int32),
+        "pointers": np.zeros((n, pointer_slots, model.hidden_dim), np.float32),
+        "pointer_age": np.full((n, pointer_slots), EMPTY, np.int32),
+    }
+    for row, (item, (memories, pointers)) in enumerate(zip(objects, attended, strict=True)):
+        for slot, (t, age) in enumerate(memories.items()):
+            inputs["memory"][row, slot] = item.memories[t]
+            inputs["memory_age"][row, slot] = age
+        for slot, (t, age) in enumerate(pointers.items()):
+            inputs["pointers"][row, slot] = item.stored(t).pointer[0]
+            inputs["pointer_age"][row, slot] = age
+    return inputs

@@ -1,0 +1,82 @@
+"""Track the frames of a source, for least delay or for most frames a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+
+from sam2edge.errors import InputError
+from sam2edge.runtime.media.grabber import Grabbed
+from sam2edge.runtime.model.embedding import Embedding
+from sam2edge.runtime.model.result import FrameResult
+from sam2edge.runtime.video.tracker import VideoTracker
+
+MODES = ("latency", "throughput")
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """A frame and what was found in it. delay: seconds from the frame's arrival to its result."""
+
+    grabbed: Grabbed
+    result: FrameResult
+    delay: float
+
+
+def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latency") -> Iterator[Tracked]:
+    """Track every frame that a grabber gives; the caller may prompt and remove objects between two of them.
+
+    mode: "latency" takes a frame, tracks it and yields it before it takes the next. "throughput" reads and encodes the
+    next frame in a thread while the current one is tracked: more frames a second where there is a core or a GPU to
+    spare, and each up to one frame later. The results are the same. The frame read ahead is lost when the iteration is
+    given up early.
+
+    Raises InputError for an unknown mode, at once, and for frames without a grabber; what the grabber and the tracker
+    raise.
+    """
+    if mode not in MODES:
+        raise InputError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
+    grabbed = _checked(frames)
+    return _as_they_come(grabbed, tracker) if mode == "latency" else _encoded_ahead(grabbed, tracker)
+
+
+def _checked(frames: Iterable[object]) -> Iterator[Grabbed]:
+    for grabbed in frames:
+        if not isinstance(grabbed, Grabbed):
+            raise InputError(
+                f"stream() takes what a Grabber gives but got {type(grabbed).__name__}; "
+                "give it Grabber(lambda: source) in place of the source"
+            )
+        yield grabbed
+
+
+def _as_they_come(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator[Tracked]:
+    for grabbed in frames:
+        result = tracker.track(grabbed.pixels)
+        yield Tracked(grabbed, result, monotonic() - grabbed.arrived)
+
+
+def _encoded_ahead(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator[Tracked]:
+    waiting = iter(frames)
+    following = tracker.frame_index + 1
+
+    def prepare(index: int) -> tuple[Grabbed, Embedding | None] | None:
+        grabbed = next(waiting, None)
+        if grabbed is None:
+            return None
+        return grabbed, tracker.encode(grabbed.pixels) if tracker.looks_at(index) else None
+
+    thread = ThreadPoolExecutor(1)
+    try:
+        coming: Future[tuple[Grabbed, Embedding | None] | None] = thread.submit(prepare, following)
+        while (prepared := coming.result()) is not None:
+            following += 1
+            coming = thread.submit(prepare, following)
+            grabbed, embedding = prepared
+            result = tracker.track(grabbed.pixels if embedding is None else embedding)
+            yield Tracked(grabbed, result, monotonic() - grabbed.arrived)
+    finally:
+        # Not waited for: a source that gives no frame would hold up whoever stops. Closeable the grabber ends it.
+        thread.shutdown(wait=False, cancel_futures=True)

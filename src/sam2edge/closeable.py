@@ -1,0 +1,25 @@
+"""What is closed at the end of a with block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TypeVar
+
+Self = TypeVar("Self", bound="Closeable")
+
+
+class Closeable(ABC):
+    """A context manager that closes itself, after an error too."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held. May be called again."""
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,184 @@
+"""The gate inside `calibrate`: ranges that are wrong on purpose are caught, and what can be saved is saved."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import cv2
+import pytest
+
+from sam2edge import Bundle, cli
+from sam2edge.bundle import GRAPHS
+from sam2edge.calibration.int8 import calibrate as module
+from sam2edge.calibration.int8 import exclude as settling
+from sam2edge.calibration.int8 import sensitivity
+from sam2edge.calibration.int8.calibrate import calibrate
+from sam2edge.calibration.int8.recipe import Recipe
+from sam2edge.calibration.measure.clip import Clip
+from sam2edge.calibration.measure.comparison import Comparison, Configuration
+from sam2edge.calibration.measure.gate import Gate
+from sam2edge.calibration.measure.report import report_directory
+from sam2edge.commands import calibrate as command
+from sam2edge.errors import GateError
+from tests.conftest import REPO
+from tests.unit.calibration.int8.test_sensitivity import BROKEN, CLIP
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(nano, prompts, cache, tmp_path, monkeypatch):
+    """Return a function that calibrates on the clip's first frames, with ranges that `change` spoils."""
+    monkeypatch.setattr(module, "Clip", lambda path: Clip(path, FRAMES))
+    real = module._ranges
+
+    def run(change=lambda graph, name: 1.0, **arguments):
+        def ranges(statistics, recipe):
+            found = real(statistics, recipe)
+            return {graph: {name: change(graph, name) * x for name, x in one.items()} for graph, one in found.items()}
+
+        monkeypatch.setattr(module, "_ranges", ranges)
+        return calibrate(nano, tmp_path / "out", [CLIP], [prompts], cache=cache, **arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """A clip with other toys on other ways, and their boxes on the first frame."""
+    sys.path.insert(0, str(REPO / "samples"))
+    try:
+        import knob_costs
+        import make_clip
+    finally:
+        sys.path.remove(str(REPO / "samples"))
+    folder = tmp_path_factory.mktemp("toys")
+    frames, labels = make_clip.render(knob_costs.toys(1))
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), frame[..., ::-1])
+    return Clip(folder), {number: {"box": make_clip.box(labels[0] == number)} for number in (1, 2, 3)}
+
+
+def report(path):
+    return json.loads((report_directory(path) / "1" / "report.json").read_text())
+
+
+def test_what_passes_is_kept_as_it_is(run):
+    bundle = run()
+    assert Recipe.read(bundle.path / "recipe.json") == Recipe()
+    assert bundle.manifest.calibration.iou == {str(CLIP): pytest.approx(0.996, abs=0.003)}
+    rows = report(bundle.path)["rows"]
+    assert [row["name"] for row in rows] == ["FP32", "INT8"]
+    assert rows[1]["closed_loop"]["mean_iou"] == bundle.manifest.calibration.iou[str(CLIP)]
+    assert rows[0]["bytes"] > 3 * rows[1]["bytes"] > 0
+    assert Bundle.open(bundle.path) == bundle
+
+
+def test_the_block_of_a_wrong_range_is_kept_out(run, capsys):
+    """An eighth of the range of one tensor loses an object; its block in FP32 brings it back."""
+    bundle = run(lambda graph, name: 1 / 8 if name == BROKEN else 1)
+    before, (island,) = Recipe(), Recipe.read(bundle.path / "recipe.json").kept[len(Recipe().kept) :]
+    assert Recipe.read(bundle.path / "recipe.json").kept[: len(before.kept)] == before.kept
+    assert (island.graph, island.nodes) == ("image_encoder", r"/blocks\.0/")
+    assert "the gate failed: clip.mp4: mean IoU 0." in island.reason
+    first, second = report(bundle.path)["rows"][1:]
+    assert not first["gate"]["passed"]
+    assert first["closed_loop"]["mean_iou"] < 0.97
+    assert second["gate"]["passed"]
+    assert bundle.manifest.calibration.iou[str(CLIP)] == second["closed_loop"]["mean_iou"] > 0.99
+    command._print(bundle, before, report_directory(bundle.path))
+    said = r"kept out of INT8: image_encoder /blocks\.0/ (the gate failed: clip.mp4: mean IoU 0."
+    assert capsys.readouterr().out.splitlines()[1].startswith(said)
+
+
+def test_what_cannot_be_saved_fails(run, monkeypatch):
+    """Ranges of all tensors an eighth: what was at OUT stays, and the report says what was tried."""
+    before = run(gate=None)
+    assert before.manifest.calibration.iou == {}
+    monkeypatch.setattr(settling, "STEPS", 1)
+    message = r"not with 1 blocks kept out either: clip\.mp4: mean IoU 0\..*object 2 is lost.*out\.report"
+    with pytest.raises(GateError, match=message):
+        run(lambda graph, name: 1 / 8)
+    assert Bundle.open(before.path) == before
+    assert len(report(before.path)["rows"]) == 3
+
+
+def test_the_threshold_is_the_callers(run, monkeypatch):
+    monkeypatch.setattr(settling, "STEPS", 0)
+    with pytest.raises(GateError, match=r"mean IoU 0\.99\d+ is below 1"):
+        run(gate=Gate(min_mean_iou=1.0))
+
+
+@pytest.mark.parametrize(
+    ("graph", "tensor", "block"),
+    [
+        ("image_encoder", BROKEN, r"/blocks\.0/"),
+        ("memory_attention", "/layers.0/norm1/LayerNormalization_output_0", r"/layers\.0/(?:query|key|value|output)/"),
+        ("mask_decoder", "/hypernetworks.0/activation/Relu_output_0", r"/hypernetworks\."),
+        ("memory_encoder", "/Add_output_0", "/fuser/"),
+    ],
+)
+def test_eight_times_the_range_of_one_tensor(run, graph, tensor, block):
+    """Masks do not show it: five bits of eight are enough for one tensor. Its block is kept out all the same."""
+    bundle = run(lambda name, activation: 8 if (name, activation) == (graph, tensor) else 1)
+    (island,) = Recipe.read(bundle.path / "recipe.json").kept[len(Recipe().kept) :]
+    assert (island.graph, island.nodes) == (graph, block)
+    said = rf"the gate failed: clip\.mp4: {graph}: the INT8 range of {re.escape(tensor)} is [789]\.\d times what "
+    assert re.fullmatch(said + "the clip shows, above 6", island.reason)
+    first, second = (row["gate"] for row in report(bundle.path)["rows"][1:])
+    assert (len(first["failures"]), len(first["wide"]), first["passed"]) == (1, 1, False)
+    assert (second["wide"], second["passed"]) == ([], True)
+
+
+def test_eight_times_all_ranges(nano, run, toys, monkeypatch):
+    """Five bits of eight are left: too wide for any clip. Masks show it too, on toys that calibration did not see."""
+    clip, prompts = toys
+    ladder = Comparison(Configuration("FP32", nano), clip, prompts, Gate())
+    assert ladder.measure(Configuration("INT8", run(gate=None), int8=GRAPHS)).verdict.passed
+    monkeypatch.setattr(settling, "STEPS", 1)
+    with pytest.raises(GateError, match=r"with 1 blocks kept out either: .* times what the clip shows, above 6, and"):
+        run(lambda graph, name: 8.0)
+    wide = run(lambda graph, name: 8.0, gate=None)
+    ranges, iou = ladder.measure(Configuration("8 times the ranges", wide, int8=GRAPHS)).verdict.failures[:2]
+    assert re.search(r"the INT8 range of \S+ is \d+\.\d times what the clip shows, above 6, and \d+ more", ranges)
+    assert iou.startswith("mean IoU 0.")
+
+
+# the command
+
+
+def test_the_command(nano, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sensitivity, "FRAMES", 3)
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    frames.mkdir()
+    for number, frame in enumerate(Clip(CLIP, 6)):
+        cv2.imwrite(str(frames / f"{number}.png"), frame[..., ::-1])
+    command = ["calibrate", str(nano.path), str(out), "--clips", str(frames), "--box", "101,47,176,122"]
+    assert cli.main([*command, "--no-gate"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("not measured against FP32")
+
+    assert cli.main([*command, "--sensitivity", str(tmp_path / "sensitivity")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["graph", "block", "layers"]
+    rows = (tmp_path / "sensitivity" / "sensitivity.csv").read_text().splitlines()
+    assert [line.split()[0] for line in lines[: len(rows)]] == [row.partition(",")[0] for row in rows]
+    assert lines[-2].startswith(f"mean IoU with FP32 on {frames}: 0.99")
+    assert lines[-1] == f"report in {report_directory(out)}"
+    assert cli.main(["inspect", str(out)]) == 0
+    assert f"mean IoU with FP32 on {frames}: 0.99" in capsys.readouterr().out
+
+    monkeypatch.setattr(settling, "STEPS", 0)
+    before = Bundle.open(out)
+    assert cli.main([*command, "--min-iou", "1"]) == 1
+    assert capsys.readouterr().out.startswith("INT8 does not pass the gate, not with 0 blocks kept out either: frames:")
+    assert Bundle.open(out) == before
+    assert cli.main([*command, "--min-iou", "97"]) == 2
+    assert "min_mean_iou must be from 0 to 1 but is 97" in capsys.readouterr().err

@@ -1,0 +1,228 @@
+"""Runs in closed loop, their comparison, and the gate's conditions, on masks made by hand."""
+
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+from sam2edge import VideoTracker
+from sam2edge.calibration.int8.range_ratios import RangeRatio
+from sam2edge.calibration.measure.clip import Clip
+from sam2edge.calibration.measure.closed_loop import STAGES, Agreement, Run, compare, track_clip
+from sam2edge.calibration.measure.gate import Gate
+from sam2edge.calibration.measure.graph_errors import OutputError, graph_errors, most_sensitive
+from sam2edge.calibration.measure.recorder import Recorded, _Watched
+from sam2edge.errors import InputError, MediaError
+from sam2edge.runtime.backends.base import Backend, GraphRunner
+from tests.conftest import REPO
+from tests.simulated_device import SimulatedDevice
+
+CLIP = REPO / "samples" / "clip.mp4"
+PROMPTS = {1: {"box": (101, 47, 176, 122)}, 7: {"box": (220, 18, 305, 103)}}
+
+
+def run_of(masks, ids=(1, 2)):
+    """A Run of masks bool [T,N,H,W]."""
+    count = masks.shape[:2]
+    packed = tuple(zlib.compress(np.packbits(frame).tobytes()) for frame in masks)
+    numbers = np.zeros(count, np.float32)
+    return Run(ids, masks.shape[2:], packed, numbers, numbers, np.zeros((len(masks), 5), np.float32))
+
+
+def full(frames, objects=2, size=(7, 9)):
+    return np.ones((frames, objects, *size), bool)
+
+
+def test_a_run_holds_what_the_tracker_gives(nano):
+    run, recorded = track_clip(nano, Clip(CLIP, 4), PROMPTS, record=(0, 2))
+    with VideoTracker(nano) as tracker:
+        for number, frame in enumerate(Clip(CLIP, 4)):
+            result = tracker.track(frame)
+            for object_id, prompt in PROMPTS.items() if number == 0 else ():
+                result = tracker.prompt(object_id, **prompt)
+            np.testing.assert_array_equal(run.masks(number), result.masks)
+            np.testing.assert_array_equal(run.ious[number], result.ious)
+            np.testing.assert_array_equal(run.scores[number], result.object_scores)
+    assert (len(run), run.object_ids, run.frame_size) == (4, (1, 7), (240, 320))
+    first = ["image_encoder", "mask_decoder", "mask_decoder"]
+    later = ["image_encoder", "memory_encoder", "memory_attention", "mask_decoder"]
+    assert [one.graph for one in recorded[:3]] == first
+    assert sorted(one.graph for one in recorded[3:]) == sorted(later)
+    assert list(run.milliseconds) == list(STAGES)
+    assert (run.seconds[1:] > 0).all()
+    assert run.seconds[0, STAGES.index("memory_attention")] == 0
+
+
+def test_a_device_is_watched_without_taking_its_arrays_away(nano):
+    run, recorded = track_clip(nano, Clip(CLIP, 6), PROMPTS, SimulatedDevice(half=True), record=(3,))
+    plain, reference = track_clip(nano, Clip(CLIP, 6), PROMPTS, record=(3,))
+    assert compare(plain, run).mean > 0.98
+    assert (run.seconds[1:] > 0).all()
+    for one, other in zip(recorded, reference, strict=True):
+        assert one.graph == other.graph
+        for name, array in {**other.inputs, **other.outputs}.items():
+            found = {**one.inputs, **one.outputs}[name]
+            assert (found.dtype, found.shape[0]) == (array.dtype, array.shape[0])
+            assert found is not array
+
+
+def test_what_was_recorded_is_what_the_graph_saw(nano):
+    """The tracker writes its bank again: a view of it would show later values, and the errors would not be 0."""
+    _, recorded = track_clip(nano, Clip(CLIP, 12), PROMPTS, record=(0, 7, 8))  # full from 7 on, so slots are reused
+    errors = graph_errors(nano, recorded)
+    assert len(errors) == 4
+    assert all(error == OutputError(0, 0) for outputs in errors.values() for error in outputs.values())
+
+
+def test_recording_is_no_part_of_a_frame(nano, monkeypatch):
+    def slow(runner, arrays):
+        time.sleep(0.2)
+        return kept(runner, arrays)
+
+    kept = _Watched._kept
+    monkeypatch.setattr(_Watched, "_kept", slow)
+    run, recorded = track_clip(nano, Clip(CLIP, 3), PROMPTS, record=range(3))
+    assert run.seconds.sum() < 0.2 * len(recorded)
+
+
+def test_a_clip_is_read_from_the_start_each_time():
+    clip = Clip(CLIP, 2)
+    frames, again = list(clip), list(clip)
+    np.testing.assert_array_equal(frames, again)
+    np.testing.assert_array_equal(clip.first(), frames[0])
+
+
+def test_clips_that_are_refused(nano, tmp_path):
+    with pytest.raises(InputError, match="at least 1 but is 0"):
+        Clip(CLIP, 0)
+    with pytest.raises(MediaError, match="no such video file"):
+        Clip(tmp_path / "none.mp4").first()
+    with pytest.raises(InputError, match="there are no prompts"):
+        track_clip(nano, Clip(CLIP), {})
+
+
+def test_iou_of_two_runs():
+    reference, masks = full(3), full(3)
+    masks[1, 0, :, :3] = False  # 6 of 9 columns
+    reference[2, 1] = masks[2, 1] = False
+    masks[0, 1] = False
+    comparison = compare(run_of(reference), run_of(masks))
+    np.testing.assert_allclose(comparison.iou, [[1, 0], [2 / 3, 1], [1, 1]], rtol=1e-6)
+    assert comparison.mean == pytest.approx((4 + 2 / 3) / 6)
+    assert comparison.worst == (0, 0, 2)
+    assert comparison.lost == ()
+
+
+@pytest.mark.parametrize(
+    ("away", "lost"),
+    [
+        (range(5, 11), (2,)),
+        (range(5, 10), ()),  # one frame less
+        ([*range(5, 10), *range(11, 16)], ()),  # found in between
+        (range(14, 20), (2,)),  # to the end
+    ],
+)
+def test_an_object_is_lost_after_six_frames(away, lost):
+    masks = full(20)
+    masks[list(away), 1] = False
+    assert compare(run_of(full(20)), run_of(masks)).lost == lost
+
+
+def test_an_object_with_another_ones_mask_is_lost_too():
+    masks = full(8)
+    masks[:, 0, :, 4:] = False  # IoU 4/9
+    assert compare(run_of(full(8)), run_of(masks)).lost == (1,)
+
+
+def test_frames_on_which_the_reference_does_not_show_the_object_do_not_count_as_lost():
+    reference, masks = full(14), full(14)
+    reference[4:10, 0] = False
+    assert compare(run_of(reference), run_of(masks)).lost == ()  # seen where there is nothing: low IoU, not lost
+    masks[1:4, 0] = masks[10:13, 0] = False
+    assert compare(run_of(reference), run_of(masks)).lost == (1,)  # neither do they end an absence
+
+
+@pytest.mark.parametrize("other", [run_of(full(4)), run_of(full(3, size=(9, 7))), run_of(full(3), ids=(1, 3))])
+def test_runs_of_different_clips_are_not_compared(other):
+    with pytest.raises(InputError, match="one clip and the same objects"):
+        compare(run_of(full(3)), other)
+
+
+def judged(iou, lost=(), errors=None, **limits):
+    return Gate(**limits).judge(Agreement((1, 2), np.array(iou, np.float32), lost), errors)
+
+
+def test_the_gate():
+    assert judged([[0.98, 0.97], [0.99, 0.96]]).passed
+    assert judged([[0.98, 0.96], [0.97, 0.96]]).failures == ("mean IoU 0.967500 is below 0.97",)
+    assert judged([[0.98, 0.96], [0.97, 0.96]], min_mean_iou=0.96).passed
+    assert judged([[1, 1], [1, 0.9]], min_worst_iou=0.95).failures == (
+        "IoU 0.900000 of object 2 on frame 1 is below 0.95",
+    )
+    assert judged([[1, 1]], lost=(2,)).failures == ("object 2 is lost for 6 frames or more",)
+    with pytest.raises(InputError, match="min_mean_iou must be from 0 to 1 but is 97"):
+        Gate(min_mean_iou=97)
+    with pytest.raises(InputError, match="max_range_ratio must be 1 or more but is nan"):
+        Gate(max_range_ratio=np.nan)
+
+
+def test_the_gate_and_ranges():
+    same = Agreement((1,), np.ones((2, 1), np.float32), ())
+    ratios = [RangeRatio("mask_decoder", "b", 8.25), RangeRatio("mask_decoder", "a", 6.1)]
+    verdict = Gate().judge(same, None, [*ratios, RangeRatio("mask_decoder", "c", 6)])
+    assert verdict.failures == (
+        "mask_decoder: the INT8 range of b is 8.2 times what the clip shows, above 6, and 1 more",
+    )
+    assert verdict.wide == tuple(ratios)
+    assert Gate(max_range_ratio=9).judge(same, None, ratios).passed
+
+
+def test_the_gate_names_the_most_sensitive_graph_and_values_that_are_not_finite():
+    errors = {
+        "image_encoder": {"features": OutputError(0.9, 0.01)},
+        "mask_decoder": {"mask": OutputError(0.1, 0.02), "iou": OutputError(0.3, 0.001)},
+    }
+    assert most_sensitive(errors) == "mask_decoder"
+    assert judged([[1, 1]], errors=errors).passed
+    errors["image_encoder"] = {"features": OutputError(np.inf, np.inf)}
+    verdict = judged([[1, 1]], errors=errors)
+    assert verdict.failures == ("image_encoder gives values that are not finite",)
+    assert verdict.sensitive == "image_encoder"
+
+
+class Adding(Backend):
+    """Graphs that give their input plus a number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def open(self, graph):
+        return AddingRunner(self.number)
+
+
+class AddingRunner(GraphRunner):
+    def __init__(self, number):
+        self.number = number
+
+    def run(self, inputs):
+        return {"memory": inputs["mask"] + np.float32(self.number)}
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    # Relative to 4, the smaller of the runs' largest values; to the root mean square of 3, 4, 0 and 0, 5, 0.
+    [(0, (0, 0)), (1, (1 / 4, 1 / np.sqrt(50 / 6))), (np.nan, (np.inf, np.inf))],
+)
+def test_graph_errors(nano, number, expected):
+    values = [np.array([3, -4, 0], np.float32), np.array([0, 5, 0], np.float32)]
+    recorded = [Recorded("memory_encoder", {"mask": value}, {"memory": value}) for value in values]
+    [error] = graph_errors(nano, recorded, Adding(number))["memory_encoder"].values()
+    assert (error.largest, error.rms) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reference_that_is_not_finite_says_nothing_good(nano, value):
+    values = np.array([3, value], np.float32)
+    recorded = [Recorded("memory_encoder", {"mask": values}, {"memory": values})]
+    assert graph_errors(nano, recorded, Adding(0))["memory_encoder"]["memory"] == OutputError(np.inf, np.inf)

@@ -1,0 +1,103 @@
+"""True masks from the files that data sets come in."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam2edge.calibration.measure.truth import TrueMasks, read_labels
+from sam2edge.errors import InputError, MediaError
+from tests.conftest import REPO
+
+LABELS = np.array([[0, 1, 1, 0, 2], [0, 1, 3, 3, 2], [0, 0, 3, 0, 2]], np.uint8)
+
+
+def write_palette(path, labels, bits=8):
+    """A PNG as DAVIS has them: pixels are indices into a palette in which 2 is not above 1."""
+    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
+    colours = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+    image.putpalette(colours + [9] * (3 * 2**bits - len(colours)))  # its length is what Pillow takes the depth from
+    image.save(path)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_indices_of_a_palette(tmp_path, bits):
+    write_palette(tmp_path / "a.png", LABELS, bits)
+    assert (tmp_path / "a.png").read_bytes()[24:26] == bytes([bits, 3])
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), LABELS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_values(tmp_path, dtype):
+    labels = LABELS.astype(dtype) * (1 if dtype == np.uint8 else 1000)
+    cv2.imwrite(str(tmp_path / "a.png"), labels)
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), labels)
+
+
+def test_a_folder_in_the_order_of_its_numbers(tmp_path):
+    for number, value in (("frame10", 3), ("frame1", 1), ("frame9", 2)):
+        write_palette(tmp_path / f"{number}.png", np.full((2, 3), value, np.uint8))
+    truth = TrueMasks(tmp_path)
+    assert len(truth) == 3
+    assert [int(truth[i][0, 0]) for i in range(3)] == [1, 2, 3]
+    assert truth.object_ids == (1,)
+    assert truth.masks(1, (1, 2), (2, 3)).all(axis=(1, 2)).tolist() == [False, True]
+    with pytest.raises(InputError, match="frame 1 is 3×2 but the frame 4×2"):
+        truth.masks(1, (1,), (2, 4))
+
+
+def test_davis_layout(tmp_path):
+    clip = tmp_path / "JPEGImages" / "480p" / "dogs"
+    masks = tmp_path / "Annotations" / "480p" / "dogs"
+    clip.mkdir(parents=True)
+    masks.mkdir(parents=True)
+    write_palette(masks / "00000.png", LABELS)
+    assert TrueMasks(tmp_path, clip).object_ids == (1, 2, 3)
+    with pytest.raises(MediaError, match="Annotations/480p/cats: no such folder"):
+        TrueMasks(tmp_path, clip.with_name("cats"))
+
+
+def test_255_is_void_beside_objects_and_the_object_when_alone(tmp_path):
+    for name, labels in (("several", LABELS), ("one", np.minimum(LABELS, 1))):
+        (tmp_path / name).mkdir()
+        marked = np.where(labels == labels.max(), 255, labels).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / name / "0.png"), marked)
+    assert TrueMasks(tmp_path / "several").object_ids == (1, 2)
+    np.testing.assert_array_equal(TrueMasks(tmp_path / "one")[0], LABELS > 0)
+
+
+def test_white_mask_of_an_object_that_fills_the_first_frame(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((4, 5), 255, np.uint8))
+    assert TrueMasks(tmp_path).object_ids == (1,)
+    assert (TrueMasks(tmp_path)[0] == 1).all()
+
+
+def test_npz():
+    truth = TrueMasks(REPO / "samples" / "clip_masks.npz")
+    assert (len(truth), truth.object_ids, truth[0].shape) == (120, (1, 2, 3), (240, 320))
+
+
+def test_what_cannot_be_read(tmp_path):
+    def fails(message, path):
+        with pytest.raises(MediaError, match=message):
+            TrueMasks(path)
+
+    fails("no such folder of true masks", tmp_path / "none")
+    fails("no PNG files", tmp_path)
+    file = tmp_path / "0.png"
+    file.write_bytes(b"GIF89a" + bytes(60))
+    fails("0.png: no PNG, or a damaged one", tmp_path)
+    write_palette(file, np.random.default_rng(0).integers(0, 4, (200, 200), dtype=np.uint8))
+    file.write_bytes(file.read_bytes()[:30])
+    fails("0.png: .*damaged", tmp_path)
+    file.write_bytes(file.read_bytes()[:20])
+    fails("0.png: .*damaged", tmp_path)
+    cv2.imwrite(str(file), np.dstack([LABELS * 50] * 3))
+    fails("has colours", tmp_path)
+    np.savez(tmp_path / "a.npz", masks=LABELS)
+    fails("array `labels`", tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", labels=LABELS)
+    fails(r"integer \[T,H,W\] but are uint8 \[3, 5\]", tmp_path / "a.npz")
+    fails("array `labels`", tmp_path / "none.npz")
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    fails("array `labels`", tmp_path / "a.npz")

@@ -1,0 +1,228 @@
+"""Engines behind the gate: stand-ins for TensorRT build them, and a stand-in for the machine runs them.
+
+That machine calculates with the FP32 graphs. How long each engine takes, and which ones are wrong, is made up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam2edge.bundle import GRAPHS
+from sam2edge.calibration.checked_build import build_checked
+from sam2edge.calibration.measure.clip import Clip
+from sam2edge.calibration.measure.gate import Gate
+from sam2edge.calibration.measure.report import report_directory
+from sam2edge.cli import main
+from sam2edge.commands import build as command
+from sam2edge.engines.manifest import ENGINES, Engines
+from sam2edge.errors import BuildError, GateError, InputError
+from sam2edge.runtime.backends.base import Backend, GraphRunner, open_backend
+from tests.conftest import REPO
+from tests.unit.engines.test_build import builds, install
+
+CLIP = REPO / "samples" / "clip.mp4"
+PROMPTS = {1: {"box": (101, 47, 176, 122)}}
+SECONDS = {
+    "fp32": (0.08, 0.08, 0.08, 0.08),
+    "fp16": (0.06, 0.02, 0.04, 0.02),
+    "int8": (0.02, 0.04, 0.02, 0.04),
+}
+"""Of each of GRAPHS: INT8 pays in the image encoder and the mask decoder."""
+
+
+class Machine(Backend):
+    """Runs engines in SECONDS each; those in `wrong` give zeros."""
+
+    def __init__(self, nano, engines, wrong):
+        self._nano, self._engines, self._wrong = nano, engines.manifest.engines, wrong
+
+    def open(self, graph: Path) -> GraphRunner:
+        name = graph.stem
+        engine, inner = self._engines[name], open_backend("onnx").open(self._nano.graph_path(name))
+        seconds = SECONDS[engine.precision][GRAPHS.index(name)]
+        wrong = (name, engine.precision) in self._wrong
+
+        class Runner(GraphRunner):
+            def run(self, inputs):
+                end = time.perf_counter() + seconds
+                outputs = inner.run(inputs)
+                time.sleep(max(0, end - time.perf_counter()))
+                return {key: np.zeros_like(value) for key, value in outputs.items()} if wrong else outputs
+
+        return Runner()
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return install(monkeypatch, "10.3.0")
+
+
+@pytest.fixture
+def run(fake, nano, tmp_path):
+    """Return a function that builds engines of a bundle and measures them on the clip's first frames."""
+
+    def run(bundle, precision, wrong=(), **arguments):
+        return build_checked(
+            bundle,
+            Clip(CLIP, 5),
+            lambda engines: Machine(nano, engines, wrong),
+            tmp_path / "out",
+            precision=precision,
+            prompts=PROMPTS,
+            **arguments,
+        )
+
+    return run
+
+
+def report(tmp_path):
+    return json.loads((report_directory(tmp_path / "out") / "report.json").read_text())
+
+
+def assignment(engines):
+    return "/".join(engines.manifest.engines[name].precision for name in GRAPHS)
+
+
+def test_auto_builds_each_engine_once_and_takes_the_fastest_mixture(run, fake, nano, nano_int8, tmp_path):
+    engines, trials = run(nano_int8, "auto", source=nano)
+    assert assignment(engines) == "int8/fp16/int8/fp16"
+    assert ["/".join(trial.assignment) for trial in trials] == [
+        "fp16/fp16/fp16/fp16",
+        "int8/int8/int8/int8",
+        "int8/fp16/int8/fp16",
+    ]
+    assert trials[-1].milliseconds == pytest.approx((20, 20, 20, 20), abs=15)
+    assert len(builds(fake)) == 9
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == sorted(["engines.json", *(f"{name}.engine" for name in ENGINES)])
+    assert engines.manifest.precision == "auto"
+    assert Engines.open(tmp_path / "out", nano_int8, engines.manifest.target) == engines
+    assert [engines.read(name) for name in GRAPHS]
+    for name in GRAPHS:
+        of = nano_int8 if engines.manifest.engines[name].precision == "int8" else nano
+        assert engines.manifest.engines[name].graph_sha256 == of.manifest.graphs[name].sha256
+    rows = report(tmp_path)["rows"]
+    assert [row["name"] for row in rows] == ["FP32", *("/".join(trial.assignment) for trial in trials)]
+    assert rows[3]["closed_loop"]["mean_iou"] == 1
+    assert rows[3]["bytes"] == sum(engine.bytes for engine in engines.manifest.engines.values())
+
+
+def test_auto_passes_over_a_wrong_engine(run, nano, nano_int8):
+    """The INT8 decoder is fast and gives zeros."""
+    engines, trials = run(nano_int8, "auto", {("mask_decoder", "int8")}, source=nano)
+    assert assignment(engines) == "int8/fp16/fp16/fp16"
+    assert [trial.passed for trial in trials] == [True, False, False, True]
+    assert trials[1].failures[0].startswith("mean IoU 0.")
+
+
+def test_auto_passes_over_a_range_that_is_too_wide(run, nano, wide_int8):
+    """Engines run right here: only the graph's range says so, and only for the decoder in INT8."""
+    engines, trials = run(wide_int8, "auto", source=nano)
+    assert assignment(engines) == "int8/fp16/fp16/fp16"
+    assert [trial.passed for trial in trials] == [True, False, False, True]
+    wide = (
+        r"mask_decoder: the INT8 range of /hypernetworks\.0/activation/Relu_output_0 is \S+ times what the clip shows"
+    )
+    for trial in trials[1:3]:
+        assert [bool(re.match(wide, failure)) for failure in trial.failures] == [True]
+    with pytest.raises(GateError, match=f"int8: the gate failed: {wide}"):
+        run(wide_int8, "int8", source=nano)
+
+
+def test_auto_falls_back_to_fp32_where_fp16_is_wrong(run, fake, nano):
+    engines, trials = run(nano, "auto", {("memory_attention", "fp16")})
+    assert assignment(engines) == "fp16/fp32/fp16/fp16"
+    assert len(builds(fake)) == 3 * len(GRAPHS) + 1, "FP16 once more, with FP32 between the engines"
+    for engine in engines.manifest.engines.values():
+        assert "float16" not in {tensor.dtype for tensor in (*engine.inputs.values(), *engine.outputs.values())}
+    assert {"fp32"} == {precision for trial in trials for precision in trial.assignment} - {"fp16"}
+
+
+def test_nothing_is_written_if_nothing_passes(run, nano, tmp_path):
+    before, _ = run(nano, "fp16")
+    wrong = {("mask_decoder", precision) for precision in ("fp16", "fp32")}
+    with pytest.raises(GateError, match=r"every precision: the gate failed: mean IoU 0\..*no engines were written"):
+        run(nano, "auto", wrong)
+    assert Engines.open(tmp_path / "out", nano, before.manifest.target) == before
+    assert len(report(tmp_path)["rows"]) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out", "out.report"]
+
+
+def test_one_precision(run, fake, nano, nano_int8, tmp_path):
+    engines, trials = run(nano_int8, "int8", source=nano)
+    assert (assignment(engines), trials) == ("int8/int8/int8/int8", [])
+    assert [row["name"] for row in report(tmp_path)["rows"]] == ["FP32", "int8"]
+    with pytest.raises(GateError, match=r"int8: the gate failed: mean IoU 0\..*auto finds the fastest that passes"):
+        run(nano_int8, "int8", {("mask_decoder", "int8")}, source=nano, force=True)
+    assert len(builds(fake)) == 2 * len(ENGINES)
+    # what is up to date is measured but not built again
+    assert run(nano_int8, "int8", source=nano)[0] == engines
+    assert len(builds(fake)) == 2 * len(ENGINES)
+
+
+def test_the_threshold_is_the_callers(run, nano):
+    run(nano, "fp16", {("mask_decoder", "fp16")}, gate=Gate(0))
+
+
+def test_a_precision_that_cannot_be_built_is_left_out(run, fake, nano, nano_int8):
+    fake.faults.no_int8 = True
+    engines, trials = run(nano_int8, "auto", source=nano)
+    assert assignment(engines) == "fp16/fp16/fp16/fp16"
+    assert "image_encoder: int8 was asked for" in trials[0].failures[0]
+
+
+def test_a_machine_that_builds_nothing(run, fake, nano):
+    fake.faults.build_error = "no kernel for anything"
+    with pytest.raises(GateError, match="image_encoder: TensorRT could not build the engine: no kernel for anything"):
+        run(nano, "auto")
+    with pytest.raises(BuildError, match="no kernel for anything"):
+        run(nano, "fp16")
+
+
+def test_an_int8_bundle_needs_its_source(run, nano, nano_int8, pooled):
+    with pytest.raises(InputError, match="compared with the FP32 bundle it was made of; give it as --source"):
+        run(nano_int8, "auto")
+    with pytest.raises(InputError, match=r"is not the bundle that .* was made of; give that one as --source"):
+        run(nano_int8, "auto", source=pooled)
+    with pytest.raises(InputError, match="is an INT8 bundle, which has no fp16 graphs"):
+        run(nano_int8, "fp16", source=nano)
+
+
+# the command
+
+
+def arguments(bundle, tmp_path, *more):
+    fixed = ["build", bundle.path, "--out", tmp_path / "out", "--box", "101,47,176,122", "--frames", 4]
+    return [str(one) for one in (*fixed, *more)]
+
+
+def test_the_command(fake, nano, nano_int8, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "_opener", lambda: lambda engines: Machine(nano, engines, ()))
+    auto = arguments(nano_int8, tmp_path, "--clip", CLIP, "--precision", "auto", "--source", nano.path)
+    assert main(auto) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"engines in {tmp_path / 'out'}" in lines
+    assert re.fullmatch(r"int8/int8/int8/int8: 1\d\d\.\d\d ms, passed", lines[-2])
+    assert re.fullmatch(r"int8/fp16/int8/fp16: \d+\.\d\d ms, taken", lines[-1])
+    monkeypatch.setattr(command, "_opener", lambda: lambda engines: Machine(nano, engines, {("mask_decoder", "fp16")}))
+    assert main(arguments(nano, tmp_path, "--clip", CLIP, "--force")) == 1
+    assert "fp16: the gate failed" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_missing(fake, nano, capsys):
+    for more, message in {
+        ("--clip", str(CLIP)): "the GPU backends need pycuda",
+        ("--precision", "auto"): "engines are compared with FP32 on a clip of yours; give it as --clip",
+        ("--box", "1,1,9,9"): "engines are compared with FP32 on a clip of yours; give it as --clip",
+        ("--precision", "fp8"): "fp8 is not offered",
+    }.items():
+        assert main(["build", str(nano.path), *more]) == 2
+        assert message in capsys.readouterr().err
+    assert builds(fake) == []

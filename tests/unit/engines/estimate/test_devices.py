@@ -1,0 +1,122 @@
+"""The table of boards and cards, and the floor of a frame on them."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+import pytest
+
+from sam2edge import Bundle, cli
+from sam2edge.bundle import GRAPHS
+from sam2edge.engines.estimate.cost import graph_cost, least_bytes
+from sam2edge.engines.estimate.devices import DEVICES, Device, find_device
+from sam2edge.engines.estimate.roofline import Bound, frame_sizes, graph_bounds, parts
+from sam2edge.engines.fp16 import half
+from sam2edge.errors import InputError
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_figures_are_plausible(name: str) -> None:
+    """INT8 is twice FP16 on all of them, and memory is read in the unit that is asked for."""
+    device = DEVICES[name]
+    assert device.int8 / device.fp16 == pytest.approx(2, rel=0.07)
+    assert 40 < device.bandwidth < 10_000
+    assert 8 <= device.memory <= 141
+    assert device.source.startswith("https://")
+
+
+def test_derived_peaks() -> None:
+    """Where a note gives operations, tensor cores and clock, the peaks are their product."""
+    product = re.compile(r"clock × (\d+) FP16 or (\d+) INT8 operations, (\d+) at (\d+) MHz")
+    derived = [(device, match) for device in DEVICES.values() if (match := product.search(device.note))]
+    assert len(derived) > 10
+    for device, match in derived:
+        fp16, int8, cores, clock = map(int, match.groups())
+        assert device.fp16 == pytest.approx(fp16 * cores * clock / 1e6, rel=0.01)
+        assert device.int8 == pytest.approx(int8 * cores * clock / 1e6, rel=0.01)
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(InputError, match=r"unknown device 'orin'; choose from orin-nano, .*, h200"):
+        find_device("orin")
+
+
+def slow(fp16: float, int8: float, bandwidth: float) -> Device:
+    return Device("d", fp16, int8, bandwidth, 8, "https://")
+
+
+def test_floor_of_arithmetic(nano: Bundle) -> None:
+    """Where bytes cost nothing: all products in FP16; in INT8 those of two activations stay as slow."""
+    bounds = graph_bounds(nano, slow(1e-3, 2e-3, 1e6), 2)
+    for name in GRAPHS:
+        costs = graph_cost(onnx.load(nano.graph_path(name)), frame_sizes(nano, 2))
+        assert bounds[name].flops == sum(cost.flops for cost in costs)
+        assert bounds[name].fp16 == pytest.approx(bounds[name].flops / 1e9)
+    scores = graph_bounds(nano, slow(1e-3, 1e9, 1e6), 2)["memory_attention"]
+    assert 0.1 * scores.fp16 < scores.int8 < 0.9 * scores.fp16
+    assert bounds["memory_encoder"].int8 == pytest.approx(bounds["memory_encoder"].fp16 / 2)
+
+
+def test_floor_of_bytes(nano: Bundle) -> None:
+    """Where arithmetic costs nothing: inputs, outputs and weights, of which INT8 halves those of products."""
+    bounds = graph_bounds(nano, slow(1e9, 1e9, 1e-3), 1)
+    for name in GRAPHS:
+        model = half(onnx.load(nano.graph_path(name)))
+        assert bounds[name].least == least_bytes(model, frame_sizes(nano, 1))
+        assert bounds[name].fp16 == pytest.approx(bounds[name].least / 1e6)
+        assert 0.45 < bounds[name].int8 / bounds[name].fp16 < 1
+
+
+def test_as_written_is_no_quicker_than_the_floor(nano: Bundle) -> None:
+    device = find_device("orin-nx")
+    for bound in graph_bounds(nano, device, 4).values():
+        assert bound.written >= bound.fp16 >= bound.int8
+        assert bound.moved >= bound.least
+
+
+def test_parts_add_up(nano: Bundle) -> None:
+    device = find_device("orin-nx")
+    bounds, found = graph_bounds(nano, device, 1), list(parts(nano, device, 1, 1000))
+    for name in GRAPHS:
+        flops, moved, times = (sum(part[n] for part in found if part[0] == name) for n in (2, 3, 4))
+        assert (flops, moved) == (bounds[name].flops, bounds[name].moved)
+        assert times == pytest.approx(bounds[name].written)
+
+
+def test_bounds_add_up() -> None:
+    assert Bound(1, 2, 3.0, 4.0, 5, 6.0) + Bound(10, 20, 30.0, 40.0, 50, 60.0) == Bound(11, 22, 33.0, 44.0, 55, 66.0)
+
+
+def test_command(nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["inspect", str(nano.path), "--device", "orin-nx", "--objects", "3", "--parts", "1"]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Jetson Orin NX 16 GB: 15 TFLOP/s FP16 and 30 TOPS INT8, dense; 102 GB/s, 16 GB\nhttps://")
+    assert "A bound, not a measurement: no frame of 3 objects" in out
+    bounds = graph_bounds(nano, find_device("orin-nx"), 3)
+    rows = dict(re.findall(r"^(\w+) +[\d.]+ +[\d.]+ +([\d.]+) ", out, re.MULTILINE))
+    assert rows == {
+        **{name: f"{1e3 * bound.fp16:.3f}" for name, bound in bounds.items()},
+        "frame": f"{1e3 * sum(bound.fp16 for bound in bounds.values()):.3f}",
+    }
+    assert [row.split()[0] for row in out.partition("graph ")[2].splitlines()[1:]] == list(GRAPHS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--device", "pi"], "unknown device 'pi'; choose from orin-nano"),
+        (["--device", "l4", "--objects", "0"], "--objects must be an integer of at least 1 but got 0"),
+        (["--device", "l4", "--parts", "-1"], "--parts must be an integer of at least 0 but got -1"),
+    ],
+)
+def test_wrong_arguments(nano: Bundle, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert cli.main(["inspect", str(nano.path), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_onnx(nano: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["inspect", str(nano.path), "--device", "l4"]) == 2
+    assert "--device reads the graphs with onnx, which is not installed: pip install onnx" in capsys.readouterr().err

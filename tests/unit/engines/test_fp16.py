@@ -1,0 +1,314 @@
+"""FP16 in the types of the graphs: what stays FP32, that it is right, and that it is needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from transformers import Sam2VideoModel
+
+from sam2edge import Bundle
+from sam2edge.bundle import GRAPHS, TensorSpec, contract
+from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, Fp32Island, half, island_nodes, small_weights
+from sam2edge.errors import BuildError
+from sam2edge.export import export
+from sam2edge.export.mask_decoder import Stability
+from sam2edge.export.onnx_file import write_onnx
+from tests.conftest import NANO
+from tests.half_errors import rounded as rounded_bundle
+from tests.half_errors import run, track
+from tests.models import write_nano_2_0
+from tests.rounding import with_rounding
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+def of(graph):
+    return [island for island in ISLANDS if island.graph == graph]
+
+
+def graph_of(nodes, inputs, outputs, weights=()):
+    """A model; tensors as name: ONNX type, all of shape [4] or [1,1,256,256] as the type's second element says."""
+
+    def infos(tensors):
+        return [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in tensors.items()]
+
+    graph = helper.make_graph(nodes, "test", infos(inputs), infos(outputs), list(weights))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def types(model):
+    values = onnx.shape_inference.infer_shapes(model).graph.value_info
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def compute(model, tmp_path, **inputs):
+    onnx.save(model, tmp_path / "graph.onnx")
+    return run(tmp_path / "graph.onnx", inputs)
+
+
+def in_order(model):
+    """Nodes after those that they read, which the usual converter does not see to."""
+    waiting, known = list(model.graph.node), {t.name for t in (*model.graph.input, *model.graph.initializer)} | {""}
+    ordered = []
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        waiting = [node for node in waiting if not known.issuperset(node.input)]
+        ordered += ready
+        known.update(name for node in ready for name in node.output)
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+    return model
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_types(nano, graph):
+    source = onnx.load(nano.graph_path(graph))
+    model = half(source, of(graph))
+    inputs, outputs = contract(nano.model)[graph]
+    for spec, value in zip((*inputs, *outputs), (*model.graph.input, *model.graph.output), strict=True):
+        dtype = "float16" if spec.dtype == "float32" and spec.name not in HOST_TENSORS else spec.dtype
+        assert helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) == dtype
+        assert value.name == spec.name
+    islands, found = island_nodes(source.graph, of(graph)), types(model)
+    for node in model.graph.node:
+        for name in node.output:
+            if node.op_type != "Cast" and found.get(name) in (FLOAT, HALF):
+                assert found[name] == (FLOAT if node.name in islands else HALF), node.name
+    assert model.ByteSize() < 0.52 * source.ByteSize()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_without_islands_it_is_the_usual_converters(nano, graph, tmp_path):
+    source = onnx.load(nano.graph_path(graph))
+    names = [value.name for value in (*source.graph.input, *source.graph.output)]
+    ours = with_rounding(half(source, (), names))
+    usual = with_rounding(in_order(convert_float_to_float16(source, keep_io_types=True)))
+    random = np.random.default_rng(0)
+    sizes = {"N": 2, "T": 2, "K": 3, "P": 2, "B": 1}
+    values = {
+        "float32": lambda shape: random.normal(size=shape).astype(np.float32),
+        "int32": lambda shape: random.integers(-1, 3, shape, np.int32),
+        "bool": lambda shape: random.integers(0, 2, shape).astype(bool),
+        "uint8": lambda shape: random.integers(0, 256, shape, np.uint8),
+    }
+    inputs = {
+        spec.name: values[spec.dtype]([sizes.get(side, side) for side in spec.shape])
+        for spec in contract(nano.model)[graph][0]
+    }
+    expected = compute(usual, tmp_path, **inputs)
+    for name, output in compute(ours, tmp_path, **inputs).items():
+        np.testing.assert_array_equal(output, expected[name])
+
+
+def test_an_fp32_input_reaches_an_fp32_node_whole(tmp_path):
+    """Here the usual converter goes through FP16."""
+    nodes = [helper.make_node("Sin", ["points"], ["sine"], "island/Sin")]
+    model = graph_of(nodes, {"points": (FLOAT, [4])}, {"sine": (FLOAT, [4])})
+    points = np.float32([700.3, 900.77, 1023.4, 0.1])
+    exact = half(model, [Fp32Island("test", "island/", "test")], {"points", "sine"})
+    np.testing.assert_allclose(compute(exact, tmp_path, points=points)["sine"], np.sin(points), atol=1e-6)
+    usual = convert_float_to_float16(model, keep_io_types=True, node_block_list=["island/Sin"])
+    assert np.abs(compute(usual, tmp_path, points=points)["sine"] - np.sin(points)).max() > 0.01
+
+
+def test_a_weight_that_both_sides_use_is_there_twice(tmp_path):
+    weight = numpy_helper.from_array(np.float32([1 / 3, 1, 2, 3]), "weight")
+    nodes = [
+        helper.make_node("Mul", ["x", "weight"], ["fine"], "island/Mul"),
+        helper.make_node("Mul", ["x", "weight"], ["coarse"], "Mul"),
+    ]
+    model = graph_of(nodes, {"x": (FLOAT, [4])}, {"fine": (FLOAT, [4]), "coarse": (FLOAT, [4])}, [weight])
+    typed = half(model, [Fp32Island("test", "island/", "test")], {"x", "fine"})
+    assert {t.name: t.data_type for t in typed.graph.initializer} == {"weight": FLOAT, "weight/half": HALF}
+    outputs = compute(typed, tmp_path, x=np.ones(4, np.float32))
+    assert outputs["fine"][0] == np.float32(1 / 3)
+    assert outputs["coarse"][0] == np.float16(1 / 3)
+
+
+def test_an_output_that_is_read_in_the_graph_too(tmp_path):
+    nodes = [helper.make_node("Exp", ["x"], ["mask"], "Exp"), helper.make_node("Neg", ["mask"], ["y"], "Neg")]
+    model = graph_of(nodes, {"x": (FLOAT, [4])}, {"mask": (FLOAT, [4]), "y": (FLOAT, [4])})
+    outputs = compute(with_rounding(half(model)), tmp_path, x=np.float32([0.1, 0.2, 0.3, 0.4]))
+    x = np.float32([0.1, 0.2, 0.3, 0.4]).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(outputs["mask"], np.exp(x).astype(np.float16))
+    np.testing.assert_array_equal(outputs["y"], -outputs["mask"])
+
+
+def test_a_weight_beyond_fp16_is_an_error():
+    for value in (65505.0, np.inf, np.nan):
+        weight = numpy_helper.from_array(np.float32([0, 1, 2, value]), "weight")
+        model = graph_of(
+            [helper.make_node("Add", ["x", "weight"], ["y"])], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])}, [weight]
+        )
+        with pytest.raises(BuildError, match=r"weight weight: reaches .*, but FP16 ends at 65504; build with fp32"):
+            half(model)
+
+
+def test_small_weights_are_counted():
+    weight = numpy_helper.from_array(np.float32([0, 1e-8, -2e-5, 0.1]), "weight")
+    nodes = [helper.make_node("Add", ["x", "weight"], ["y"])]
+    model = graph_of(nodes, {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])}, [weight])
+    assert small_weights(model) == {"zero": 1, "subnormal": 1}
+
+
+def test_a_missing_island_is_an_error(nano):
+    graph = onnx.load(nano.graph_path("image_encoder")).graph
+    with pytest.raises(BuildError, match=r"mask_decoder: no node is called /stability/….*export it again"):
+        island_nodes(graph, of("mask_decoder"))
+
+
+def test_sam_2_0_has_no_pointer_code(tmp_path):
+    bundle = export(write_nano_2_0(tmp_path / "source"), tmp_path / "bundle")
+    model = half(onnx.load(bundle.graph_path("memory_attention")), of("memory_attention"))
+    assert HALF in types(model).values()
+    assert FLOAT not in types(model).values()
+
+
+# Graphs with Q/DQ nodes
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_types_around_int8(nano_int8, graph):
+    """Q reads what is there, DQ gives FP16, both with scales of that type and the same values as in FP32."""
+    source = onnx.load(nano_int8.graph_path(graph))
+    model = half(source, of(graph))
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 19)]
+    islands = island_nodes(source.graph, of(graph))
+    before, after = ({t.name: t for t in one.graph.initializer} for one in (source, model))
+    found = {**types(model), **{value.name: value.type.tensor_type.elem_type for value in model.graph.input}}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            q = node.op_type == "QuantizeLinear"
+            dtype = found[node.input[0]] if q else HALF
+            assert after[node.input[1]].data_type == dtype
+            assert found[node.output[0]] == (TensorProto.INT8 if q else HALF)
+            scale = before[node.input[1].removesuffix("/half")]
+            np.testing.assert_array_equal(
+                numpy_helper.to_array(after[node.input[1]]).astype(np.float32), numpy_helper.to_array(scale)
+            )
+            if q and dtype == FLOAT:
+                assert node.input[0] in HOST_TENSORS or node.input[0].removesuffix("_output_0") in islands
+    for name, tensor in before.items():
+        if tensor.data_type == TensorProto.INT8:
+            assert after[name] == tensor
+    assert model.ByteSize() < source.ByteSize()
+
+
+def test_an_fp32_island_is_quantized_without_fp16_between(nano_int8):
+    """The soft mask is an island: its FP32 values become INT8, and the convolution behind it reads FP16."""
+    model = half(onnx.load(nano_int8.graph_path("memory_encoder")), of("memory_encoder"))
+    quantize, dequantize = (
+        next(node for node in model.graph.node if node.name == f"/soft_mask/Add_output_0/{operator}Linear")
+        for operator in ("Quantize", "Dequantize")
+    )
+    assert types(model)[quantize.input[0]] == FLOAT
+    conv = next(node for node in model.graph.node if node.name == "/mask_downsampler/layers.0/conv/Conv")
+    assert conv.input[0] == dequantize.output[0]
+    assert types(model)[dequantize.output[0]] == HALF
+
+
+def test_split_without_sizes_is_written_as_from_opset_18_on(tmp_path):
+    weight = [numpy_helper.from_array(np.float32(0.5), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "Q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"], "DQ"),
+        helper.make_node("Split", ["d"], ["a", "b"], "Split"),
+    ]
+    model = graph_of(nodes, {"x": (FLOAT, [4])}, {"a": (FLOAT, [2]), "b": (FLOAT, [2])}, weight)
+    outputs = compute(half(model, (), ("x", "a", "b")), tmp_path, x=np.float32([0.6, 1.1, -3, 100]))
+    np.testing.assert_array_equal(np.concatenate([outputs["a"], outputs["b"]]), [0.5, 1, -3, 63.5])
+
+
+def test_int8_with_fp16_around_tracks_as_int8_does(nano_int8, tmp_path):
+    exact, rounded = track(nano_int8), track(rounded_bundle(nano_int8, ISLANDS, HOST_TENSORS, tmp_path))
+    both, either = (exact & rounded).sum((-2, -1)), (exact | rounded).sum((-2, -1))
+    assert (both / np.maximum(either, 1))[either > 100].mean() > 0.99
+
+
+# What each island is for, shown by what happens without it.
+
+
+def memories(bundle: Bundle, pointer_age):
+    random = np.random.default_rng(1)
+    grid, tokens = bundle.model.grid, bundle.model.memory_tokens
+    return {
+        "features": random.normal(size=(1, 256, grid, grid)).astype(np.float32),
+        "memory": random.normal(size=(1, 1, tokens, 64)).astype(np.float32),
+        "memory_age": np.zeros((1, 1), np.int32),
+        "pointers": random.normal(size=(1, 1, 256)).astype(np.float32),
+        "pointer_age": np.full((1, 1), pointer_age, np.int32),
+    }
+
+
+def test_pointers_may_have_any_age(nano, tmp_path):
+    """70000 frames are 39 minutes at 30 a second; in FP16 that age is infinite and its sine no number."""
+    source = onnx.load(nano.graph_path("memory_attention"))
+    inputs = memories(nano, 70_000)
+    expected = run(nano.graph_path("memory_attention"), inputs)["conditioned"]
+    without = compute(with_rounding(half(source)), tmp_path, **inputs)["conditioned"]
+    assert np.isnan(without).all()
+    found = compute(with_rounding(half(source, of("memory_attention"))), tmp_path, **inputs)["conditioned"]
+    assert np.abs(found - expected).max() < 3e-3 * np.abs(expected).max()
+
+
+def test_an_empty_slot_weighs_nothing(nano, tmp_path):
+    source = onnx.load(nano.graph_path("memory_attention"))
+    model = with_rounding(half(source, of("memory_attention")))
+    one = memories(nano, 3)
+    two = {**one, "memory_age": np.int32([[0, -1]]), "memory": np.repeat(one["memory"], 2, 1)}
+    two["memory"][:, 1] = 1000
+    np.testing.assert_allclose(
+        compute(model, tmp_path, **two)["conditioned"], compute(model, tmp_path, **one)["conditioned"], atol=5e-3
+    )
+
+
+def test_areas_of_masks_at_1024_pixels(tmp_path):
+    """A single mask that fills 256 × 256 is stable; its area is infinite in FP16, and the ratio no number."""
+
+    class Graph(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stability = Stability(Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32).mask_decoder)
+
+        def forward(self, mask):
+            return self.stability(mask)
+
+    specs = (TensorSpec("mask", "float32", ("N", 256, 256)),), (TensorSpec("stable", "bool", ("N",)),)
+    write_onnx(Graph(), *specs, tmp_path / "s.onnx")
+    source = onnx.load(tmp_path / "s.onnx")
+    island = next(island for island in ISLANDS if island.nodes == "/stability/")
+    mask = np.full((1, 256, 256), 5.0, np.float32)
+    assert compute(source, tmp_path, mask=mask)["stable"].all()
+    assert compute(with_rounding(half(source, [island])), tmp_path, mask=mask)["stable"].all()
+    assert not compute(with_rounding(half(source)), tmp_path, mask=mask)["stable"].any()
+
+
+def test_pixels_near_zero_keep_their_side(nano, tmp_path):
+    """A prompted frame's memory is of the binary mask; rounded logits put some pixels on the other side."""
+    source = onnx.load(nano.graph_path("memory_encoder"))
+    random = np.random.default_rng(2)
+    side, grid = nano.model.mask_size, nano.model.grid
+    inputs = {
+        "features": random.normal(size=(1, 256, grid, grid)).astype(np.float32),
+        # five eighths of the one and three of the other are just above 0; of FP16's 1 and -1.667 they are below
+        "mask": np.tile(np.float32([1.0002, -1.6667]), (1, 1, side, side // 2)),
+        "object_score": np.ones((1, 1), np.float32),
+        "binarize": np.ones(1, bool),
+    }
+    expected = run(nano.graph_path("memory_encoder"), inputs)["memory"]
+    scale = np.abs(expected).max()
+    with_island = compute(with_rounding(half(source, of("memory_encoder"))), tmp_path, **inputs)["memory"]
+    without = compute(with_rounding(half(source)), tmp_path, **inputs)["memory"]
+    assert np.abs(with_island - expected).max() < 2e-3 * scale
+    assert np.abs(without - expected).max() > 3 * np.abs(with_island - expected).max()
+
+
+def test_the_clip_is_tracked_as_in_fp32(nano, tmp_path):
+    """Closed loop with every tensor rounded to FP16: errors of a frame go into the memories of the next ones."""
+    exact, rounded = track(nano), track(rounded_bundle(nano, ISLANDS, HOST_TENSORS, tmp_path))
+    both, either = (exact & rounded).sum((-2, -1)), (exact | rounded).sum((-2, -1))
+    assert (both / np.maximum(either, 1))[either > 100].mean() > 0.995

@@ -1,0 +1,450 @@
+"""Arrays, copies and recordings on a stand-in for a GPU that does nothing before it is waited for."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from sam2edge.errors import BackendError
+from sam2edge.runtime.backends.cuda import context, driver
+from sam2edge.runtime.backends.cuda.backend import CudaBackend
+from tests.fake_gpu import INVALID, UNSUPPORTED, Gpu, LibCuda
+
+
+class Copies(CudaBackend):
+    """The device alone."""
+
+    def open(self, graph):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    made = Gpu()
+    made.install(monkeypatch)
+    yield made
+    gc.collect()
+    made.check()
+
+
+@pytest.fixture
+def backend(gpu):
+    made = Copies()
+    yield made
+    made.forget()  # pytest holds it longer than the GPU
+
+
+def fetched(backend, array):
+    host = backend.staging(array.shape, array.dtype)
+    backend.copy(array, host)
+    backend.synchronize()
+    return host.copy()
+
+
+def stored(backend, values):
+    host = backend.staging(values.shape, values.dtype)
+    host[...] = values
+    array = backend.zeros(values.shape, values.dtype)
+    backend.copy(host, array)
+    backend.synchronize()
+    return array
+
+
+def in_thread(function):
+    errors = []
+
+    def run():
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+def test_zeros(backend):
+    array = backend.zeros((2, 3), np.int32)
+    assert (array.shape, array.dtype, array.nbytes, len(array)) == ((2, 3), np.int32, 24, 2)
+    np.testing.assert_array_equal(fetched(backend, array), np.zeros((2, 3), np.int32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int32, np.bool_, np.uint8])
+def test_there_and_back(backend, dtype):
+    values = np.random.default_rng(0).integers(0, 2, (3, 5)).astype(dtype)
+    np.testing.assert_array_equal(fetched(backend, stored(backend, values)), values)
+
+
+def test_views_are_of_the_first_axis(backend):
+    values = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    array = stored(backend, values)
+    for index in (0, 3, -1, slice(1, 3), slice(None), slice(-2, None), slice(3, 1)):
+        np.testing.assert_array_equal(fetched(backend, array[index]), values[index])
+    np.testing.assert_array_equal(fetched(backend, array[2][1]), values[2, 1])
+    assert [len(entry) for entry in array] == [3] * 4
+    backend.copy(array[0], array[3])
+    np.testing.assert_array_equal(fetched(backend, array[3]), values[0])
+
+
+@pytest.mark.parametrize(
+    ("index", "said"), [(4, "entry 4 of an array on the GPU with 4"), (slice(0, 4, 2), "the step is 2")]
+)
+def test_wrong_views(backend, index, said):
+    with pytest.raises(IndexError, match=said):
+        backend.zeros((4, 2))[index]
+
+
+def test_an_array_on_the_gpu_is_no_numpy_array(backend):
+    with pytest.raises(BackendError, match=r"on the GPU: copy\(\) it into one from staging"):
+        np.asarray(backend.zeros((2,)))
+
+
+def test_a_copy_is_done_when_it_is_waited_for(backend):
+    """Staging is read and written then, so that a missing wait shows."""
+    array, host = backend.zeros((3,)), backend.staging((3,))
+    host[...] = 1
+    backend.copy(host, array)
+    host[...] = 2
+    found = backend.staging((3,))
+    backend.copy(array, found)
+    assert found.tolist() == [0, 0, 0]
+    backend.synchronize()
+    assert found.tolist() == [2, 2, 2]
+
+
+def test_copies_of_other_arrays_are_refused(backend):
+    array = backend.zeros((2, 3))
+    with pytest.raises(BackendError, match=r"not from float32\[3, 2\] to float32\[2, 3\]"):
+        backend.copy(backend.staging((3, 2)), array)
+    with pytest.raises(BackendError, match=r"not from float16\[2, 3\]"):
+        backend.copy(backend.staging((2, 3), np.float16), array)
+    with pytest.raises(BackendError, match="without gaps"):
+        backend.copy(backend.staging((2, 6))[:, ::2], array)
+    with pytest.raises(BackendError, match="must be on the GPU"):
+        backend.copy(backend.staging((2,)), backend.staging((2,)))
+
+
+def test_empty_arrays_have_an_address(backend):
+    array = backend.zeros((1, 0, 2))
+    assert array.address
+    assert fetched(backend, array).shape == (1, 0, 2)
+
+
+# Memory
+
+
+def test_all_memory_comes_back(gpu):
+    backend = Copies()
+    array, host = stored(backend, np.ones((1000,), np.float32)), backend.staging((7,))
+    view = array[3:5]
+    del array
+    np.testing.assert_array_equal(fetched(backend, view), [1, 1])
+    assert gpu.used
+    del view, host, backend
+    assert (gpu.used, len(gpu.pinned), len(gpu.streams)) == (0, 0, 0)
+
+
+def test_it_comes_back_from_any_thread(gpu):
+    """What is freed where its context is not current is lost to pycuda; a thread that leaves one ends the process."""
+    made = []
+    in_thread(lambda: made.extend((backend := Copies(), backend.zeros((9,)), backend.staging((9,)))))
+    in_thread(made.clear)
+    assert (gpu.used, len(gpu.pinned), len(gpu.streams)) == (0, 0, 0)
+
+
+def test_steady_state_does_not_allocate(gpu, backend):
+    backend.zeros((5, 5))
+    backend.synchronize()
+    before = gpu.allocations
+    for _ in range(5):
+        array = backend.zeros((5, 5))
+        del array
+        backend.synchronize()
+    assert gpu.allocations == before
+
+
+def test_memory_in_use_is_not_given_away(gpu, backend):
+    """Of an array that was dropped while work is queued on it, on this queue or on another."""
+    other = backend.new_stream()
+    array, host = stored(backend, np.full(4, 7, np.float32)), other.staging((4,))
+    other.copy(array, host)
+    address = array.address
+    del array
+    backend.synchronize()
+    assert backend.zeros((4,)).address != address
+    other.synchronize()
+    assert host.tolist() == [7] * 4
+    backend.synchronize()
+    assert address in {backend.zeros((4,)).address, *(block for block in gpu.blocks)}
+
+
+def test_idle_queues_hold_up_nothing(gpu, backend):
+    """As when images are encoded on one queue and never looked at on the other."""
+    other = backend.new_stream()
+    allocations = []
+    for _ in range(5):
+        array = other.zeros((4,))
+        other.copy(array, other.staging((4,)))
+        del array
+        other.synchronize()
+        allocations.append((gpu.allocations, len(gpu.pinned)))
+    assert allocations[1:] == allocations[1:2] * 4
+    backend.copy(other.zeros((4,)), other.staging((4,)))  # from here on this queue may use what is dropped
+    array = other.zeros((4,))
+    address = array.address
+    del array
+    other.synchronize()
+    assert other.zeros((4,)).address != address
+
+
+def test_forget_gives_memory_back(gpu, backend):
+    keep = backend.zeros((8,))
+    backend.zeros((100, 100))
+    assert gpu.used > 40000
+    backend.forget()
+    assert gpu.used == 512
+    assert keep.nbytes == 32
+
+
+def test_a_full_gpu_gives_back_what_is_kept(gpu, backend):
+    backend.zeros((1000,))
+    backend.synchronize()
+    gpu.faults.mem_limit = 4096
+    assert backend.zeros((1024,)).nbytes == 4096
+    with pytest.raises(BackendError, match=r"GPU memory ran out \(cuMemAlloc failed: out of memory\).*max_objects"):
+        backend.zeros((1025,))
+
+
+# Recordings
+
+
+def counting(backend):
+    """Steps that add nothing but copies: source to middle to result."""
+    source, result = backend.staging((4,)), backend.staging((4,))
+    middle, last = backend.zeros((4,)), backend.zeros((4,))
+    calls = []
+
+    def steps():
+        calls.append(1)
+        backend.copy(source, middle)
+        backend.copy(middle, last)
+        backend.copy(last, result)
+
+    return source, result, steps, calls
+
+
+def test_the_third_time_is_recorded(gpu, backend):
+    source, result, steps, calls = counting(backend)
+    for frame in range(6):
+        source[...] = frame
+        backend.replay("key", steps)
+        backend.synchronize()
+        assert result.tolist() == [frame] * 4
+    assert (len(calls), gpu.launches) == (3, 4)
+
+
+def test_a_recording_holds_its_arrays(gpu, backend):
+    source, result, steps, _ = counting(backend)
+    for _ in range(3):
+        backend.replay("key", steps)
+    backend.synchronize()
+    del steps
+    gc.collect()
+    backend.synchronize()
+    others = [backend.zeros((4,)) for _ in range(3)]
+    source[...] = 5
+    backend.replay("key", lambda: pytest.fail("is recorded"))
+    backend.synchronize()
+    assert result.tolist() == [5] * 4
+    assert [fetched(backend, other).any() for other in others] == [False] * 3
+    del others
+    backend.forget()
+    assert (gpu.used, gpu.graphs) == (0, {})
+
+
+def test_keys_last_used_are_kept(gpu, backend):
+    kept = [counting(backend) for _ in range(9)]
+    for number, (_, _, steps, _) in enumerate(kept):
+        for _ in range(3):
+            backend.replay(number, steps)
+    assert len(gpu.graphs) == 8
+    for number, (source, result, steps, _) in reversed(list(enumerate(kept))):
+        source[...] = number
+        backend.replay(number, steps)
+        backend.synchronize()
+        assert result.tolist() == [number] * 4
+    assert [len(calls) for *_, calls in kept] == [4] + [3] * 8
+
+
+def test_keys_that_come_once_cost_nothing(gpu, backend):
+    _, _, steps, calls = counting(backend)
+    for _ in range(3):
+        backend.replay("kept", steps)
+    for number in range(200):
+        backend.replay(number, steps)
+    backend.replay("kept", steps)
+    assert (len(calls), len(gpu.graphs)) == (203, 1)
+
+
+def test_recordings_are_made_by_old_drivers_too(gpu, backend, monkeypatch):
+    monkeypatch.setattr(gpu, "libcuda", LibCuda(gpu, old=True))
+    source, result, steps, _ = counting(backend)
+    for frame in range(4):
+        source[...] = frame
+        backend.replay("key", steps)
+        backend.synchronize()
+    assert (result.tolist(), gpu.launches) == ([3] * 4, 2)
+
+
+@pytest.mark.parametrize("time", [1, 2, 3])
+def test_an_error_of_the_steps_leaves_the_queue_usable(gpu, backend, time):
+    source, result, steps, calls = counting(backend)
+
+    def failing():
+        steps()
+        if len(calls) == time:
+            raise KeyError("mine")
+
+    for _ in range(time - 1):
+        backend.replay("key", failing)
+    with pytest.raises(KeyError, match="mine"):
+        backend.replay("key", failing)
+    backend.synchronize()
+    for frame in range(5):
+        source[...] = frame
+        backend.replay("key", failing)
+        backend.synchronize()
+        assert result.tolist() == [frame] * 4
+    assert gpu.launches
+
+
+def test_a_recording_that_fails(gpu, backend):
+    _, _, steps, calls = counting(backend)
+    backend.replay("key", steps)
+    backend.replay("key", steps)
+    gpu.faults.end_capture = UNSUPPORTED
+    said = r"cuStreamEndCapture failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED \(900\): what CUDA says"
+    with pytest.raises(BackendError, match=said):
+        backend.replay("key", steps)
+    gpu.faults.end_capture = 0
+    for _ in range(4):
+        backend.replay("key", steps)
+    backend.synchronize()
+    assert (len(calls), gpu.launches) == (6, 2)
+
+
+def test_a_launch_that_fails(gpu, backend):
+    _, _, steps, _ = counting(backend)
+    backend.replay("key", steps)
+    backend.replay("key", steps)
+    gpu.faults.launch = INVALID
+    with pytest.raises(BackendError, match="cuGraphLaunch failed with CUDA_ERROR_INVALID_VALUE"):
+        backend.replay("key", steps)
+
+
+def test_waiting_within_the_steps_is_refused(gpu, backend):
+    def steps():
+        backend.synchronize()
+
+    backend.replay("key", steps)
+    backend.replay("key", steps)
+    with pytest.raises(BackendError, match="not permitted when stream is capturing"):
+        backend.replay("key", steps)
+    backend.synchronize()
+
+
+def test_steps_within_steps_are_refused(backend):
+    def steps():
+        backend.replay("other", lambda: None)
+
+    backend.replay("key", steps)
+    with pytest.raises(BackendError, match="within the steps of another"):
+        backend.replay("key", steps)
+
+
+def test_forks_work_side_by_side(gpu, backend):
+    """Two threads with a queue each, on arrays of one backend, recorded."""
+    made = [counting(each) for each in (backend, backend.new_stream())]
+    queues = [backend, backend.new_stream()]
+    made = [counting(queue) for queue in queues]
+    barrier = threading.Barrier(2)
+    wrong = []
+
+    def work(number):
+        source, result, steps, _ = made[number]
+        barrier.wait()
+        for frame in range(100):
+            source[...] = 1000 * number + frame
+            queues[number].replay("key", steps)
+            queues[number].synchronize()
+            wrong.extend(value for value in result.tolist() if value != 1000 * number + frame)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert gpu.launches == 2 * 98
+
+
+# What may be missing
+
+
+def test_an_error_of_the_gpu(gpu, backend):
+    gpu.faults.synchronize = True
+    with pytest.raises(BackendError, match="CUDA failed: cuStreamSynchronize failed: an illegal memory access"):
+        backend.synchronize()
+    gpu.faults.synchronize = False
+
+
+def test_after_an_error_of_the_gpu_all_is_freed_in_silence(gpu):
+    """What the garbage collector cannot hand to anybody would be printed, once for each thing that is freed."""
+    backend = Copies()
+    fork = backend.new_stream()
+    source, result, steps, _ = counting(backend)
+    for _ in range(3):
+        backend.replay("key", steps)
+    backend.synchronize()
+    gpu.faults.synchronize = True
+    with pytest.raises(BackendError, match="an illegal memory access"):
+        backend.forget()
+    del backend, fork, source, result, steps, _
+    gc.collect()
+    assert (gpu.used, len(gpu.pinned), len(gpu.streams), gpu.graphs) == (0, 0, 0, {})
+
+
+def test_without_pycuda(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    context._primary.cache_clear()
+    with pytest.raises(BackendError, match=r"need pycuda .*: pip install pycuda.*`sam2edge doctor`"):
+        Copies()
+
+
+def test_without_a_gpu(gpu):
+    def init():
+        raise gpu.driver.LogicError("cuInit failed: no CUDA-capable device is detected")
+
+    gpu.driver.init = init
+    with pytest.raises(BackendError, match="CUDA has no GPU for this process: cuInit failed"):
+        context.Context(gpu.driver)
+
+
+def test_without_a_driver(monkeypatch):
+    driver.library.cache_clear()
+    monkeypatch.setattr(driver, "LIBCUDA", "libnothing.so.1")
+    with pytest.raises(BackendError, match=r"libnothing\.so\.1 does not load .*: install the driver"):
+        driver.begin_capture(1)
+
+
+def test_a_driver_that_is_too_old(gpu, backend, monkeypatch):
+    monkeypatch.setattr(driver, "library", lambda: object())
+    with pytest.raises(BackendError, match="this driver has no cuGraphLaunch; update"):
+        driver.launch(1, 2)

@@ -1,0 +1,279 @@
+"""Everything on a device of its own memory gives what it gives on the CPU."""
+
+from __future__ import annotations
+
+import functools
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+
+from sam2edge import AutomaticMaskGenerator, Bundle, FrameResult, ImagePredictor, VideoPredictor, VideoTracker
+from sam2edge.engines.resize import resize_graph
+from sam2edge.errors import BackendError, FrameError
+from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.image.confidence import consistency
+from sam2edge.runtime.media.sources import VideoSource
+from tests.conftest import REPO
+from tests.simulated_device import SimulatedDevice
+
+BOX, OTHER = [101, 47, 176, 122], [220, 18, 305, 103]
+Frames = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Frames:
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        return np.stack(list(islice(source, 40)))
+
+
+def play(tracker: VideoTracker, clip: Frames, ahead: bool = False) -> list[FrameResult]:
+    """Objects join, are corrected and leave; long enough for every length of the bank to come more than three times."""
+    results = []
+    for t, frame in enumerate(clip):
+        results.append(tracker.track(tracker.encode(frame) if ahead else frame))
+        if t == 0:
+            results.append(tracker.prompt(5, box=BOX))
+        if t == 4:
+            results.append(tracker.prompt(2, points=[[262, 60]]))
+            results.append(tracker.prompt(2, points=[[262, 60], [262, 80]]))
+        if t == 24:
+            results.append(tracker.prompt(5, points=[[140, 85]]))
+        if t == 30:
+            tracker.remove(5)
+            results.append(tracker.prompt(9, mask=results[-1].masks[-1]))
+    return results
+
+
+def assert_same(found: list[FrameResult], expected: list[FrameResult], atol: float) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.frame_index, one.object_ids, one.lost) == (other.frame_index, other.object_ids, other.lost)
+        scale = np.abs(other.logits).max(initial=1.0)
+        np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=atol * scale)
+        np.testing.assert_allclose(one.ious, other.ious, rtol=0, atol=atol)
+        np.testing.assert_allclose(one.object_scores, other.object_scores, rtol=0, atol=20 * atol)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"min_confidence": 0.8}, {"max_conditioning_frames": 3, "memory_stride": 2}])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_tracker(nano: Bundle, clip: Frames, knobs: dict[str, float], ahead: bool) -> None:
+    with VideoTracker(nano, device := SimulatedDevice(), max_objects=3, **knobs) as tracker:
+        found = play(tracker, clip, ahead)
+    assert device.replayed > len(clip) // 2
+    with VideoTracker(nano, max_objects=3, **knobs) as tracker:
+        assert_same(found, play(tracker, clip), 1e-4)
+
+
+def test_tracker_with_half_precision_between_the_graphs(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, SimulatedDevice(half=True), max_objects=3) as tracker:
+        found = play(tracker, clip[:20])
+    with VideoTracker(nano, max_objects=3) as tracker:
+        for one, other in zip(found, play(tracker, clip[:20]), strict=True):
+            both, either = (one.masks & other.masks).sum(), (one.masks | other.masks).sum()
+            assert both >= 0.98 * either
+
+
+def test_frames_are_resized_on_the_device(nano: Bundle, clip: Frames, tmp_path: Path) -> None:
+    onnx.save(resize_graph(nano.model.image_size), str(tmp_path / "resize.onnx"))
+    device = SimulatedDevice(resize=tmp_path / "resize.onnx")
+    with VideoTracker(nano, device, max_objects=3) as tracker, VideoTracker(nano, max_objects=3) as other:
+        for size in ((320, 240), (200, 150), (480, 360), (320, 240)):
+            frames = np.stack([cv2.resize(frame, size) for frame in clip[:12]])
+            tracker.reset()
+            other.reset()
+            for frame in frames:
+                found, expected = tracker.track(frame), other.track(frame)
+                if found.frame_index == 0:
+                    box = np.array(BOX) * size[0] / 320
+                    found, expected = tracker.prompt(1, box=box), other.prompt(1, box=box)
+                assert_same([found], [expected], 1e-2)
+        ahead, plain = tracker.encode(frames[0]), other.encode(frames[0])
+    np.testing.assert_allclose(ahead.features.values, plain.features, atol=1e-2 * np.abs(plain.features).max())
+
+
+def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, device := SimulatedDevice(), max_objects=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BOX)
+        for frame in clip[1:10]:
+            tracker.track(frame)
+        before = device.allocated, device.waits, device.replayed
+        for frame in clip[10:20]:
+            tracker.track(frame)
+        assert (device.allocated, device.waits, device.replayed) == (before[0], before[1] + 10, before[2] + 10)
+
+
+@pytest.mark.parametrize("graph", ["image_encoder", "memory_attention", "mask_decoder", "memory_encoder"])
+@pytest.mark.parametrize("device", [False, True])
+def test_a_frame_that_failed_may_be_given_again(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch, graph: str, device: bool
+) -> None:
+    def results(failing: bool) -> list[FrameResult]:
+        with VideoTracker(nano, SimulatedDevice() if device else "onnx", max_objects=2) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BOX)
+            results = [tracker.track(frame) for frame in clip[1:3]]
+            tracker.prompt(2, box=OTHER)
+            if failing:
+                run = tracker._graphs.run_into
+
+                def fail(name: str, *arguments: object) -> None:
+                    run(name, *arguments)  # type: ignore[arg-type]
+                    if name == graph:
+                        raise BackendError("out of order")
+
+                monkeypatch.setattr(tracker._graphs, "run_into", fail)
+                for _ in range(2):
+                    with pytest.raises(BackendError, match="out of order"):
+                        tracker.track(clip[9])
+                monkeypatch.undo()
+            return results + [tracker.track(frame) for frame in clip[3:9]]
+
+    assert_same(results(True), results(False), 1e-4)
+
+
+def test_a_correction_outlives_queued_work_that_is_lost(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results(failing: bool) -> list[FrameResult]:
+        with VideoTracker(nano, device := SimulatedDevice(), max_objects=1) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BOX)
+            tracker.track(clip[1])
+            tracker.prompt(1, points=[[262, 60]])
+            if failing:
+
+                def lose() -> None:
+                    device._queue.clear()
+                    raise BackendError("what was queued is lost")
+
+                monkeypatch.setattr(device, "synchronize", lose)
+                with pytest.raises(BackendError, match="is lost"):
+                    tracker.track(clip[2])
+                monkeypatch.undo()
+            return [tracker.track(frame) for frame in clip[2:5]]
+
+    assert_same(results(True), results(False), 1e-4)
+
+
+@pytest.mark.parametrize("call", ["zeros", "staging", "copy", "resizer"])
+def test_memory_may_run_out_at_any_moment(
+    nano: Bundle, clip: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What failed is done again, and is as if it had not."""
+    onnx.save(resize_graph(nano.model.image_size), str(tmp_path / "resize.onnx"))
+    inner = open_backend("onnx")
+    monkeypatch.setattr(inner, "open", functools.cache(inner.open))  # opened once for all rounds
+
+    def results(left: int) -> tuple[list[FrameResult], bool]:
+        """The call fails after `left` others, once; and whether that many came."""
+        device = SimulatedDevice(resize=tmp_path / "resize.onnx")
+        device._inner = inner
+        real, found = getattr(device, call), []
+
+        def failing(*arguments: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise BackendError("out of memory")
+            return real(*arguments)
+
+        with VideoTracker(nano, device, max_objects=2) as tracker, monkeypatch.context() as patch:
+            tracker.track(clip[0])
+            tracker.reset()
+            patch.setattr(device, call, failing)
+            for step in (
+                lambda: tracker.track(clip[0, :200]),
+                lambda: tracker.prompt(1, box=BOX),
+                lambda: tracker.track(clip[1, :200]),
+            ):
+                try:
+                    found.append(step())
+                except BackendError:
+                    found.append(step())
+        return found, left < 0
+
+    expected, _ = results(1000)
+    times = 0
+    while (found := results(times))[1]:
+        assert_same(found[0], expected, 1e-6)
+        times += 1
+    assert times
+
+
+def test_an_object_that_was_corrected_moves_up(nano: Bundle, clip: Frames) -> None:
+    def results(backend: str | Backend) -> list[FrameResult]:
+        with VideoTracker(nano, backend, max_objects=3) as tracker:
+            tracker.track(clip[0])
+            for object_id, box in enumerate((BOX, OTHER, [30, 40, 110, 120])):
+                tracker.prompt(object_id, box=box)
+            tracker.prompt(1, points=[[262, 60]])
+            tracker.remove(0)
+            found = [tracker.track(clip[1])]
+            tracker.prompt(2, points=[[5, 5]], labels=[0])
+            return [*found, tracker.clear_prompts(2), *map(tracker.track, clip[2:4])]
+
+    assert_same(results(SimulatedDevice()), results("onnx"), 1e-4)
+
+
+def test_predictors(nano: Bundle, clip: Frames) -> None:
+    def image(backend: str | Backend) -> list[npt.NDArray[np.floating]]:
+        with ImagePredictor(nano, backend) as predictor:
+            predictor.set_image_batch(list(clip[:3]))
+            *_, several = predictor.predict_batch(box_batch=[[BOX, OTHER]] * 3)
+            predictor.set_image(clip[5])
+            *_, low = predictor.predict(box=np.array([BOX, OTHER]))
+            *_, refined = predictor.predict(box=np.array(BOX), mask_input=low[0, :1])
+            agreement = consistency(predictor, box=BOX)
+            return [*several, low, refined, predictor.get_image_embedding(), np.array(agreement)]
+
+    for found, expected in zip(image(SimulatedDevice()), image("onnx"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_mask_generator(nano: Bundle, clip: Frames) -> None:
+    def areas(backend: str | Backend) -> list[int]:
+        filters = {"points_per_side": 6, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.5}
+        with AutomaticMaskGenerator(nano, backend=backend, **filters) as generator:
+            return [record["area"] for record in generator.generate(clip[0])]
+
+    assert areas(SimulatedDevice()) == areas("onnx") != []
+
+
+def test_video_predictor(nano: Bundle, clip: Frames) -> None:
+    def masks(backend: str | Backend) -> list[npt.NDArray[np.floating]]:
+        with VideoPredictor(nano, backend) as predictor:
+            state = predictor.init_state(clip[:12])
+            predictor.add_new_points_or_box(state, 3, 1, box=BOX)
+            for reverse in (False, True):
+                for _ in predictor.propagate_in_video(state, reverse=reverse):
+                    pass
+            predictor.add_new_points_or_box(state, 8, 1, points=[[140, 85]], labels=[1])
+            return [logits for _, _, logits in predictor.propagate_in_video(state)]
+
+    for found, expected in zip(masks(SimulatedDevice()), masks("onnx"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_embedding_of_another_precision_is_refused(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, SimulatedDevice(half=True)) as tracker:
+        embedding = tracker.encode(clip[0])
+    with (
+        VideoTracker(nano) as other,
+        pytest.raises(FrameError, match="the embedding is another backend's: float16, but here it is float32"),
+    ):
+        other.track(embedding)
+
+
+def test_onnx_is_the_default_of_every_operation() -> None:
+    backend = open_backend("onnx")
+    assert backend.new_stream() is backend
+    array, other = backend.zeros((2, 3)), backend.staging((2, 3))
+    other[...] = 7
+    backend.copy(other[1], array[1])
+    assert np.asarray(array).tolist() == [[0, 0, 0], [7, 7, 7]]

@@ -1,0 +1,177 @@
+"""ONNX Runtime's CUDA provider on a stand-in for a GPU."""
+
+from __future__ import annotations
+
+import gc
+from itertools import islice
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from sam2edge import VideoTracker
+from sam2edge.bundle import GRAPHS
+from sam2edge.errors import BackendError
+from sam2edge.runtime.backends.base import open_backend
+from sam2edge.runtime.media.sources import VideoSource
+from tests import cuda_kernels
+from tests.conftest import REPO
+from tests.fake_gpu import Binding, Gpu, Session, install_onnxruntime
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    made = Gpu()
+    made.install(monkeypatch)
+    install_onnxruntime(monkeypatch, made)
+    yield made
+    gc.collect()
+    made.check()
+
+
+@pytest.fixture
+def backend(gpu):
+    made = open_backend("onnx-cuda")
+    yield made
+    made.forget()
+
+
+def test_tracks_like_onnx(backend, nano):
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        frames = list(islice(source, 6))
+
+    def logits(name):
+        with VideoTracker(nano, name) as tracker:
+            tracker.track(frames[0])
+            tracker.prompt(1, box=[30, 40, 110, 120])
+            return [tracker.track(frame).logits for frame in frames[1:]]
+
+    np.testing.assert_allclose(logits(backend), logits("onnx"), rtol=0, atol=1e-3)
+
+
+def test_runs_are_queued_on_arrays_of_the_gpu(gpu, backend, nano):
+    """The next graph reads what the one before has not written yet; replay() has nothing to record."""
+    encoder, memory = (backend.open(nano.graph_path(name)) for name in ("image_encoder", "memory_encoder"))
+    image = backend.staging((1, 128, 128, 3), np.uint8)
+    host = backend.staging((1, 64, 64))
+    there = {"image": backend.zeros(image.shape, np.uint8), "features": backend.zeros((1, 256, 8, 8))}
+    rest = {
+        "mask": backend.zeros((1, 1, 32, 32)),
+        "object_score": backend.zeros((1, 1)),
+        "binarize": backend.zeros((1,), np.bool_),
+    }
+    result = backend.zeros((1, 64, 64))
+
+    def steps():
+        backend.copy(image, there["image"])
+        encoder.run_into({"image": there["image"]}, {"features": there["features"]})
+        memory.run_into({"features": there["features"], **rest}, {"memory": result})
+        backend.copy(result, host)
+
+    cpu = open_backend("onnx")
+    for seed in range(4):
+        image[...] = np.random.default_rng(seed).integers(0, 256, image.shape)
+        host[...] = 0
+        backend.replay("frame", steps)
+        assert not host.any()
+        backend.synchronize()
+        features = cpu.open(nano.graph_path("image_encoder")).run({"image": np.array(image)})["features"]
+        expected = cpu.open(nano.graph_path("memory_encoder")).run(
+            {"features": features, **{name: np.zeros(array.shape, array.dtype) for name, array in rest.items()}}
+        )
+        np.testing.assert_allclose(host, expected["memory"], rtol=0, atol=1e-4)
+    assert gpu.launches == 0
+
+
+def test_a_mask_alone(backend, nano):
+    """No point at all: an empty array has an address."""
+    random = np.random.default_rng(0)
+    inputs = {
+        "conditioned": random.standard_normal((1, 256, 8, 8)).astype(np.float32),
+        "add_no_memory": np.ones(1, bool),
+        "high_res_0": random.standard_normal((1, 32, 32, 32)).astype(np.float32),
+        "high_res_1": random.standard_normal((1, 64, 16, 16)).astype(np.float32),
+        "points": np.zeros((1, 0, 2), np.float32),
+        "labels": np.zeros((1, 0), np.int32),
+        "mask_input": random.standard_normal((1, 1, 32, 32)).astype(np.float32),
+        "has_mask_input": np.ones(1, bool),
+        "multimask": np.zeros(1, bool),
+    }
+    expected = open_backend("onnx").open(nano.graph_path("mask_decoder")).run(inputs)
+    found = backend.open(nano.graph_path("mask_decoder")).run(inputs)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4)
+
+
+def test_all_is_freed(gpu, nano):
+    backend = open_backend("onnx-cuda")
+    runner = backend.open(nano.graph_path("memory_encoder"))
+    runner.run(
+        {
+            "features": np.zeros((1, 256, 8, 8), np.float32),
+            "mask": np.zeros((1, 1, 32, 32), np.float32),
+            "object_score": np.zeros((1, 1), np.float32),
+            "binarize": np.zeros(1, bool),
+        }
+    )
+    assert gpu.used
+    del backend, runner
+    assert (gpu.used, len(gpu.streams)) == (0, 0)
+
+
+def test_an_error_of_onnxruntime(backend, nano, monkeypatch):
+    def fails(self, binding, options):
+        raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(Session, "run_with_iobinding", fails)
+    with pytest.raises(BackendError, match=r"image_encoder\.onnx: ONNX Runtime failed: CUBLAS_STATUS_ALLOC_FAILED"):
+        backend.open(nano.graph_path("image_encoder")).run({"image": np.zeros((1, 128, 128, 3), np.uint8)})
+
+
+def test_an_array_that_cannot_be_bound(backend, nano, monkeypatch):
+    def fails(self, *arguments):
+        raise RuntimeError("Error when binding input")
+
+    monkeypatch.setattr(Binding, "bind_input", fails)
+    with pytest.raises(BackendError, match=r"image_encoder\.onnx: ONNX Runtime failed: Error when binding input"):
+        backend.open(nano.graph_path("image_encoder")).run({"image": np.zeros((1, 128, 128, 3), np.uint8)})
+
+
+def test_falling_back_is_an_error(backend, nano, monkeypatch):
+    monkeypatch.setattr(Session, "loads", False)
+    with pytest.raises(BackendError, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"):
+        backend.open(nano.graph_path("image_encoder"))
+
+
+def test_a_node_for_the_cpu_is_an_error(backend, nano, monkeypatch):
+    """Before 1.21 there was no ArgMax."""
+    monkeypatch.setitem(cuda_kernels.KERNELS, "ArgMax", "")
+    cuda_kernels.without_kernel.cache_clear()
+    with pytest.raises(
+        BackendError, match=r"mask_decoder\.onnx: .*assigned to the default CPU EP.*needs the CPU: export"
+    ):
+        backend.open(nano.graph_path("mask_decoder"))
+    cuda_kernels.without_kernel.cache_clear()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("bundle", ["nano", "pooled", "nano_int8"])
+def test_every_node_has_a_kernel(bundle, graph, request):
+    assert cuda_kernels.without_kernel(str(request.getfixturevalue(bundle).graph_path(graph)), "1") == set()
+
+
+def test_int8_weights_become_floats(backend, nano_int8):
+    """Otherwise ONNX Runtime makes biases INT32, for which there is no kernel, and the decoder needs the CPU."""
+    assert backend.open(nano_int8.graph_path("mask_decoder")).dtype("mask") == np.float32
+
+
+def test_a_file_that_cannot_be_read(backend, tmp_path):
+    (tmp_path / "image_encoder.onnx").write_bytes(b"no graph")
+    with pytest.raises(BackendError, match=r"image_encoder\.onnx: ONNX Runtime cannot load it"):
+        backend.open(tmp_path / "image_encoder.onnx")
+
+
+def test_without_the_provider(gpu, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendError, match=r"has no CUDAExecutionProvider .*install onnxruntime-gpu"):
+        open_backend("onnx-cuda")

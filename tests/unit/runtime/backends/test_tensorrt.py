@@ -1,0 +1,628 @@
+"""Engines on stand-ins for TensorRT and a GPU, which run the graphs that they were built of on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import re
+import shutil
+import sys
+import threading
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from sam2edge import ImagePredictor, VideoTracker
+from sam2edge.bundle import contract
+from sam2edge.cli import main
+from sam2edge.engines import environment
+from sam2edge.engines.build import build
+from sam2edge.engines.manifest import ENGINES, MANIFEST, default_directory
+from sam2edge.engines.profiles import PRESETS, Limits
+from sam2edge.errors import BackendError, DamagedEngineError, ObjectIdError, StaleEngineError
+from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.base import open_backend
+from sam2edge.runtime.backends.tensorrt import TensorRTBackend
+from sam2edge.runtime.media.grabber import Grabbed
+from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.model.resize import filter_weights, resize
+from sam2edge.runtime.video.stream import stream
+from tests.conftest import REPO
+from tests.unit.engines.fake_tensorrt import install
+
+VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
+PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=4, prompts=8, points=3, images=3))
+
+
+@pytest.fixture(scope="module")
+def built(nano, tmp_path_factory):
+    """The directory of the engines for a version and precision."""
+    found = {}
+
+    def get(version, precision):
+        if (version, precision) not in found:
+            path = tmp_path_factory.mktemp("engines")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("XDG_CACHE_HOME", str(path / "cache"))
+                install(patch, version)
+                build(nano, path / "out", precision=precision, preset=PRESET)
+            found[version, precision] = path / "out"
+        return found[version, precision]
+
+    return get
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = install(monkeypatch, "10.3.0")
+    yield made
+    gc.collect()
+    made.gpu.check()
+
+
+@pytest.fixture
+def backend(fake, built):
+    made = TensorRTBackend(built("10.3.0", "fp32"))
+    yield made
+    made.forget()
+
+
+def some(bundle, graph, sides, seed=0):
+    """Inputs of a graph by its contract, with these sizes of dynamic axes."""
+    random = np.random.default_rng(seed)
+    inputs = {}
+    for spec in contract(bundle.model)[graph][0]:
+        shape = tuple(sides[side] if isinstance(side, str) else side for side in spec.shape)
+        high = {"uint8": 256, "int32": 2, "bool": 2}.get(spec.dtype)
+        values = random.standard_normal(shape) if high is None else random.integers(0, high, shape)
+        inputs[spec.name] = values.astype(spec.dtype)
+    return inputs
+
+
+SIDES = {"B": 2, "N": 3, "T": 2, "K": 4, "P": 2}
+GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
+
+
+def assert_close(found, expected, relative):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=relative * np.abs(values).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_fp16_engines_of_every_version(version, monkeypatch, built, nano):
+    """float32 on the host, float16 where the engine has it."""
+    fake = install(monkeypatch, version)
+    backend, cpu = TensorRTBackend(built(version, "fp16")), open_backend("onnx")
+    for graph in GRAPHS:
+        runner, inputs = backend.open(nano.graph_path(graph)), some(nano, graph, SIDES)
+        assert_close(runner.run(inputs), cpu.open(nano.graph_path(graph)).run(inputs), 2e-2)
+    assert [str(runner.dtype(name)) for name in ("features", "mask", "memory")] == ["float16", "float32", "float16"]
+    del backend, runner
+    gc.collect()
+    assert (fake.gpu.used, len(fake.gpu.pinned), len(fake.gpu.streams)) == (0, 0, 0)
+    fake.gpu.check()
+
+
+def test_shapes_may_change(backend, nano):
+    runner, cpu = (each.open(nano.graph_path("mask_decoder")) for each in (backend, open_backend("onnx")))
+    for seed, sides in enumerate(({"N": 1, "P": 3}, {"N": 4, "P": 0}, {"N": 4, "P": 0}, {"N": 2, "P": 1})):
+        inputs = some(nano, "mask_decoder", sides, seed)
+        assert_close(runner.run(inputs), cpu.run(inputs), 1e-5)
+
+
+def test_only_what_is_wanted_comes_down(fake, backend, nano):
+    runner, inputs = backend.open(nano.graph_path("mask_decoder")), some(nano, "mask_decoder", {"N": 2, "P": 1})
+    everything = runner.run(inputs)
+    before = fake.gpu.downloaded
+    assert_close(runner.run_outputs(inputs, ["iou", "ious"]), {name: everything[name] for name in ("iou", "ious")}, 0)
+    assert fake.gpu.downloaded - before == everything["iou"].nbytes + everything["ious"].nbytes
+
+
+def test_verify_measures_the_engines_that_are_there(fake, nano, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = tmp_path / "nano"
+    shutil.copytree(nano.path, bundle)
+    build(bundle)
+    command = ["verify", bundle, "--clip", REPO / "samples" / "clip.mp4", "--frames", 4, "--box", "101,47,176,122"]
+    assert main([str(word) for word in command]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["nano", "fp32", "nano", "fp16", "engines"]
+    assert next(line for line in lines if line.startswith("gate")).split()[-1] == "passed"
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main([str(word) for word in [*command, "--candidate", bundle]]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(r"not measured: .*nano\.engines/fp16 \(TensorRT cannot be imported", said)
+
+
+def test_frames_are_resized_up_to_the_size_of_the_profile(backend, nano):
+    backend.open(nano.graph_path("image_encoder"))
+    assert backend.resizer(nano.path, (100, PRESET.limits.side + 1)) is None
+    frame = np.random.default_rng(0).integers(0, 256, (90, 200, 3), np.uint8)
+    side = nano.model.image_size
+    weights = {"rows": filter_weights(90, side), "columns": filter_weights(200, side)}
+    found = backend.resizer(nano.path, (90, 200)).run({"frame": frame, **weights})["image"]
+    assert np.abs(found[0].astype(int) - resize(frame, side)).max() <= 1
+
+
+def test_outputs_belong_to_the_caller(backend, nano):
+    encoder = backend.open(nano.graph_path("image_encoder"))
+    first = encoder.run(some(nano, "image_encoder", {"B": 1}))
+    kept = first["features"].copy()
+    encoder.run(some(nano, "image_encoder", {"B": 1}, seed=1))
+    np.testing.assert_array_equal(first["features"], kept)
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_tracks_like_onnx(fake, backend, nano, mode):
+    """Objects join, are corrected and leave, mostly in recorded frames; in throughput mode two threads share a GPU."""
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        frames = [Grabbed(frame, number, 0.0) for number, frame in enumerate(islice(source, 20))]
+
+    def logits(name):
+        found = []
+        with VideoTracker(nano, name, max_objects=3) as tracker:
+            for tracked in stream(frames, tracker, mode):
+                result = tracked.result
+                if result.frame_index == 0:
+                    result = tracker.prompt(1, box=[101, 47, 176, 122])
+                if result.frame_index == 9:
+                    result = tracker.prompt(2, points=[[262, 60]])
+                if result.frame_index == 10:
+                    result = tracker.prompt(1, points=[[138, 84]])
+                if result.frame_index == 17:
+                    tracker.remove(1)
+                found.append(result.logits)
+        return found
+
+    for found, expected in zip(logits(backend), logits("onnx"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max(initial=1))
+    assert fake.gpu.launches > 5
+    gc.collect()
+    if mode == "throughput":
+        backend.forget()  # what the other queue had
+    assert (len(fake.engines), fake.gpu.used, len(fake.gpu.pinned)) == (0, 0, 0), "close() frees all but the backend"
+
+
+def test_segments_like_onnx(backend, nano):
+    """More images and more prompts than a run takes, and a mask alone, for which the decoder gets no point."""
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        frames = list(islice(source, PRESET.limits.images + 1))
+
+    def logits(name):
+        with ImagePredictor(nano, name) as predictor:
+            predictor.set_image_batch(frames)
+            *_, several = predictor.predict_batch(box_batch=[[[101, 47, 176, 122], [220, 18, 305, 103]]] * len(frames))
+            *_, alone = predictor.predict(mask_input=several[-1][0, :1])
+            boxes = [[10 * n, 20, 10 * n + 60, 90] for n in range(PRESET.limits.prompts + 3)]
+            *_, many = predictor.predict(box=boxes)
+            *_, refined = predictor.predict(box=boxes, mask_input=many[:, :1], multimask_output=False)
+            features = np.repeat(predictor.features(predictor.embedding), len(boxes), axis=0)
+            decoded = predictor.decode(np.array(boxes).reshape(-1, 2, 2), [[2, 3]] * len(boxes), features=features)
+            return [*several, alone, many, refined, decoded["masks"], decoded["iou"]]
+
+    for found, expected in zip(logits(backend), logits("onnx"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_build_measures_engines_on_a_clip(fake, nano, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    clip, out = REPO / "samples" / "clip.mp4", tmp_path / "out"
+    command = ["build", nano.path, "--out", out, "--clip", clip, "--frames", 4, "--box", "101,47,176,122"]
+    assert main([str(word) for word in command]) == 0, capsys.readouterr().err
+    assert (out / "image_encoder.engine").is_file()
+    # each is inspected, and tracks; those are freed, and each graph runs alone
+    assert fake.calls.count("context") == 2 * len(ENGINES) + len(GRAPHS)
+
+
+# What stays on the GPU
+
+
+def fetched(backend, array):
+    host = backend.staging(array.shape, array.dtype)
+    backend.copy(array, host)
+    backend.synchronize()
+    return host
+
+
+class Loop:
+    """A frame as a tracker queues it: image up, four graphs on arrays of the GPU, the mask down."""
+
+    def __init__(self, backend, bundle):
+        self.backend, self.runners = backend, {}
+        sides = {"B": 1, "N": 2, "T": 2, "K": 3, "P": 1}
+        self.arrays, self.calls = {}, 0
+        for graph, (inputs, outputs) in contract(bundle.model).items():
+            self.runners[graph] = runner = backend.open(bundle.graph_path(graph))
+            for spec in (*inputs, *outputs):
+                shape = tuple(sides[side] if isinstance(side, str) else side for side in spec.shape)
+                dtype = runner.dtype(spec.name)
+                name = "bank" if (graph, spec.name) == ("memory_attention", "memory") else spec.name
+                if name not in ("masks", "ious"):
+                    self.arrays.setdefault(name, backend.zeros(shape, dtype))
+        self.inputs = {}
+        for name in ("image", "points", "labels", "bank", "pointers", "memory_age", "pointer_age"):
+            self.inputs[name] = backend.staging(self.arrays[name].shape, self.arrays[name].dtype)
+        self.found = {name: backend.staging(self.arrays[name].shape) for name in ("mask", "iou")}
+
+    def steps(self):
+        self.calls += 1
+        backend, arrays = self.backend, self.arrays
+        for name, host in self.inputs.items():
+            backend.copy(host, arrays[name])
+        for graph, outputs in (
+            ("image_encoder", ("features", "high_res_0", "high_res_1")),
+            ("memory_attention", ("conditioned",)),
+            ("mask_decoder", ("mask", "iou", "pointer", "object_score")),
+            ("memory_encoder", ("memory",)),
+        ):
+            runner = self.runners[graph]
+            names = [spec.name for spec in runner._signature.inputs]
+            named = {
+                name: arrays["bank" if (graph, name) == ("memory_attention", "memory") else name] for name in names
+            }
+            runner.run_into(named, {name: arrays[name] for name in outputs})
+        for slot in range(2):  # what was remembered is attended to in the next frame
+            backend.copy(arrays["memory"][slot], arrays["bank"][slot][1])
+        for name, host in self.found.items():
+            backend.copy(arrays[name], host)
+
+    def frame(self, key, seed):
+        random = np.random.default_rng(seed)
+        for host in self.inputs.values():
+            high = {"u": 256, "i": 2}.get(host.dtype.kind)
+            host[...] = random.standard_normal(host.shape) if high is None else random.integers(0, high, host.shape)
+        self.backend.replay(key, self.steps)
+        self.backend.synchronize()
+        return {name: host.copy() for name, host in self.found.items()}
+
+
+def test_a_recorded_frame_is_the_same(fake, backend, nano):
+    recorded, plain = Loop(backend, nano), Loop(backend.new_stream(), nano)
+    for seed in range(6):
+        found = recorded.frame("frame", seed)
+        assert_close(found, plain.frame(seed, seed), 1e-6)
+        assert found["mask"].std() > 0
+    assert (recorded.calls, fake.gpu.launches) == (3, 4)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_frames_of_every_version_are_recorded(version, monkeypatch, built, nano):
+    """Each recording has contexts of its own, on the one profile of its engine."""
+    fake = install(monkeypatch, version)
+    backend = TensorRTBackend(built(version, "fp32"))
+    loop = Loop(backend, nano)
+    for key in ("one", "other"):
+        for seed in range(4):
+            loop.frame(key, seed)
+    assert fake.gpu.launches == 4
+    backend.forget()
+
+
+def test_a_recorded_frame_does_not_hurt_others(fake, backend, nano):
+    """Plain runs between recorded ones, of other shapes, with the same engines and scratch memory."""
+    loop, decoder = Loop(backend, nano), backend.open(nano.graph_path("mask_decoder"))
+    cpu = open_backend("onnx").open(nano.graph_path("mask_decoder"))
+    first = [loop.frame("frame", 0) for _ in range(3)][-1]
+    for count in (1, 4, 8):
+        inputs = some(nano, "mask_decoder", {"N": count, "P": 2})
+        assert_close(decoder.run(inputs), cpu.run(inputs), 1e-5)
+        others = [backend.zeros((2, 3, 32, 32)) for _ in range(3)]  # as large as what the recording drops
+        assert_close(loop.frame("frame", 0), first, 1e-6)
+        assert not any(fetched(backend, other).any() for other in others)
+    assert fake.gpu.launches == 4
+
+
+def test_a_recording_holds_its_arrays(backend, nano):
+    loop = Loop(backend, nano)
+    first = [loop.frame("frame", 0) for _ in range(3)][-1]
+    shapes = {array.shape for array in loop.arrays.values()}
+    loop.arrays.clear()
+    backend.synchronize()
+    others = [backend.zeros(shape) for shape in shapes for _ in range(3)]
+    assert_close(loop.frame("frame", 0), first, 1e-6)
+    assert not any(fetched(backend, other).any() for other in others)
+
+
+def test_other_steps_under_a_recorded_key_are_refused(backend, nano):
+    loop = Loop(backend, nano)
+    loop.frame("frame", 0)
+    loop.frame("frame", 1)
+
+    def twice():
+        loop.steps()
+        loop.steps()
+
+    with pytest.raises(BackendError, match="other steps under the same key"):
+        backend.replay("frame", twice)
+    loop.frame("frame", 2)
+
+
+def test_steady_state_allocates_nothing(fake, backend, nano):
+    loop = Loop(backend, nano)
+    for seed in range(3):
+        loop.frame("frame", seed)
+    before = (fake.gpu.allocations, fake.gpu.used, fake.calls.count("context"), len(fake.gpu.graphs))
+    for seed in range(5):
+        loop.frame("frame", seed)
+    assert (fake.gpu.allocations, fake.gpu.used, fake.calls.count("context"), len(fake.gpu.graphs)) == before
+
+
+def test_two_threads_share_the_engines(fake, backend, nano):
+    loops = [Loop(backend, nano), Loop(backend.new_stream(), nano)]
+    expected = [loops[0].frame(seed, seed) for seed in range(5)]
+    wrong = []
+
+    def work(loop):
+        try:
+            for seed, frame in enumerate(expected):
+                assert_close(loop.frame("frame", seed), frame, 1e-6)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(loop,)) for loop in loops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert fake.calls.count("deserialize") == 4
+
+
+def test_two_trackers_in_two_threads(fake, built, nano):
+    """Each with a backend of its own."""
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        frames = list(islice(source, 4))
+
+    def track(into):
+        with VideoTracker(nano, TensorRTBackend(built("10.3.0", "fp32"))) as tracker:
+            tracker.track(frames[0])
+            tracker.prompt(1, box=[101, 47, 176, 122])
+            into.extend(tracker.track(frame).logits for frame in frames[1:])
+
+    results = [[], []]
+    threads = [threading.Thread(target=track, args=(result,)) for result in results]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(*results)
+    assert len(results[0]) == 3
+    gc.collect()
+    assert (fake.gpu.used, len(fake.gpu.pinned), len(fake.gpu.streams)) == (0, 0, 0)
+
+
+def test_all_is_freed(fake, built, nano):
+    loop = Loop(TensorRTBackend(built("10.3.0", "fp32")), nano)
+    for seed in range(4):
+        loop.frame("frame", seed)
+    assert len(fake.gpu.graphs) == 1
+    del loop
+    assert (fake.gpu.used, len(fake.gpu.pinned), len(fake.gpu.streams), fake.gpu.graphs) == (0, 0, 0, {})
+
+
+def test_run_takes_arrays_of_the_gpu(backend, nano):
+    runner, inputs = backend.open(nano.graph_path("memory_encoder")), some(nano, "memory_encoder", {"N": 2})
+    expected = runner.run(inputs)
+    there = backend.zeros(inputs["features"].shape)
+    host = backend.staging(there.shape)
+    host[...] = inputs["features"]
+    backend.copy(host, there)
+    assert_close(runner.run({**inputs, "features": there}), expected, 0)
+
+
+# What is refused
+
+
+def test_of_several_engines_fp16_is_taken(fake, built, nano, tmp_path):
+    copied = shutil.copytree(nano.path, tmp_path / "copy")
+    with pytest.raises(
+        BackendError, match=r"has no engines in .*copy\.engines; build them with `sam2edge build .*copy`"
+    ):
+        TensorRTBackend().open(copied / "memory_encoder.onnx")
+    for precision in ("fp32", "fp16"):
+        shutil.copytree(built("10.3.0", precision), default_directory(copied, precision))
+        runner = TensorRTBackend().open(copied / "memory_encoder.onnx")
+        assert runner.dtype("features") == {"fp32": np.float32, "fp16": np.float16}[precision]
+
+
+def test_stale_engines(monkeypatch, built, nano):
+    install(monkeypatch, "11.4.0.106")
+    with pytest.raises(StaleEngineError, match=r"built for TensorRT 10\.3\.0 but this is 11\.4.*sam2edge build"):
+        TensorRTBackend(built("10.3.0", "fp32")).open(nano.graph_path("memory_encoder"))
+
+
+def test_damaged_engines(fake, built, nano, tmp_path):
+    engines = shutil.copytree(built("10.3.0", "fp32"), tmp_path / "engines")
+    file = engines / "memory_encoder.engine"
+    file.write_bytes(file.read_bytes()[::-1])
+    with pytest.raises(DamagedEngineError, match="sha256 is not the one"):
+        TensorRTBackend(engines).open(nano.graph_path("memory_encoder"))
+
+
+def test_a_manifest_with_other_types_than_its_engine(fake, built, nano, tmp_path):
+    engines = shutil.copytree(built("10.3.0", "fp32"), tmp_path / "engines")
+    data = json.loads((engines / MANIFEST).read_text())
+    data["engines"]["memory_encoder"]["outputs"]["memory"]["dtype"] = "float16"
+    (engines / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(DamagedEngineError, match=r"engines\.json: lists other .* types of memory_encoder than"):
+        TensorRTBackend(engines).open(nano.graph_path("memory_encoder"))
+
+
+def test_engines_that_take_the_place_of_others_in_use(fake, built, nano, tmp_path):
+    engines, graph = tmp_path / "engines", nano.graph_path("memory_encoder")
+    shutil.copytree(built("10.3.0", "fp32"), engines)
+    backend, inputs = TensorRTBackend(engines), some(nano, "memory_encoder", {"N": 2})
+    before = backend.open(graph)
+    expected = before.run(inputs)
+    shutil.rmtree(engines)
+    shutil.copytree(built("10.3.0", "fp16"), engines)
+    assert_close(backend.open(graph).run(inputs), expected, 2e-2)
+    assert_close(before.run(inputs), expected, 0)
+
+
+def test_more_objects_than_the_engines_take(backend, nano):
+    with VideoTracker(nano, backend) as tracker:
+        frame = np.zeros((48, 64, 3), np.uint8)
+        tracker.track(frame)
+        for object_id in range(PRESET.limits.objects):
+            tracker.prompt(object_id, box=[5, 5, 40, 40])
+        with pytest.raises(ObjectIdError, match=r"4 objects are tracked already; .*a larger --max-objects"):
+            tracker.prompt(9, box=[5, 5, 40, 40])
+        assert tracker.track(frame).object_ids == (0, 1, 2, 3)
+
+
+def test_more_memories_than_the_engines_take(backend, nano):
+    said = r"take 7 frames of an object's memory, but this tracker keeps 8; .*--max-conditioning-frames"
+    with pytest.raises(BackendError, match=said):
+        VideoTracker(nano, backend, max_conditioning_frames=2)
+    said = "take 16 frames of an object's pointers, but this tracker keeps 17"
+    with pytest.raises(BackendError, match=said):
+        VideoTracker(nano, backend, max_conditioning_frames=2, memory_frames=3)
+
+
+def test_a_file_that_is_no_graph(backend, nano):
+    with pytest.raises(BackendError, match=r"other\.onnx: no graph of the bundle"):
+        backend.open(nano.path / "other.onnx")
+
+
+def test_without_tensorrt(fake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendError, match=r"TensorRT cannot be imported .*`sam2edge doctor`"):
+        open_backend("tensorrt")
+
+
+def test_without_a_gpu(fake, monkeypatch):
+    finding = environment.Finding("NVIDIA driver", "missing", "libcuda.so.1 is not there", "install the driver")
+    monkeypatch.setattr(environment, "first_gpu", lambda: finding)
+    with pytest.raises(BackendError, match=r"needs an NVIDIA GPU.*install the driver.*`sam2edge doctor`"):
+        open_backend("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("graph", "sides", "said"),
+    [
+        ("image_encoder", {"B": 4}, r"image is \[4,128,128,3\] but its B must be 1 to 3 in these .*--max-batch"),
+        ("mask_decoder", {"N": 9, "P": 1}, r"its N must be 1 to 8 .*--max-objects .*--max-prompts"),
+        ("mask_decoder", {"N": 1, "P": 5}, r"its P must be 0 to 4 .*--max-points"),
+        ("memory_attention", {"N": 1, "T": 8, "K": 1}, r"its T must be 1 to 7 .*--max-conditioning-frames"),
+        ("memory_encoder", {"N": 0}, "its N must be 1 to 4"),
+    ],
+)
+def test_shapes_beyond_the_engines(backend, nano, graph, sides, said):
+    with pytest.raises(BackendError, match=rf"{graph}\.onnx: .*{said}"):
+        backend.open(nano.graph_path(graph)).run(some(nano, graph, sides))
+
+
+def changed(inputs, **values):
+    return {name: value for name, value in {**inputs, **values}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"mask": None},
+            "inputs must be features, mask, object_score, binarize but are binarize, features, object_score",
+        ),
+        ({"more": np.zeros(1, np.float32)}, "inputs must be .* but are .*more"),
+        ({"features": np.zeros((1, 256, 4, 4), np.float32)}, r"features must be \[1,256,8,8\] but is \[1,256,4,4\]"),
+        ({"binarize": np.zeros(3, bool)}, r"binarize must be \[2\] but is \[3\]"),
+        ({"binarize": np.zeros((2, 1), bool)}, r"binarize must be \[2\] but is \[2,1\]"),
+        ({"binarize": np.zeros(2, np.int32)}, "binarize must be bool but is int32"),
+        ({"features": np.zeros((1, 256, 8, 8), np.int32)}, "features must be float32 but is int32"),
+    ],
+)
+def test_wrong_inputs(backend, nano, values, said):
+    runner = backend.open(nano.graph_path("memory_encoder"))
+    with pytest.raises(BackendError, match=rf"memory_encoder\.onnx: {said}"):
+        runner.run(changed(some(nano, "memory_encoder", {"N": 2}), **values))
+
+
+def test_wrong_arrays(backend, nano):
+    runner = backend.open(nano.graph_path("memory_encoder"))
+    inputs = some(nano, "memory_encoder", {"N": 2})
+    there = {name: backend.zeros(value.shape, value.dtype) for name, value in inputs.items()}
+    memory = backend.zeros((2, 64, 64))
+    runner.run_into(there, {"memory": memory})
+    with pytest.raises(BackendError, match="mask must be an array on the GPU but is a ndarray"):
+        runner.run_into({**there, "mask": inputs["mask"]}, {})
+    with pytest.raises(BackendError, match=r"memory must be float32\[2,64,64\] on the GPU but is float32\[64,64\]"):
+        runner.run_into(there, {"memory": memory[0]})
+    with pytest.raises(BackendError, match=r"features must be float32.* but is float16"):
+        runner.run_into({**there, "features": backend.zeros((1, 256, 8, 8), np.float16)}, {})
+    with pytest.raises(BackendError, match=r"memory_encoder\.onnx has no output mask; it has memory"):
+        runner.run_into(there, {"mask": memory})
+    with pytest.raises(BackendError, match=r"memory_encoder\.onnx has no masks; it has features, mask"):
+        runner.dtype("masks")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("run_error", r"memory_encoder\.onnx: TensorRT failed: 1: \[gemm\] illegal"),
+        ("context_error", r"memory_encoder\.onnx: TensorRT makes no execution context: 1: \[gemm\] illegal"),
+        ("deserialize_error", r"memory_encoder\.engine: .*does not load.*: 1: \[gemm\] illegal"),
+    ],
+)
+def test_errors_say_what_tensorrt_says(fake, backend, nano, fault, said):
+    setattr(fake.faults, fault, "1: [gemm] illegal")
+    with pytest.raises(BackendError, match=said):
+        backend.open(nano.graph_path("memory_encoder")).run(some(nano, "memory_encoder", {"N": 2}))
+
+
+def test_out_of_memory_says_what_to_lower(fake, backend, nano):
+    fake.faults.context_error = "2: [executionContext] Error Code 2: OutOfMemory (no further information)"
+    with pytest.raises(BackendError, match=r"GPU memory ran out .*OutOfMemory.*lower max_objects.*--memory-pool"):
+        backend.open(nano.graph_path("memory_encoder")).run(some(nano, "memory_encoder", {"N": 2}))
+
+
+def test_engines_that_need_more_memory_come_later(fake, backend, nano):
+    """All share one array, so that a larger one takes its place."""
+    runner, inputs = backend.open(nano.graph_path("memory_encoder")), some(nano, "memory_encoder", {"N": 2})
+    expected = runner.run(inputs)
+    fake.activation_bytes = 3 << 20
+    decoder = backend.open(nano.graph_path("mask_decoder"))
+    decoder.run(some(nano, "mask_decoder", {"N": 1, "P": 1}))
+    others = [backend.zeros((1 << 20,), np.uint8) for _ in range(2)]
+    assert_close(runner.run(inputs), expected, 0)
+    assert not any(fetched(backend, other).any() for other in others)
+
+
+@pytest.mark.parametrize("call", ["set_shape", "set_address"])
+def test_what_tensorrt_refused_is_set_again(backend, nano, monkeypatch, call):
+    runner = backend.open(nano.graph_path("memory_encoder"))
+    runner.run(some(nano, "memory_encoder", {"N": 1}))
+    inputs = some(nano, "memory_encoder", {"N": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorrt_api, call, lambda *arguments: False)
+        with pytest.raises(BackendError, match=r"memory_encoder\.onnx: TensorRT failed: it says nothing of why"):
+            runner.run(inputs)
+    expected = open_backend("onnx").open(nano.graph_path("memory_encoder")).run(inputs)
+    assert_close(runner.run(inputs), expected, 1e-5)
+
+
+def test_an_error_within_a_recording(fake, backend, nano):
+    loop = Loop(backend, nano)
+    loop.frame("frame", 0)
+    expected = loop.frame("frame", 1)
+    fake.faults.run_error = "not while capturing"
+    with pytest.raises(BackendError, match="not while capturing"):
+        loop.frame("frame", 1)
+    fake.faults.run_error = ""
+    for _ in range(4):
+        assert_close(loop.frame("frame", 1), expected, 1e-6)
+    assert fake.gpu.launches == 2
+
+
+def test_the_log_of_one_call_is_not_blamed_on_the_next(fake, backend, nano):
+    fake.faults.run_error = "first"
+    runner, inputs = backend.open(nano.graph_path("memory_encoder")), some(nano, "memory_encoder", {"N": 2})
+    with pytest.raises(BackendError, match="first"):
+        runner.run(inputs)
+    fake.faults.run_error = "second"
+    with pytest.raises(BackendError, match="TensorRT failed: second"):
+        runner.run(inputs)

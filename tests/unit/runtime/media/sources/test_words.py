@@ -1,0 +1,62 @@
+"""What the words of the command line stand for."""
+
+import pytest
+
+from sam2edge.errors import InputError
+from sam2edge.runtime.media.image_files import write_image
+from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource, csi_pipeline, open_source, words
+from tests.conftest import REPO
+from tests.simulated import grey
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """A list of what is opened, in place of cameras and streams."""
+    calls = []
+    for name in ("CameraSource", "GStreamerSource", "RtspSource"):
+        monkeypatch.setattr(words, name, lambda *given, name=name, **options: calls.append((name, given, options)))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("0", ("CameraSource", (0,), {})),
+        ("12", ("CameraSource", (12,), {})),
+        ("/dev/video3", ("CameraSource", ("/dev/video3",), {})),
+        ("csi:1", ("GStreamerSource", (csi_pipeline(1),), {"fps": 30})),
+        ("rtsp://user:word@host/path", ("RtspSource", ("rtsp://user:word@host/path",), {})),
+        ("rtsps://host", ("RtspSource", ("rtsps://host",), {})),
+        ("gst:videotestsrc ! identity", ("GStreamerSource", ("videotestsrc ! identity",), {})),
+        ("gst:souphttpsrc location=http://host/a", ("GStreamerSource", ("souphttpsrc location=http://host/a",), {})),
+    ],
+)
+def test_live(opened, word, expected):
+    open_source(word)
+    assert opened == [expected]
+
+
+def test_files(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", grey(0))
+    monkeypatch.chdir(tmp_path)
+    clip = tmp_path / "0"
+    clip.symlink_to(REPO / "samples" / "clip.mp4")
+    for word, kind in ((".", ImageFolderSource), ("*.png", ImageFolderSource), ("./0", VideoSource)):
+        with open_source(word) as source:
+            assert type(source) is kind
+    # A file whose name looks like a pattern is a file.
+    clip.rename(tmp_path / "clip[1].mp4")
+    with open_source("clip[1].mp4") as source:
+        assert type(source) is VideoSource
+
+
+def test_other_addresses():
+    with pytest.raises(InputError, match=r"http://host/a\.mp4: of addresses only rtsp:// can be opened"):
+        open_source("http://host/a.mp4")
+
+
+def test_csi_pipeline():
+    assert csi_pipeline(1, 640, 480, 60) == (
+        "nvarguscamerasrc sensor-id=1 ! 'video/x-raw(memory:NVMM),width=640,height=480,framerate=60/1' "
+        "! nvvidconv ! video/x-raw,format=BGRx"
+    )

@@ -1,0 +1,158 @@
+"""Overlays: what is coloured, what is left alone, and which colour."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from sam2edge.runtime.media import overlay
+from sam2edge.runtime.model.result import FrameResult
+
+HEIGHT, WIDTH = 120, 160
+OPACITY = 0.4
+
+
+def result_of(masks):
+    """A result with these masks {object id: bool [H,W]}; logits of the frame's size give them exactly."""
+    stack = np.array([*masks.values()]).reshape(-1, HEIGHT, WIDTH)
+    logits = np.where(stack, 5, -5).astype(np.float32)
+    ones = np.ones(len(masks), np.float32)
+    return FrameResult(0, tuple(masks), logits, ones, ones, (HEIGHT, WIDTH))
+
+
+def box(x0, y0, x1, y1):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def assert_has_colour(line, colour):
+    # OpenCV lets a little of the ground through a line of one pixel; a mere tint lets 60 % of it through.
+    assert np.abs(line.astype(int) - colour).max() <= 30
+
+
+@pytest.fixture
+def frame():
+    return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def test_fill_is_tinted_and_the_rest_is_the_frame(frame):
+    mask = box(40, 50, 100, 90)
+    before = frame.copy()
+    drawn = overlay.draw(frame, result_of({3: mask}))
+    inner = np.s_[54:86, 44:96]
+    expected = (1 - OPACITY) * frame[inner] + OPACITY * np.array(overlay.color(3))
+    assert np.abs(drawn[inner] - expected).max() <= 0.51
+    # Around the mask only the contour's edge and the label above it may differ.
+    outside = ~box(38, 0, 102, 92)
+    assert np.array_equal(drawn[outside], frame[outside])
+    assert np.array_equal(frame, before)
+    assert drawn.dtype == np.uint8
+
+
+def test_contour_has_the_colour(frame):
+    drawn = overlay.draw(frame, result_of({1: box(40, 50, 100, 90)}))
+    for edge in (drawn[60:80, 40], drawn[60:80, 99], drawn[89, 50:90]):
+        assert_has_colour(edge, overlay.color(1))
+
+
+def test_hole_stays_clear_and_gets_a_contour(frame):
+    mask = box(20, 30, 140, 110) & ~box(60, 50, 100, 90)
+    drawn = overlay.draw(frame, result_of({1: mask}))
+    hole = np.s_[53:87, 63:97]
+    assert np.array_equal(drawn[hole], frame[hole])
+    assert_has_colour(drawn[60:80, 100], overlay.color(1))
+
+
+def test_label_stands_on_the_mask():
+    black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    drawn = overlay.draw(black, result_of({1: box(40, 50, 100, 90)}))
+    above = drawn[:49]
+    ys, xs = np.nonzero(above.any(axis=2))
+    assert ys.max() == 48
+    assert 38 <= xs.min() <= 40
+    assert xs.max() < 70
+    plate = (above == overlay.color(1)).all(axis=2)
+    assert plate.sum() > 50
+    assert not plate[ys.min() : ys.max(), xs.min() : xs.max()].all(), "no digit on the plate"
+
+
+def test_labels_tell_ids_apart():
+    black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    mask = box(40, 50, 100, 90)
+    # Any two ids give different plates, also when the colour is put aside.
+    plates = [(overlay.draw(black, result_of({i: mask}))[:49] == overlay.color(i)).all(axis=2) for i in (1, 2, 12)]
+    assert all(not np.array_equal(a, b) for a, b in itertools.combinations(plates, 2))
+
+
+@pytest.mark.parametrize("mask", [box(0, 0, 8, 8), box(152, 0, 160, 8), box(0, 112, 8, 120), box(159, 119, 160, 120)])
+def test_label_at_the_border_stays_inside(mask):
+    black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    drawn = overlay.draw(black, result_of({8: mask}))
+    reference = overlay.draw(black, result_of({8: box(40, 50, 100, 90)}))
+
+    def plate(picture, rows):
+        return (picture[rows] == overlay.color(8)).all(axis=2).sum()
+
+    # As large as one in the middle: nothing of it is cut off.
+    assert plate(drawn, np.s_[:]) >= plate(reference, np.s_[:49])
+
+
+def test_later_object_is_drawn_over_the_earlier(frame):
+    mask = box(40, 50, 100, 90)
+    drawn = overlay.draw(frame, result_of({1: mask, 2: mask}))
+    assert_has_colour(drawn[60:80, 40], overlay.color(2))
+
+
+@pytest.mark.parametrize("masks", [{}, {1: np.zeros((HEIGHT, WIDTH), bool)}])
+def test_nothing_to_draw(frame, masks):
+    drawn = overlay.draw(frame, result_of(masks))
+    assert np.array_equal(drawn, frame)
+    assert not np.shares_memory(drawn, frame)
+
+
+def test_tiny_frame():
+    frame = np.zeros((4, 4, 3), np.uint8)
+    logits = np.ones((1, 4, 4), np.float32)
+    ones = np.ones(1, np.float32)
+    drawn = overlay.draw(frame, FrameResult(0, (123456,), logits, ones, ones, (4, 4)))
+    assert drawn.shape == (4, 4, 3)
+    assert drawn.any()
+
+
+def test_colours_are_fixed_and_distinct():
+    assert overlay.color(1) == (214, 255, 38)
+    colours = np.array([overlay.color(i) for i in range(1, 13)])
+    distances = [np.abs(a - b).max() for a, b in itertools.combinations(colours, 2)]
+    assert min(distances) > 30
+    neighbours = np.abs(np.diff(colours, axis=0)).max(axis=1)
+    assert neighbours.min() > 150
+
+
+def test_ids_that_never_end_do_not_fill_the_memory(frame):
+    for first in range(1, 3000, 10):
+        overlay.draw(frame, result_of({first + n: box(8 * n, 8, 8 * n + 8, 16) for n in range(10)}))
+    assert max(overlay.color.cache_info().currsize, overlay._tint.cache_info().currsize) <= 256
+
+
+def test_everything_shows_what_is_nested(frame):
+    outer, inner = box(20, 20, 140, 100), box(60, 40, 90, 70)
+    for masks in ([inner, outer], [outer, inner]):
+        drawn = overlay.draw_everything(frame, masks)
+        for mask, part in ((inner, np.s_[45:65, 65:85]), (outer, np.s_[76:94, 26:134])):
+            number = next(i for i, one in enumerate(masks, 1) if one is mask)
+            expected = (1 - OPACITY) * frame[part] + OPACITY * np.array(overlay.color(number))
+            assert np.abs(drawn[part] - expected).max() <= 1
+        assert np.array_equal(drawn[:18], frame[:18])
+        assert drawn.dtype == np.uint8
+
+
+def test_nothing_in_everything(frame):
+    drawn = overlay.draw_everything(frame, [])
+    assert np.array_equal(drawn, frame)
+    assert drawn is not frame
+    assert np.array_equal(overlay.draw_everything(frame, [np.zeros((HEIGHT, WIDTH), bool)]), frame)
+
+
+def test_small_on_top():
+    assert overlay.small_on_top([box(0, 0, 5, 5), box(0, 0, 9, 9), box(0, 0, 2, 2), box(3, 3, 8, 8)]) == [1, 0, 3, 2]

@@ -1,0 +1,171 @@
+"""Prompts in pixels of the frame become what the decoder takes, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn import functional
+
+from sam2edge.bundle import Model
+from sam2edge.errors import ObjectIdError, PromptError
+from sam2edge.runtime.model import prompts
+from sam2edge.runtime.model.prompts import check_object_id, encode_mask, encode_points, no_points
+
+WIDTH, HEIGHT, SIDE = 200, 100, 128
+FRAME = (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "points", "labels"),
+    [
+        pytest.param({"points": [(50, 25)]}, [(32, 32)], [1], id="label 1 unless said"),
+        pytest.param({"points": (50, 25)}, [(32, 32)], [1], id="one point without brackets"),
+        pytest.param({"points": (50, 25), "labels": 0}, [(32, 32)], [0], id="one label without brackets"),
+        pytest.param({"points": [(0, 0), (199.5, 99)], "labels": [0, 1]}, [(0, 0), (127.68, 126.72)], [0, 1]),
+        pytest.param({"box": (50, 25, 200, 100)}, [(32, 32), (128, 128)], [2, 3], id="box"),
+        pytest.param(
+            {"points": [(100, 50), (1, 2)], "labels": np.array([1, 0]), "box": np.array([0, 0, 10.5, 20])},
+            [(0, 0), (6.72, 25.6), (64, 64), (0.64, 2.56)],
+            [2, 3, 1, 0],
+            id="box before points",
+        ),
+    ],
+)
+def test_encode_points(prompt: dict[str, Any], points: list[tuple[float, float]], labels: list[int]) -> None:
+    encoded, kinds = encode_points(prompt.get("points"), prompt.get("labels"), prompt.get("box"), FRAME, SIDE)
+    assert (encoded.dtype, kinds.dtype) == (np.float32, np.int32)
+    np.testing.assert_allclose(encoded, [[*points, (0, 0)]], rtol=1e-6)
+    assert kinds.tolist() == [[*labels, -1]]
+
+
+def test_no_points() -> None:
+    points, labels = no_points(3)
+    assert (points.dtype, labels.dtype) == (np.float32, np.int32)
+    np.testing.assert_array_equal(points, np.zeros((3, 2, 2)))
+    np.testing.assert_array_equal(labels, -np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ({}, "needs points, a box or a mask"),
+        ({"labels": [1], "box": (0, 0, 9, 9)}, "labels were given without points"),
+        ({"points": []}, r"points must be \[P,2\] .* got shape"),
+        ({"points": np.empty((0, 2))}, r"P ≥ 1 but got shape \[0, 2\]"),
+        ({"points": 5}, r"points must be \[P,2\] .* got shape \[1, 1\]"),
+        ({"points": (1, 2, 3)}, r"points must be \[P,2\] .* got shape \[1, 3\]"),
+        ({"points": [[(1, 2)]]}, r"points must be \[P,2\] .* got shape \[1, 1, 2\]"),
+        ({"points": [(1, 2), (3,)]}, "points must be numbers"),
+        ({"points": [("left", 2)]}, "points must be numbers"),
+        ({"points": [(10**400, 1)]}, "points must be numbers"),
+        ({"points": [(1, None)]}, "points must be finite"),
+        ({"points": [(1, np.nan)]}, r"points must be finite but got \[\[1.0, nan\]\]"),
+        ({"points": [(-np.inf, 1)]}, "points must be finite"),
+        ({"points": [(1, 1), (200, 1)]}, r"point \[200.0, 1.0\] lies outside the 200×100 frame"),
+        ({"points": [(1, 100)]}, r"point \[1.0, 100.0\] lies outside the 200×100 frame"),
+        ({"points": [(-0.5, 1)]}, r"point \[-0.5, 1.0\] lies outside"),
+        ({"points": [(1, -1)]}, r"point \[1.0, -1.0\] lies outside"),
+        ({"points": (1, 1), "labels": []}, r"one a point: 1 but got shape \[0\]"),
+        ({"points": [(1, 1), (2, 2)], "labels": [1]}, r"one a point: 2 but got shape \[1\]"),
+        ({"points": [(1, 1)], "labels": [[1]]}, r"one a point: 1 but got shape \[1, 1\]"),
+        ({"points": [(1, 1)], "labels": ["object"]}, "labels must be numbers"),
+        ({"points": [(1, 1)], "labels": [np.nan]}, "labels must be finite"),
+        ({"points": [(1, 1)], "labels": [2]}, "unknown label 2; 1 is the object, 0 the background"),
+        ({"points": [(1, 1)], "labels": [-1]}, "unknown label -1"),
+        ({"points": [(1, 1), (2, 2)], "labels": [1, 5]}, "unknown label 5"),
+        ({"points": [(1, 1)], "labels": [0.5]}, "unknown label 0.5"),
+        ({"box": (1, 2, 3, 4, 5)}, r"a box must be x0, y0, x1, y1 but got shape \[5\]"),
+        ({"box": [(1, 2), (3, 4)]}, r"a box must be x0, y0, x1, y1 but got shape \[2, 2\]"),
+        ({"box": "1,2,3,4"}, "box must be numbers"),
+        ({"box": (1, 2, 3, np.nan)}, "box must be finite"),
+        ({"box": (1, 2, np.inf, 4)}, "box must be finite"),
+        ({"box": (5, 2, 3, 4)}, r"box \[5.0, 2.0, 3.0, 4.0\] is inverted or empty"),
+        ({"box": (1, 4, 3, 2)}, "inverted or empty"),
+        ({"box": (1, 2, 1, 4)}, "inverted or empty"),
+        ({"box": (1, 2, 3, 2)}, "inverted or empty"),
+        ({"box": (-1, 2, 3, 4)}, "reaches outside the 200×100 frame; clip it"),
+        ({"box": (1, -2, 3, 4)}, "reaches outside"),
+        ({"box": (1, 2, 201, 4)}, "reaches outside"),
+        ({"box": (1, 2, 3, 100.5)}, "reaches outside"),
+        ({"box": (5, 2, 3, 4), "points": [(1, 1)]}, "inverted or empty"),
+    ],
+)
+def test_encode_points_refuses(prompt: dict[str, Any], words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        encode_points(prompt.get("points"), prompt.get("labels"), prompt.get("box"), FRAME, SIDE)
+
+
+@pytest.mark.parametrize("object_id", [0, -3, 2**40, np.uint8(7), np.int64(-1)])
+def test_check_object_id(object_id: int) -> None:
+    checked = check_object_id(object_id)
+    assert (type(checked), checked) == (int, object_id)
+
+
+@pytest.mark.parametrize("object_id", [True, np.True_, "1", 1.0, None, (1,)])
+def test_check_object_id_refuses(object_id: object) -> None:
+    with pytest.raises(ObjectIdError, match="must be an integer but got"):
+        check_object_id(object_id)
+
+
+KERNEL = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+MODEL = Model(SIDE, 256, 64, 6, 16, 0, 1, True, tuple(map(tuple, KERNEL.tolist())), 0.75, (0.0,) * 256)
+
+
+def blobs(height: int, width: int) -> npt.NDArray[np.bool_]:
+    """Two discs, one of them cut off by the edge, with a hole."""
+    y, x = np.ogrid[:height, :width]
+    near = np.hypot((y - 0.4 * height) / height, (x - 0.3 * width) / width)
+    far = np.hypot((y - 0.9 * height) / height, (x - 0.9 * width) / width)
+    return (near > 0.06) & (near < 0.23) | (far < 0.3)
+
+
+@pytest.mark.parametrize("size", [(97, 211), (540, 960), (128, 128), (61, 43)])
+def test_encode_mask(size: tuple[int, int]) -> None:
+    """As Sam2VideoInferenceSession resizes a mask and Sam2VideoModel uses it, computed by PyTorch."""
+    mask = blobs(*size)
+    given = torch.from_numpy(mask)[None, None].float()
+    square = functional.interpolate(given, (SIDE, SIDE), mode="bilinear", antialias=True).ge(0.5).float()
+    expected = functional.interpolate(20 * square - 10, scale_factor=0.25, mode="bilinear", antialias=True)
+    downsampled = functional.conv2d(square, torch.from_numpy(KERNEL)[None, None], torch.tensor([0.75]), stride=4)
+    for kind, value in ((bool, 1), (np.uint8, 3), (np.int32, 3), (np.float32, 1)):
+        logits, mask_input = encode_mask(mask.astype(kind) * kind(value), size, MODEL)
+        assert (logits.dtype, mask_input.dtype) == (np.float32, np.float32)
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(mask_input, downsampled.numpy(), atol=1e-5)
+    assert logits.min() == pytest.approx(-prompts.MASK_LOGIT)
+    assert logits.max() == pytest.approx(prompts.MASK_LOGIT)
+
+
+def dot(height: int, width: int) -> npt.NDArray[np.bool_]:
+    mask = np.zeros((height, width), bool)
+    mask[height // 2, width // 2] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.full(FRAME, 3.0, np.float32), "mask of float32 must be of 0 and 1; of logits give logits > 0"),
+        (np.full(FRAME, np.nan), "mask of float64 must be of 0 and 1"),
+        (np.full(FRAME, "x"), "must be a bool or integer array .* but got <U1"),
+        ([[True]], "must be a bool or integer array .* but got list"),
+        (np.ones((WIDTH, HEIGHT), bool), r"frame's size \[100, 200\] but got shape \[200, 100\]"),
+        (np.ones((*FRAME, 1), bool), r"frame's size \[100, 200\] but got shape \[100, 200, 1\]"),
+        (np.zeros(FRAME, bool), "the mask is empty"),
+        (np.zeros(FRAME, np.uint8), "the mask is empty"),
+    ],
+)
+def test_encode_mask_refuses(mask: object, words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        encode_mask(mask, FRAME, MODEL)
+
+
+def test_encode_mask_refuses_what_vanishes() -> None:
+    with pytest.raises(PromptError, match="less than half a pixel of the model's 128×128 image"):
+        encode_mask(dot(720, 1280), (720, 1280), MODEL)
+    logits, _ = encode_mask(dot(SIDE, SIDE), (SIDE, SIDE), MODEL)
+    assert (logits > -10).any()

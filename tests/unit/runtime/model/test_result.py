@@ -1,0 +1,59 @@
+"""A result's masks are its logits at the frame's size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from sam2edge.runtime.model.result import FrameResult
+
+
+def result_of(logits: np.ndarray, scores: list[float], frame_size: tuple[int, int]) -> FrameResult:
+    n = len(logits)
+    return FrameResult(5, tuple(range(n)), logits, np.ones(n, np.float32), np.array(scores, np.float32), frame_size)
+
+
+@pytest.mark.parametrize("frame_size", [(90, 160), (480, 271), (32, 32), (16, 16), (20, 13), (64, 9), (1, 50), (1, 1)])
+def test_masks_are_resized_logits(frame_size: tuple[int, int]) -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 32, 32)).astype(np.float32)
+    result = result_of(logits, [1, 2], frame_size)
+    resized = functional.interpolate(torch.from_numpy(logits)[None], frame_size, mode="bilinear", align_corners=False)[
+        0
+    ].numpy()
+    assert (result.masks.dtype, result.masks.shape) == (bool, (2, *frame_size))
+    decided = np.abs(resized) > 1e-5
+    np.testing.assert_array_equal(result.masks[decided], resized[decided] > 0)
+    assert decided.mean() > 0.99
+
+
+def test_absent_objects_have_empty_masks() -> None:
+    logits = np.ones((4, 8, 8), np.float32)
+    result = result_of(logits, [3, 0, -0.1, 1e-6], (10, 12))
+    assert result.visible.tolist() == [True, False, False, True]
+    assert result.masks.all(axis=(1, 2)).tolist() == [True, False, False, True]
+    assert result.masks.any(axis=(1, 2)).tolist() == [True, False, False, True]
+
+
+def test_no_objects() -> None:
+    result = result_of(np.empty((0, 8, 8), np.float32), [], (10, 12))
+    assert (result.masks.dtype, result.masks.shape) == (bool, (0, 10, 12))
+    assert (result.visible.dtype, result.visible.shape) == (bool, (0,))
+
+
+def test_a_frame_before_any_prompt_has_everything_that_others_have() -> None:
+    result = FrameResult.empty(3, (10, 12))
+    assert result.masks.shape == (0, 10, 12)
+    assert result.stability.shape == result.visible.shape == (0,)
+    assert result.states == ()
+
+
+def test_masks_are_computed_once_and_only_when_asked_for() -> None:
+    logits = np.ones((1, 8, 8), np.float32)
+    result = result_of(logits, [1], (10, 12))
+    logits[:] = -1
+    first = result.masks
+    assert not first.any()
+    logits[:] = 1
+    assert result.masks is first

@@ -1,0 +1,248 @@
+"""Frames in any order: the right ones, few of them held, and a clear error for each kind of bad video."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sam2edge.errors import FrameError, InputError, MediaError
+from sam2edge.runtime.media.image_files import write_image
+from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.video import frames as frames_module
+from sam2edge.runtime.video.frames import open_frames
+from tests.conftest import REPO
+
+CLIP = REPO / "samples" / "clip.mp4"
+Clip = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    with VideoSource(CLIP) as source:
+        frames = np.stack(list(source))
+    assert len({frame.tobytes() for frame in frames}) == len(frames) == 120
+    return frames
+
+
+@pytest.fixture
+def few_held(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Ten frames of the clip may be held."""
+    monkeypatch.setattr(frames_module, "_HELD_BYTES", 10 * 240 * 320 * 3)
+    return 10
+
+
+ORDERS = {
+    "forward": list(range(120)),
+    "backward": list(range(119, -1, -1)),
+    "to and fro": [60, 61, 59, 119, 0, 118, 1, 60, 60, 54, 55, 56, 57, 58, 59, 60],
+    "at random": np.random.default_rng(0).integers(0, 120, 60).tolist(),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_a_file_in_any_order(clip: Clip, few_held: int, order: list[int]) -> None:
+    frames: Any = open_frames(CLIP)
+    assert (frames.count, frames.size) == (120, (240, 320))
+    for index in order:
+        np.testing.assert_array_equal(frames.read(index), clip[index], err_msg=str(index))
+        assert len(frames._held) <= few_held
+
+
+def test_real_camera_footage(shared_data: Path) -> None:
+    path = shared_data / "bedroom.mp4"
+    with VideoSource(path) as source:
+        expected = list(source)
+    frames = open_frames(path)
+    assert frames.count == len(expected)
+    for index in (150, 149, 3, 199, 100, 99, 101):
+        np.testing.assert_array_equal(frames.read(index), expected[index], err_msg=str(index))
+
+
+def capture(monkeypatch: pytest.MonkeyPatch, **overrides: Any) -> dict[str, int]:
+    """Have files opened by a capture whose methods are replaced; how often frames were grabbed, files opened."""
+    calls = {"grab": 0, "open": 0}
+    real = cv2.VideoCapture
+
+    class Capture:
+        def __init__(self, path: str) -> None:
+            self.real = real(path)
+            calls["open"] += 1
+
+        def __getattr__(self, name: str) -> Any:
+            if name in overrides:
+                return lambda *arguments: overrides[name](self.real, *arguments)
+            return getattr(self.real, name)
+
+        def grab(self) -> bool:
+            calls["grab"] += 1
+            return self.real.grab()
+
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    return calls
+
+
+def test_going_backward_decodes_chunks(clip: Clip, few_held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = capture(monkeypatch)
+    frames = open_frames(CLIP)
+    frames.read(119)
+    before = dict(calls)
+    for index in range(118, -1, -1):
+        frames.read(index)
+    assert calls["open"] == before["open"]
+    assert calls["grab"] - before["grab"] <= 119 + 2 * 119 // few_held
+
+
+@pytest.mark.parametrize("off", [-30, -1, 1, 7])
+def test_seeks_that_land_elsewhere(clip: Clip, monkeypatch: pytest.MonkeyPatch, off: int) -> None:
+    capture(monkeypatch, set=lambda real, what, index: real.set(what, min(max(index + off, 0), 119)))
+    monkeypatch.setattr(frames_module, "_NEAR", 5)
+    frames = open_frames(CLIP)
+    for index in (100, 40, 7, 3, 0, 64, 63):
+        np.testing.assert_array_equal(frames.read(index), clip[index], err_msg=str(index))
+
+
+def without_frame_70_after_a_seek() -> dict[str, Any]:
+    """Overrides: time stamps that jump over 70 once a seek was made, as where a damaged frame is left out."""
+    sought = []
+
+    def seek(real: Any, what: int, index: float) -> bool:
+        sought.append(index)
+        return bool(real.set(what, index))
+
+    def get(real: Any, what: int) -> float:
+        value = float(real.get(what))
+        return value + 40 if what == cv2.CAP_PROP_POS_MSEC and sought and value >= 70 * 40 else value
+
+    return {"set": seek, "get": get}
+
+
+UNRELIABLE: dict[str, dict[str, Any]] = {
+    "no time stamps": {"get": lambda real, what: 0.0 if what == cv2.CAP_PROP_POS_MSEC else real.get(what)},
+    "seeks fail": {"set": lambda real, *_: bool(real.set(cv2.CAP_PROP_POS_FRAMES, 119) and real.grab())},
+    "a frame is lost": without_frame_70_after_a_seek(),
+}
+
+
+@pytest.mark.parametrize("overrides", UNRELIABLE.values(), ids=UNRELIABLE)
+def test_files_that_cannot_be_sought(clip: Clip, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any]) -> None:
+    calls = capture(monkeypatch, **overrides)
+    frames = open_frames(CLIP)
+    for index in (100, 60, 75, 3):
+        np.testing.assert_array_equal(frames.read(index), clip[index], err_msg=str(index))
+    assert calls["open"] > 2
+
+
+def test_a_file_that_changed_meanwhile(tmp_path: Path) -> None:
+    path = Path(shutil.copy(CLIP, tmp_path / "clip.mp4"))
+    frames = open_frames(path)
+    writer = cv2.VideoWriter(str(tmp_path / "short.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (320, 240))
+    for _ in range(5):
+        writer.write(np.zeros((240, 320, 3), np.uint8))
+    writer.release()
+    frames.read(100)
+    (tmp_path / "short.mp4").replace(path)
+    frames._index_of = {}  # type: ignore[attr-defined]
+    with pytest.raises(MediaError, match=r"clip\.mp4: frame 5 cannot be decoded, although it could before"):
+        frames.read(20)
+
+
+@pytest.mark.parametrize("pattern", ["{:05d}.png", "{}.PNG", "{:03d}.png"])
+def test_a_folder(clip: Clip, tmp_path: Path, pattern: str) -> None:
+    """By number, not by name, and from any number on."""
+    for number, frame in zip(count(8), clip[:4], strict=False):
+        write_image(tmp_path / pattern.format(number), frame)
+    (tmp_path / "notes.txt").write_text("no frame")
+    frames = open_frames(str(tmp_path))
+    assert (frames.count, frames.size) == (4, (240, 320))
+    for index in (3, 0, 2):
+        np.testing.assert_array_equal(frames.read(index), clip[index])
+
+
+def test_jpeg_and_png_in_one_folder(clip: Clip, tmp_path: Path) -> None:
+    write_image(tmp_path / "0.jpg", clip[0])
+    write_image(tmp_path / "1.png", clip[1])
+    write_image(tmp_path / "2.JPEG", clip[2])
+    frames = open_frames(tmp_path)
+    assert frames.count == 3
+    assert np.abs(frames.read(2).astype(int) - clip[2]).mean() < 3
+
+
+def test_in_memory(clip: Clip) -> None:
+    for frames in (open_frames(clip), open_frames(list(clip)), open_frames(tuple(clip))):
+        assert (frames.count, frames.size) == (120, (240, 320))
+        assert np.shares_memory(frames.read(5), clip)
+        np.testing.assert_array_equal(frames.read(5), clip[5])
+
+
+FRAME = np.zeros((4, 6, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("video", "error", "words"),
+    [
+        (FRAME, FrameError, r"must be uint8 \[T,H,W,3\] but got uint8 \[4, 6, 3\]"),
+        (FRAME[None].astype(np.float32), FrameError, r"must be uint8 \[T,H,W,3\] but got float32 \[1, 4, 6, 3\]"),
+        (np.zeros((2, 4, 6, 1), np.uint8), FrameError, r"frame 0 must be \[H,W,3\] \(RGB\) but got shape \[4, 6, 1\]"),
+        (FRAME[None][:0], FrameError, "the video has no frames"),
+        ([], FrameError, "the video has no frames"),
+        ([FRAME, FRAME[:, :2]], FrameError, "frame 1 is 2×4 but the first is 6×4"),
+        ([FRAME, FRAME / 2], FrameError, "frame 1 must be uint8"),
+        ([FRAME, None], FrameError, "frame 1 must be a numpy array .* but got NoneType"),
+        (b"....ftyp", InputError, "must be a folder of JPEG or PNG files, a video file, .* but got bytes"),
+        pytest.param(iter([FRAME]), InputError, "but got list_iterator", id="iterator"),
+        (7, InputError, "but got int"),
+        ("missing.mp4", MediaError, "missing.mp4: no such video file"),
+        pytest.param("x" * 300, MediaError, "xxx: cannot be read: File name too long", id="long name"),
+    ],
+    ids=str,
+)
+def test_no_video(video: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        open_frames(video)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "no frames in this folder"),
+        (["notes.txt"], "no frames in this folder"),
+        (["0.png", "cover.png"], r"cover\.png: frames must be named by their numbers, as 00000\.jpg"),
+        (["1.png", "001.png"], r"has the same number as .*1\.png; remove one"),
+    ],
+)
+def test_a_folder_that_is_no_video(clip: Clip, tmp_path: Path, names: list[str], words: str) -> None:
+    for name in names:
+        write_image(tmp_path / f"{name}.png", clip[0])
+        (tmp_path / f"{name}.png").rename(tmp_path / name)
+    with pytest.raises(MediaError, match=words):
+        open_frames(tmp_path)
+
+
+def test_frames_of_several_sizes(clip: Clip, tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", clip[0])
+    write_image(tmp_path / "1.png", clip[0][:, ::2])
+    frames = open_frames(tmp_path)
+    with pytest.raises(FrameError, match="frame 1 is 160×240 but the first is 320×240"):
+        frames.read(1)
+
+
+def test_a_damaged_frame(clip: Clip, tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", clip[0])
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    frames = open_frames(tmp_path)
+    with pytest.raises(MediaError, match=r"1\.png: no image that OpenCV can read"):
+        frames.read(1)
+
+
+def test_a_file_without_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "noise.mp4"
+    path.write_bytes(b"no video")
+    with pytest.raises(MediaError, match="not a video that OpenCV can open"):
+        open_frames(path)

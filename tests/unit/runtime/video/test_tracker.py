@@ -1,0 +1,376 @@
+"""The tracker's face: what it accepts, refuses and returns. That it tracks as SAM 2 does is tests/conformance."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+
+from sam2edge import Bundle, FrameResult, VideoTracker
+from sam2edge.bundle import GRAPHS
+from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError
+from sam2edge.runtime.media.sources import VideoSource
+from tests.conftest import REPO
+
+HEIGHT, WIDTH = 240, 320
+BALL, BLOCK, STAR = (101, 47, 176, 122), (220, 18, 305, 103), (205, 138, 297, 226)
+"""Boxes of the clip's objects on its first frame."""
+MASK = np.zeros((HEIGHT, WIDTH), bool)
+MASK[50:120, 100:170] = True
+
+Frames = npt.NDArray[np.uint8]
+FIELDS = ("logits", "ious", "object_scores", "visible", "masks")
+
+
+@pytest.fixture(scope="module")
+def clip() -> Frames:
+    with VideoSource(REPO / "samples" / "clip.mp4") as source:
+        return np.stack(list(islice(source, 12)))
+
+
+@pytest.fixture(scope="module")
+def shared_tracker(nano: Bundle) -> Iterator[VideoTracker]:
+    with VideoTracker(nano, max_objects=2) as tracker:
+        yield tracker
+
+
+@pytest.fixture
+def tracker(shared_tracker: VideoTracker) -> VideoTracker:
+    """A tracker for two objects, as good as new."""
+    shared_tracker.reset()
+    return shared_tracker
+
+
+def assert_same(result: FrameResult, expected: FrameResult) -> None:
+    assert (result.frame_index, result.object_ids) == (expected.frame_index, expected.object_ids)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(result, name), getattr(expected, name), err_msg=name)
+
+
+def play(tracker: VideoTracker, clip: Frames) -> Iterator[FrameResult]:
+    """Two objects over three frames; the caller may interfere between the steps."""
+    yield tracker.track(clip[0])
+    yield tracker.prompt(7, box=BALL)
+    yield tracker.prompt(-3, points=[(260, 60)])
+    yield tracker.track(clip[1])
+    yield tracker.prompt(7, points=[(140, 80), (10, 10)], labels=[1, 0])
+    yield tracker.track(clip[2])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nano: Bundle, clip: Frames) -> list[FrameResult]:
+    with VideoTracker(nano) as tracker:
+        return list(play(tracker, clip))
+
+
+def test_result(undisturbed: list[FrameResult]) -> None:
+    assert [result.frame_index for result in undisturbed] == [0, 0, 0, 1, 1, 2]
+    assert [result.object_ids for result in undisturbed] == [(), (7,), (7, -3), (7, -3), (7, -3), (7, -3)]
+    for result in undisturbed:
+        n = len(result.object_ids)
+        assert {name: (getattr(result, name).dtype, getattr(result, name).shape) for name in FIELDS} == {
+            "logits": (np.float32, (n, 32, 32)),
+            "ious": (np.float32, (n,)),
+            "object_scores": (np.float32, (n,)),
+            "visible": (bool, (n,)),
+            "masks": (bool, (n, HEIGHT, WIDTH)),
+        }
+    mask = undisturbed[-1].masks[0]
+    x0, y0, x1, y1 = BALL
+    assert mask[y0:y1, x0:x1].sum() > 0.9 * mask.sum() > 0.5 * (x1 - x0) * (y1 - y0)
+
+
+def known(**prompt: Any) -> Callable[[VideoTracker], object]:
+    return lambda tracker: tracker.prompt(7, **prompt)
+
+
+def frame(*shape: int, dtype: type = np.uint8) -> Callable[[VideoTracker], object]:
+    return lambda tracker: tracker.track(np.zeros(shape, dtype))
+
+
+MASK = np.ones((HEIGHT, WIDTH), bool)
+DISTURBANCES: dict[str, tuple[Callable[[Any], object], type[InputError], str]] = {
+    "frame is a list": (lambda tracker: tracker.track([[[0, 0, 0]]]), FrameError, "but got list"),
+    "float frame": (frame(HEIGHT, WIDTH, 3, dtype=np.float32), FrameError, "must be uint8"),
+    "grey frame": (frame(HEIGHT, WIDTH), FrameError, r"shape \[240, 320\]"),
+    "four channels": (frame(HEIGHT, WIDTH, 4), FrameError, r"shape \[240, 320, 4\]"),
+    "other size": (frame(WIDTH, HEIGHT, 3), FrameError, "changed from 320×240 to 240×320"),
+    "NaN point": (known(points=[(np.nan, 5)]), PromptError, "finite"),
+    "point outside": (known(points=[(320, 5)]), PromptError, "outside the 320×240 frame"),
+    "unknown label": (known(points=[(5, 5)], labels=[3]), PromptError, "unknown label 3"),
+    "inverted box": (known(box=(9, 9, 5, 20)), PromptError, "inverted"),
+    "box outside": (known(box=(5, 5, 330, 20)), PromptError, "outside the 320×240 frame"),
+    "mask with points": (known(points=[(5, 5)], mask=MASK), PromptError, "cannot be combined"),
+    "mask with a box": (known(box=(5, 5, 9, 9), mask=MASK), PromptError, "cannot be combined"),
+    "mask with labels": (known(labels=[1], mask=MASK), PromptError, "cannot be combined"),
+    "empty mask": (known(mask=~MASK), PromptError, "the mask is empty"),
+    "mask of another size": (known(mask=MASK.T), PromptError, r"\[240, 320\] but got shape \[320, 240\]"),
+    "nothing": (known(), PromptError, "needs points, a box or a mask"),
+    "bool as id": (lambda tracker: tracker.prompt(True, points=(5, 5)), ObjectIdError, "integer but got True"),
+    "str as id": (lambda tracker: tracker.prompt("7", points=(5, 5)), ObjectIdError, "integer but got '7'"),
+    "bool removed": (lambda tracker: tracker.remove(False), ObjectIdError, "integer but got False"),
+    "unknown id removed": (lambda tracker: tracker.remove(8), ObjectIdError, "object 8 is not tracked"),
+}
+
+
+@pytest.mark.parametrize(("disturb", "error", "words"), DISTURBANCES.values(), ids=DISTURBANCES)
+def test_a_refused_call_changes_nothing(
+    tracker: VideoTracker,
+    clip: Frames,
+    undisturbed: list[FrameResult],
+    disturb: Callable[[VideoTracker], object],
+    error: type[InputError],
+    words: str,
+) -> None:
+    for result, expected in zip(play(tracker, clip), undisturbed, strict=True):
+        assert_same(result, expected)
+        with pytest.raises(error, match=words):
+            disturb(tracker)
+
+
+@pytest.mark.parametrize("prompt", [{"points": [(-1, 5)]}, {"box": (9, 9, 5, 5)}, {"mask": ~MASK}], ids=str)
+def test_an_object_does_not_join_by_a_bad_prompt(tracker: VideoTracker, clip: Frames, prompt: dict[str, Any]) -> None:
+    tracker.track(clip[0])
+    with pytest.raises(PromptError):
+        tracker.prompt(8, **prompt)
+    assert tracker.object_ids == ()
+    assert tracker.track(clip[1]).object_ids == ()
+
+
+def test_max_objects(tracker: VideoTracker, clip: Frames, undisturbed: list[FrameResult]) -> None:
+    *_, last = play(tracker, clip)
+    assert_same(last, undisturbed[-1])
+    with pytest.raises(ObjectIdError, match=r"2 objects are tracked already; remove\(\) one"):
+        tracker.prompt(8, points=[(250, 180)])
+    tracker.remove(7)
+    assert tracker.prompt(8, points=[(250, 180)]).object_ids == (-3, 8)
+
+
+def test_prompt_before_any_frame(tracker: VideoTracker) -> None:
+    with pytest.raises(PromptError, match=r"call track\(frame\) first"):
+        tracker.prompt(1, points=[(5, 5)])
+
+
+def test_remove_before_any_object(tracker: VideoTracker) -> None:
+    with pytest.raises(ObjectIdError, match="object 1 is not tracked; tracked are none"):
+        tracker.remove(1)
+
+
+def test_the_caller_may_change_frames_and_results(
+    tracker: VideoTracker, clip: Frames, undisturbed: list[FrameResult]
+) -> None:
+    frames = clip.copy()
+    for result, expected in zip(play(tracker, frames), undisturbed, strict=True):
+        assert_same(result, expected)
+        frames[result.frame_index] = 0
+        for values in (result.logits, result.ious, result.object_scores, result.masks):
+            values[:] = 99
+
+
+def test_no_objects(tracker: VideoTracker, clip: Frames) -> None:
+    for t in range(2):
+        result = tracker.track(clip[t])
+        assert (result.frame_index, result.object_ids) == (t, ())
+        assert (result.logits.shape, result.masks.shape) == ((0, 32, 32), (0, HEIGHT, WIDTH))
+        assert [len(values) for values in (result.ious, result.object_scores, result.visible)] == [0, 0, 0]
+
+
+def test_all_objects_removed(tracker: VideoTracker, clip: Frames, undisturbed: list[FrameResult]) -> None:
+    """What joins after that remembers nothing of those before."""
+    assert len(list(play(tracker, clip))) == len(undisturbed)
+    tracker.remove(-3)
+    tracker.remove(7)
+    assert tracker.object_ids == ()
+    assert tracker.track(clip[0]).object_ids == ()
+    joined = tracker.prompt(7, box=BALL)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(joined, name), getattr(undisturbed[1], name), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"max_conditioning_frames": 2}, {"lost_after": 1, "min_confidence": 0.999}], ids=str
+)
+@pytest.mark.parametrize(
+    "corrections",
+    [[{"points": [(140, 80)]}], [{"box": STAR}, {"points": [(10, 10)], "labels": [0]}], [{"mask": MASK}]],
+    ids=["point", "box and point", "mask"],
+)
+def test_prompts_that_are_taken_back_were_never_given(
+    nano: Bundle, clip: Frames, corrections: list[dict[str, Any]], knobs: dict[str, Any]
+) -> None:
+    def results(corrections: list[dict[str, Any]]) -> list[FrameResult]:
+        with VideoTracker(nano, **knobs) as tracker:
+            tracker.track(clip[0])
+            for object_id, box in enumerate((BALL, BLOCK)):
+                tracker.prompt(object_id, box=box)
+            result = tracker.track(clip[1])
+            for correction in corrections:
+                tracker.prompt(1, **correction)
+            if corrections:
+                result = tracker.clear_prompts(1)
+            return [result, *map(tracker.track, clip[2:4])]
+
+    for found, expected in zip(results(corrections), results([]), strict=True):
+        assert_same(found, expected)
+        assert found.states == expected.states
+
+
+def test_prompts_of_an_object_whose_row_moved(tracker: VideoTracker, clip: Frames) -> None:
+    tracker.track(clip[0])
+    tracker.prompt(1, box=BALL)
+    tracker.prompt(2, box=BLOCK)
+    before = tracker.track(clip[1])
+    tracker.prompt(2, points=[(10, 10)], labels=[0])
+    tracker.remove(1)
+    np.testing.assert_array_equal(tracker.clear_prompts(2).logits, before.logits[1:])
+
+
+def test_an_object_that_joined_by_what_is_taken_back(tracker: VideoTracker, clip: Frames) -> None:
+    tracker.track(clip[0])
+    expected = tracker.prompt(1, box=BALL)
+    tracker.prompt(2, box=BLOCK)
+    tracker.prompt(2, points=[(260, 60)])
+    assert_same(tracker.clear_prompts(2), expected)
+    assert tracker.object_ids == (1,)
+    with pytest.raises(ObjectIdError, match=r"object 2 is not tracked; tracked are \[1\]"):
+        tracker.clear_prompts(2)
+
+
+def test_nothing_to_take_back(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, track_every=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        for frame in clip[1:3]:  # one that is left out, and one that is not
+            tracker.track(frame)
+            with pytest.raises(PromptError, match="object 1 was not prompted on this frame"):
+                tracker.clear_prompts(1)
+
+
+def test_a_removed_object_leaves_the_others_alone(tracker: VideoTracker, clip: Frames) -> None:
+    def tracked(boxes: dict[int, Any]) -> FrameResult:
+        tracker.reset()
+        tracker.track(clip[0])
+        for object_id, box in boxes.items():
+            tracker.prompt(object_id, box=box)
+        tracker.track(clip[1])
+        for object_id in set(boxes) - {2}:
+            tracker.remove(object_id)
+        return tracker.track(clip[2])
+
+    alone = tracked({2: BLOCK})
+    beside = tracked({1: BALL, 2: BLOCK})
+    assert alone.object_ids == beside.object_ids == (2,)
+    assert_close(beside.logits, alone.logits)
+
+
+def assert_close(logits: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
+    """Other batch sizes sum in another order."""
+    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_reset(tracker: VideoTracker, clip: Frames, undisturbed: list[FrameResult]) -> None:
+    assert len(list(play(tracker, clip))) == len(undisturbed)
+    tracker.reset()
+    assert tracker.object_ids == ()
+    other_size = clip[:, ::2, ::4]
+    assert tracker.track(other_size[0]).frame_index == 0
+    assert tracker.prompt(7, points=[(30, 40)]).masks.shape == (1, HEIGHT // 2, WIDTH // 4)
+    tracker.reset()
+    for result, expected in zip(play(tracker, clip), undisturbed, strict=True):
+        assert_same(result, expected)
+
+
+def test_close(nano: Bundle, clip: Frames) -> None:
+    tracker = VideoTracker(nano)
+    tracker.track(clip[0])
+    tracker.prompt(1, box=BALL)
+    tracker.close()
+    tracker.close()
+    assert tracker.object_ids == ()
+    for use in (lambda: tracker.track(clip[1]), lambda: tracker.prompt(1, box=BALL), lambda: tracker.remove(1)):
+        with pytest.raises(BackendError, match="the tracker is closed; make a new one"):
+            use()
+
+
+def test_context_manager(nano: Bundle, clip: Frames) -> None:
+    def leave_by_an_error(tracker: VideoTracker) -> None:
+        with tracker as entered:
+            assert entered is tracker
+            tracker.track(clip[0])
+            raise KeyError("the caller's own")
+
+    tracker = VideoTracker(nano)
+    with pytest.raises(KeyError, match="the caller's own"):
+        leave_by_an_error(tracker)
+    with pytest.raises(BackendError, match="closed"):
+        tracker.track(clip[0])
+
+
+def test_objects_do_not_see_each_other(nano: Bundle, clip: Frames) -> None:
+    """Three that join on different frames, in one tracker and in one each."""
+    joins = {0: (1, BALL), 2: (2, BLOCK), 5: (3, STAR)}
+
+    def results(joins: dict[int, tuple[int, Any]]) -> list[FrameResult]:
+        with VideoTracker(nano) as tracker:
+            seen = []
+            for t, image in enumerate(clip):
+                seen.append(tracker.track(image))
+                if t in joins:
+                    object_id, box = joins[t]
+                    seen[-1] = tracker.prompt(object_id, box=box)
+            return seen
+
+    together = results(joins)
+    assert together[-1].object_ids == (1, 2, 3)
+    for n, (start, join) in enumerate(joins.items()):
+        alone = results({start: join})
+        assert alone[-1].object_ids == (join[0],)
+        for one, all_of_them in list(zip(alone, together, strict=True))[start:]:
+            assert_close(all_of_them.logits[n], one.logits[0])
+            assert all_of_them.visible[n] == one.visible[0]
+    assert all(result.masks.any(axis=(1, 2)).all() for result in together)
+
+
+@pytest.mark.parametrize("name", ["max_objects", "max_conditioning_frames"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_below_one(nano: Bundle, name: str, value: int) -> None:
+    with pytest.raises(InputError, match=f"{name} must be an integer of at least 1 but got {value}"):
+        VideoTracker(nano, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_damaged_after_opening(nano: Bundle, tmp_path: Path, graph: str) -> None:
+    bundle = Bundle.open(shutil.copytree(nano.path, tmp_path / "bundle", copy_function=os.link))
+    file = bundle.graph_path(graph)
+    file.unlink()
+    file.write_bytes(b"garbage")
+    with pytest.raises(BackendError) as caught:
+        VideoTracker(bundle)
+    assert str(caught.value).startswith(f"{file}: ONNX Runtime cannot load it")
+
+
+def test_the_path_of_a_bundle_will_do(nano: Bundle, clip: Frames, undisturbed: list[FrameResult]) -> None:
+    with VideoTracker(str(nano.path), "onnx") as tracker:
+        *_, last = play(tracker, clip)
+        assert_same(last, undisturbed[-1])
+
+
+def test_unknown_backend(nano: Bundle) -> None:
+    with pytest.raises(BackendError, match="unknown backend 'openvino'; choose from auto, onnx, onnx-cuda, tensorrt"):
+        VideoTracker(nano, "openvino")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
+)
+def test_cuda_that_is_not_there(nano: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"has no CUDAExecutionProvider .* install onnxruntime-gpu"):
+        VideoTracker(nano, "onnx-cuda")

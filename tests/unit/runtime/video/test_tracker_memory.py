@@ -1,0 +1,300 @@
+"""What the tracker remembers, and what it doubts: knobs that are SAM 2's by default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sam2edge import Bundle, FrameResult, VideoTracker
+from sam2edge.calibration.measure.davis import in_view, region_similarity
+from sam2edge.errors import BackendError, FrameError, InputError, PromptError
+from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.model.frame_loader import FrameLoader
+from sam2edge.runtime.model.graphs import Graphs
+from tests.conftest import REPO
+from tests.counting import Counting
+
+SAMPLES = REPO / "samples"
+
+Frames = npt.NDArray[np.uint8]
+BALL, BLOCK = (101, 47, 176, 122), (220, 18, 305, 103)
+SURE_OF_NOTHING = 0.999
+"""The model never predicts such an IoU."""
+
+
+@pytest.fixture(scope="module")
+def clip() -> Frames:
+    with VideoSource(SAMPLES / "clip.mp4") as source:
+        return np.stack(list(islice(source, 14)))
+
+
+def track(bundle: Bundle, frames: Sequence[Any], **knobs: Any) -> list[FrameResult]:
+    """Two objects from the first of the frames on."""
+    with VideoTracker(bundle, **knobs) as tracker:
+        tracker.track(frames[0])
+        tracker.prompt(1, box=BALL)
+        return [tracker.prompt(2, box=BLOCK), *map(tracker.track, frames[1:])]
+
+
+def assert_logits(found: FrameResult, expected: FrameResult) -> None:
+    np.testing.assert_array_equal(found.logits, expected.logits)
+
+
+def test_the_defaults_are_the_models(nano: Bundle, clip: Frames) -> None:
+    explicit = {"memory_frames": 6, "memory_stride": 1, "track_every": 1, "min_confidence": 0}
+    for found, expected in zip(track(nano, clip, **explicit), track(nano, clip), strict=True):
+        assert_logits(found, expected)
+
+
+@pytest.mark.parametrize("knobs", [{"memory_frames": 1}, {"memory_stride": 2}], ids=str)
+def test_what_is_remembered_matters(nano: Bundle, clip: Frames, knobs: dict[str, int]) -> None:
+    plain, other = track(nano, clip), track(nano, clip, **knobs)
+    assert_logits(other[1], plain[1])  # nothing is left out yet
+    assert (other[-1].logits != plain[-1].logits).any()
+    assert (other[-1].masks & plain[-1].masks).sum() > 0.9 * plain[-1].masks.sum()
+
+
+def test_frames_that_are_left_out_repeat_the_result(nano: Bundle, clip: Frames) -> None:
+    looked_at = track(nano, clip[::3])
+    for index, result in enumerate(track(nano, clip, track_every=3)):
+        assert result.frame_index == index
+        assert_logits(result, looked_at[index // 3])
+
+
+def test_a_prompt_on_a_frame_that_was_left_out(nano: Bundle, clip: Frames) -> None:
+    def play(tracker: VideoTracker, shown: Sequence[int]) -> Iterator[FrameResult]:
+        for t in shown:
+            frame = clip[t].copy()
+            yield tracker.track(frame)
+            frame[:] = 0  # the caller's buffer
+            if t in (0, 4):
+                yield tracker.prompt(t, box=BALL)
+
+    with VideoTracker(nano, track_every=3) as skipping, VideoTracker(nano) as plain:
+        *_, found = play(skipping, range(7))
+        *_, expected = play(plain, [0, 3, 4, 6])
+    assert found.frame_index == 6
+    assert found.object_ids == (0, 4)
+    assert_logits(found, expected)
+
+
+def test_frames_left_out_are_not_encoded(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, backend := Counting(), track_every=4) as tracker:
+        for t in range(9):
+            tracker.track(clip[t])
+        assert backend.runs["image_encoder"] == sum(map(tracker.looks_at, range(9))) == 3
+        tracker.reset()
+        tracker.track(clip[0])
+        assert backend.runs["image_encoder"] == 4
+
+
+@pytest.mark.parametrize("track_every", [1, 2])
+def test_an_encoded_frame_is_as_good(nano: Bundle, clip: Frames, track_every: int) -> None:
+    with VideoTracker(nano) as encoder:
+        embeddings = [encoder.encode(frame) for frame in clip]
+    expected = track(nano, clip, track_every=track_every)
+    for found, plain in zip(track(nano, embeddings, track_every=track_every), expected, strict=True):
+        assert_logits(found, plain)
+
+
+def test_embeddings_that_are_none(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano) as tracker:
+        embedding = tracker.encode(clip[0])
+        tracker.track(clip[0])
+        with pytest.raises(FrameError, match=r"of a frame of \[120, 160\] but all must be \[240, 320\]"):
+            tracker.track(tracker.encode(clip[0, ::2, ::2]))
+        with pytest.raises(FrameError, match="another model's"):
+            tracker.track(dataclasses.replace(embedding, features=embedding.features[..., 1:]))
+        with pytest.raises(FrameError, match="must be uint8"):
+            tracker.encode(clip[0].astype(np.float32))
+        assert tracker.track(embedding).frame_index == 1
+
+
+def test_doubtful_frames_stay_out_of_memory(nano: Bundle, clip: Frames) -> None:
+    """As if they had never been: only the prompted frame is remembered."""
+    doubting = track(nano, clip, min_confidence=SURE_OF_NOTHING)
+    for t in (1, 5, 13):
+        assert_logits(doubting[t], track(nano, clip[[0, t]])[-1])
+
+
+def test_frames_without_the_object_stay_out_of_memory(nano: Bundle, clip: Frames) -> None:
+    """The objects' time stands still while they are away: afterwards they remember what they did before."""
+    blank = np.full_like(clip[0], 90)
+    results = track(nano, [*clip[:4], *[blank] * 9, clip[4]], min_confidence=0.01)
+    assert not any(result.visible.any() for result in results[4:13])
+    assert_logits(results[-1], track(nano, clip[:5])[-1])
+    plain = track(nano, [*clip[:4], *[blank] * 9, clip[4]])
+    assert (plain[-1].logits != results[-1].logits).any()
+
+
+def test_a_prompted_frame_is_never_doubtful(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, min_confidence=SURE_OF_NOTHING, lost_after=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        assert [tracker.track(frame).lost for frame in clip[1:4]] == [(), (1,), (1,)]
+        corrected = tracker.prompt(1, points=[(138, 84)])
+        assert corrected.lost == ()
+        after = tracker.track(clip[4])
+    with VideoTracker(nano) as tracker:  # it remembers the two prompted frames and no other
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        tracker.track(clip[3])
+        np.testing.assert_allclose(tracker.prompt(1, points=[(138, 84)]).logits, corrected.logits)
+        assert_logits(tracker.track(clip[4]), after)
+
+
+def test_states(nano: Bundle, clip: Frames) -> None:
+    blank = np.full_like(clip[0], 90)
+    called: list[tuple[int, int]] = []
+    frames = [*clip[:3], *[blank] * 4, *clip[3:6], *[blank] * 3]
+    results = track(
+        nano,
+        frames,
+        lost_after=3,
+        min_confidence=0.01,
+        on_lost=lambda key, result: called.append((key, result.frame_index)),
+    )
+    states = [result.states[0] for result in results]
+    assert states == [*["visible"] * 3, *["occluded"] * 2, *["lost"] * 2, *["visible"] * 3, *["occluded"] * 2, "lost"]
+    assert [result.lost for result in results[4:7]] == [(), (1, 2), (1, 2)]
+    assert called == [(1, 5), (2, 5), (1, 12), (2, 12)]
+    assert (results[2].stability > 0.5).all()
+    assert (results[4].stability == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("act", "called", "left"),
+    [
+        (VideoTracker.remove, [1, 2], ()),
+        (lambda tracker, key: (tracker.remove(1), tracker.prompt(2, box=BLOCK)), [1], (2,)),
+        (lambda tracker, key: tracker.reset(), [1], ()),
+    ],
+    ids=["remove", "remove and prompt", "reset"],
+)
+def test_on_lost_may_act(
+    nano: Bundle, clip: Frames, act: Callable[[VideoTracker, int], object], called: list[int], left: tuple[int, ...]
+) -> None:
+    told: list[int] = []
+
+    def on_lost(key: int, result: FrameResult) -> None:
+        told.append(key)
+        act(tracker, key)
+
+    with VideoTracker(nano, lost_after=1, min_confidence=SURE_OF_NOTHING, on_lost=on_lost) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        tracker.prompt(2, box=BLOCK)
+        result = tracker.track(clip[1])
+    assert told == called
+    assert result.object_ids == left
+    assert len(result.logits) == len(left)
+    assert result.lost == ()
+
+
+def test_on_lost_may_reset_while_a_frame_is_prompted(nano: Bundle, clip: Frames) -> None:
+    def on_lost(key: int, result: FrameResult) -> None:
+        tracker.reset()
+
+    with VideoTracker(nano, lost_after=1, min_confidence=SURE_OF_NOTHING, on_lost=on_lost, track_every=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        tracker.track(clip[1])
+        with pytest.raises(PromptError, match=r"on_lost called reset"):
+            tracker.prompt(1, box=BALL)
+        assert tracker.track(clip[2]).object_ids == ()
+
+
+def test_a_prompt_taken_back_after_a_frame_that_failed_is_not_remembered(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(loader: FrameLoader, frame: Frames) -> None:
+        raise BackendError("out of memory")
+
+    results = []
+    for fails in (False, True):
+        with VideoTracker(nano, min_confidence=SURE_OF_NOTHING) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BALL)
+            tracker.track(clip[1])
+            tracker.prompt(1, points=[[262, 60]])
+            if fails:
+                monkeypatch.setattr(FrameLoader, "stage", fail)
+                with pytest.raises(BackendError):
+                    tracker.track(clip[2])
+                monkeypatch.undo()
+            tracker.clear_prompts(1)
+            results.append(tracker.track(clip[2]).logits)
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-4)
+
+
+def test_a_prompt_that_fails_on_the_device_may_be_repeated(
+    nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Graphs.upload, []
+
+    def upload(graphs: Graphs, *arrays: Any) -> None:
+        calls.append(arrays)
+        if len(calls) == 1:
+            raise BackendError("out of memory")
+        real(graphs, *arrays)
+
+    results = []
+    for fails in (False, True):
+        with VideoTracker(nano) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BALL)
+            tracker.track(clip[1])
+            if fails:
+                monkeypatch.setattr(Graphs, "upload", upload)
+                with pytest.raises(BackendError):
+                    tracker.prompt(1, points=[[138, 84]])
+            results.append(tracker.prompt(1, points=[[138, 84]]))
+    assert_logits(*results)
+
+
+@pytest.mark.parametrize(
+    ("knob", "words"),
+    [
+        ({"memory_frames": 0}, "memory_frames must be an integer of at least 1 but got 0"),
+        ({"memory_frames": 7}, "memory_frames must be at most 6, the model's own, but got 7"),
+        ({"memory_stride": 0}, "memory_stride must be an integer of at least 1"),
+        ({"track_every": 1.5}, "track_every must be an integer of at least 1 but got 1.5"),
+        ({"min_confidence": 1.5}, "min_confidence must be a finite number from 0 to 1 but got 1.5"),
+        ({"lost_after": 0}, "lost_after must be an integer of at least 1"),
+        ({"on_lost": "call me"}, "on_lost must be a function of an object's id and a result but got 'call me'"),
+    ],
+    ids=str,
+)
+def test_refused(nano: Bundle, knob: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        VideoTracker(nano, **knob)
+
+
+def test_what_was_away_is_found_again_sooner_without_doubtful_frames(
+    nano: Bundle, prompts: dict[int, dict[str, Any]]
+) -> None:
+    """The bundled clip's star leaves on frame 35 and is back on 62 (docs/knobs.md)."""
+    labels = np.load(SAMPLES / "clip_masks.npz")["labels"]
+    true = np.stack([labels == object_id for object_id in prompts], axis=1)
+    returned = in_view(true) & (np.cumsum(~true.any((-2, -1)), axis=0) > 0)
+    assert np.flatnonzero(returned.any(axis=1))[0] == 62
+    similarity = []
+    for confidence in (0.0, 0.7):
+        with VideoTracker(nano, min_confidence=confidence) as tracker, VideoSource(SAMPLES / "clip.mp4") as source:
+            masks = []
+            for frame in source:
+                result = tracker.track(frame)
+                for object_id, prompt in prompts.items() if result.frame_index == 0 else ():
+                    result = tracker.prompt(object_id, **prompt)
+                masks.append(result.masks)
+        similarity.append(region_similarity(np.stack(masks), true))
+    plain, filtered = similarity
+    assert filtered[returned].mean() > plain[returned].mean() + 0.2
+    assert filtered[in_view(true)].mean() > plain[in_view(true)].mean()
+    assert filtered[62:66, 2].mean() > 0.5 > plain[62:66, 2].mean()
