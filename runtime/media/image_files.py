@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError
+from sam2edge.files import user_path
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder, in capitals too."""
@@ -26,7 +27,7 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
     found: dict[Path, None] = {}
     wrong = []
     for given in names:
-        name = os.fspath(given)
+        name = str(user_path(given))
         try:
             images, problem = _stands_for(name)
         except OSError as error:  # a folder that may not be entered, a name that no file can have
@@ -36,8 +37,9 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
     return list(found), wrong
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
+def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     """An image as RGB uint8 [H,W,3], turned as its EXIF says, without alpha. Raises MediaError."""
+    path = user_path(path)
     try:
         if not len(encoded := np.fromfile(path, np.uint8)):
             raise MediaError(f"{path}: no image that OpenCV can read: the file is empty")
@@ -52,8 +54,9 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     return image
 
 
-def write_image(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
+def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
     """Write RGB [H,W,3] or grey [H,W] in the format of the suffix; missing folders are made. Raises MediaError."""
+    path = user_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

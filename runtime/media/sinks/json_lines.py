@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError
-from sam2edge.files import finite
+from sam2edge.files import finite, user_path
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.sinks.base import Sink, make_directory
 from sam2edge.runtime.model.result import FrameResult
@@ -33,7 +32,7 @@ class JsonSink(Sink):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         make_directory(self.path.parent)
         self._is_new = not self.path.exists()
         self._frames = 0

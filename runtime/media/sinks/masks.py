@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError, ObjectIdError
+from sam2edge.files import user_path
 from sam2edge.runtime.media import overlay
 from sam2edge.runtime.media.sinks.base import Sink, make_directory
 from sam2edge.runtime.model.result import FrameResult
@@ -32,7 +32,7 @@ class MaskSink(Sink):
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory)
+        self.directory = user_path(directory)
         make_directory(self.directory)
         if any(self.directory.glob("*.png")):
             raise MediaError(f"{self.directory}: holds PNG files already; remove them or name another directory")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import FrameError, InputError, MediaError
+from sam2edge.files import user_path
 from sam2edge.runtime.media import overlay
 from sam2edge.runtime.media.sinks.base import Sink, make_directory
 from sam2edge.runtime.media.sources import VideoSource
@@ -34,7 +35,7 @@ class VideoSink(Sink):
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float, size: tuple[int, int]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         codec = _CODECS.get(self.path.suffix.lower())
         if codec is None:
             raise MediaError(f"{self.path}: unknown extension for a video; use one of {', '.join(_CODECS)}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sam2edge.errors import MediaError
+from sam2edge.files import user_path
 from sam2edge.runtime.media.image_files import find_images, read_image
 from sam2edge.runtime.media.sources.base import Frame, Source
 
@@ -23,7 +24,7 @@ class ImageFolderSource(Source):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fps: float | None = None) -> None:
-        self.name, self.fps = os.fspath(path), fps
+        self.name, self.fps = str(user_path(path)), fps
         files, wrong = find_images([path])
         if wrong:
             raise MediaError(wrong[0])

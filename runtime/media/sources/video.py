@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 
 from sam2edge.errors import MediaError
+from sam2edge.files import user_path
 from sam2edge.runtime.media.sources.base import Frame, Source, known
 
 # FFmpeg plays .txt and .nfo files as ANSI art; nobody wants to track in those.
@@ -30,8 +31,8 @@ class VideoSource(Source):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.name = str(path)
+        self.path = user_path(path)
+        self.name = str(self.path)
         self._capture = open_capture(self.path)
         first = self._decode()
         if first is None:

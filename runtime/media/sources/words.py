@@ -7,6 +7,7 @@ import os
 import re
 
 from sam2edge.errors import InputError
+from sam2edge.files import user_path
 from sam2edge.runtime.media.sources.base import Source
 from sam2edge.runtime.media.sources.camera import CameraSource
 from sam2edge.runtime.media.sources.gstreamer import GStreamerSource, csi_pipeline
@@ -15,7 +16,7 @@ from sam2edge.runtime.media.sources.rtsp import RtspSource
 from sam2edge.runtime.media.sources.video import VideoSource
 
 
-def open_source(word: str) -> Source:
+def open_source(word: str | os.PathLike[str]) -> Source:
     """Open what a word stands for.
 
     "0" or "/dev/video0": a camera. "csi:0": a Jetson's. "rtsp://…": a stream. "gst:PIPELINE": a GStreamer pipeline. A
@@ -24,18 +25,20 @@ def open_source(word: str) -> Source:
 
     Raises InputError for other addresses, and what the source raises.
     """
-    if word.isdecimal():
-        return CameraSource(int(word))
-    if re.match(r"/dev/video\d+$", word):
-        return CameraSource(word)
-    if match := re.match(r"csi:(\d+)$", word):
-        return GStreamerSource(csi_pipeline(int(match[1])), fps=30)
-    if word.startswith(("rtsp://", "rtsps://")):
-        return RtspSource(word)
-    if word.startswith("gst:"):
-        return GStreamerSource(word.removeprefix("gst:"))
-    if "://" in word:
-        raise InputError(f"{word}: of addresses only rtsp:// can be opened; gst:PIPELINE may take others")
-    if os.path.isdir(word) or (glob.has_magic(word) and not os.path.exists(word)):
-        return ImageFolderSource(word)
-    return VideoSource(word)
+    if isinstance(word, str):
+        if word.isdecimal():
+            return CameraSource(int(word))
+        if re.match(r"/dev/video\d+$", word):
+            return CameraSource(word)
+        if match := re.match(r"csi:(\d+)$", word):
+            return GStreamerSource(csi_pipeline(int(match[1])), fps=30)
+        if word.startswith(("rtsp://", "rtsps://")):
+            return RtspSource(word)
+        if word.startswith("gst:"):
+            return GStreamerSource(word.removeprefix("gst:"))
+        if "://" in word:
+            raise InputError(f"{word}: of addresses only rtsp:// can be opened; gst:PIPELINE may take others")
+    path = user_path(word)
+    if os.path.isdir(path) or (glob.has_magic(str(path)) and not os.path.exists(path)):
+        return ImageFolderSource(path)
+    return VideoSource(path)

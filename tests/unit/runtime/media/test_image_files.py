@@ -38,6 +38,13 @@ def test_a_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
     assert find_images([odd]) == ([odd], [])
 
 
+def test_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    write_image("~/~.png", PIXELS)
+    assert find_images(["~/*.png"]) == ([folder / "~.png"], [])
+    assert np.array_equal(read_image("~/~.png"), PIXELS)
+
+
 def test_what_is_not_there(folder: Path) -> None:
     found, wrong = find_images([folder / "empty", folder / "in" / "b.png", folder / "gone.png", folder / "*.gif"])
     assert found == [folder / "in" / "b.png"]

@@ -384,6 +384,14 @@ def test_callback_sink():
     assert not sink.closed_by_user
 
 
+def test_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with VideoSink("~/out.mp4", 25, SIZE) as video, MaskSink("~/masks") as masks, JsonSink("~/out.jsonl") as lines:
+        for sink in (video, masks, lines):
+            sink.write(grey(100), NOTHING)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.mp4", "masks", "out.jsonl"}
+
+
 class TestWindowSink:
     def test_opencv_without_windows(self):
         if cv2.currentUIFramework():

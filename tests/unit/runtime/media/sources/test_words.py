@@ -1,5 +1,7 @@
 """What the words of the command line stand for."""
 
+from pathlib import Path
+
 import pytest
 
 from sam2edge.errors import InputError
@@ -47,6 +49,19 @@ def test_files(tmp_path, monkeypatch):
     # A file whose name looks like a pattern is a file.
     clip.rename(tmp_path / "clip[1].mp4")
     with open_source("clip[1].mp4") as source:
+        assert type(source) is VideoSource
+
+
+def test_home_directory(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", grey(0))
+    (tmp_path / "clip.mp4").symlink_to(REPO / "samples" / "clip.mp4")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for word, kind in (("~", ImageFolderSource), ("~/*.png", ImageFolderSource), (Path("~/clip.mp4"), VideoSource)):
+        with open_source(word) as source:
+            assert type(source) is kind
+    (tmp_path / "~").symlink_to(tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    with open_source("./~") as source:
         assert type(source) is VideoSource
 
 
