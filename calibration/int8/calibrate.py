@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,7 @@ from sam2edge.calibration.measure.report import report_directory
 from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
 from sam2edge.engines.fp16 import island_nodes
 from sam2edge.errors import InputError
-
-Progress = Callable[[str, float], None]
+from sam2edge.types import Progress
 
 
 def calibrate(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.types import Floats
+
 BINS = 4096
 LEVELS = 128
 """Magnitudes that symmetric INT8 tells apart, 0 to 127."""
 PERCENTILE = 99.99
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(eq=False)

@@ -28,13 +28,12 @@ from sam2edge.calibration.measure.page import html_table, page, replace
 from sam2edge.calibration.measure.recorder import Recorded
 from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import MediaError
+from sam2edge.types import Progress
 
 FRAMES = 24
 """Tracked for each block: the memory bank is full after 7, the pointers after 16."""
 _COLOURS = dict(zip(GRAPHS, ("#4878a8", "#d08030", "#509050", "#a05090"), strict=True))
 _BAR = 420
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, eq=False)

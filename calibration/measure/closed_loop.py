@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.calibration.measure.clip import Clip
@@ -22,6 +21,7 @@ from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import InputError
 from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.types import Bools, Floats
 
 STAGES = (*GRAPHS, "rest")
 """What a frame's time is split into: the four graphs, and everything else from resizing to the finished masks."""
@@ -31,8 +31,6 @@ only the conditioning frame still knows it. What ends sooner is a flicker."""
 SAME_OBJECT = 0.5
 """Below this IoU two masks do not show the same object."""
 
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 Progress = Callable[[int], None]
 
 

@@ -17,11 +17,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.types import Bools, Floats
+
 BOUNDARY_TOLERANCE = 0.008
 """Distance up to which boundary pixels match, as a share of the image's diagonal (DAVIS 2017)."""
-
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 
 def region_similarity(predicted: Bools, true: Bools) -> Floats:

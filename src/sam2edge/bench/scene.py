@@ -13,13 +13,12 @@ import numpy.typing as npt
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.truth import TrueMasks
 from sam2edge.errors import InputError
+from sam2edge.types import Frame
 
 FRAMES = 48
 """Frames that are held in memory and come again and again."""
 _SIZE = (480, 640)
 _BOX = 0.15
-
-Frame = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

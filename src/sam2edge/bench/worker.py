@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sam2edge.bench.cases import WARM_UP, BenchmarkCase, Measured, percentiles
 from sam2edge.bench.readings import PowerMeter, gpu_memory, host_memory, power
-from sam2edge.bench.scene import Frame, Scene
+from sam2edge.bench.scene import Scene
 from sam2edge.bench.timed import Timed, without
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.calibration.measure.davis import in_view, region_similarity
@@ -23,8 +23,8 @@ from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.media.grabber import Grabbed
 from sam2edge.runtime.video.stream import stream
 from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.types import Bools, Frame
 
-Bools = npt.NDArray[np.bool_]
 Boxes = npt.NDArray[np.float64]
 Waits = Mapping[str, float]
 Tracked = Generator[tuple[Bools, float, Waits], None, None]
