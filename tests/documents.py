@@ -13,7 +13,7 @@ from tests.conftest import REPO
 
 PAGES = [
     REPO / "README.md",
-    *sorted((REPO / "docs").glob("*.md")),
+    *sorted((REPO / "docs").rglob("*.md")),
     REPO / "samples" / "README.md",
     REPO / "samples" / "nano" / "README.md",
 ]

@@ -1,4 +1,4 @@
-"""docs/graphs.md says what the contract says, examples in Python run, quoted messages exist, the site builds."""
+"""The page of graphs says what the contract says, examples in Python run, quoted messages exist, the site builds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDES = {"S": 1024, "h": 64, "2h": 128, "4h": 256, "C": 256, "C/4": 64, "C/8": 3
 @pytest.mark.parametrize(("pool", "tokens"), [(1, 4096), (2, 1024)])
 def test_graphs_page(pool: int, tokens: int) -> None:
     sides = {**SIDES, "L": tokens}
-    page = (REPO / "docs" / "graphs.md").read_text()
+    page = (REPO / "docs" / "reference" / "graphs.md").read_text()
     documented = {}
     for graph, section in re.findall(r"^## (\w+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL):
         rows = re.findall(r"^\| (→|←) `(\w+)` \| (\w+) \| ([^|]+) \|", section, re.MULTILINE)
@@ -60,11 +60,11 @@ def run_example(
 
 
 def test_knobs_page(run_example: Callable[[str], str]) -> None:
-    assert run_example("knobs.md") == "object 3 is lost on frame 49\n"
+    assert run_example("how-to/knobs.md") == "object 3 is lost on frame 49\n"
 
 
 def test_sources_page(run_example: Callable[[str], str], tmp_path: Path) -> None:
-    assert run_example("sources.md").startswith("Statistics(delivered=120, dropped=0, broken=0,")
+    assert run_example("how-to/sources.md").startswith("Statistics(delivered=120, dropped=0, broken=0,")
     lines = [json.loads(line) for line in (tmp_path / "out" / "tracks.jsonl").read_text().splitlines()]
     assert [line["frame_index"] for line in lines] == list(range(120))
     assert all(line["objects"][0]["visible"] for line in lines[:20])
@@ -85,7 +85,7 @@ def literals() -> set[str]:
 
 
 def test_quoted_messages_are_those_of_the_code() -> None:
-    quoted = re.findall(r"^> `(.*)`$", (REPO / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = re.findall(r"^> `(.*)`$", (REPO / "docs" / "how-to" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert len(quoted) > 20
     texts = literals()
     pattern = {quote: ".*".join(map(re.escape, quote.strip("…").split("…"))) for quote in quoted}
@@ -99,8 +99,8 @@ def test_site(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     pages = {file: file.read_text() for file in tmp_path.rglob("*.html")}
-    assert len(pages) >= len(list((REPO / "docs").glob("*.md")))
-    api = pages[tmp_path / "api" / "index.html"]
+    assert len(pages) >= len(list((REPO / "docs").rglob("*.md")))
+    api = pages[tmp_path / "reference" / "api" / "index.html"]
     for name in sam2edge.__all__:
         assert re.search(rf'id="sam2edge\.[\w.]*{name}"', api), name
     assert "max_conditioning_frames" in re.sub(r"<[^>]+>", "", api)
