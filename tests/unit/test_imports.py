@@ -1,0 +1,73 @@
+"""Imports point one way, and imports inside functions are kept for optional packages (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import REPO
+
+PACKAGE = REPO / "src" / "sam2edge"
+BASE = ("bundle", "checks", "closeable", "errors", "files")
+RUNTIME = ("runtime", "runtime.backends", "runtime.model", "runtime.media", "runtime.video", "runtime.image")
+CALIBRATION = ("calibration.measure", "calibration.int8", "calibration")
+# Each room with those that it may import besides itself.
+ROOMS = dict.fromkeys(BASE, BASE)
+ROOMS |= {room: (*BASE, *RUNTIME[: min(place, 4)]) for place, room in enumerate(RUNTIME)}
+ROOMS |= {"export": (*BASE, *RUNTIME), "engines": (*BASE, *RUNTIME)}
+ROOMS |= {room: (*BASE, *RUNTIME, "engines", *CALIBRATION[:place]) for place, room in enumerate(CALIBRATION)}
+ROOMS |= dict.fromkeys(("bench", "ui"), (*BASE, *RUNTIME, "engines", *CALIBRATION))
+ROOMS |= {"commands": (*ROOMS["bench"], "bench", "ui"), "cli": ("commands", "errors")}
+OPTIONAL = ("cv2", "onnx", "onnxruntime", "pycuda", "tensorrt", "torch", "transformers")
+KNOWN = {  # arrows back that are being removed
+    "bench.report": "engines.environment",
+    "bench.worker": ("engines.manifest", "runtime.backends.tensorrt"),
+    "calibration.measure.comparison": "calibration.int8.range_ratios",
+    "calibration.measure.gate": "calibration.int8.range_ratios",
+    "runtime.backends.tensorrt": ("engines.manifest", "engines.profiles"),
+    "runtime.model.result": "runtime.image.confidence",
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield the name below `sam2edge` and the file of every module in the package."""
+    for root in (PACKAGE, *(REPO / link.name for link in PACKAGE.iterdir() if link.is_symlink())):
+        for file in root.rglob("*.py"):
+            name = file.relative_to(PACKAGE if root == PACKAGE else REPO).with_suffix("")
+            yield ".".join(name.parts).removesuffix(".__init__"), file
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the full name of everything that a file imports, and whether it does so inside a function."""
+    tree = ast.parse(file.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = {statement for function in functions for statement in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            yield from ((start + alias.name, node in inside) for alias in node.names)
+
+
+def room_of(name: str) -> str:
+    return next((room for room in sorted(ROOMS, reverse=True) if f"{name}.".startswith(f"{room}.")), name)
+
+
+def is_allowed(module: str, name: str, in_function: bool) -> bool:
+    here, package, other = room_of(module), *name.partition(".")[::2]
+    if package != "sam2edge":
+        return not in_function or package in OPTIONAL or here in ("commands", "cli")
+    if room_of(other) == "export" != here:  # it needs PyTorch
+        return in_function and here in ("bench", "commands", *CALIBRATION)
+    return room_of(other) in (here, *ROOMS[here]) and (not in_function or here in ("commands", "cli"))
+
+
+def test_imports_point_one_way() -> None:
+    arrows = [(module, *arrow) for module, file in modules() if module != "__init__" for arrow in imports(file)]
+    assert len(arrows) > 500
+    wrong = [(module, name) for module, name, in_function in arrows if not is_allowed(module, name, in_function)]
+    assert [(module, name) for module, name in wrong if not name[9:].startswith(KNOWN.get(module, ()))] == []
+
+
+def test_runtime_is_no_flat_folder() -> None:
+    assert len(list((REPO / "runtime").glob("*.py"))) <= 3
