@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.media.image_files import SUFFIXES, read_image
+from sam2edge.files import IMAGE_SUFFIXES
+from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.resize import resize
 
@@ -23,7 +24,7 @@ def parity_frames(path: str | os.PathLike[str] | None, size: int) -> tuple[npt.N
     if path is None:
         return np.stack(drawn(size)), "drawn"
     file = Path(path)
-    if file.suffix.lower() in SUFFIXES:
+    if file.suffix.lower() in IMAGE_SUFFIXES:
         image = read_image(file)
         frames = [image, np.ascontiguousarray(image[:, ::-1])]
     else:

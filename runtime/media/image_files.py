@@ -12,10 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError
-from sam2edge.files import user_path
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What counts as an image in a folder, in capitals too."""
+from sam2edge.files import IMAGE_SUFFIXES, user_path
 
 
 def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
@@ -75,7 +72,7 @@ def _stands_for(name: str) -> tuple[list[Path], str]:
     path = Path(name)
     if path.is_dir():
         images = sorted(file for file in path.iterdir() if _is_image(file))
-        return images, f"{name}: no images in this folder (they end with {', '.join(SUFFIXES)})"
+        return images, f"{name}: no images in this folder (they end with {', '.join(IMAGE_SUFFIXES)})"
     if path.exists():
         return [path], ""
     if glob.has_magic(name):
@@ -85,4 +82,4 @@ def _stands_for(name: str) -> tuple[list[Path], str]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()

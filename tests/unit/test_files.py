@@ -1,11 +1,16 @@
-"""Paths that a user gives."""
+"""Paths that a user gives, and what they hold."""
 
+import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from sam2edge.bundle import FORMAT, MANIFEST
 from sam2edge.errors import InputError
-from sam2edge.files import user_path
+from sam2edge.files import PathKind, path_kind, user_path
+from tests.conftest import REPO
 
 
 @pytest.fixture
@@ -34,3 +39,48 @@ def test_a_name_that_begins_with_a_tilde(home, name):
 def test_refuses_what_is_no_path(given):
     with pytest.raises(InputError, match=r"expected a path but got|cannot be the path of a file"):
         user_path(given)
+
+
+def test_what_paths_hold(home):
+    samples = REPO / "samples"
+    (home / MANIFEST).write_text(json.dumps({"format": FORMAT}))
+    assert path_kind("~") is PathKind.BUNDLE
+    (home / MANIFEST).unlink()
+    assert path_kind(samples / "nano") is PathKind.CHECKPOINT
+    assert path_kind(samples / "clip.mp4") is PathKind.VIDEO
+    assert path_kind("~") is PathKind.OTHER
+    assert path_kind("~/gone.mp4") is PathKind.NOTHING
+    (home / "MODEL.PT").write_bytes(b"")
+    assert path_kind("~") is path_kind("~/MODEL.PT") is PathKind.CHECKPOINT
+
+
+def test_a_folder_of_images_may_have_a_config_and_a_manifest(tmp_path):
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / name).write_text('{"format": "of another program"}')
+    assert path_kind(tmp_path) is PathKind.OTHER
+    (tmp_path / "a.JPG").write_bytes(b"")
+    assert path_kind(tmp_path) is PathKind.IMAGE_FOLDER
+    assert path_kind(tmp_path / "a.JPG") is PathKind.IMAGE
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_an_image_without_a_suffix(tmp_path, suffix):
+    image = tmp_path / "image"
+    image.write_bytes(cv2.imencode(suffix, np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    assert path_kind(image) is PathKind.IMAGE
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_a_video_without_a_suffix(tmp_path, suffix):
+    path = tmp_path / f"video{suffix}"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    assert path_kind(path.rename(tmp_path / "video")) is PathKind.VIDEO
+
+
+def test_other_files_without_a_suffix(tmp_path):
+    (tmp_path / "weights").symlink_to(REPO / "samples" / "nano" / "model.safetensors")
+    assert path_kind(tmp_path / "weights") is PathKind.CHECKPOINT
+    (tmp_path / "notes").write_text("a video")
+    assert path_kind(tmp_path / "notes") is PathKind.OTHER

@@ -7,7 +7,7 @@ import os
 import re
 
 from sam2edge.errors import InputError
-from sam2edge.files import user_path
+from sam2edge.files import PathKind, path_kind, user_path
 from sam2edge.runtime.media.sources.base import Source
 from sam2edge.runtime.media.sources.camera import CameraSource
 from sam2edge.runtime.media.sources.gstreamer import GStreamerSource, csi_pipeline
@@ -23,7 +23,7 @@ def open_source(word: str | os.PathLike[str]) -> Source:
     folder or a pattern ("run/*.png"): its images. Anything else is the path of a video; "./0" is a file that is
     called 0.
 
-    Raises InputError for other addresses, and what the source raises.
+    Raises InputError for other addresses, bundles and checkpoints, and what the source raises.
     """
     if isinstance(word, str):
         if word.isdecimal():
@@ -39,6 +39,12 @@ def open_source(word: str | os.PathLike[str]) -> Source:
         if "://" in word:
             raise InputError(f"{word}: of addresses only rtsp:// can be opened; gst:PIPELINE may take others")
     path = user_path(word)
+    kind = path_kind(path)
+    if kind in (PathKind.BUNDLE, PathKind.CHECKPOINT):
+        raise InputError(
+            f"{path} is {kind.value}, not a video: give a video file, a folder of images, the number of a camera, or "
+            "an rtsp:// address"
+        )
     if os.path.isdir(path) or (glob.has_magic(str(path)) and not os.path.exists(path)):
         return ImageFolderSource(path)
     return VideoSource(path)

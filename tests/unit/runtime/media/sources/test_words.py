@@ -70,6 +70,13 @@ def test_other_addresses():
         open_source("http://host/a.mp4")
 
 
+def test_a_checkpoint_or_bundle_is_not_a_video(nano):
+    with pytest.raises(InputError, match=r"samples/nano is a checkpoint, not a video: give a video file, a folder"):
+        open_source(REPO / "samples" / "nano")
+    with pytest.raises(InputError, match=r" is a bundle, not a video"):
+        open_source(nano.path)
+
+
 def test_csi_pipeline():
     assert csi_pipeline(1, 640, 480, 60) == (
         "nvarguscamerasrc sensor-id=1 ! 'video/x-raw(memory:NVMM),width=640,height=480,framerate=60/1' "
