@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sam2edge import bundle as bundles
-from sam2edge import checks
+from sam2edge import bundle as bundles, checks
 from sam2edge.bundle import GRAPHS, RECIPE, Bundle, Calibration, Graph
 from sam2edge.calibration.int8 import range_cache
 from sam2edge.calibration.int8.activations import Statistics, collect, load_graph

@@ -1,43 +1,72 @@
 """SAM 2 on the edge: export to ONNX, segment images and track objects in live video without PyTorch.
 
-The public names are imported when first used, so that `sam2edge --help` and `sam2edge doctor` work without numpy,
-OpenCV or ONNX Runtime.
+Everything that a program needs is imported from here. A name loads its module when it is first used, so that
+`sam2edge --help` and `sam2edge doctor` work without numpy, OpenCV or ONNX Runtime.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sam2edge.bundle import Bundle
-    from sam2edge.errors import Sam2EdgeError
-    from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
-    from sam2edge.runtime.image.predictor import ImagePredictor
-    from sam2edge.runtime.model.result import FrameResult
-    from sam2edge.runtime.video.predictor import VideoPredictor
-    from sam2edge.runtime.video.tracker import VideoTracker
+    from sam2edge.bundle import Bundle as Bundle
+    from sam2edge.errors import MediaError as MediaError, Sam2EdgeError as Sam2EdgeError
+    from sam2edge.runtime.image.confidence import consistency as consistency, stability_score as stability_score
+    from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator as AutomaticMaskGenerator
+    from sam2edge.runtime.image.predictor import ImagePredictor as ImagePredictor
+    from sam2edge.runtime.media.grabber import Grabber as Grabber, Reconnect as Reconnect
+    from sam2edge.runtime.media.image_files import find_images as find_images, read_image as read_image
+    from sam2edge.runtime.media.sinks import (
+        CallbackSink as CallbackSink,
+        JsonSink as JsonSink,
+        MaskSink as MaskSink,
+        Sink as Sink,
+        VideoSink as VideoSink,
+        WindowSink as WindowSink,
+    )
+    from sam2edge.runtime.media.sources import (
+        ArraySource as ArraySource,
+        CameraSource as CameraSource,
+        GStreamerSource as GStreamerSource,
+        ImageFolderSource as ImageFolderSource,
+        RtspSource as RtspSource,
+        Source as Source,
+        VideoSource as VideoSource,
+        open_source as open_source,
+    )
+    from sam2edge.runtime.model.result import FrameResult as FrameResult
+    from sam2edge.runtime.video.predictor import VideoPredictor as VideoPredictor
+    from sam2edge.runtime.video.stream import stream as stream
+    from sam2edge.runtime.video.tracker import VideoTracker as VideoTracker
 
-__all__ = [
-    "AutomaticMaskGenerator",
-    "Bundle",
-    "FrameResult",
-    "ImagePredictor",
-    "Sam2EdgeError",
-    "VideoPredictor",
-    "VideoTracker",
-]
-
-_HOMES = {
-    "AutomaticMaskGenerator": "sam2edge.runtime.image.mask_generator",
-    "Bundle": "sam2edge.bundle",
-    "FrameResult": "sam2edge.runtime.model.result",
-    "ImagePredictor": "sam2edge.runtime.image.predictor",
-    "Sam2EdgeError": "sam2edge.errors",
-    "VideoPredictor": "sam2edge.runtime.video.predictor",
-    "VideoTracker": "sam2edge.runtime.video.tracker",
+_PUBLIC = {
+    "bundle": ["Bundle"],
+    "errors": ["MediaError", "Sam2EdgeError"],
+    "runtime.image.confidence": ["consistency", "stability_score"],
+    "runtime.image.mask_generator": ["AutomaticMaskGenerator"],
+    "runtime.image.predictor": ["ImagePredictor"],
+    "runtime.media.grabber": ["Grabber", "Reconnect"],
+    "runtime.media.image_files": ["find_images", "read_image"],
+    "runtime.media.sinks": ["CallbackSink", "JsonSink", "MaskSink", "Sink", "VideoSink", "WindowSink"],
+    "runtime.media.sources": [
+        *("ArraySource", "CameraSource", "GStreamerSource", "ImageFolderSource", "RtspSource", "Source", "VideoSource"),
+        "open_source",
+    ],
+    "runtime.model.result": ["FrameResult"],
+    "runtime.video.predictor": ["VideoPredictor"],
+    "runtime.video.stream": ["stream"],
+    "runtime.video.tracker": ["VideoTracker"],
 }
+_MODULES = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sam2edge' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

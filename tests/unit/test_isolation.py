@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,12 @@ print(result.frame_index, result.masks.shape, *(name for name in sys.modules if 
 
 IMPORT = """
 import time
-start = time.perf_counter()
+start = time.process_time()
 import sam2edge
+print(time.process_time() - start, end=" ")
 for name in sam2edge.__all__:
     getattr(sam2edge, name)
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
 
 
@@ -58,20 +60,21 @@ def test_what_is_blocked_cannot_be_imported(tmp_path: Path, name: str) -> None:
 
 
 def test_import_time(tmp_path: Path) -> None:
-    """With all public names, which are imported when first used."""
-    assert min(float(run_blocked(IMPORT, cwd=tmp_path)) for _ in range(3)) < 0.7
+    """Processor time in seconds, so that other programs do not count: of the import, and of all public names too."""
+    times = [map(float, run_blocked(IMPORT, cwd=tmp_path).split()) for _ in range(3)]
+    bare, all_names = map(min, zip(*times, strict=True))
+    assert bare < 0.3
+    assert all_names < 0.7
 
 
-def test_public_names() -> None:
-    assert sam2edge.__all__ == [
-        "AutomaticMaskGenerator",
-        "Bundle",
-        "FrameResult",
-        "ImagePredictor",
-        "Sam2EdgeError",
-        "VideoPredictor",
-        "VideoTracker",
-    ]
+def test_public_names(tmp_path: Path) -> None:
+    """They are sorted, lead somewhere, are those that type checkers see, and load nothing before they are used."""
+    assert sam2edge.__all__ == sorted(sam2edge.__all__)
     assert [getattr(sam2edge, name).__name__ for name in sam2edge.__all__] == sam2edge.__all__
+    tree = ast.parse(Path(sam2edge.__file__).read_text())
+    imported = {name.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert set(sam2edge.__all__) <= set(dir(sam2edge)) & imported
     with pytest.raises(AttributeError, match="no attribute 'Tracker'"):
         sam2edge.Tracker  # noqa: B018
+    loaded = run_blocked("import sam2edge; print(*{'numpy', 'cv2', 'onnxruntime'} & set(sys.modules))", cwd=tmp_path)
+    assert loaded == "\n"

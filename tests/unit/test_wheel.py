@@ -47,8 +47,8 @@ def run(*command: object, cwd: Path) -> str:
 def sources() -> set[str]:
     """The package's files, as an installed package has them."""
     package = REPO / "src" / "sam2edge"
-    patterns = ("*.py", "bench/*.py", "commands/*.py", "ui/*.py", "ui/page/*")
-    top = {f"sam2edge/{file.relative_to(package)}" for pattern in patterns for file in package.glob(pattern)}
+    own = [*package.rglob("*.py"), *package.glob("ui/page/*")]  # rglob does not follow links
+    top = {f"sam2edge/{file.relative_to(package)}" for file in own}
     inner = {f"sam2edge/{file.relative_to(REPO)}" for folder in FOLDERS for file in (REPO / folder).rglob("*.py")}
     return {"sam2edge/py.typed", *top, *inner}
 

@@ -10,8 +10,7 @@ from sam2edge import VideoTracker
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.sources import VideoSource
-from sam2edge.ui import saver
-from sam2edge.ui import session as module
+from sam2edge.ui import saver, session as module
 from sam2edge.ui.view import Click
 from tests.conftest import REPO
 from tests.simulated import Simulated, failing, grey, opening

@@ -12,9 +12,7 @@ import pytest
 
 from sam2edge import Bundle, VideoTracker, cli
 from sam2edge.bundle import GRAPHS
-from sam2edge.calibration.int8 import activations as collecting
-from sam2edge.calibration.int8 import calibrate as module
-from sam2edge.calibration.int8 import range_cache
+from sam2edge.calibration.int8 import activations as collecting, calibrate as module, range_cache
 from sam2edge.calibration.int8.activations import collect, load_graph, observed
 from sam2edge.calibration.int8.calibrate import calibrate, spread
 from sam2edge.calibration.int8.histogram import BINS, Histogram

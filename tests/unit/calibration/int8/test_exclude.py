@@ -11,9 +11,7 @@ import pytest
 
 from sam2edge import Bundle, cli
 from sam2edge.bundle import GRAPHS
-from sam2edge.calibration.int8 import calibrate as module
-from sam2edge.calibration.int8 import exclude as settling
-from sam2edge.calibration.int8 import sensitivity
+from sam2edge.calibration.int8 import calibrate as module, exclude as settling, sensitivity
 from sam2edge.calibration.int8.calibrate import calibrate
 from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.clip import Clip
