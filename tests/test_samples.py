@@ -28,9 +28,9 @@ from sam2edge.runtime.media.grabber import Grabber, Reconnect
 from sam2edge.runtime.media.sinks import CallbackSink
 from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import NANO, REPO
+from tests.helpers import CLIP, clip_frames, iou, true_masks
 from tests.simulated import Simulated, failing, opening
 
-CLIP = REPO / "samples" / "clip.mp4"
 BALL, BLOCK = "101,47,176,122", "220,18,305,103"
 
 
@@ -113,20 +113,6 @@ def load(script: str) -> ModuleType:
     return module
 
 
-def true_masks(object_id: int) -> np.ndarray:
-    """The true masks of one of the clip's toys: bool [T,H,W]."""
-    return np.load(REPO / "samples" / "clip_masks.npz")["labels"] == object_id
-
-
-def iou(predicted: np.ndarray, true: np.ndarray) -> float:
-    return float((predicted & true).sum() / (predicted | true).sum())
-
-
-def first_frames(count: int) -> list[np.ndarray]:
-    with VideoSource(CLIP) as video:
-        return list(islice(video, count))
-
-
 def tracks(file: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
@@ -136,7 +122,7 @@ def photos(tmp_path: Path) -> Path:
     """A folder with two frames of the clip, and a file that is no image."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number, frame in enumerate(first_frames(2)):
+    for number, frame in enumerate(clip_frames(2)):
         cv2.imwrite(str(folder / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     (folder / "2.png").write_text("no image")
     return folder
@@ -183,7 +169,7 @@ def test_camera_from_a_file(nano: Bundle, tmp_path: Path) -> None:
 
 def test_camera_that_vanishes(nano: Bundle) -> None:
     """The same object is followed when the camera is back, and nobody is asked for a box again."""
-    frames = first_frames(6)
+    frames = clip_frames(6)
     before = Simulated(*frames[:3], failing(MediaError("unplugged")), size=(240, 320))
     after = Simulated(*frames[3:], failing(MediaError("unplugged")), size=(240, 320))
     asked, results = [], []
@@ -201,7 +187,7 @@ def test_camera_that_vanishes(nano: Bundle) -> None:
 
 
 def test_camera_asks_again_for_a_lost_object(nano: Bundle) -> None:
-    (frame,) = first_frames(1)
+    (frame,) = clip_frames(1)
     without_ball = np.where(true_masks(1)[0][..., None], np.uint8(90), frame)
     answers = {0: (101, 47, 176, 122), 5: None, 6: (220, 18, 305, 103)}  # None: the user drew nothing
     asked, masks = [], []
@@ -271,7 +257,7 @@ def message(frame: np.ndarray, encoding: str, padding: int = 0) -> SimpleNamespa
 def test_ros2_node(nano: Bundle) -> None:
     with VideoTracker(nano, max_objects=1) as tracker:
         node = load("ros2_node").MaskNode(tracker)
-        frames = first_frames(3)
+        frames = clip_frames(3)
         before = node.on_image(message(frames[0], "rgb8"))
         assert not any(before["data"])
         node.on_box(SimpleNamespace(x_offset=101, y_offset=47, width=75, height=75))

@@ -16,6 +16,7 @@ from sam2edge.export import export
 from tests.conformance.reference import Expected, ReferenceTracker, UpstreamModel
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, SCENARIOS, Scenario, in_pixels, prompt
 from tests.conftest import NANO
+from tests.helpers import assert_close, iou
 from tests.models import write_nano_2_0, write_random_tiny, write_wary_nano
 
 RELATIVE = 1e-3
@@ -55,23 +56,13 @@ def check(played: Played) -> list[FrameResult]:
         assert result.object_ids == tuple(expected), what
         for n, (object_id, one) in enumerate(expected.items()):
             where = f"{what}, object {object_id}"
-            assert_close(result.logits[n], one.logits, f"{where}: logits")
-            assert_close(pointers[n], one.pointer, f"{where}: pointer")
+            assert_close(result.logits[n], one.logits, RELATIVE, f"{where}: logits")
+            assert_close(pointers[n], one.pointer, RELATIVE, f"{where}: pointer")
             assert result.ious[n] == pytest.approx(one.iou, abs=RELATIVE), where
             assert result.object_scores[n] == pytest.approx(one.score, abs=RELATIVE * max(1, abs(one.score))), where
-            assert overlap(result.masks[n], one.mask) >= 0.999, where
+            assert iou(result.masks[n], one.mask) >= 0.999, where
         results.append(result)
     return results
-
-
-def assert_close(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], what: str) -> None:
-    error = np.abs(found - expected).max() / np.abs(expected).max()
-    assert error <= RELATIVE, f"{what}: differs by {error:.1e} relative"
-
-
-def overlap(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
-    union = (a | b).sum()
-    return float((a & b).sum() / union) if union else 1.0
 
 
 def exported(directory: Path, image_size: int | None = None) -> tuple[Bundle, UpstreamModel]:

@@ -15,8 +15,9 @@ from sam2edge.runtime.video.state import InferenceState
 from tests.conformance.reference import Expected, UpstreamModel
 from tests.conformance.reference_predictor import ReferencePredictor
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, RIGHT, in_pixels
-from tests.conformance.test_tracker import assert_close, exported, overlap
+from tests.conformance.test_tracker import RELATIVE, exported
 from tests.conftest import NANO
+from tests.helpers import assert_close, iou
 from tests.models import write_wary_nano
 
 Step = tuple[str, dict[str, Any]]
@@ -147,7 +148,7 @@ def play(
         state = predictor.init_state(frames)
 
         def compare(what: str, frame: int, found: Any, expected: dict[int, Expected]) -> None:
-            assert_same(f"{what}, frame {frame}", state, frame, found, expected)
+            check(f"{what}, frame {frame}", state, frame, found, expected)
             covered.append(float((found[2] > 0).mean()))
 
         for number, (verb, arguments) in enumerate(session):
@@ -182,7 +183,7 @@ def play(
     return covered
 
 
-def assert_same(what: str, state: InferenceState, frame: int, found: Any, expected: dict[int, Expected]) -> None:
+def check(what: str, state: InferenceState, frame: int, found: Any, expected: dict[int, Expected]) -> None:
     index, object_ids, masks = found
     assert (index, object_ids) == (frame, list(expected)), what
     assert (masks.dtype, masks.shape) == (np.float32, (len(expected), 1, *state.frames.size)), what
@@ -192,9 +193,9 @@ def assert_same(what: str, state: InferenceState, frame: int, found: Any, expect
             assert (mask == -1024).all(), what
             assert (one.logits == -1024).all(), what
             continue
-        assert_close(output.logits[0, 0], one.logits, f"{what}, object {object_id}: logits")
-        assert_close(output.pointer[0], one.pointer, f"{what}, object {object_id}: pointer")
-        assert overlap(mask[0] > 0, one.mask) >= 0.999, f"{what}, object {object_id}"
+        assert_close(output.logits[0, 0], one.logits, RELATIVE, f"{what}, object {object_id}: logits")
+        assert_close(output.pointer[0], one.pointer, RELATIVE, f"{what}, object {object_id}: pointer")
+        assert iou(mask[0] > 0, one.mask) >= 0.999, f"{what}, object {object_id}"
 
 
 @pytest.fixture(scope="module")

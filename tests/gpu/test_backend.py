@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.backends.onnx_cuda import OnnxCudaBackend
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
-from sam2edge.runtime.media.sources import VideoSource
-from tests.conftest import REPO
 from tests.gpu.small import SMALL
+from tests.helpers import clip_frames, iou
 
 Frames = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
@@ -26,8 +24,7 @@ Masks = npt.NDArray[np.bool_]
 
 @pytest.fixture(scope="module")
 def clip() -> Frames:
-    with VideoSource(REPO / "samples" / "clip.mp4") as source:
-        return np.stack(list(islice(source, 60)))
+    return clip_frames(60)
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +54,18 @@ def masks(bundle: Bundle, backend: str | Backend, clip: Frames) -> Masks:
         return np.stack([tracker.track(frame).masks for frame in clip[1:]])
 
 
-def iou(one: Masks, other: Masks) -> float:
+def mean_iou(one: Masks, other: Masks) -> float:
     """Mean over frames and objects; two empty masks are the same."""
-    both, either = (one & other).sum((2, 3)), (one | other).sum((2, 3))
-    return float(np.where(either, both / np.maximum(either, 1), 1).mean())
+    pairs = [zip(*of_frame, strict=True) for of_frame in zip(one, other, strict=True)]
+    return float(np.mean([iou(mask, same) for of_frame in pairs for mask, same in of_frame]))
 
 
 def test_fp16_engines_find_the_same_masks(nano: Bundle, clip: Frames, engines: Path) -> None:
-    assert iou(masks(nano, TensorRTBackend(engines), clip), masks(nano, "onnx", clip)) > 0.98
+    assert mean_iou(masks(nano, TensorRTBackend(engines), clip), masks(nano, "onnx", clip)) > 0.98
 
 
 def test_onnx_cuda_finds_the_same_masks(nano: Bundle, clip: Frames, cuda: Backend) -> None:
-    assert iou(masks(nano, cuda, clip), masks(nano, "onnx", clip)) > 0.99
+    assert mean_iou(masks(nano, cuda, clip), masks(nano, "onnx", clip)) > 0.99
 
 
 class Plain(TensorRTBackend):
@@ -137,5 +134,5 @@ def test_beside_pytorch(nano: Bundle, clip: Frames, engines: Path) -> None:
 def test_onnx_cuda_beside_engines(nano: Bundle, clip: Frames, engines: Path, cuda: Backend) -> None:
     assert isinstance(cuda, OnnxCudaBackend)
     first = masks(nano, TensorRTBackend(engines), clip)
-    assert iou(masks(nano, cuda, clip), first) > 0.98
+    assert mean_iou(masks(nano, cuda, clip), first) > 0.98
     np.testing.assert_array_equal(masks(nano, TensorRTBackend(engines), clip), first)

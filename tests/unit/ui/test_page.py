@@ -11,6 +11,7 @@ from sam2edge.runtime.media.sources import ArraySource, VideoSource
 from sam2edge.ui import session as session_module
 from sam2edge.ui.server import Server
 from tests.conftest import REPO
+from tests.helpers import iou
 from tests.unit.ui.conftest import CLIP, playing
 from tests.webdriver import Browser
 
@@ -79,10 +80,6 @@ def drawn(page, object_id):
         return Array.from({ length: height }, (_, y) => row(y).map(Number).join(""));
     """
     return np.array([list(row) for row in page.run(script, object_id, WIDTH, HEIGHT)]) == "1"
-
-
-def iou(mask, true):
-    return (mask & true).sum() / (mask | true).sum()
 
 
 def number(page):

@@ -13,15 +13,12 @@ from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.ui import saver, session as module
 from sam2edge.ui.view import Click
 from tests.conftest import REPO
+from tests.helpers import iou
 from tests.simulated import Simulated, failing, grey, opening
 from tests.unit.ui.conftest import CLIP
 
 TRUTH = np.load(REPO / "samples" / "clip_masks.npz")["labels"]
 BALL, BLOCK = Click(1, 138, 84, 1), Click(2, 262, 60, 1)
-
-
-def iou(mask, true):
-    return (mask & true).sum() / (mask | true).sum()
 
 
 def simulate(monkeypatch, *sources):

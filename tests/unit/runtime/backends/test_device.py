@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,65 +16,39 @@ from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.image.confidence import consistency
-from sam2edge.runtime.media.sources import VideoSource
-from tests.conftest import REPO
+from tests.helpers import BALL, BLOCK, Frames, assert_close, clip_frames, iou, play, true_masks
 from tests.simulated_device import SimulatedDevice
 
-BOX, OTHER = [101, 47, 176, 122], [220, 18, 305, 103]
-Frames = npt.NDArray[np.uint8]
+EVENTS = {
+    0: [(5, {"box": BALL})],
+    4: [(2, {"points": [[262, 60]]}), (2, {"points": [[262, 60], [262, 80]]})],
+    24: [(5, {"points": [[140, 85]]})],
+    30: [5, (9, {"mask": true_masks(2)[30]})],
+}
+"""Objects join, are corrected and leave; in 40 frames every length of the bank comes more than three times."""
 
 
 @pytest.fixture(scope="module")
 def clip() -> Frames:
-    with VideoSource(REPO / "samples" / "clip.mp4") as source:
-        return np.stack(list(islice(source, 40)))
-
-
-def play(tracker: VideoTracker, clip: Frames, ahead: bool = False) -> list[FrameResult]:
-    """Objects join, are corrected and leave; long enough for every length of the bank to come more than three times."""
-    results = []
-    for t, frame in enumerate(clip):
-        results.append(tracker.track(tracker.encode(frame) if ahead else frame))
-        if t == 0:
-            results.append(tracker.prompt(5, box=BOX))
-        if t == 4:
-            results.append(tracker.prompt(2, points=[[262, 60]]))
-            results.append(tracker.prompt(2, points=[[262, 60], [262, 80]]))
-        if t == 24:
-            results.append(tracker.prompt(5, points=[[140, 85]]))
-        if t == 30:
-            tracker.remove(5)
-            results.append(tracker.prompt(9, mask=results[-1].masks[-1]))
-    return results
-
-
-def assert_same(found: list[FrameResult], expected: list[FrameResult], atol: float) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert (one.frame_index, one.object_ids, one.lost) == (other.frame_index, other.object_ids, other.lost)
-        scale = np.abs(other.logits).max(initial=1.0)
-        np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=atol * scale)
-        np.testing.assert_allclose(one.ious, other.ious, rtol=0, atol=atol)
-        np.testing.assert_allclose(one.object_scores, other.object_scores, rtol=0, atol=20 * atol)
+    return clip_frames(40)
 
 
 @pytest.mark.parametrize("knobs", [{}, {"min_confidence": 0.8}, {"max_conditioning_frames": 3, "memory_stride": 2}])
 @pytest.mark.parametrize("ahead", [False, True])
 def test_tracker(nano: Bundle, clip: Frames, knobs: dict[str, float], ahead: bool) -> None:
     with VideoTracker(nano, device := SimulatedDevice(), max_objects=3, **knobs) as tracker:
-        found = play(tracker, clip, ahead)
+        actual = list(play(tracker, map(tracker.encode, clip) if ahead else clip, EVENTS))
     assert device.replayed > len(clip) // 2
     with VideoTracker(nano, max_objects=3, **knobs) as tracker:
-        assert_same(found, play(tracker, clip), 1e-4)
+        assert_close(actual, list(play(tracker, clip, EVENTS)))
 
 
 def test_tracker_with_half_precision_between_the_graphs(nano: Bundle, clip: Frames) -> None:
     with VideoTracker(nano, SimulatedDevice(half=True), max_objects=3) as tracker:
-        found = play(tracker, clip[:20])
+        actual = list(play(tracker, clip[:20], EVENTS))
     with VideoTracker(nano, max_objects=3) as tracker:
-        for one, other in zip(found, play(tracker, clip[:20]), strict=True):
-            both, either = (one.masks & other.masks).sum(), (one.masks | other.masks).sum()
-            assert both >= 0.98 * either
+        for one, other in zip(actual, play(tracker, clip[:20], EVENTS), strict=True):
+            assert iou(one.masks, other.masks) >= 0.98
 
 
 def test_frames_are_resized_on_the_device(nano: Bundle, clip: Frames, tmp_path: Path) -> None:
@@ -89,9 +62,9 @@ def test_frames_are_resized_on_the_device(nano: Bundle, clip: Frames, tmp_path: 
             for frame in frames:
                 found, expected = tracker.track(frame), other.track(frame)
                 if found.frame_index == 0:
-                    box = np.array(BOX) * size[0] / 320
+                    box = np.array(BALL) * size[0] / 320
                     found, expected = tracker.prompt(1, box=box), other.prompt(1, box=box)
-                assert_same([found], [expected], 1e-2)
+                assert_close(found, expected, 1e-2)
         ahead, plain = tracker.encode(frames[0]), other.encode(frames[0])
     np.testing.assert_allclose(ahead.features.values, plain.features, atol=1e-2 * np.abs(plain.features).max())
 
@@ -99,7 +72,7 @@ def test_frames_are_resized_on_the_device(nano: Bundle, clip: Frames, tmp_path: 
 def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Frames) -> None:
     with VideoTracker(nano, device := SimulatedDevice(), max_objects=2) as tracker:
         tracker.track(clip[0])
-        tracker.prompt(1, box=BOX)
+        tracker.prompt(1, box=BALL)
         for frame in clip[1:10]:
             tracker.track(frame)
         before = device.allocated, device.waits, device.replayed
@@ -116,9 +89,9 @@ def test_a_frame_that_failed_may_be_given_again(
     def results(failing: bool) -> list[FrameResult]:
         with VideoTracker(nano, SimulatedDevice() if device else "onnx", max_objects=2) as tracker:
             tracker.track(clip[0])
-            tracker.prompt(1, box=BOX)
+            tracker.prompt(1, box=BALL)
             results = [tracker.track(frame) for frame in clip[1:3]]
-            tracker.prompt(2, box=OTHER)
+            tracker.prompt(2, box=BLOCK)
             if failing:
                 run = tracker._graphs.run_into
 
@@ -134,7 +107,7 @@ def test_a_frame_that_failed_may_be_given_again(
                 monkeypatch.undo()
             return results + [tracker.track(frame) for frame in clip[3:9]]
 
-    assert_same(results(True), results(False), 1e-4)
+    assert_close(results(True), results(False))
 
 
 def test_a_correction_outlives_queued_work_that_is_lost(
@@ -143,7 +116,7 @@ def test_a_correction_outlives_queued_work_that_is_lost(
     def results(failing: bool) -> list[FrameResult]:
         with VideoTracker(nano, device := SimulatedDevice(), max_objects=1) as tracker:
             tracker.track(clip[0])
-            tracker.prompt(1, box=BOX)
+            tracker.prompt(1, box=BALL)
             tracker.track(clip[1])
             tracker.prompt(1, points=[[262, 60]])
             if failing:
@@ -158,7 +131,7 @@ def test_a_correction_outlives_queued_work_that_is_lost(
                 monkeypatch.undo()
             return [tracker.track(frame) for frame in clip[2:5]]
 
-    assert_same(results(True), results(False), 1e-4)
+    assert_close(results(True), results(False))
 
 
 @pytest.mark.parametrize("call", ["zeros", "staging", "copy", "resizer"])
@@ -189,7 +162,7 @@ def test_memory_may_run_out_at_any_moment(
             patch.setattr(device, call, failing)
             for step in (
                 lambda: tracker.track(clip[0, :200]),
-                lambda: tracker.prompt(1, box=BOX),
+                lambda: tracker.prompt(1, box=BALL),
                 lambda: tracker.track(clip[1, :200]),
             ):
                 try:
@@ -201,7 +174,7 @@ def test_memory_may_run_out_at_any_moment(
     expected, _ = results(1000)
     times = 0
     while (found := results(times))[1]:
-        assert_same(found[0], expected, 1e-6)
+        assert_close(found[0], expected, 1e-6)
         times += 1
     assert times
 
@@ -210,7 +183,7 @@ def test_an_object_that_was_corrected_moves_up(nano: Bundle, clip: Frames) -> No
     def results(backend: str | Backend) -> list[FrameResult]:
         with VideoTracker(nano, backend, max_objects=3) as tracker:
             tracker.track(clip[0])
-            for object_id, box in enumerate((BOX, OTHER, [30, 40, 110, 120])):
+            for object_id, box in enumerate((BALL, BLOCK, [30, 40, 110, 120])):
                 tracker.prompt(object_id, box=box)
             tracker.prompt(1, points=[[262, 60]])
             tracker.remove(0)
@@ -218,22 +191,21 @@ def test_an_object_that_was_corrected_moves_up(nano: Bundle, clip: Frames) -> No
             tracker.prompt(2, points=[[5, 5]], labels=[0])
             return [*found, tracker.clear_prompts(2), *map(tracker.track, clip[2:4])]
 
-    assert_same(results(SimulatedDevice()), results("onnx"), 1e-4)
+    assert_close(results(SimulatedDevice()), results("onnx"))
 
 
 def test_predictors(nano: Bundle, clip: Frames) -> None:
     def image(backend: str | Backend) -> list[npt.NDArray[np.floating]]:
         with ImagePredictor(nano, backend) as predictor:
             predictor.set_image_batch(list(clip[:3]))
-            *_, several = predictor.predict_batch(box_batch=[[BOX, OTHER]] * 3)
+            *_, several = predictor.predict_batch(box_batch=[[BALL, BLOCK]] * 3)
             predictor.set_image(clip[5])
-            *_, low = predictor.predict(box=np.array([BOX, OTHER]))
-            *_, refined = predictor.predict(box=np.array(BOX), mask_input=low[0, :1])
-            agreement = consistency(predictor, box=BOX)
+            *_, low = predictor.predict(box=np.array([BALL, BLOCK]))
+            *_, refined = predictor.predict(box=np.array(BALL), mask_input=low[0, :1])
+            agreement = consistency(predictor, box=BALL)
             return [*several, low, refined, predictor.get_image_embedding(), np.array(agreement)]
 
-    for found, expected in zip(image(SimulatedDevice()), image("onnx"), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert_close(image(SimulatedDevice()), image("onnx"))
 
 
 def test_mask_generator(nano: Bundle, clip: Frames) -> None:
@@ -249,15 +221,14 @@ def test_video_predictor(nano: Bundle, clip: Frames) -> None:
     def masks(backend: str | Backend) -> list[npt.NDArray[np.floating]]:
         with VideoPredictor(nano, backend) as predictor:
             state = predictor.init_state(clip[:12])
-            predictor.add_new_points_or_box(state, 3, 1, box=BOX)
+            predictor.add_new_points_or_box(state, 3, 1, box=BALL)
             for reverse in (False, True):
                 for _ in predictor.propagate_in_video(state, reverse=reverse):
                     pass
             predictor.add_new_points_or_box(state, 8, 1, points=[[140, 85]], labels=[1])
             return [logits for _, _, logits in predictor.propagate_in_video(state)]
 
-    for found, expected in zip(masks(SimulatedDevice()), masks("onnx"), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert_close(masks(SimulatedDevice()), masks("onnx"))
 
 
 def test_an_embedding_of_another_precision_is_refused(nano: Bundle, clip: Frames) -> None:

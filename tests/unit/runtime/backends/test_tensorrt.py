@@ -30,6 +30,7 @@ from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.resize import filter_weights, resize
 from sam2edge.runtime.video.stream import stream
 from tests.conftest import REPO
+from tests.helpers import assert_close
 from tests.unit.engines.fake_tensorrt import install
 
 VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
@@ -83,13 +84,6 @@ def some(bundle, graph, sides, seed=0):
 
 SIDES = {"B": 2, "N": 3, "T": 2, "K": 4, "P": 2}
 GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
-
-
-def assert_close(found, expected, relative):
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        assert found[name].dtype == values.dtype
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=relative * np.abs(values).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -18,14 +18,10 @@ from sam2edge.bundle import Model
 from sam2edge.errors import BackendError, FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime.image import predictor as predictor_module
 from sam2edge.runtime.image.predictor import default_batch_size
-from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.embedding import Embedding
 from sam2edge.runtime.model.result import upsample
-from tests.conftest import REPO
+from tests.helpers import BALL, BLOCK, HEIGHT, STAR, WIDTH, assert_close, assert_same, clip_frames
 
-HEIGHT, WIDTH = 240, 320
-BALL, BLOCK, STAR = (101, 47, 176, 122), (220, 18, 305, 103), (205, 138, 297, 226)
-"""Boxes of the objects on the image."""
 POINT = {"point_coords": [(138, 84)], "point_labels": [1]}
 
 Pixels = npt.NDArray[np.uint8]
@@ -33,8 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def image() -> Pixels:
-    with VideoSource(REPO / "samples" / "clip.mp4") as source:
-        return next(iter(source))
+    return clip_frames(1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +42,6 @@ def shared_predictor(nano: Bundle) -> Iterator[ImagePredictor]:
 def predictor(shared_predictor: ImagePredictor, image: Pixels) -> ImagePredictor:
     shared_predictor.set_image(image)
     return shared_predictor
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def assert_close(found: Any, expected: Any) -> None:
-    """Other batch sizes sum in another order."""
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * max(1, np.abs(other).max()))
 
 
 def test_code_written_for_upstream(nano: Bundle, image: Pixels) -> None:

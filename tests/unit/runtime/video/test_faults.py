@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ from sam2edge import VideoTracker
 from sam2edge.errors import MediaError
 from sam2edge.runtime.media.grabber import Grabber, Reconnect, Statistics
 from sam2edge.runtime.media.sinks import CallbackSink, JsonSink
-from sam2edge.runtime.media.sources import VideoSource
-from tests.conftest import REPO
+from tests.helpers import BALL, clip_frames
 from tests.simulated import Simulated, failing, opening
 
 COUNT = 24
@@ -23,8 +21,7 @@ FRAMES = int(os.environ.get("SAM2EDGE_SOAK_FRAMES", "2000")) // 10
 
 @pytest.fixture
 def frames():
-    with VideoSource(REPO / "samples" / "clip.mp4") as source:
-        return list(islice(source, COUNT))
+    return clip_frames(COUNT)
 
 
 def track(bundle, frames, path):
@@ -34,7 +31,7 @@ def track(bundle, frames, path):
         for frame in frames:
             result = tracker.track(frame)
             if not tracker.object_ids:
-                tracker.prompt(1, box=[101, 47, 176, 122])
+                tracker.prompt(1, box=BALL)
                 result = tracker.prompt(2, points=[[262, 60]])
             sink.write(frame, result)
             pixels.append(int(result.masks.sum()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,19 @@ import pytest
 from sam2edge import Bundle, VideoPredictor, VideoTracker
 from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError
 from sam2edge.runtime.media.image_files import write_image
-from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.video.state import InferenceState
-from tests.conftest import REPO
 from tests.counting import Counting
+from tests.helpers import BALL, BLOCK, CLIP, HEIGHT, WIDTH, Frames, assert_close, assert_same, clip_frames
 
-HEIGHT, WIDTH = 240, 320
-BALL, BLOCK = (101, 47, 176, 122), (220, 18, 305, 103)
-"""Boxes of two of the clip's objects on its first frame."""
-CLIP = REPO / "samples" / "clip.mp4"
 MASK = np.zeros((HEIGHT, WIDTH), bool)
 MASK[50:120, 105:175] = True
 
-Frames = npt.NDArray[np.uint8]
 Masks = dict[int, npt.NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module")
 def clip() -> Frames:
-    with VideoSource(CLIP) as source:
-        return np.stack(list(islice(source, 30)))
+    return clip_frames(30)
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +72,6 @@ class Watched(Sequence[Frames]):
 def propagate(predictor: VideoPredictor, state: InferenceState, *arguments: Any) -> Masks:
     """Masks of every frame that a propagation yields."""
     return {frame: masks for frame, _, masks in predictor.propagate_in_video(state, *arguments)}
-
-
-def assert_close(found: Masks, expected: Masks, tolerance: float = 1e-4) -> None:
-    """Other batch sizes sum in another order."""
-    assert list(found) == list(expected)
-    for frame, masks in expected.items():
-        error = np.abs(found[frame] - masks).max() / np.abs(masks).max()
-        assert error <= tolerance, f"frame {frame} differs by {error:.1e} relative"
-
-
-def assert_equal(found: Masks, expected: Masks) -> None:
-    assert list(found) == list(expected)
-    for frame, masks in expected.items():
-        np.testing.assert_array_equal(found[frame], masks, err_msg=str(frame))
 
 
 def test_upstreams_example(predictor: VideoPredictor, clip: Frames) -> None:
@@ -153,8 +131,7 @@ def test_a_video_in_memory_in_a_folder_and_in_a_file(predictor: VideoPredictor, 
     expected = results(clip)
     assert [list(masks) for masks in expected] == [list(range(20, 30)), list(range(20, -1, -1))]
     for video in (list(clip), tmp_path, CLIP):
-        for found, masks in zip(results(video), expected, strict=True):
-            assert_equal(found, masks)
+        assert_same(results(video), expected)
 
 
 def test_frames_are_read_when_needed(predictor: VideoPredictor, clip: Frames, runs: Counter[str]) -> None:
@@ -211,8 +188,7 @@ def test_dropped_memories_are_encoded_again(nano: Bundle, clip: Frames) -> None:
             assert dropped == (held is None)
             return all_masks
 
-    for found, expected in zip(results(None), results(1000), strict=True):
-        assert_close(found, expected, 1e-3)
+    assert_close(results(None), results(1000), 1e-3)
 
 
 def test_objects_with_different_histories_share_runs(predictor: VideoPredictor, clip: Frames) -> None:
@@ -248,8 +224,7 @@ def test_two_states(predictor: VideoPredictor, clip: Frames) -> None:
     for both in zip(*(predictor.propagate_in_video(state) for state in states), strict=True):
         for masks, (frame, _, mask) in zip(by_turns, both, strict=True):
             masks[frame] = mask
-    for found, expected in zip(by_turns, alone, strict=True):
-        assert_equal(found, expected)
+    assert_same(by_turns, alone)
 
 
 def test_old_points_and_new_ones(predictor: VideoPredictor, clip: Frames) -> None:
@@ -294,7 +269,7 @@ def test_ways_to_give_the_same_prompt(predictor: VideoPredictor, clip: Frames, p
         predictor.add_new_points_or_box(predictor.init_state(clip), 0, 1, **arguments)[2]
         for arguments in ({"points": [(138, 84), (10, 10)], "labels": [1, 0], "box": BALL}, prompt)
     )
-    assert_close({0: found}, {0: expected})
+    assert_close(found, expected)
 
 
 def test_the_old_name(predictor: VideoPredictor, clip: Frames) -> None:
@@ -381,7 +356,7 @@ def test_a_refused_call_changes_nothing(
     with pytest.raises(error, match=words):
         disturb(predictor, state)
     assert state["obj_ids"] == [7]
-    assert_equal(propagate(predictor, state, None, 4), undisturbed)
+    assert_same(propagate(predictor, state, None, 4), undisturbed)
 
 
 def test_an_object_does_not_join_on_a_frame_that_cannot_be_read(predictor: VideoPredictor, clip: Frames) -> None:
@@ -464,7 +439,7 @@ def test_clear_all_prompts_in_frame(predictor: VideoPredictor, clip: Frames, sta
     expected = predictor.init_state(clip)
     predictor.add_new_points_or_box(expected, 3, 7, box=BALL)
     predictor.add_new_points_or_box(expected, 3, 8, box=BLOCK)
-    assert_equal(propagate(predictor, state), propagate(predictor, expected))
+    assert_same(propagate(predictor, state), propagate(predictor, expected))
 
 
 def test_an_object_starts_anew_without_conditioning_frames(predictor: VideoPredictor, state: InferenceState) -> None:
@@ -495,7 +470,7 @@ def test_reset_state(predictor: VideoPredictor, state: InferenceState, undisturb
     predictor.reset_state(state)
     assert state["obj_ids"] == []
     predictor.add_new_points_or_box(state, 3, 7, box=BALL)
-    assert_equal(propagate(predictor, state, None, 4), undisturbed)
+    assert_same(propagate(predictor, state, None, 4), undisturbed)
 
 
 def test_changes_during_propagation(predictor: VideoPredictor, state: InferenceState) -> None:
@@ -525,7 +500,7 @@ def test_prompts_during_propagation_wait_for_the_next(predictor: VideoPredictor,
                 predictor.add_new_points_or_box(state, 7, 1, points=[(10, 10)], labels=[0])
         return found
 
-    assert_equal(forward(True), forward(False))
+    assert_same(forward(True), forward(False))
 
 
 def test_conditioning_frames_cleared_during_propagation(predictor: VideoPredictor, state: InferenceState) -> None:
@@ -547,4 +522,4 @@ def test_the_caller_may_change_results(
         found[frame] = masks.copy()
         masks[:] = 99
         ids.clear()
-    assert_equal(found, undisturbed)
+    assert_same(found, undisturbed)

@@ -19,19 +19,16 @@ from sam2edge.runtime.media.grabber import Grabbed, Grabber
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.frame_loader import FrameLoader
 from sam2edge.runtime.video.stream import MODES, stream
-from tests.conftest import REPO
 from tests.counting import Counting
+from tests.helpers import BALL, BLOCK, CLIP, clip_frames
 
-CLIP = REPO / "samples" / "clip.mp4"
-BALL, BLOCK = (101, 47, 176, 122), (220, 18, 305, 103)
 PATIENCE = 10.0
 """Seconds after which something that should have happened did not."""
 
 
 @pytest.fixture(scope="module")
 def clip() -> npt.NDArray[np.uint8]:
-    with VideoSource(CLIP) as source:
-        return np.stack(list(islice(source, 8)))
+    return clip_frames(8)
 
 
 @pytest.fixture

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from sam2edge import Bundle, FrameResult, VideoTracker
@@ -17,29 +15,22 @@ from sam2edge.errors import BackendError, FrameError, InputError, PromptError
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.frame_loader import FrameLoader
 from sam2edge.runtime.model.graphs import Graphs
-from tests.conftest import REPO
 from tests.counting import Counting
+from tests.helpers import BALL, BLOCK, CLIP, Frames, clip_frames, play, true_masks
 
-SAMPLES = REPO / "samples"
-
-Frames = npt.NDArray[np.uint8]
-BALL, BLOCK = (101, 47, 176, 122), (220, 18, 305, 103)
 SURE_OF_NOTHING = 0.999
 """The model never predicts such an IoU."""
 
 
 @pytest.fixture(scope="module")
 def clip() -> Frames:
-    with VideoSource(SAMPLES / "clip.mp4") as source:
-        return np.stack(list(islice(source, 14)))
+    return clip_frames(14)
 
 
 def track(bundle: Bundle, frames: Sequence[Any], **knobs: Any) -> list[FrameResult]:
     """Two objects from the first of the frames on."""
     with VideoTracker(bundle, **knobs) as tracker:
-        tracker.track(frames[0])
-        tracker.prompt(1, box=BALL)
-        return [tracker.prompt(2, box=BLOCK), *map(tracker.track, frames[1:])]
+        return list(play(tracker, frames, {0: [(1, {"box": BALL}), (2, {"box": BLOCK})]}))[2:]
 
 
 def assert_logits(found: FrameResult, expected: FrameResult) -> None:
@@ -68,7 +59,7 @@ def test_frames_that_are_left_out_repeat_the_result(nano: Bundle, clip: Frames) 
 
 
 def test_a_prompt_on_a_frame_that_was_left_out(nano: Bundle, clip: Frames) -> None:
-    def play(tracker: VideoTracker, shown: Sequence[int]) -> Iterator[FrameResult]:
+    def played(tracker: VideoTracker, shown: Sequence[int]) -> Iterator[FrameResult]:
         for t in shown:
             frame = clip[t].copy()
             yield tracker.track(frame)
@@ -77,8 +68,8 @@ def test_a_prompt_on_a_frame_that_was_left_out(nano: Bundle, clip: Frames) -> No
                 yield tracker.prompt(t, box=BALL)
 
     with VideoTracker(nano, track_every=3) as skipping, VideoTracker(nano) as plain:
-        *_, found = play(skipping, range(7))
-        *_, expected = play(plain, [0, 3, 4, 6])
+        *_, found = played(skipping, range(7))
+        *_, expected = played(plain, [0, 3, 4, 6])
     assert found.frame_index == 6
     assert found.object_ids == (0, 4)
     assert_logits(found, expected)
@@ -280,13 +271,12 @@ def test_what_was_away_is_found_again_sooner_without_doubtful_frames(
     nano: Bundle, prompts: dict[int, dict[str, Any]]
 ) -> None:
     """The bundled clip's star leaves on frame 35 and is back on 62 (docs/knobs.md)."""
-    labels = np.load(SAMPLES / "clip_masks.npz")["labels"]
-    true = np.stack([labels == object_id for object_id in prompts], axis=1)
+    true = np.stack([true_masks(object_id) for object_id in prompts], axis=1)
     returned = in_view(true) & (np.cumsum(~true.any((-2, -1)), axis=0) > 0)
     assert np.flatnonzero(returned.any(axis=1))[0] == 62
     similarity = []
     for confidence in (0.0, 0.7):
-        with VideoTracker(nano, min_confidence=confidence) as tracker, VideoSource(SAMPLES / "clip.mp4") as source:
+        with VideoTracker(nano, min_confidence=confidence) as tracker, VideoSource(CLIP) as source:
             masks = []
             for frame in source:
                 result = tracker.track(frame)

@@ -1,0 +1,95 @@
+"""What many tests share: the bundled clip and its objects, playing a session, comparing masks, arrays and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge import FrameResult, VideoTracker
+from sam2edge.runtime.media.sources import VideoSource
+from tests.conftest import REPO
+
+CLIP = REPO / "samples" / "clip.mp4"
+HEIGHT, WIDTH = 240, 320
+BALL, BLOCK, STAR = (101, 47, 176, 122), (220, 18, 305, 103), (205, 138, 297, 226)
+"""Boxes of the clip's objects 1 to 3 on its first frame."""
+
+Frames = npt.NDArray[np.uint8]
+Masks = npt.NDArray[np.bool_]
+
+
+def clip_frames(count: int) -> Frames:
+    """Return the first frames of the bundled clip: uint8 [T,240,320,3]."""
+    with VideoSource(CLIP) as source:
+        return np.stack(list(islice(source, count)))
+
+
+def true_masks(object_id: int) -> Masks:
+    """Return the true masks of one of the clip's objects: bool [120,240,320]."""
+    labels = np.load(REPO / "samples" / "clip_masks.npz")["labels"]
+    mask: Masks = labels == object_id
+    return mask
+
+
+def play(tracker: VideoTracker, frames: Iterable[Any], events: Mapping[int, Iterable[Any]]) -> Iterator[FrameResult]:
+    """Track frames, prompt and remove objects on the way, and yield every result.
+
+    Args:
+        tracker: plays the session.
+        frames: what `tracker.track` takes.
+        events: by frame, in order, `(object id, arguments of prompt)` or the bare id of an object to remove.
+
+    """
+    for t, frame in enumerate(frames):
+        yield tracker.track(frame)
+        for event in events.get(t, ()):
+            if isinstance(event, int):
+                tracker.remove(event)
+            else:
+                yield tracker.prompt(event[0], **event[1])
+
+
+def iou(first: Masks, second: Masks) -> float:
+    """Return the intersection over union of two masks; two empty ones agree."""
+    union = (first | second).sum()
+    return float((first & second).sum() / union) if union else 1.0
+
+
+def assert_close(actual: Any, expected: Any, relative: float = 1e-4, what: str = "values") -> None:
+    """Check that values differ by at most `relative` of the largest expected one, array by array.
+
+    The default is what another batch size changes, which sums in another order. Types and shapes must be equal.
+
+    Args:
+        actual: an array, a FrameResult, or a mapping or sequence of either.
+        expected: the same.
+        relative: the largest difference allowed; 0 for equal values.
+        what: names the values in the message.
+
+    """
+    if isinstance(expected, FrameResult):
+        for name in ("frame_index", "object_ids", "lost", "states"):
+            assert getattr(actual, name) == getattr(expected, name), f"{what}: {name}"
+        for name in ("logits", "ious", "object_scores", *(() if relative else ("visible", "masks"))):
+            assert_close(getattr(actual, name), getattr(expected, name), relative, f"{what}: {name}")
+    elif isinstance(expected, Mapping):
+        assert list(actual) == list(expected), what
+        for key, value in expected.items():
+            assert_close(actual[key], value, relative, f"{what}: {key}")
+    elif isinstance(expected, (list, tuple)):
+        assert len(actual) == len(expected), what
+        for number, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_close(one, other, relative, f"{what}: {number}")
+    else:
+        assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), what
+        atol = relative * np.abs(expected).max(initial=0)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, err_msg=what)
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Check that arrays, results, or mappings or sequences of them are equal in every value."""
+    assert_close(actual, expected, relative=0)
