@@ -21,13 +21,12 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError
 from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.image.candidates import Candidate, Shape, best, of_smallest_crops, without_small_regions
-from sam2edge.runtime.image.confidence import stability_score
 from sam2edge.runtime.image.crops import Box, Crop, crops, point_grid
 from sam2edge.runtime.image.predictor import ImagePredictor
 from sam2edge.runtime.image.upsampling import patches
 from sam2edge.runtime.media import rle
+from sam2edge.runtime.model.logits import LOGIT_LIMIT, stability_score
 from sam2edge.runtime.model.resize import check_frame
-from sam2edge.runtime.model.result import LOGIT_LIMIT
 
 _OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 

@@ -19,8 +19,8 @@ from sam2edge.runtime.image.components import fill_small_regions
 from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding, Floats
 from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.logits import LOGIT_LIMIT, upsample
 from sam2edge.runtime.model.resize import check_frame, resize
-from sam2edge.runtime.model.result import LOGIT_LIMIT, upsample
 
 Prediction = tuple[Floats, Floats, Floats]
 

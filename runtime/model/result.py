@@ -1,4 +1,4 @@
-"""What a tracker says of one frame, and logits at the size of the image."""
+"""What a tracker returns for one frame."""
 
 from __future__ import annotations
 
@@ -6,31 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.runtime.image.confidence import stability_score
-
-ABSENT_LOGIT = -1024.0
-"""Logits of an object that is not in view (sam2_base.py, NO_OBJ_SCORE)."""
-LOGIT_LIMIT = 32.0
-"""Upstream clamps the logits that are fed back into the decoder to ± this."""
+from sam2edge.runtime.model.logits import stability_score, upsample
+from sam2edge.types import Floats
 
 State = Literal["visible", "occluded", "lost"]
-Floats = npt.NDArray[np.float32]
-
-
-def upsample(logits: Floats, size: tuple[int, int]) -> Floats:
-    """Logits float32 [...,h,w] bilinearly at an image's size (H,W): float32 [...,H,W], a new array.
-
-    As torch.nn.functional.interpolate(mode="bilinear", align_corners=False).
-    """
-    height, width = size
-    out = np.empty((*logits.shape[:-2], height, width), np.float32)
-    for index in np.ndindex(logits.shape[:-2]):
-        cv2.resize(logits[index], (width, height), dst=out[index], interpolation=cv2.INTER_LINEAR)
-    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from sam2edge.runtime.backends.base import AnyArray, Array, Backend
 from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding, Floats
 from sam2edge.runtime.model.graphs import Graphs
-from sam2edge.runtime.model.result import ABSENT_LOGIT, upsample
+from sam2edge.runtime.model.logits import ABSENT_LOGIT, upsample
 from sam2edge.runtime.video.frames import open_frames
 from sam2edge.runtime.video.state import InferenceState, Output, Points, VideoObject, gather
 from sam2edge.runtime.video.steps import MemoryLoop

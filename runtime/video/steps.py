@@ -17,7 +17,7 @@ from sam2edge.runtime.backends.base import AnyArray, Array
 from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding
 from sam2edge.runtime.model.graphs import Graphs
-from sam2edge.runtime.model.result import ABSENT_LOGIT, LOGIT_LIMIT
+from sam2edge.runtime.model.logits import ABSENT_LOGIT, LOGIT_LIMIT
 
 _KEPT = ("mask", "iou", "object_score", "pointer")
 """Outputs of the mask decoder that are kept of an object."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.conftest import REPO
 
 PACKAGE = REPO / "src" / "sam2edge"
-BASE = ("bundle", "checks", "closeable", "errors", "files")
+BASE = ("bundle", "checks", "closeable", "errors", "files", "types")
 RUNTIME = ("runtime", "runtime.backends", "runtime.model", "runtime.media", "runtime.video", "runtime.image")
 CALIBRATION = ("calibration.measure", "calibration.int8", "calibration")
 # Each room with those that it may import besides itself.
@@ -26,7 +26,6 @@ KNOWN = {  # arrows back that are being removed
     "calibration.measure.comparison": "calibration.int8.range_ratios",
     "calibration.measure.gate": "calibration.int8.range_ratios",
     "runtime.backends.tensorrt": ("engines.manifest", "engines.profiles"),
-    "runtime.model.result": "runtime.image.confidence",
 }
 
 

@@ -210,7 +210,7 @@ def _prompted(predictor: ImagePredictor, prompts: Sequence[Prompt], image: npt.N
     """A mask for each prompt: of a single click the best of three."""
     import numpy as np
 
-    from sam2edge.runtime.image.confidence import stability_score
+    from sam2edge.runtime.model.logits import stability_score
     from sam2edge.runtime.model.prompts import encode_mask
 
     height, width = image.shape[:2]

@@ -15,7 +15,7 @@ from sam2edge import AutomaticMaskGenerator, Bundle, FrameResult, ImagePredictor
 from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backends.base import Backend, open_backend
-from sam2edge.runtime.image.confidence import consistency
+from sam2edge.runtime.image.consistency import consistency
 from tests.helpers import BALL, BLOCK, Frames, assert_close, clip_frames, iou, play, true_masks
 from tests.simulated_device import SimulatedDevice
 

@@ -19,7 +19,7 @@ from sam2edge.errors import BackendError, FrameError, InputError, MediaError, Pr
 from sam2edge.runtime.image import predictor as predictor_module
 from sam2edge.runtime.image.predictor import default_batch_size
 from sam2edge.runtime.model.embedding import Embedding
-from sam2edge.runtime.model.result import upsample
+from sam2edge.runtime.model.logits import upsample
 from tests.helpers import BALL, BLOCK, HEIGHT, STAR, WIDTH, assert_close, assert_same, clip_frames
 
 POINT = {"point_coords": [(138, 84)], "point_labels": [1]}

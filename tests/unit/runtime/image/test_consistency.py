@@ -1,4 +1,4 @@
-"""The numbers that say how far a mask can be trusted."""
+"""Whether slightly different prompts give the same mask."""
 
 from __future__ import annotations
 
@@ -11,68 +11,15 @@ import pytest
 
 from sam2edge import Bundle, ImagePredictor
 from sam2edge.errors import InputError, PromptError
-from sam2edge.runtime.image.confidence import consistency, logit_margin, stability_score
-from sam2edge.runtime.media.sources import VideoSource
-from tests.conftest import REPO
-
-BALL, BLOCK = (101, 47, 176, 122), (220, 18, 305, 103)
-LOGITS = np.array([[[3, 3, 0.5, -0.5], [2, 1, -1, -4]], [[-9, -9, -9, -9], [-9, -9, -9, -9]], [[9] * 4, [9] * 4]])
-"""The first: four above 0, three above 1 (not the 1), five above -1 (not the -1), two above 2, seven above -2."""
+from sam2edge.runtime.image.consistency import consistency
+from tests.helpers import BALL, BLOCK, clip_frames
 
 
 @pytest.fixture(scope="module")
 def predictor(nano: Bundle) -> Iterator[ImagePredictor]:
-    with ImagePredictor(nano) as predictor, VideoSource(REPO / "samples" / "clip.mp4") as source:
-        predictor.set_image(next(iter(source)))
+    with ImagePredictor(nano) as predictor:
+        predictor.set_image(clip_frames(1)[0])
         yield predictor
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, [3 / 6, 0, 1]),
-        ({"offset": 2}, [2 / 7, 0, 1]),
-        ({"offset": 0}, [1, 0, 1]),
-        ({"threshold": 1.5, "offset": 0.75}, [2 / 4, 0, 1]),
-        ({"threshold": 10}, [0, 0, 0]),
-    ],
-)
-def test_stability_score(arguments: dict[str, float], expected: list[float]) -> None:
-    score = stability_score(LOGITS, **arguments)
-    assert score.dtype == np.float32
-    np.testing.assert_allclose(score, expected, rtol=1e-6)
-    np.testing.assert_array_equal(stability_score(LOGITS[0], **arguments), score[0])
-    np.testing.assert_array_equal(stability_score(LOGITS[:, None], **arguments), score[:, None])
-
-
-def test_logit_margin() -> None:
-    margin = logit_margin(LOGITS)
-    assert margin.dtype == np.float32
-    np.testing.assert_allclose(margin, [(3 + 3 + 0.5 + 2 + 1) / 5 + (0.5 + 1 + 4) / 3, 0, 0], rtol=1e-6)
-    np.testing.assert_allclose(logit_margin(LOGITS[0], 2.5), 3 - (0.5 - 0.5 + 2 + 1 - 1 - 4) / 6, rtol=1e-6)
-    np.testing.assert_allclose(logit_margin(LOGITS * 4), 4 * margin, rtol=1e-6)
-
-
-@pytest.mark.parametrize("number", [stability_score, logit_margin])
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"logits": [1, 2]}, r"logits must be \[...,H,W\] but got shape \[2\]"),
-        ({"logits": [[1], [1, 2]]}, "logits must be numbers"),
-        ({"logits": "mask"}, "logits must be numbers but got str"),
-        ({"logits": LOGITS, "threshold": np.nan}, "threshold must be a finite number but got nan"),
-        ({"logits": LOGITS, "threshold": "0"}, "threshold must be a finite number but got '0'"),
-    ],
-)
-def test_numbers_refuse(number: Any, arguments: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        number(**arguments)
-
-
-@pytest.mark.parametrize("offset", [-1, np.inf, "1", None])
-def test_stability_score_refuses_offset(offset: Any) -> None:
-    with pytest.raises(InputError, match="offset must be a finite number of at least 0"):
-        stability_score(LOGITS, offset=offset)
 
 
 def test_consistency(predictor: ImagePredictor) -> None:
@@ -108,7 +55,7 @@ def test_consistency_is_the_mean_of_pairs(predictor: ImagePredictor, monkeypatch
         return runs[-1][2]
 
     monkeypatch.setattr(predictor, "decode", recorded)
-    box = np.array([101, 47, 176, 122])
+    box = np.array(BALL)
     found = consistency(predictor, [(2, 238), (138, 84)], [0, 1], box, multimask_output=False, n=5, jitter=0.1)
     ((points, labels, mask_input, multimask), kwargs, decoded), *others = runs
     assert not others

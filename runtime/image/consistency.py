@@ -1,62 +1,29 @@
-"""How far a mask can be trusted: four numbers beside each other, from free to costly.
+"""Whether slightly different prompts give the same mask: the costliest of three numbers that say how far to trust one.
 
 - The predicted IoU that `predict` returns costs nothing: how well the model thinks that the mask fits. It chooses among
   the masks of a prompt.
-- `stability_score` is a look at the logits: whether the outline depends on the threshold. With the predicted IoU it
-  drops vague masks, as SAM 2's mask generator does.
-- `logit_margin` is another one: how far apart object and background are. One number a mask to log and watch over time.
-- `consistency` costs a decoder run for n prompts: whether a slightly other prompt gives the same mask. It asks before
-  something dear is done with a mask.
+- `stability_score` (sam2edge.runtime.model.logits) looks at the logits: whether the outline depends on the threshold.
+  With the predicted IoU it drops vague masks, as SAM 2's mask generator does.
+- `consistency` costs a decoder run for n prompts. Ask it before a mask is used for something expensive.
 
-The first two are SAM 2's own and comparable with upstream's, which takes stability from logits at the image's size
-(`return_logits=True`); on low-resolution logits it is nearly the same and much cheaper. The predicted IoU is learned
-and may be sure of itself on pictures unlike those of the training. None of the four knows which object was meant.
+The first two are SAM 2's own. The predicted IoU is learned and may be sure of itself on pictures unlike those of the
+training. None of the three knows which object was meant.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from sam2edge import checks
-from sam2edge.errors import InputError, PromptError
+from sam2edge.errors import PromptError
 from sam2edge.runtime.model import prompts
+from sam2edge.types import Floats
 
 if TYPE_CHECKING:
     from sam2edge.runtime.image.predictor import ImagePredictor
-
-Floats = npt.NDArray[np.float32]
-
-
-def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float = 1.0) -> Floats:
-    """IoU of the mask above threshold + offset and that above threshold - offset: float32 [...], 0 to 1.
-
-    logits: [...,H,W]. 0 where even the lower threshold leaves nothing (upstream: nan). SAM 2's amg.py,
-    calculate_stability_score, whose mask generator keeps masks from 0.95 on. Raises InputError.
-    """
-    values = _logits(logits, threshold)
-    checks.number("offset", offset, 0)
-    inner, outer = _areas(values > threshold + offset), _areas(values > threshold - offset)
-    return cast(Floats, (inner / np.maximum(outer, 1)).astype(np.float32))
-
-
-def logit_margin(logits: npt.ArrayLike, threshold: float = 0.0) -> Floats:
-    """Mean logit inside the mask minus mean logit outside of it: float32 [...], at least 0.
-
-    logits: [...,H,W], the mask is what is above threshold. 0 where the mask is empty or everything. There is no common
-    scale: compare masks of one model. Raises InputError.
-    """
-    values = _logits(logits, threshold)
-    inside = values > threshold
-    area = np.count_nonzero(inside, axis=(-2, -1))
-    size = values.shape[-2] * values.shape[-1]
-    total = values.sum(axis=(-2, -1), dtype=np.float64)
-    within = np.where(inside, values, 0).sum(axis=(-2, -1), dtype=np.float64)
-    margin = within / np.maximum(area, 1) - (total - within) / np.maximum(size - area, 1)
-    return cast(Floats, np.where((area > 0) & (area < size), margin, 0).astype(np.float32))
 
 
 def consistency(
@@ -139,21 +106,3 @@ def _mean_pairwise_iou(masks: npt.NDArray[np.bool_]) -> Floats:
     ious = np.where(union > 0, shared / np.maximum(union, 1), 1)
     first, second = np.triu_indices(n, 1)
     return cast(Floats, ious[:, first, second].mean(axis=1).astype(np.float32))
-
-
-def _areas(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Pixels of each mask [...,H,W]: mask by mask, which numpy counts several times more quickly than with axes."""
-    *leading, height, width = masks.shape
-    flat = masks.reshape(math.prod(leading), height * width)
-    return np.array([np.count_nonzero(mask) for mask in flat], np.int64).reshape(masks.shape[:-2])
-
-
-def _logits(logits: npt.ArrayLike, threshold: float) -> Floats:
-    try:
-        values = np.asarray(logits, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"logits must be numbers but got {type(logits).__name__}") from error
-    if values.ndim < 2:
-        raise InputError(f"logits must be [...,H,W] but got shape {list(values.shape)}")
-    checks.number("threshold", threshold)
-    return values

@@ -1,0 +1,68 @@
+"""Low-resolution mask logits: their limits, their size, and how stable a mask is."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge import checks
+from sam2edge.errors import InputError
+from sam2edge.types import Floats
+
+ABSENT_LOGIT = -1024.0
+"""Logits of an object that is not in view (sam2_base.py, NO_OBJ_SCORE)."""
+LOGIT_LIMIT = 32.0
+"""Upstream clamps the logits that are fed back into the decoder to ± this."""
+
+
+def upsample(logits: Floats, size: tuple[int, int]) -> Floats:
+    """Return logits float32 [...,h,w] resized bilinearly to an image's size (H,W): float32 [...,H,W], a new array.
+
+    The result is that of torch.nn.functional.interpolate(mode="bilinear", align_corners=False).
+    """
+    height, width = size
+    out = np.empty((*logits.shape[:-2], height, width), np.float32)
+    for index in np.ndindex(logits.shape[:-2]):
+        cv2.resize(logits[index], (width, height), dst=out[index], interpolation=cv2.INTER_LINEAR)
+    return out
+
+
+def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float = 1.0) -> Floats:
+    """Return how little each mask depends on the threshold: the IoU of the masks at threshold ± offset.
+
+    SAM 2's amg.py, calculate_stability_score, whose mask generator keeps masks from 0.95 on. Upstream takes it from
+    logits at the image's size; on low-resolution logits it is nearly the same and much cheaper.
+
+    Args:
+        logits: [...,H,W].
+        threshold: logits above it are the mask.
+        offset: half the distance between the two thresholds that are compared.
+
+    Returns:
+        float32 [...], from 0 to 1. It is 0 where even the lower threshold leaves nothing (upstream: nan).
+
+    Raises:
+        InputError: for logits or numbers that are invalid.
+
+    """
+    try:
+        values = np.asarray(logits, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"logits must be numbers but got {type(logits).__name__}") from error
+    if values.ndim < 2:
+        raise InputError(f"logits must be [...,H,W] but got shape {list(values.shape)}")
+    checks.number("threshold", threshold)
+    checks.number("offset", offset, 0)
+    inner, outer = _areas(values > threshold + offset), _areas(values > threshold - offset)
+    return cast(Floats, (inner / np.maximum(outer, 1)).astype(np.float32))
+
+
+def _areas(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Count the pixels of masks [...,H,W] one by one, which numpy does several times faster than over axes."""
+    *leading, height, width = masks.shape
+    flat = masks.reshape(math.prod(leading), height * width)
+    return np.array([np.count_nonzero(mask) for mask in flat], np.int64).reshape(masks.shape[:-2])
