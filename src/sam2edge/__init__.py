@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle as Bundle
     from sam2edge.errors import MediaError as MediaError, Sam2EdgeError as Sam2EdgeError
-    from sam2edge.runtime.image.confidence import consistency as consistency, stability_score as stability_score
+    from sam2edge.runtime.image.consistency import consistency as consistency
     from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator as AutomaticMaskGenerator
     from sam2edge.runtime.image.predictor import ImagePredictor as ImagePredictor
     from sam2edge.runtime.media.grabber import Grabber as Grabber, Reconnect as Reconnect
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         VideoSource as VideoSource,
         open_source as open_source,
     )
+    from sam2edge.runtime.model.logits import stability_score as stability_score
     from sam2edge.runtime.model.result import FrameResult as FrameResult
     from sam2edge.runtime.video.predictor import VideoPredictor as VideoPredictor
     from sam2edge.runtime.video.stream import stream as stream
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "bundle": ["Bundle"],
     "errors": ["MediaError", "Sam2EdgeError"],
-    "runtime.image.confidence": ["consistency", "stability_score"],
+    "runtime.image.consistency": ["consistency"],
     "runtime.image.mask_generator": ["AutomaticMaskGenerator"],
     "runtime.image.predictor": ["ImagePredictor"],
     "runtime.media.grabber": ["Grabber", "Reconnect"],
@@ -51,6 +52,7 @@ _PUBLIC = {
         *("ArraySource", "CameraSource", "GStreamerSource", "ImageFolderSource", "RtspSource", "Source", "VideoSource"),
         "open_source",
     ],
+    "runtime.model.logits": ["stability_score"],
     "runtime.model.result": ["FrameResult"],
     "runtime.video.predictor": ["VideoPredictor"],
     "runtime.video.stream": ["stream"],
