@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.bundle.engines import ENGINES, Engine, Engines, check_replaceable, default_directory
 from sam2edge.calibration.choose import SAFE, Assignment, Trial, choose
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.comparison import Comparison, Configuration, Measurement, int8_graphs
@@ -19,7 +20,6 @@ from sam2edge.calibration.measure.gate import DEFAULT_GATE, Gate
 from sam2edge.calibration.measure.report import report_directory, write_report
 from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
 from sam2edge.engines.build import EngineBuilder, build, check_asked, check_memory
-from sam2edge.engines.manifest import ENGINES, Engine, Engines, check_replaceable, default_directory
 from sam2edge.engines.profiles import PRESETS, Preset
 from sam2edge.errors import GateError, InputError
 from sam2edge.runtime.backends import tensorrt_api

@@ -15,11 +15,9 @@ import onnx
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle
-from sam2edge.engines import timing_cache
-from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, half, island_nodes, small_weights
-from sam2edge.engines.layer_precision import check_precision, count_precisions
-from sam2edge.engines.manifest import (
+from sam2edge.bundle.engines import (
     ENGINES,
+    RESIZE,
     Engine,
     EngineManifest,
     Engines,
@@ -27,13 +25,16 @@ from sam2edge.engines.manifest import (
     Tensor,
     check_replaceable,
     default_directory,
-    this_target,
     write_manifest,
 )
-from sam2edge.engines.profiles import PRESETS, RESIZE, Preset, profile
+from sam2edge.engines import timing_cache
+from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, half, island_nodes, small_weights
+from sam2edge.engines.layer_precision import check_precision, count_precisions
+from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BuildError, EngineError, InputError
 from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.tensorrt import this_target
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

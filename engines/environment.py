@@ -5,7 +5,6 @@ numpy). Only GStreamer and the packages for exporting are looked up without that
 """
 
 import contextlib
-import ctypes
 import importlib
 import os
 import platform
@@ -20,7 +19,7 @@ from types import ModuleType
 from typing import Literal
 
 from sam2edge.runtime.backends import tensorrt_api
-from sam2edge.runtime.backends.cuda.driver import LIBCUDA
+from sam2edge.runtime.backends.cuda import gpus
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -35,10 +34,6 @@ _SMALLEST_GRAPH = (
     b"\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
 )
 
-# From cuda.h, CUdevice_attribute.
-_COMPUTE_CAPABILITY_MAJOR = 75
-_COMPUTE_CAPABILITY_MINOR = 76
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -48,26 +43,6 @@ class Finding:
     status: Status
     detail: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as the driver describes it; memory in bytes."""
-
-    name: str
-    compute_capability: str
-    memory: int
-
-
-def first_gpu() -> Gpu | Finding:
-    """The GPU that CUDA programs use by default, or what is wrong with it."""
-    found = _driver()
-    if isinstance(found, Finding):
-        return found
-    cuda, count = found
-    if not count:
-        return Finding("GPU 0", "missing", "the driver has no GPU", "run nvidia-smi; see CUDA_VISIBLE_DEVICES")
-    return _gpu(cuda, 0)
 
 
 def probe() -> list[Finding]:
@@ -184,61 +159,26 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _driver() -> tuple[ctypes.CDLL, int] | Finding:
-    """The driver itself, so that no CUDA package has to be installed, and how many GPUs it has."""
-    name = "NVIDIA driver"
-    try:
-        cuda = ctypes.CDLL(LIBCUDA)
-    except OSError:
-        advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
-        return Finding(name, "missing", f"{LIBCUDA} is not there", advice)
-    code = cuda.cuInit(0)
-    if code:
-        advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"
-        return Finding(name, "problem", f"cuInit failed: {_error_name(cuda, code)}", advice)
-    count = ctypes.c_int()
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    return cuda, count.value
-
-
 def _gpus() -> list[Finding]:
-    found = _driver()
-    if isinstance(found, Finding):
-        return [found]
-    cuda, count = found
-    version = ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    major, minor = version.value // 1000, version.value % 1000 // 10
-    driver = Finding("NVIDIA driver", "ok", f"runs CUDA up to {major}.{minor}, {count} GPU")
-    return [driver, *(_gpu_finding(_gpu(cuda, index), index) for index in range(count))]
+    try:
+        count = gpus.count_gpus()
+        detail = f"runs CUDA up to {gpus.cuda_version()}, {count} GPU"
+    except gpus.GpuError as error:
+        return [_refused(error)]
+    return [Finding("NVIDIA driver", "ok", detail), *map(_gpu, range(count))]
 
 
-def _error_name(cuda: ctypes.CDLL, code: int) -> str:
-    text = ctypes.c_char_p()
-    cuda.cuGetErrorName(code, ctypes.byref(text))
-    return f"{text.value.decode() if text.value else 'unknown error'} ({code})"
-
-
-def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu | Finding:
-    device, memory, title = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    codes = [
-        cuda.cuDeviceGet(ctypes.byref(device), index),
-        cuda.cuDeviceGetName(title, len(title), device),
-        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
-        cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device),
-        cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device),
-    ]
-    if any(codes):
-        return Finding(f"GPU {index}", "problem", f"cannot be asked: {_error_name(cuda, max(codes))}", "run nvidia-smi")
-    return Gpu(title.value.decode(), f"{major.value}.{minor.value}", memory.value)
-
-
-def _gpu_finding(gpu: Gpu | Finding, index: int) -> Finding:
-    if isinstance(gpu, Finding):
-        return gpu
+def _gpu(index: int) -> Finding:
+    try:
+        gpu = gpus.find_gpu(index)
+    except gpus.GpuError as error:
+        return _refused(error)
     capability = f"compute capability {gpu.compute_capability}"
     return Finding(f"GPU {index}", "ok", f"{gpu.name}, {capability}, {gpu.memory / 2**30:.1f} GiB")
+
+
+def _refused(error: gpus.GpuError) -> Finding:
+    return Finding(error.part, "missing" if error.missing else "problem", error.detail, error.advice)
 
 
 def _tensorrt() -> list[Finding]:

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-from sam2edge import checks
 from sam2edge.bundle import Model, contract
+from sam2edge.bundle.engines import RESIZE, Limits
 from sam2edge.runtime.backends.tensorrt_api import Shape, Shapes
-
-RESIZE = "resize"
-"""Name of the graph that resizes frames (resize.py); all others are the bundle's."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the engines must take at most; InputError for what is no integer or below 1.
-
-    objects: tracked at a time. conditioning_frames: VideoTracker's max_conditioning_frames. prompts: in one run of
-    the mask decoder on images (AutomaticMaskGenerator's points_per_batch). points: of one prompt; a box is two.
-    images: in one run of the image encoder. side: rows and columns of frames that are resized on the GPU; larger ones
-    are resized on the host.
-    """
-
-    objects: int = 16
-    conditioning_frames: int = 1
-    prompts: int = 64
-    points: int = 16
-    images: int = 1
-    side: int = 1920
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            checks.integer(field.name, getattr(self, field.name), 1)
 
 
 @dataclass(frozen=True)

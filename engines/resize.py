@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from sam2edge.engines.profiles import RESIZE
+from sam2edge.bundle.engines import RESIZE
 
 
 def resize_graph(size: int) -> ModelProto:

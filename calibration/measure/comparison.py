@@ -21,8 +21,8 @@ from sam2edge.errors import InputError
 from sam2edge.runtime.backends.base import Backend
 
 if TYPE_CHECKING:
+    from sam2edge.bundle.engines import Engine
     from sam2edge.calibration.int8.range_ratios import RangeRatio
-    from sam2edge.engines.manifest import Engine
 
 RECORDED_FRAMES = (0, 1, 4, 8, 16)
 """Frames whose inputs the graphs are compared on: prompts, the first memory, a bank half full, full, all pointers."""

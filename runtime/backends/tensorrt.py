@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 
 from sam2edge.bundle import Bundle, TensorSpec, contract, read_manifest
-from sam2edge.engines.manifest import MANIFEST, PREFERENCE, Engines, default_directory, engine_directories, this_target
-from sam2edge.engines.profiles import RESIZE
+from sam2edge.bundle.engines import (
+    MANIFEST,
+    PREFERENCE,
+    RESIZE,
+    Engines,
+    Target,
+    default_directory,
+    engine_directories,
+)
 from sam2edge.errors import BackendError, DamagedEngineError, EngineError
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.base import GraphRunner
+from sam2edge.runtime.backends.cuda import gpus
 from sam2edge.runtime.backends.cuda.backend import CudaBackend
 from sam2edge.runtime.backends.cuda.context import out_of_memory
 from sam2edge.runtime.backends.cuda.memory import CudaArray
@@ -32,7 +40,7 @@ class TensorRTBackend(CudaBackend):
     """Runs the engines that `sam2edge build` made for this GPU.
 
     engines: their directory; by default that of the bundle, BUNDLE.engines/PRECISION with the first of
-    sam2edge.engines.manifest.PREFERENCE that is there. Its streams share the engines. Raises BackendError without
+    sam2edge.bundle.engines.PREFERENCE that is there. Its streams share the engines. Raises BackendError without
     TensorRT, a GPU or pycuda.
     """
 
@@ -99,6 +107,15 @@ class TensorRTBackend(CudaBackend):
     def activations(self) -> CudaArray:
         """What engines calculate in: one array for all on this queue, since they run one after the other."""
         return self.scratch("activations", (self._loaded.activation_bytes,), np.uint8)
+
+
+def this_target(trt: ModuleType) -> Target:
+    """Return TensorRT and the GPU of this machine, or raise EngineError."""
+    try:
+        gpu = gpus.first_gpu()
+    except BackendError as error:
+        raise EngineError(f"TensorRT needs an NVIDIA GPU, but {error}; see `sam2edge doctor`") from error
+    return Target(tensorrt_api.version(trt), gpu.name, gpu.compute_capability)
 
 
 def _taken(bundle: Bundle) -> Path:

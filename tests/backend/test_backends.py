@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sam2edge import Bundle, ImagePredictor, VideoTracker
+from sam2edge.bundle.engines import default_directory
 from sam2edge.engines.build import build
-from sam2edge.engines.manifest import default_directory
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend

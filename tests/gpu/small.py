@@ -2,6 +2,7 @@
 
 import dataclasses
 
-from sam2edge.engines.profiles import PRESETS, Limits
+from sam2edge.bundle.engines import Limits
+from sam2edge.engines.profiles import PRESETS
 
 SMALL = dataclasses.replace(PRESETS["desktop"], limits=Limits(images=3))

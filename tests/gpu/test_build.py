@@ -6,12 +6,13 @@ import pytest
 
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS
+from sam2edge.bundle.engines import Engines, Target
 from sam2edge.engines import timing_cache
 from sam2edge.engines.build import build
-from sam2edge.engines.manifest import Engines, Target, this_target
 from sam2edge.engines.profiles import profile
 from sam2edge.errors import EngineError
 from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.tensorrt import this_target
 from tests.gpu.small import SMALL
 
 

@@ -21,11 +21,8 @@ ROOMS |= dict.fromkeys(("bench", "ui"), (*BASE, *RUNTIME, "engines", *CALIBRATIO
 ROOMS |= {"commands": (*ROOMS["bench"], "bench", "ui"), "cli": ("commands", "errors")}
 OPTIONAL = ("cv2", "onnx", "onnxruntime", "pycuda", "tensorrt", "torch", "transformers")
 KNOWN = {  # arrows back that are being removed
-    "bench.report": "engines.environment",
-    "bench.worker": ("engines.manifest", "runtime.backends.tensorrt"),
     "calibration.measure.comparison": "calibration.int8.range_ratios",
     "calibration.measure.gate": "calibration.int8.range_ratios",
-    "runtime.backends.tensorrt": ("engines.manifest", "engines.profiles"),
 }
 
 

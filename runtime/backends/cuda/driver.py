@@ -71,14 +71,18 @@ def destroy_graph(graph: int) -> None:
 
 
 def _call(name: str, *arguments: Any) -> None:
-    cuda = library()
-    function = getattr(cuda, name, None)
+    function = getattr(library(), name, None)
     if function is None:
         raise BackendError(f"this driver has no {name}; update NVIDIA's driver to one for CUDA 11.4 or newer")
     if code := function(*arguments):
-        said = []
-        for get in (cuda.cuGetErrorName, cuda.cuGetErrorString):
-            text = ctypes.c_char_p()
-            get(ctypes.c_int(code), ctypes.byref(text))
-            said.append(text.value.decode() if text.value else "unknown")
-        raise BackendError(f"{name} failed with {said[0]} ({code}): {said[1]}; see `sam2edge doctor`")
+        raise BackendError(f"{failure(name, code)}; see `sam2edge doctor`")
+
+
+def failure(name: str, code: int) -> str:
+    """Return CUDA's own name and description of the error that a call returned."""
+    texts = []
+    for describe in (library().cuGetErrorName, library().cuGetErrorString):
+        text = ctypes.c_char_p()
+        describe(ctypes.c_int(code), ctypes.byref(text))
+        texts.append(text.value.decode() if text.value else "unknown error")
+    return f"{name} failed with {texts[0]} ({code}): {texts[1]}"

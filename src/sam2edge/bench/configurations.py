@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sam2edge.bundle import GRAPHS, Bundle, Graph
-from sam2edge.engines.manifest import Engine, Engines, engine_directories, this_target
+from sam2edge.bundle.engines import Engine, Engines, engine_directories
 from sam2edge.errors import BackendError, EngineError
 from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.tensorrt import this_target
 
 ORDER = ("fp32", "fp16", "int8", "auto")
 

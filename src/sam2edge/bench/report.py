@@ -18,7 +18,8 @@ from sam2edge.bench.plots import bars, lines
 from sam2edge.bench.waterfall import Step, waterfall
 from sam2edge.calibration.measure.closed_loop import STAGES
 from sam2edge.calibration.measure.page import html_table, page, replace
-from sam2edge.errors import MediaError
+from sam2edge.errors import BackendError, MediaError
+from sam2edge.runtime.backends.cuda import gpus
 
 NONE = "–"
 TIMED = (
@@ -34,12 +35,12 @@ STAGES_TIMED = "Stages: on a GPU with a wait before and after every graph, so th
 
 def machine() -> str:
     """What this machine is."""
-    from sam2edge.engines.environment import Gpu, first_gpu
-
-    gpu = first_gpu()
+    try:
+        gpu = gpus.first_gpu().name
+    except BackendError:
+        gpu = "no GPU"
     cores = f"{os.cpu_count()} cores"
-    name = gpu.name if isinstance(gpu, Gpu) else "no GPU"
-    return f"{platform.system()} {platform.machine()}, {cores}, {name}, Python {platform.python_version()}"
+    return f"{platform.system()} {platform.machine()}, {cores}, {gpu}, Python {platform.python_version()}"
 
 
 def frame_table(results: Sequence[Result]) -> list[list[str]]:

@@ -17,9 +17,11 @@ from sam2edge.bench.readings import PowerMeter, gpu_memory, host_memory, power
 from sam2edge.bench.scene import Scene
 from sam2edge.bench.timed import Timed, without
 from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.bundle.engines import read_manifest
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.errors import Sam2EdgeError
 from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 from sam2edge.runtime.media.grabber import Grabbed
 from sam2edge.runtime.video.stream import stream
 from sam2edge.runtime.video.tracker import VideoTracker
@@ -95,14 +97,10 @@ def _open_tracker(row: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> 
 def _backend(row: BenchmarkCase) -> Backend:
     if not row.engines:
         return open_backend(row.backend)
-    from sam2edge.runtime.backends.tensorrt import TensorRTBackend
-
     return TensorRTBackend(row.engines)
 
 
 def _build_seconds(row: BenchmarkCase) -> float:
-    from sam2edge.engines.manifest import read_manifest
-
     built = read_manifest(Path(row.engines), Bundle.open(row.model)).engines.values()
     return sum(engine.seconds for engine in built)
 

@@ -13,8 +13,8 @@ from sam2edge.commands.prompts import add_prompts, gather
 from sam2edge.errors import EngineError, GateError, InputError
 
 if TYPE_CHECKING:
+    from sam2edge.bundle.engines import Engines
     from sam2edge.calibration.choose import Trial
-    from sam2edge.engines.manifest import Engines
     from sam2edge.runtime.backends.base import Backend
 
 _FAILED = 1

@@ -127,8 +127,8 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Configuration
 
 def _engines(bundle: Bundle) -> Iterator[Configuration | str]:
     """The engines that were built of a bundle; why they cannot be measured, for those that do not run here."""
+    from sam2edge.bundle.engines import engine_directories, read_manifest
     from sam2edge.calibration.measure.comparison import Configuration, int8_graphs
-    from sam2edge.engines.manifest import engine_directories, read_manifest
     from sam2edge.errors import BackendError, EngineError
     from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 

@@ -14,9 +14,9 @@ from sam2edge import Bundle
 from sam2edge.bench import plan, worker
 from sam2edge.bench.cases import BenchmarkCase
 from sam2edge.bench.plan import Settings
+from sam2edge.bundle.engines import ENGINES, MANIFEST, Engines, Limits, default_directory
 from sam2edge.engines.build import build
-from sam2edge.engines.manifest import ENGINES, MANIFEST, Engines, default_directory
-from sam2edge.engines.profiles import PRESETS, Limits
+from sam2edge.engines.profiles import PRESETS
 from sam2edge.errors import BackendError
 from tests.unit.engines.fake_tensorrt import install
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from sam2edge.bundle import GRAPHS
+from sam2edge.bundle.engines import ENGINES, Engines
 from sam2edge.calibration.checked_build import build_checked
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.gate import Gate
 from sam2edge.calibration.measure.report import report_directory
 from sam2edge.cli import main
 from sam2edge.commands import build as command
-from sam2edge.engines.manifest import ENGINES, Engines
 from sam2edge.errors import BuildError, GateError, InputError
 from sam2edge.runtime.backends.base import Backend, GraphRunner, open_backend
 from tests.conftest import REPO

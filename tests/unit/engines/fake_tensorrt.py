@@ -20,7 +20,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from sam2edge.engines import environment
+from sam2edge.runtime.backends.cuda import gpus
 from tests.conftest import SHARED
 from tests.fake_gpu import Gpu, put, read
 
@@ -125,7 +125,7 @@ def install(monkeypatch, version):
     fake.gpu = Gpu()
     fake.gpu.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(environment, "first_gpu", lambda: environment.Gpu("Fake RTX", "8.9", 8 << 30))
+    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", "8.9", 8 << 30))
     return fake
 
 

@@ -17,23 +17,24 @@ import pytest
 
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS, contract
+from sam2edge.bundle.engines import ENGINES, Engines, Limits, Target, default_directory
 from sam2edge.cli import main
-from sam2edge.engines import environment, timing_cache
+from sam2edge.engines import timing_cache
 from sam2edge.engines.build import build
 from sam2edge.engines.fp16 import HOST_TENSORS
-from sam2edge.engines.manifest import ENGINES, Engines, Target, default_directory
-from sam2edge.engines.profiles import PRESETS, Limits, Preset, profile
+from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
+from sam2edge.runtime.backends.cuda import driver, gpus
 from tests.unit.engines.fake_tensorrt import FakeTensorRT
 
 VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
-GPU = environment.Gpu("Fake RTX", "8.9", 8 << 30)
+GPU = gpus.Gpu("Fake RTX", "8.9", 8 << 30)
 
 
 def install(monkeypatch, version, gpu=GPU):
     fake = FakeTensorRT(version)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(environment, "first_gpu", lambda: gpu)
+    monkeypatch.setattr(gpus, "first_gpu", lambda: gpu)
     return fake
 
 
@@ -243,12 +244,12 @@ def test_a_build_that_is_interrupted_leaves_what_was_there(fake, nano, tmp_path,
 
 KILLED = """
 import os, signal, sys
-from sam2edge.engines import environment
 from sam2edge.engines.build import build
+from sam2edge.runtime.backends.cuda import gpus
 from tests.unit.engines.fake_tensorrt import FakeTensorRT
 
 sys.modules["tensorrt"] = FakeTensorRT("10.3.0")
-environment.first_gpu = lambda: environment.Gpu("Fake RTX", "8.9", 8 << 30)
+gpus.first_gpu = lambda: gpus.Gpu("Fake RTX", "8.9", 8 << 30)
 
 def stop(message, fraction):
     if message.startswith("memory_encoder"):
@@ -377,9 +378,10 @@ def test_without_tensorrt(monkeypatch, nano):
 
 
 def test_without_a_gpu(monkeypatch, nano):
-    missing = environment.Finding("NVIDIA driver", "missing", "libcuda.so.1 is not there", "install the driver")
-    install(monkeypatch, "10.3.0", missing)
-    with pytest.raises(EngineError, match=r"needs an NVIDIA GPU, but .*libcuda.so.1 is not there .*doctor"):
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("10.3.0"))
+    monkeypatch.setattr(driver, "LIBCUDA", "libcuda.so.none")
+    monkeypatch.setattr(driver, "library", driver.library.__wrapped__)
+    with pytest.raises(EngineError, match=r"needs an NVIDIA GPU, but .*libcuda.so.none is not there .*doctor"):
         build(nano)
 
 

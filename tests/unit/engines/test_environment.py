@@ -11,7 +11,10 @@ import pytest
 
 from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
+from sam2edge.runtime.backends.cuda import driver, gpus
 from sam2edge.runtime.media.sources.gstreamer import _PACKAGES
+
+load_driver = driver.library.__wrapped__  # without the cache
 
 
 def found(name):
@@ -44,7 +47,11 @@ class Driver:
         return self.code
 
     def cuGetErrorName(self, code, name):  # noqa: N802
-        name._obj.value = {100: b"CUDA_ERROR_NO_DEVICE", 101: b"CUDA_ERROR_INVALID_DEVICE"}.get(code)
+        name._obj.value = {100: b"CUDA_ERROR_NO_DEVICE", 101: b"CUDA_ERROR_INVALID_DEVICE"}.get(code.value)
+        return 0
+
+    def cuGetErrorString(self, code, text):  # noqa: N802
+        text._obj.value = b"what CUDA says"
         return 0
 
     def cuDriverGetVersion(self, version):  # noqa: N802
@@ -74,14 +81,15 @@ class Driver:
         return 0
 
 
-def use_driver(monkeypatch, driver):
+def use_driver(monkeypatch, libcuda):
     def load(name):
         assert name == "libcuda.so.1"
-        if driver is None:
+        if libcuda is None:
             raise OSError(f"{name}: cannot open shared object file")
-        return driver
+        return libcuda
 
     monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(driver, "library", load_driver)
 
 
 def use_distributions(monkeypatch, **versions):
@@ -222,23 +230,28 @@ def test_no_driver(monkeypatch):
 def test_driver_that_does_not_start(monkeypatch, code, text):
     use_driver(monkeypatch, Driver(code=code))
     finding = found("NVIDIA driver")
-    assert (finding.status, finding.detail) == ("problem", f"cuInit failed: {text}")
+    assert (finding.status, finding.detail) == ("problem", f"cuInit failed with {text}: what CUDA says")
     assert "nvidia-smi" in finding.advice
 
 
 def test_gpu_that_does_not_answer(monkeypatch):
     use_driver(monkeypatch, Driver([(b"lost", 8, 0, 1)], device_code=101))
     finding = found("GPU 0")
-    assert (finding.status, finding.detail) == ("problem", "cannot be asked: CUDA_ERROR_INVALID_DEVICE (101)")
+    assert (finding.status, finding.detail) == (
+        "problem",
+        "cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE (101): what CUDA says",
+    )
 
 
 def test_first_gpu(monkeypatch):
     use_driver(monkeypatch, Driver([(b"Orin", 8, 7, 8 << 30), (b"other", 9, 0, 1)]))
-    assert environment.first_gpu() == environment.Gpu("Orin", "8.7", 8 << 30)
+    assert gpus.first_gpu() == gpus.Gpu("Orin", "8.7", 8 << 30)
     use_driver(monkeypatch, Driver())
-    assert environment.first_gpu().detail == "the driver has no GPU"
+    with pytest.raises(gpus.GpuError, match="GPU 0: the driver has no GPU"):
+        gpus.first_gpu()
     use_driver(monkeypatch, Driver(code=100))
-    assert environment.first_gpu().detail == "cuInit failed: CUDA_ERROR_NO_DEVICE (100)"
+    with pytest.raises(gpus.GpuError, match=r"cuInit failed with CUDA_ERROR_NO_DEVICE \(100\)"):
+        gpus.first_gpu()
 
 
 def test_tensorrt_and_pycuda(monkeypatch):

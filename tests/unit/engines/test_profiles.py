@@ -9,7 +9,8 @@ import pytest
 
 from sam2edge import Bundle, ImagePredictor, VideoTracker
 from sam2edge.bundle import GRAPHS
-from sam2edge.engines.profiles import PRESETS, Limits, profile
+from sam2edge.bundle.engines import Limits
+from sam2edge.engines.profiles import PRESETS, profile
 from tests.counting import Counting
 
 

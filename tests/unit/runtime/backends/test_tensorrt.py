@@ -16,14 +16,14 @@ import pytest
 
 from sam2edge import ImagePredictor, VideoTracker
 from sam2edge.bundle import contract
+from sam2edge.bundle.engines import ENGINES, MANIFEST, Limits, default_directory
 from sam2edge.cli import main
-from sam2edge.engines import environment
 from sam2edge.engines.build import build
-from sam2edge.engines.manifest import ENGINES, MANIFEST, default_directory
-from sam2edge.engines.profiles import PRESETS, Limits
+from sam2edge.engines.profiles import PRESETS
 from sam2edge.errors import BackendError, DamagedEngineError, ObjectIdError, StaleEngineError
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.base import open_backend
+from sam2edge.runtime.backends.cuda import gpus
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 from sam2edge.runtime.media.grabber import Grabbed
 from sam2edge.runtime.media.sources import VideoSource
@@ -490,8 +490,10 @@ def test_without_tensorrt(fake, monkeypatch):
 
 
 def test_without_a_gpu(fake, monkeypatch):
-    finding = environment.Finding("NVIDIA driver", "missing", "libcuda.so.1 is not there", "install the driver")
-    monkeypatch.setattr(environment, "first_gpu", lambda: finding)
+    def missing():
+        raise gpus.GpuError("NVIDIA driver", "libcuda.so.1 is not there", "install the driver")
+
+    monkeypatch.setattr(gpus, "first_gpu", missing)
     with pytest.raises(BackendError, match=r"needs an NVIDIA GPU.*install the driver.*`sam2edge doctor`"):
         open_backend("tensorrt")
 

@@ -12,22 +12,43 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from sam2edge import checks
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.engines import environment
-from sam2edge.engines.profiles import RESIZE, Limits
 from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
-from sam2edge.runtime.backends import tensorrt_api
 
 FORMAT = "sam2edge-engines"
 SCHEMA = 1
+RESIZE = "resize"
+"""Name of the graph that resizes frames (engines/resize.py)."""
 ENGINES = (*GRAPHS, RESIZE)
-"""Of the bundle's graphs, and the one that resizes frames (resize.py)."""
+"""Of the bundle's graphs, and the one that resizes frames."""
 MANIFEST = "engines.json"
 PREFERENCE = ("auto", "fp16", "int8", "fp32")
 """Which engines are taken when a bundle has several: the first that are there. "auto" was measured on this GPU."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engines must take at most; InputError for what is no integer or below 1.
+
+    objects: tracked at a time. conditioning_frames: VideoTracker's max_conditioning_frames. prompts: in one run of
+    the mask decoder on images (AutomaticMaskGenerator's points_per_batch). points: of one prompt; a box is two.
+    images: in one run of the image encoder. side: rows and columns of frames that are resized on the GPU; larger ones
+    are resized on the host.
+    """
+
+    objects: int = 16
+    conditioning_frames: int = 1
+    prompts: int = 64
+    points: int = 16
+    images: int = 1
+    side: int = 1920
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            checks.integer(field.name, getattr(self, field.name), 1)
 
 
 @dataclass(frozen=True)
@@ -77,16 +98,6 @@ class EngineManifest:
     limits: Limits
     workspace: int
     engines: dict[str, Engine]
-
-
-def this_target(trt: ModuleType) -> Target:
-    """TensorRT and GPU of this machine; EngineError without a GPU."""
-    gpu = environment.first_gpu()
-    if isinstance(gpu, environment.Finding):
-        raise EngineError(
-            f"TensorRT needs an NVIDIA GPU, but {gpu.name}: {gpu.detail} ({gpu.advice}); see `sam2edge doctor`"
-        )
-    return Target(tensorrt_api.version(trt), gpu.name, gpu.compute_capability)
 
 
 def default_directory(bundle: Path, precision: str) -> Path:

@@ -1,0 +1,86 @@
+"""The GPUs of this machine, as the CUDA driver describes them: no CUDA package has to be installed."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from sam2edge.errors import BackendError
+from sam2edge.runtime.backends.cuda import driver
+
+# CUdevice_attribute in cuda.h
+_COMPUTE_CAPABILITY_MAJOR = 75
+_COMPUTE_CAPABILITY_MINOR = 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU; its memory in bytes."""
+
+    name: str
+    compute_capability: str
+    memory: int
+
+
+class GpuError(BackendError):
+    """The NVIDIA driver or a GPU cannot be used.
+
+    Attributes:
+        part: "NVIDIA driver" or "GPU 0".
+        detail: What is wrong with it.
+        advice: What to do about that.
+        missing: Whether it is not there at all.
+
+    """
+
+    def __init__(self, part: str, detail: str, advice: str, *, missing: bool = False) -> None:
+        super().__init__(f"{part}: {detail} ({advice})")
+        self.part, self.detail, self.advice, self.missing = part, detail, advice, missing
+
+
+def first_gpu() -> Gpu:
+    """Return the GPU that CUDA programs use by default, or raise GpuError."""
+    if not count_gpus():
+        raise GpuError("GPU 0", "the driver has no GPU", "run nvidia-smi; see CUDA_VISIBLE_DEVICES", missing=True)
+    return find_gpu(0)
+
+
+def count_gpus() -> int:
+    """Start the driver and count its GPUs, or raise GpuError."""
+    part = "NVIDIA driver"
+    try:
+        driver.library()
+    except BackendError as error:
+        advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
+        raise GpuError(part, f"{driver.LIBCUDA} is not there", advice, missing=True) from error
+    advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"
+    _call(part, advice, "cuInit", 0)
+    count = ctypes.c_int()
+    _call(part, advice, "cuDeviceGetCount", ctypes.byref(count))
+    return count.value
+
+
+def cuda_version() -> str:
+    """Return the newest version of CUDA that the driver runs, such as "12.8". The driver must have been started."""
+    version = ctypes.c_int()
+    _call("NVIDIA driver", "run nvidia-smi", "cuDriverGetVersion", ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def find_gpu(index: int) -> Gpu:
+    """Describe one GPU, or raise GpuError. The driver must have been started."""
+    device, memory, title = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    part, advice = f"GPU {index}", "run nvidia-smi"
+    _call(part, advice, "cuDeviceGet", ctypes.byref(device), index)
+    _call(part, advice, "cuDeviceGetName", title, len(title), device)
+    _call(part, advice, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    _call(part, advice, "cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
+    _call(part, advice, "cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+    return Gpu(title.value.decode(), f"{major.value}.{minor.value}", memory.value)
+
+
+def _call(part: str, advice: str, name: str, *arguments: Any) -> None:
+    if code := getattr(driver.library(), name)(*arguments):
+        raise GpuError(part, driver.failure(name, code), advice)
