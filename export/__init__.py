@@ -1,4 +1,4 @@
-"""Checkpoint in, bundle out. The only part of sam2edge that knows PyTorch (pip install "sam2edge[export]")."""
+"""From a checkpoint to a bundle: the only part of sam2edge that needs PyTorch (pip install "sam2edge[export]")."""
 
 from sam2edge.export.exporter import export
 

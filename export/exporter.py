@@ -1,24 +1,23 @@
-"""Export a SAM 2 checkpoint as a bundle of four ONNX graphs that were compared with PyTorch."""
+"""Export a SAM 2 checkpoint as a bundle of four ONNX graphs, each compared with PyTorch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle, Graph, Manifest, Model, Parity, contract, memory_pools
 from sam2edge.errors import InputError, ParityError
-from sam2edge.export.frames import parity_frames
 from sam2edge.export.image_encoder import ImageEncoder
 from sam2edge.export.mask_decoder import MaskDecoder
 from sam2edge.export.memory_attention import MemoryAttention
 from sam2edge.export.memory_encoder import MemoryEncoder
 from sam2edge.export.onnx_file import write_onnx
-from sam2edge.export.parity import LIMIT, Reference, compare
+from sam2edge.export.parity import LIMIT, compare, parity_frames
+from sam2edge.export.reference import Reference
 from sam2edge.export.source import Source, load_source
-
-Progress = Callable[[str, float], None]
+from sam2edge.files import user_path
+from sam2edge.types import Progress
 
 
 def export(
@@ -30,23 +29,37 @@ def export(
     frames: str | os.PathLike[str] | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> Bundle:
-    """Write the bundle `out` from a checkpoint.
+    """Write a bundle from a checkpoint.
 
-    source: Hugging Face directory or model id, or an upstream .pt file. image_size: side S of the square that
-    frames are resized to, the checkpoint's own by default. memory_pool: with 2, or 4 where it divides the grid, a
-    memory keeps one token for so many squared: a smaller bank and quicker attention, less accurate. frames: a video,
-    image or folder of images on which the graphs are compared with PyTorch (a drawn scene by default). progress:
-    called with a message and the fraction done.
+    `out` is checked before the checkpoint is read or downloaded. A bundle that is there already stays until the new
+    one is complete.
 
-    Raises SourceError for the checkpoint, InputError for memory_pool, BundleError when `out` holds something else,
-    MediaError for the frames, ParityError when an output differs by more than 1e-3 relative. An older bundle at
-    `out` stays until then.
+    Args:
+        source: Hugging Face directory or model id, or an upstream .pt file.
+        out: Directory of the bundle.
+        image_size: Side S in pixels of the square that frames are resized to; the checkpoint's own by default.
+        memory_pool: With 2, or 4 where it divides the grid, a memory keeps one token for each 2×2 or 4×4: a smaller
+            bank and quicker attention, less accurate.
+        frames: Video, image or folder of images on which the graphs are compared with PyTorch; by default a drawn
+            scene.
+        progress: Called with a message and the fraction done.
+
+    Returns:
+        The bundle, opened.
+
+    Raises:
+        SourceError: The checkpoint cannot be read or is not a SAM 2.
+        InputError: `memory_pool` does not divide the grid.
+        BundleError: `out` holds something other than a bundle, or cannot be written.
+        MediaError: The frames cannot be read, or are fewer than two.
+        ParityError: An output differs from PyTorch's by more than 1e-3 relative.
     """
-    progress("loading the checkpoint", 0.0)
-    loaded = load_source(source, image_size=image_size)
-    model = _numbers(loaded, memory_pool)
-    images, frames_name = parity_frames(frames, model.image_size)
-    with bundles.replacing(Path(out)) as directory:
+    out = user_path(out)
+    with bundles.replacing(out) as directory:
+        progress("loading the checkpoint", 0.0)
+        loaded = load_source(source, image_size=image_size)
+        model = _runtime_numbers(loaded, memory_pool)
+        images, frames_name = parity_frames(frames, model.image_size)
         specs = contract(model)
         modules = {
             "image_encoder": lambda: ImageEncoder(loaded.model, loaded.mean, loaded.std),
@@ -58,25 +71,22 @@ def export(
             progress(f"exporting {name}", 0.1 + 0.1 * i)
             write_onnx(module(), *specs[name], directory / f"{name}.onnx")
 
-        compared: list[str] = []
-
-        def count(name: str) -> None:
-            compared.append(name)
-            progress(f"compared {name} with PyTorch", 0.5 + 0.12 * len(compared))
-
         progress("comparing with PyTorch", 0.5)
         reference = Reference(loaded.model, loaded.mean, loaded.std, memory_pool)
-        parity = compare(reference, images, lambda name: directory / f"{name}.onnx", count)
-        _check(parity)
-        graphs = {name: _describe(directory / f"{name}.onnx", specs[name], parity[name]) for name in bundles.GRAPHS}
+        graphs: dict[str, Graph] = {}
+        for name, parity in compare(reference, images, directory):
+            graphs[name] = _describe(directory / f"{name}.onnx", specs[name], parity)
+            progress(f"compared {name} with PyTorch", 0.5 + 0.12 * len(graphs))
+        _check_parity(graphs)
         origin = bundles.Source(loaded.name, loaded.sha256, loaded.version, loaded.size)
-        bundles.write_manifest(directory, Manifest(origin, model, graphs, frames_name))
+        manifest = Manifest(origin, model, {name: graphs[name] for name in bundles.GRAPHS}, frames_name)
+        bundles.write_manifest(directory, manifest)
     progress("done", 1.0)
     return Bundle.open(out)
 
 
-def _numbers(source: Source, memory_pool: int) -> Model:
-    """The numbers that the runtime needs; InputError if the grid has no such windows."""
+def _runtime_numbers(source: Source, memory_pool: int) -> Model:
+    """Return the numbers that the runtime needs, and raise InputError for a pool that does not divide the grid."""
     model, config = source.model, source.model.config
     pools = memory_pools(config.image_size)
     if type(memory_pool) is not int or memory_pool not in pools:
@@ -101,16 +111,16 @@ def _numbers(source: Source, memory_pool: int) -> Model:
     )
 
 
-def _check(parity: dict[str, dict[str, Parity]]) -> None:
-    bad = [
-        f"{graph}.{output} by {error.relative_error:.1e}"
-        for graph, outputs in parity.items()
-        for output, error in outputs.items()
+def _check_parity(graphs: dict[str, Graph]) -> None:
+    differences = [
+        f"{name}.{output} by {error.relative_error:.1e}"
+        for name, graph in graphs.items()
+        for output, error in graph.parity.items()
         if not error.relative_error <= LIMIT
     ]
-    if bad:
+    if differences:
         raise ParityError(
-            f"differs from PyTorch by more than {LIMIT:g} relative: {', '.join(bad)}. No bundle was written. "
+            f"differs from PyTorch by more than {LIMIT:g} relative: {', '.join(differences)}. No bundle was written. "
             "Try another version of torch or onnxruntime, or report it with the checkpoint's name"
         )
 

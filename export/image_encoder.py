@@ -1,8 +1,8 @@
 """The image-encoder graph: Hiera backbone and feature pyramid (sam2/modeling/backbones, SAM 2 section 4).
 
-Tokens lie in windows [B · windows, w, w, C], from one block to the next: norms, projections and the pyramid's 1×1
-convolutions do not ask where a token lies, attention to all tokens does not either, and pooling halves a window. They
-are brought into another order only where the next block has other windows.
+Tokens stay in windows [B · windows, w, w, C] from one block to the next: norms, projections, the pyramid's 1×1
+convolutions and global attention do not depend on where a token lies, and pooling halves a window. Tokens are
+rearranged only where the next block has windows of another size.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ from sam2edge.export.rewrites import (
 class ImageEncoder(nn.Module):
     """image uint8 [B,S,S,3] RGB → high_res_0 [B,32,4h,4h], high_res_1 [B,64,2h,2h], features [B,256,h,h].
 
-    `model` is a transformers Sam2VideoModel; `mean` and `std` are of pixels in 0…1. Both high-resolution levels
-    are what the mask decoder adds, already reduced by its conv_s0 and conv_s1.
+    The mask decoder adds the two high-resolution levels to its own; its conv_s0 and conv_s1 have reduced them already.
+
+    Args:
+        model: A transformers Sam2VideoModel.
+        mean: Mean of the colours, in 0…1.
+        std: Standard deviation of the colours, in 0…1.
     """
 
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -55,11 +59,11 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode a batch of images."""
-        # to float before anything else: TensorRT takes bytes as a network's input but in no layer except a cast
+        # cast first: TensorRT takes bytes as a network's input, but no layer of it except a cast reads them
         x = image.float().permute(0, 3, 1, 2) - self.mean
         x = self.patches(x).permute(0, 2, 3, 1)
         x = _arrange(x, self.blocks[0].side, self.blocks[0].side, self.window)
-        # the windows of an image on an axis of their own, since each has its part of the position codes
+        # give the windows of an image an axis of their own, because each has its part of the position codes
         x = reshape(reshape(x, -1, *self.position.shape) + self.position, -1, *self.position.shape[1:])
         levels: list[Tensor] = []
         lateral = [self.level_0, self.level_1, self.level_2, self.level_3]
@@ -72,9 +76,9 @@ class ImageEncoder(nn.Module):
 
 
 class HieraBlock(nn.Module):
-    """One block of Hiera with every shape but the batch a constant (hieradet.py, MultiScaleBlock).
+    """One block of Hiera, every shape a constant except the batch (hieradet.py, MultiScaleBlock).
 
-    Takes the tokens of a map [side,side] in windows of `window`, which may be the map as it is, and gives those of
+    It turns the tokens of a map [side,side] in windows of `window`, which may be the whole map, into those of a map
     [side_out,side_out] in windows of `window_out`.
     """
 
@@ -92,14 +96,14 @@ class HieraBlock(nn.Module):
             self.key_value = linear_of(self.qkv.weight[width:], self.qkv.bias[width:])
         self.output = attention.proj
         self.side, self.window_in = side, window
-        # what attends to each other, and the windows in which the block keeps its tokens
+        # side of the square whose tokens attend to each other, and of the windows in which the block keeps its tokens
         self.attended: int = block.window_size or side
         self.padding = -side % self.attended
         self.window = side if self.padding else self.attended if block.window_size else window
         self.side_out, self.window_out = side // self.stride, self.window // self.stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """X [·,window_in,window_in,C] → [·,window_out,window_out,dim_out]."""
+        """Transform x [·,window_in,window_in,C] → [·,window_out,window_out,dim_out]."""
         x = _arrange(x, self.side, self.window_in, self.window)
         normed = self.norm1(x)
         shortcut = x if self.shortcut is None else _pool(self.shortcut(normed), self.window, self.stride)
@@ -107,14 +111,14 @@ class HieraBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def _attend_padded(self, x: Tensor) -> Tensor:
-        """Attention on a map that whole windows do not tile: x [B,side,side,C] → [B,side_out,side_out,dim_out]."""
+        """Attend on a map that whole windows do not tile: x [B,side,side,C] → [B,side_out,side_out,dim_out]."""
         side, pooled = self.side + self.padding, (self.side + self.padding) // self.stride
         x = pad(x, self.padding)
         x = self._attend(_arrange(x, side, side, self.attended), self.attended)
         return _arrange(x, pooled, self.attended // self.stride, pooled)[:, : self.side_out, : self.side_out]
 
     def _attend(self, x: Tensor, window: int) -> Tensor:
-        """Attention of x [·,window,window,C] → [·,window / stride,window / stride,dim_out]."""
+        """Attend within squares of x [·,window,window,C] → [·,window / stride,window / stride,dim_out]."""
         tokens = self.attended**2
         if self.stride == 1:
             query, key, value = self._heads(self.qkv(x), tokens)
@@ -125,13 +129,13 @@ class HieraBlock(nn.Module):
         return reshape(attended, -1, window // self.stride, window // self.stride, self.dim_out)
 
     def _heads(self, x: Tensor, tokens: int) -> tuple[Tensor, ...]:
-        """As many tensors [·,heads,tokens,d] as x [..., n · dim_out] holds, by one transposition."""
+        """Split x [..., n · dim_out] into n tensors [·,heads,tokens,d] by one transposition."""
         x = reshape(x, -1, tokens, x.shape[-1] // self.dim_out, self.heads, self.dim_out // self.heads)
         return tuple(x.permute(2, 0, 3, 1, 4).unbind(0))
 
 
 def _patch_embedding(projection: nn.Conv2d, std: tuple[float, ...]) -> nn.Conv2d:
-    """The first convolution with 1 / (255 std) in its weights; the mean stays outside, where padding is zero."""
+    """Put 1 / (255 std) into the first convolution's weights; the mean stays outside, since padding is zero there."""
     conv = nn.Conv2d(3, projection.out_channels, projection.kernel_size, projection.stride, projection.padding)
     conv.weight = frozen(projection.weight / torch.tensor(std).mul(255)[:, None, None])
     conv.bias = projection.bias
@@ -139,7 +143,7 @@ def _patch_embedding(projection: nn.Conv2d, std: tuple[float, ...]) -> nn.Conv2d
 
 
 def _pool(x: Tensor, window: int, stride: int) -> Tensor:
-    """Maximum over stride × stride squares of x [·,window,window,C]."""
+    """Take the maximum over stride × stride squares of x [·,window,window,C]."""
     if stride == 1:
         return x
     pooled = window // stride
@@ -147,7 +151,7 @@ def _pool(x: Tensor, window: int, stride: int) -> Tensor:
 
 
 def _arrange(x: Tensor, side: int, old: int, new: int) -> Tensor:
-    """Tokens of [side,side] in windows of `old`, x [·,old,old,C] → in windows of `new`, [·,new,new,C]."""
+    """Rearrange the tokens of a map [side,side] from windows of `old`, x [·,old,old,C], to `new`, [·,new,new,C]."""
     channels = x.shape[-1]
     if old == new:
         return x

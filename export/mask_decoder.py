@@ -15,8 +15,8 @@ class MaskDecoder(nn.Module):
     """Prompts and conditioned features of N objects → masks, predicted IoUs, object pointer, object score.
 
     Points are pixels of the S×S image; labels: 1 object, 0 background, 2 and 3 the corners of a box, -1 no point.
-    `add_no_memory` is for features that saw no memory: images, and the first frame of an object. Raw logits:
-    nothing here depends on the object score but the pointer, which is the no-object pointer where it is ≤ 0.
+    `add_no_memory` marks features that saw no memory: those of an image, and of an object's first frame. Masks are raw
+    logits. Only the pointer depends on the object score: where that is ≤ 0, it is the no-object pointer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -53,12 +53,12 @@ class MaskDecoder(nn.Module):
         has_mask_input: Tensor,
         multimask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Mask [N,1,4h,4h], iou [N,1], masks [N,3,4h,4h], ious [N,3], pointer [N,C], object_score [N,1]."""
+        """Return mask [N,1,4h,4h], iou [N,1], masks [N,3,4h,4h], ious [N,3], pointer [N,C], object_score [N,1]."""
         image = conditioned + _choose(add_no_memory, self.no_memory, 0.0)
         image = image + _choose(has_mask_input, self.mask_embed(mask_input), self.no_mask)
         image = reshape(image, 0, 0, -1).transpose(1, 2)
         sparse = self.prompts(points, labels)
-        # a row for every object by way of a flag, whatever it says: expand() would compute a shape in the graph
+        # where() repeats the tokens for every object; expand() would compute a shape in the graph
         own = torch.where(reshape(multimask, -1, 1, 1), self.tokens, self.tokens)
         tokens = torch.cat([own, sparse], dim=1)
 
@@ -82,7 +82,7 @@ class MaskDecoder(nn.Module):
         return mask, iou, masks[:, 1:], ious[:, 1:], pointer, object_score
 
     def _masks(self, tokens: Tensor, image: Tensor, high_res_0: Tensor, high_res_1: Tensor) -> Tensor:
-        """Logits of all four masks [N,4,4h,4h]."""
+        """Return the logits of all four masks, [N,4,4h,4h]."""
         x = reshape(image.transpose(1, 2), -1, self.channels, self.grid, self.grid)
         x = self.activation(self.upscale_norm(self.upscale1(x) + high_res_1))
         x = self.activation(self.upscale2(x) + high_res_0)
@@ -91,9 +91,9 @@ class MaskDecoder(nn.Module):
 
 
 class Stability(nn.Module):
-    """Whether the single mask keeps its area when its threshold moves; else the best of three serves.
+    """Whether the single mask keeps its area when its threshold moves; if not, the best of three replaces it.
 
-    A module of its own, so that its nodes have a name by which engines keep them in FP32: areas pass 65504.
+    It is a module of its own so that engines can keep its nodes in FP32 by their names: areas exceed 65504.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -103,7 +103,7 @@ class Stability(nn.Module):
         self.threshold = float(decoder.dynamic_multimask_stability_thresh) if fallback else -1.0
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Logits [N,4h,4h] → bool [N]."""
+        """Judge logits [N,4h,4h] → bool [N]."""
         inner = (mask > self.delta).float().sum(dim=(1, 2))
         outer = (mask > -self.delta).float().sum(dim=(1, 2))
         stability = torch.where(outer > 0, inner / outer, 1.0)
@@ -111,7 +111,7 @@ class Stability(nn.Module):
 
 
 class PointEncoder(nn.Module):
-    """Points [N,P,2] and labels [N,P] → tokens [N,P,C]: random Fourier code plus the label's embedding."""
+    """Points [N,P,2] and labels [N,P] → tokens [N,P,C]: a random Fourier code plus the label's embedding."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class TwoWayLayer(nn.Module):
         self.mlp, self.first = layer.mlp, layer.skip_first_layer_pe
 
     def forward(self, queries: Tensor, keys: Tensor, tokens: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and tokens [N,L,C], keys [N,hh,C], position [1,hh,C] → queries, keys."""
+        """Update queries [N,L,C] and keys [N,hh,C], given tokens [N,L,C] and position [1,hh,C]."""
         if self.first:
             queries = self.norm1(self.self_attention(queries, queries, queries))
         else:
@@ -170,12 +170,12 @@ class Attention(nn.Module):
 
 
 def _choose(flag: Tensor, yes: Tensor, no: Tensor | float) -> Tensor:
-    """Per object: yes where flag [N], else no."""
+    """Choose for each object: `yes` where flag [N] is set, `no` elsewhere."""
     return torch.where(reshape(flag, -1, 1, 1, 1), yes, no)
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
-    """X [N,4,...] → [N,1,...] at index [N]: selections fuse with their neighbours where a gather does not."""
+    """Pick x [N,4,...] → [N,1,...] at index [N], by selections: they fuse with their neighbours, a gather does not."""
     index = reshape(index, -1, *(1 for _ in x.shape[1:]))
     chosen = x[:, :1]
     for i in range(1, 4):

@@ -22,18 +22,21 @@ EMPTY = -1e4
 class MemoryAttention(nn.Module):
     """features [1,C,h,h], memory [N,T,L,M], pointers [N,K,C] and the age of each slot → conditioned [N,C,h,h].
 
-    memory_age int32 [N,T]: 0 for a conditioning frame, 1…6 for the frame so many steps back, -1 for an empty slot.
-    pointer_age int32 [N,K]: steps back, any number, -1 for an empty slot. The order of the slots does not matter.
+    memory_age int32 [N,T]: 0 for a conditioning frame, 1…6 for a frame that many steps back, -1 for an empty slot.
+    pointer_age int32 [N,K]: any number of steps back, -1 for an empty slot. The order of the slots does not matter.
 
-    A memory token is the mean of a window of pool×pool. It has the mean of their position codes, is rotated as if at
-    the window's centre, and weighs as much as they (proportional attention; Bolya et al., Token Merging, 2023).
+    With pooling, a memory token is the mean of a window of pool×pool tokens. It has the mean of their position codes,
+    is rotated as if at the window's centre, and weighs as much as all of them (proportional attention; Bolya et al.,
+    Token Merging, 2023).
     """
 
     def __init__(self, model: Any, pool: int = 1) -> None:
         super().__init__()
         config = model.config
         if config.memory_attention_num_attention_heads != 1 or config.memory_attention_downsample_rate != 1:
-            raise ExportError("memory attention with several heads or a downsampled width is no SAM 2 that is known")
+            raise ExportError(
+                "memory attention with several heads or a downsampled width is not supported: no released SAM 2 has it"
+            )
         attention = model.memory_attention
         self.channels, self.memory_dim, self.grid = model.hidden_dim, model.mem_dim, config.image_size // 16
         self.splits = self.channels // self.memory_dim
@@ -45,7 +48,7 @@ class MemoryAttention(nn.Module):
             torch.Size((1, self.memory_dim, self.grid, self.grid)), "cpu", torch.float32
         )
         self.memory_position = frozen(F.avg_pool2d(code, pool).flatten(2).transpose(1, 2).clone())
-        # the stored order is 1 … 6 frames back, then the conditioning frame's code
+        # stored are the codes of 1 … 6 frames back, then that of conditioning frames
         temporal = model.memory_temporal_positional_encoding.flatten(1)
         self.temporal = frozen(torch.cat([temporal[-1:], temporal[:-1]]))
         self.pointer_code = PointerCode(model) if config.enable_temporal_pos_encoding_for_object_pointers else None
@@ -76,7 +79,7 @@ class MemoryAttention(nn.Module):
         return reshape(slots, 0, -1, self.memory_dim)
 
     def _bias(self, age: Tensor, tokens: int, weight: float = 0.0) -> Tensor:
-        """Score bias of every token [N, slots · tokens]: `weight`, and EMPTY more where the slot's age is negative."""
+        """Return the score bias of every token, [N, slots · tokens]: `weight`, plus EMPTY in a slot of negative age."""
         bias = (age < 0).float() * EMPTY
         if weight:
             bias = bias + weight
@@ -84,13 +87,13 @@ class MemoryAttention(nn.Module):
 
 
 def rotary_code(places: Tensor, frequencies: Tensor) -> Rope:
-    """Rotary position code of tokens at places [2,h,h]."""
+    """Return the rotary position code of tokens at places [2,h,h]."""
     angles = (places.flatten(1).T[:, :, None] * frequencies).flatten(1)
     return angles.cos(), angles.sin()
 
 
 class PointerCode(nn.Module):
-    """Temporal code of a pointer from its age [N,K] → [N,K,M]: sine code of age / 15, projected (get_1d_sine_pe)."""
+    """Temporal code of pointers by age, [N,K] → [N,K,M]: a projected sine code of age / 15 (get_1d_sine_pe)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class PointerCode(nn.Module):
         self.projection = model.temporal_positional_encoding_projection_layer
 
     def forward(self, age: Tensor) -> Tensor:
-        """Code every age; the code of an empty slot is never seen."""
+        """Encode every age; an empty slot's code has no effect."""
         angle = (age.float() / self.longest).unsqueeze(-1) / self.period
         return self.projection(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
@@ -121,20 +124,20 @@ class Layer(nn.Module):
         self.key_cos, self.key_sin = map(frozen, key_rope)
 
     def forward(self, x: Tensor, memory_key: Tensor, pointer_key: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """X [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,T·L+P,M]; bias [N,1,T·L+P]."""
+        """Update x [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,T·L+P,M]; bias [N,1,T·L+P]."""
         normed = self.norm1(x)
         query, key = (rotate(projection(normed), self.cos, self.sin) for projection in (self.query, self.key))
         x = x + self.output(_attend(query, key, self.value(normed)))
         query = rotate(self.memory_query(self.norm2(x)), self.cos, self.sin)
         key = rotate(self.memory_key(memory_key), self.key_cos, self.key_sin)
         key = torch.cat([reshape(key, 0, -1, self.memory_key.out_features), self.memory_key(pointer_key)], dim=1)
-        # x has batch 1 until here in the first layer: what is before any memory is computed once for all objects
+        # until here the first layer has batch 1: what does not depend on memory is computed once for all objects
         x = x + self.memory_value(_attend(query, key, values, bias.unsqueeze(1)))
         return x + self.linear2(self.activation(self.linear1(self.norm3(x))))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention with an axis for its one head: what TensorRT fuses is [batch, heads, tokens, width]."""
+    """Attend with an axis for the only head: TensorRT fuses attention over [batch, heads, tokens, width]."""
     return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), bias).squeeze(1)
 
 

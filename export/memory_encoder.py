@@ -16,9 +16,9 @@ NO_OBJECT_LOGIT = -1024.0
 class MemoryEncoder(nn.Module):
     """features [1,C,h,h] (raw), mask logits [N,1,4h,4h], object_score [N,1], binarize [N] → memory [N,L,M].
 
-    Each of the L tokens is the mean of pool×pool tokens of SAM 2's memory.
-    Where object_score ≤ 0 the mask counts as empty and the no-object embedding is added (2.1). `binarize` is for
-    frames that were prompted: the memory then holds exactly the mask that the user saw.
+    Each of the L tokens is the mean of pool×pool tokens of SAM 2's memory. Where object_score ≤ 0, the mask counts as
+    empty and the no-object embedding is added (2.1). `binarize` marks prompted frames, whose memory then holds exactly
+    the mask that the user saw.
     """
 
     def __init__(self, model: Any, pool: int = 1) -> None:
@@ -47,10 +47,10 @@ class MemoryEncoder(nn.Module):
 
 
 class SoftMask(nn.Module):
-    """Mask logits at the frame's size, as probabilities or binary, scaled to -10…10.
+    """Mask logits at the image's size, as probabilities or binary, scaled to -10…10.
 
-    A module of its own, so that its nodes have a name by which engines keep them in FP32: rounded, interpolated logits
-    near 0 change sides.
+    It is a module of its own so that engines can keep its nodes in FP32 by their names: rounding may change the sign
+    of interpolated logits near 0.
     """
 
     def __init__(self, scale: float, offset: float) -> None:
@@ -58,7 +58,7 @@ class SoftMask(nn.Module):
         self.scale, self.offset = scale, offset
 
     def forward(self, mask: Tensor, present: Tensor, binarize: Tensor) -> Tensor:
-        """Logits [N,1,4h,4h], present [N,1,1,1], binarize [N] → [N,1,S,S]."""
+        """Turn logits [N,1,4h,4h] into [N,1,S,S], given present [N,1,1,1] and binarize [N]."""
         mask = torch.where(present, mask, NO_OBJECT_LOGIT)
         mask = F.interpolate(mask, scale_factor=4.0, mode="bilinear", align_corners=False)
         soft = torch.where(reshape(binarize, -1, 1, 1, 1), (mask > 0).float(), torch.sigmoid(mask))

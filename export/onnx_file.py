@@ -14,18 +14,18 @@ from sam2edge.bundle import TensorSpec
 from sam2edge.errors import ExportError
 
 OPSET = 17
-"""TensorRT 8.6 reads it, and it has LayerNormalization; the Attention operator of opset 23 breaks several builds."""
+"""The first with LayerNormalization, and TensorRT 8.6 reads it. Opset 23's Attention breaks several TensorRT builds."""
 
 _EXAMPLE = {"B": 1, "N": 2, "T": 2, "K": 3, "P": 2}
 
 
 def write_onnx(module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], file: Path) -> None:
-    """Trace a graph module and write it; raises ExportError when the file does not keep the contract."""
+    """Trace a graph module and write it; raise ExportError if the file does not keep the contract."""
     specs = (*inputs, *outputs)
     dynamic = {t.name: {i: d for i, d in enumerate(t.shape) if isinstance(d, str)} for t in specs}
     with warnings.catch_warnings(), torch.no_grad():
-        # The tracing exporter is kept on purpose: it writes reshapes with constant shapes exactly as they stand
-        # in the code, where the newer one reads dynamic dimensions back through Shape and Concat.
+        # dynamo=False, because the tracing exporter writes constant shapes as they stand in the code; the newer one
+        # reads dynamic dimensions back through Shape and Concat.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
@@ -50,9 +50,9 @@ def _example(spec: TensorSpec) -> torch.Tensor:
 
 
 def _name_weights(graph: onnx.GraphProto) -> None:
-    """Let nodes read weights themselves.
+    """Let nodes read weights directly.
 
-    Of several equal ones the exporter keeps one, which is the others' through Identity nodes; TensorRT 8.6 refuses a
+    Of several equal weights the exporter keeps one and passes it on through Identity nodes, but TensorRT 8.6 refuses a
     convolution whose bias is the output of a node.
     """
     roots = {tensor.name: tensor.name for tensor in graph.initializer}
@@ -68,7 +68,7 @@ def _name_weights(graph: onnx.GraphProto) -> None:
 
 
 def _declare(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-    """Put the contract's types on the graph; shape inference in the checker then proves them."""
+    """Declare the contract's types on the graph; the checker's shape inference then proves them."""
     for values, specs in ((model.graph.input, inputs), (model.graph.output, outputs)):
         names = [value.name for value in values]
         if names != [spec.name for spec in specs]:

@@ -1,7 +1,7 @@
-"""Exact rewrites of SAM 2's modules for inference engines: same numbers, cheaper graphs.
+"""Exact rewrites of SAM 2's modules for inference engines: the same numbers from cheaper graphs.
 
-Each returns new weights or plain tensor code; tests/unit/export/test_rewrites.py compares each with what it
-replaces. docs/performance.md says what each of them is expected to bring, and what was measured.
+tests/unit/export/test_rewrites.py compares each of them with what it replaces. docs/performance.md says what each is
+expected to save, and what was measured.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class _Reshape(torch.autograd.Function):
-    """Reshape whose ONNX form is a constant shape: 0 copies a dimension, -1 infers one.
+    """A reshape with a constant shape in ONNX, where 0 copies a dimension and -1 infers one.
 
-    torch.reshape can copy a dynamic dimension only by reading it back, which leaves a Shape-Gather-Concat chain
-    before every Reshape of the graph.
+    torch.reshape can copy a dynamic dimension only by reading it back, through a Shape-Gather-Concat chain before
+    every Reshape.
     """
 
     @staticmethod
@@ -30,11 +30,11 @@ class _Reshape(torch.autograd.Function):
 
 def reshape(x: Tensor, *shape: int) -> Tensor:
     """Reshape as ONNX does it: 0 copies the dimension at the same place, and exactly one -1 is inferred."""
-    return _Reshape.apply(x, tuple(int(size) for size in shape))  # int: a traced size is no constant
+    return _Reshape.apply(x, tuple(int(size) for size in shape))  # a traced size would not become a constant
 
 
 class _Pad(torch.autograd.Function):
-    """Zeros after the rows and columns of [B,H,W,C], with constant sizes in ONNX; F.pad builds them from nodes."""
+    """Zero padding after the rows and columns of [B,H,W,C], of constant size in ONNX; F.pad computes it by nodes."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor, size: int) -> Tensor:
@@ -47,14 +47,14 @@ class _Pad(torch.autograd.Function):
 
 
 def pad(x: Tensor, size: int) -> Tensor:
-    """X [B,H,W,C] → [B,H + size,W + size,C] with zeros at the end."""
+    """Pad x [B,H,W,C] → [B,H + size,W + size,C] with zeros at the end."""
     return _Pad.apply(x, size)
 
 
 def scaled(linear: nn.Linear, rows: slice, scale: float) -> nn.Linear:
-    """Copy of a projection with some of its output rows multiplied by `scale`.
+    """Return a copy of a projection with some output rows multiplied by `scale`.
 
-    Puts attention's 1/sqrt(d) on q before the product, never on the much larger scores.
+    Attention's 1/sqrt(d) then applies to q, and not to the much larger scores.
     """
     weight, bias = linear.weight.clone(), linear.bias.clone()
     weight[rows] *= scale
@@ -63,26 +63,26 @@ def scaled(linear: nn.Linear, rows: slice, scale: float) -> nn.Linear:
 
 
 def halves(linear: nn.Linear) -> nn.Linear:
-    """Copy of a q or k projection whose rows (2i, 2i+1) moved to (i, i + d/2).
+    """Return a copy of a q or k projection with its rows (2i, 2i+1) moved to (i, i + d/2).
 
-    RoPE turns pairs of channels. With the pairs in two halves the rotation is four products and one concatenation,
-    no gather or stack. Scores are unchanged since q and k are permuted alike.
+    RoPE rotates pairs of channels. With the pairs split into two halves, the rotation takes four products and one
+    concatenation, without gather or stack. Scores do not change, because q and k are permuted alike.
     """
     order = torch.cat([torch.arange(0, linear.out_features, 2), torch.arange(1, linear.out_features, 2)])
     return linear_of(linear.weight[order], linear.bias[order])
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position code on halves: x [..., hw, d], cos and sin [hw, d/2]."""
+    """Apply the rotary position code to halves: x [..., hw, d], cos and sin [hw, d/2]."""
     first, second = x.split(cos.shape[-1], dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def merged_values(values: nn.Linear, output: nn.Linear) -> nn.Linear:
-    """One projection in place of attention's value and output projections: A(MWv)Wo = (AM)(WvWo).
+    """Merge attention's value and output projections into one: A(MWv)Wo = (AM)(WvWo).
 
-    The rows of A sum to one, so the value bias passes through it. Memories are 64 wide and values 256, and
-    projecting the attended memories costs the same whatever their number: a fifth less arithmetic in a frame.
+    The rows of A sum to one, so that the value bias passes through it. Memories are 64 wide and values 256, and
+    projecting attended memories costs the same whatever their number: a frame takes a fifth less arithmetic.
     """
     weight = output.weight.double() @ values.weight.double()
     bias = output.weight.double() @ values.bias.double() + output.bias.double()
@@ -90,7 +90,7 @@ def merged_values(values: nn.Linear, output: nn.Linear) -> nn.Linear:
 
 
 def merged_pointwise(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """One 1×1 convolution in place of two: the pyramid's 256 channels at stride 4 and 8 are never written out."""
+    """Merge two 1×1 convolutions, so that the pyramid's 256 channels at stride 4 and 8 are never written out."""
     w1, w2 = first.weight.double().flatten(1), second.weight.double().flatten(1)
     merged = nn.Conv2d(first.in_channels, second.out_channels, 1)
     merged.weight = frozen((w2 @ w1).float()[:, :, None, None])
@@ -99,14 +99,14 @@ def merged_pointwise(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
 
 
 def pointwise(conv: nn.Conv2d) -> nn.Linear:
-    """A 1×1 convolution on tokens [..., C], which need not become an image before it."""
+    """Return a 1×1 convolution as a projection of tokens [..., C], which need not become an image first."""
     return linear_of(conv.weight.flatten(1), conv.bias)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(query keyᵀ + bias) value, decomposed: q [..., Q, d] already scaled, k and v [..., K, d].
+    """Compute softmax(query keyᵀ + bias) value from plain operators, for scaled q [..., Q, d], k and v [..., K, d].
 
-    The opset-23 Attention operator breaks TensorRT up to 10.13 and several later builds.
+    The Attention operator of opset 23 breaks TensorRT up to 10.13 and several later builds.
     """
     scores = query @ key.transpose(-2, -1)
     if bias is not None:
@@ -115,23 +115,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, L, heads · d] → [B, heads, L, d]; L and d may be any, B dynamic."""
+    """Split x [B, L, heads · d] → [B, heads, L, d]; B may be dynamic."""
     return reshape(x, 0, -1, heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """[B, heads, L, d] → [B, L, heads · d]."""
+    """Join x [B, heads, L, d] → [B, L, heads · d]."""
     heads, width = x.shape[1], x.shape[3]
     return reshape(x.transpose(1, 2) if heads > 1 else x, 0, -1, heads * width)
 
 
 def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A Linear that holds the given tensors."""
+    """Return a Linear that holds the given tensors."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     linear.weight, linear.bias = frozen(weight), frozen(bias)
     return linear
 
 
 def frozen(value: Tensor) -> nn.Parameter:
-    """A parameter that is not trained."""
+    """Return a parameter that is not trained."""
     return nn.Parameter(value, requires_grad=False)

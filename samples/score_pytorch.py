@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
-from sam2edge.export.torch_video import preprocess
+from sam2edge.export.reference import preprocess
 from sam2edge.runtime.media.sources import VideoSource
 
 

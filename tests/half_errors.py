@@ -22,8 +22,8 @@ from sam2edge import Bundle, VideoTracker
 from sam2edge.bundle import GRAPHS
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, Fp32Island, half
-from sam2edge.export.frames import parity_frames
-from sam2edge.export.parity import Reference, scenario
+from sam2edge.export.parity import parity_frames, scenario
+from sam2edge.export.reference import Reference
 from sam2edge.export.source import load_source
 from sam2edge.runtime.media.sources import VideoSource
 from samples.demo import CLIP, read_truth

@@ -1,4 +1,4 @@
-"""The model that a checkpoint must fit: trunks, image size, and the check of every tensor's name and shape."""
+"""The model that a checkpoint must fit: trunks, image size, and checks of every tensor's name and shape."""
 
 import contextlib
 import math
@@ -27,16 +27,13 @@ class Source:
     """A SAM 2 model and where it came from.
 
     Attributes:
-        model: transformers' Sam2VideoModel; float32, on the CPU, eval, no gradients.
-        name: the file's or directory's name, or the hub model id.
-        sha256: of the weights file, in hex; of sharded weights, of the shards one after the other in the
-            order of their names.
-        version: "2.0" or "2.1", which has the no-object embedding of the memory and the temporal codes of the
-            object pointers.
+        model: A transformers Sam2VideoModel: float32, on the CPU, in eval mode, without gradients.
+        name: Name of the file or directory, or the hub model id.
+        sha256: Hex digest of the weights file, or of all shards in the order of their names.
+        version: "2.0" or "2.1", which adds the memory's no-object embedding and the object pointers' temporal codes.
         size: "tiny", "small", "base-plus", "large", or "custom" for any other trunk.
-        mean: what to subtract from an RGB pixel in [0, 1].
-        std: what to divide it by then.
-
+        mean: What is subtracted from RGB pixels in 0…1.
+        std: What they are then divided by.
     """
 
     model: Any
@@ -50,7 +47,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Trunk:
-    """What tells one Hiera trunk from another (sam2/configs/*/*.yaml over the defaults of hieradet.py)."""
+    """What distinguishes one Hiera trunk from another (sam2/configs/*/*.yaml over the defaults of hieradet.py)."""
 
     embed_dim: int
     heads: int
@@ -60,7 +57,7 @@ class Trunk:
     background: int = 7
 
     def settings(self) -> dict[str, Any]:
-        """The same for Sam2HieraDetConfig, where channels and heads, which double, stand for each stage."""
+        """Return the settings of Sam2HieraDetConfig, which lists for each stage the channels and heads that double."""
         return {
             "hidden_size": self.embed_dim,
             "num_attention_heads": self.heads,
@@ -82,7 +79,7 @@ TRUNKS = {
 
 
 def set_image_size(config: Any, image_size: int | None) -> None:
-    """Write the image size, checked, into every place of the configuration that knows it."""
+    """Check the image size and write it into every place of the configuration that holds it."""
     own = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
     size = own if image_size is None else image_size
     vision = config.vision_config
@@ -110,14 +107,14 @@ def shapes(tensors: Mapping[str, Any]) -> dict[str, Shape]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def check_layout(complaint: str, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
-    """Raise SourceError(complaint: …) with every difference, or the first ten of them."""
-    differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - found.keys())]
-    differences += [f"unexpected {key} {found[key]}" for key in sorted(found.keys() - expected.keys())]
+def check_layout(complaint: str, expected: Mapping[str, Shape], actual: Mapping[str, Shape]) -> None:
+    """Raise SourceError with the complaint and the differences, at most ten of them."""
+    differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - actual.keys())]
+    differences += [f"unexpected {key} {actual[key]}" for key in sorted(actual.keys() - expected.keys())]
     differences += [
-        f"misshapen {key}: expected {expected[key]}, found {found[key]}"
-        for key in sorted(expected.keys() & found.keys())
-        if expected[key] != found[key]
+        f"misshapen {key}: expected {expected[key]}, found {actual[key]}"
+        for key in sorted(expected.keys() & actual.keys())
+        if expected[key] != actual[key]
     ]
     if differences:
         more = [f"and {len(differences) - _LISTED} more"] if len(differences) > _LISTED else []
@@ -125,14 +122,14 @@ def check_layout(complaint: str, expected: Mapping[str, Shape], found: Mapping[s
 
 
 def check_finite(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Raise SourceError with the first tensor that has NaN or infinities, as a training that diverged leaves them."""
+    """Raise SourceError for a tensor with NaN or infinities, which a diverged training leaves behind."""
     for key in sorted(tensors):
         if not torch.isfinite(tensors[key]).all():
-            raise SourceError(f"{path}: the weights {key} hold numbers that are not finite; give an earlier checkpoint")
+            raise SourceError(f"{path}: the weights {key} contain NaN or infinity; give an earlier checkpoint")
 
 
 def assemble(config: Any, tensors: dict[str, Any]) -> Any:
-    """The model of a configuration with these tensors, which fit it; nothing is initialised or copied."""
+    """Return the model of a configuration with tensors that fit it; nothing is initialised or copied."""
     with _no_progress_bar():
         model = Sam2VideoModel.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
     return model.eval().requires_grad_(False)
@@ -140,7 +137,7 @@ def assemble(config: Any, tensors: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar on stderr: that is for the command to do."""
+    """Keep transformers from drawing a progress bar on stderr; the command shows its own."""
     if not transformers_logging.is_progress_bar_enabled():
         yield
         return

@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 
-# One quantity under two names: transformers releases that tied them saved only one.
+# Two names of one tensor: releases of transformers that tied them saved only one.
 _POINT_CODES = (
     "shared_image_embedding.positional_embedding",
     "prompt_encoder.shared_embedding.positional_embedding",
@@ -60,11 +60,11 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
 def download(model_id: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(model_id, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the client's own classes differ between its releases; all mean: no files
+    except Exception as error:  # error classes differ between releases of the client
         raise SourceError(
-            f"{model_id} is neither a file or directory here nor to be had from the Hugging Face hub "
-            f"({reason(error)}). Where the hub cannot be reached, run `hf download {model_id} "
-            f"--local-dir DIR` on a machine that reaches it and give DIR."
+            f"{model_id} is neither a file or directory here nor available from the Hugging Face hub "
+            f"({reason(error)}). If this machine cannot reach the hub, run `hf download {model_id} "
+            f"--local-dir DIR` on one that can, and give DIR."
         ) from error
 
 
@@ -72,8 +72,8 @@ def _read_config(directory: Path) -> Any:
     path = directory / "config.json"
     if not path.is_file():
         checkpoints = sorted(file.name for file in directory.glob("*.pt"))
-        hint = f"; for upstream's layout give the file, {directory / checkpoints[0]}" if checkpoints else ""
-        raise SourceError(f"{directory} is no model directory: it has no config.json{hint}")
+        hint = f"; for upstream's layout, give the file: {directory / checkpoints[0]}" if checkpoints else ""
+        raise SourceError(f"{directory} is not a model directory: it has no config.json{hint}")
     settings = read_json(path)
     model_type = settings.get("model_type")
     if model_type == "sam2":
@@ -83,14 +83,14 @@ def _read_config(directory: Path) -> Any:
         )
     if model_type != "sam2_video":
         raise SourceError(f"{path} describes {model_type!r}; expected model_type sam2_video (Sam2VideoModel)")
-    # The released models still have the older name, which transformers warns of and will forget.
+    # Released models still use the older name, which transformers deprecates.
     theta = settings.pop("memory_attention_rope_theta", None)
     if theta is not None:
         settings.setdefault("rope_parameters", {"rope_theta": theta})
     try:
         config = Sam2VideoConfig.from_dict(settings)
-    except Exception as error:  # its validation raises classes of several libraries
-        raise SourceError(f"{path} is no readable Sam2VideoConfig: {reason(error)}") from error
+    except Exception as error:  # validation raises errors of several libraries
+        raise SourceError(f"{path} is not a valid Sam2VideoConfig: {reason(error)}") from error
     trunk = config.vision_config.backbone_config.model_type
     if trunk != "sam2_hiera_det_model":
         raise SourceError(f"{path}: the image encoder is a {trunk!r}; expected sam2_hiera_det_model")
@@ -99,7 +99,7 @@ def _read_config(directory: Path) -> Any:
 
 
 def _check_heads(path: Path, config: Any) -> None:
-    """The one thing that shapes of weights do not tell."""
+    """Check what the shapes of weights do not show."""
     decoder, trunk = config.mask_decoder_config, config.vision_config.backbone_config
     width = decoder.hidden_size // decoder.attention_downsample_rate
     stages = zip(trunk.embed_dim_per_stage, trunk.num_attention_heads_per_stage, strict=False)
@@ -114,7 +114,7 @@ def _weight_files(directory: Path) -> list[Path]:
     index = directory / _WEIGHTS_INDEX
     if not index.is_file():
         raise SourceError(
-            f"{directory} holds no {WEIGHTS}. Weights in other formats are not read: save them with "
+            f"{directory} has no {WEIGHTS}. Weights in other formats are not read: save them with "
             f"save_pretrained, which writes safetensors."
         )
     weight_map = read_json(index).get("weight_map")
@@ -123,7 +123,7 @@ def _weight_files(directory: Path) -> list[Path]:
     shards = [directory / str(name) for name in sorted(set(weight_map.values()))]
     for shard in shards:
         if not shard.is_file():
-            raise SourceError(f"{shard} is missing, which {_WEIGHTS_INDEX} lists; download it again")
+            raise SourceError(f"{shard} is missing, but {_WEIGHTS_INDEX} lists it; download it again")
     return shards
 
 
@@ -132,7 +132,7 @@ def _normalisation(directory: Path) -> tuple[Triple, Triple]:
         if not (directory / name).is_file():
             continue
         settings = read_json(directory / name)
-        # processor_config.json nests the settings of the processors that it joins
+        # processor_config.json nests the settings of the processors that it combines
         for part in (settings, settings.get("video_processor"), settings.get("image_processor")):
             if isinstance(part, dict) and "image_mean" in part and "image_std" in part:
                 where = f"{directory / name}: image_mean and image_std"

@@ -1,4 +1,4 @@
-"""Read checkpoint files without running anything that is in them."""
+"""Read checkpoint files without running anything in them."""
 
 import json
 import re
@@ -16,21 +16,21 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     try:
         tensors: dict[str, Any] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise SourceError(f"{path} is no safetensors file, or is damaged ({reason(error)})") from error
+        raise SourceError(f"{path} is not a safetensors file, or is damaged ({reason(error)})") from error
     return tensors
 
 
 def read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged pickles raise nearly anything
+    except Exception as error:  # damaged pickles raise almost anything
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked:
             raise SourceError(
                 f"{path} was refused: it asks to load {asked[1]}, and only tensors are loaded, never code. "
-                f'Where you trust its author, save its weights alone with torch.save({{"model": weights}}).'
+                f'If you trust its author, save only its weights: torch.save({{"model": weights}}).'
             ) from error
-        raise SourceError(f"{path} is no PyTorch checkpoint, or is damaged ({reason(error)})") from error
+        raise SourceError(f"{path} is not a PyTorch checkpoint, or is damaged ({reason(error)})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -39,11 +39,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read as JSON ({reason(error)})") from error
     if not isinstance(content, dict):
-        raise SourceError(f"{path} holds no JSON object")
+        raise SourceError(f"{path} is not a JSON object")
     return content
 
 
 def reason(error: Exception) -> str:
-    """The error's class and first sentence; torch follows it with advice to run the file's code after all."""
+    """Return an error's class and first sentence; torch goes on to advise running the file's code after all."""
     sentence = str(error).strip().partition("\n")[0].partition(". ")[0]
     return f"{type(error).__name__}: {sentence}".removesuffix(": ")

@@ -1,4 +1,4 @@
-"""A checkpoint of facebookresearch/sam2: tensors under names of its own, the architecture in a yaml elsewhere."""
+"""A checkpoint of facebookresearch/sam2: tensors under its own names, the architecture in a yaml file elsewhere."""
 
 import re
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from sam2edge.export.source.architecture import (
 )
 from sam2edge.export.source.files import read_pickle, read_safetensors
 
-# Any of these makes an upstream checkpoint a 2.1; then all are required.
+# Any of these marks an upstream checkpoint as 2.1; then all are required.
 _ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
 
-# transformers' name → upstream's, every rule applied in turn. A * stands for the tensor's rows, which
-# upstream keeps as tensors of their own. In this direction one table both fetches the tensors and lists what
-# an upstream file must hold, so that errors can use upstream's names.
+# From transformers' name to upstream's, by every rule in turn. A * stands for the tensor's rows, which upstream keeps
+# as separate tensors. In this direction one table both finds the tensors and lists what an upstream file must contain,
+# so that errors can use upstream's names.
 _TO_UPSTREAM = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -71,7 +71,7 @@ _TO_UPSTREAM = tuple(
         (r"^no_memory_positional_encoding$", r"no_mem_pos_enc"),
         (r"^no_object_pointer$", r"no_obj_ptr"),
         (r"^occlusion_spatial_embedding_parameter$", r"no_obj_embed_spatial"),
-        # MLPs: upstream counts all layers, transformers names the first and last; .mlp. has no middle one
+        # MLPs: upstream numbers all layers, transformers names the first and last; .mlp. has no middle one
         (r"(_head|_mlps\.\d|^obj_ptr_proj)\.layers\.0\.", r"\1.layers.1."),
         (r"\.proj_in\.", r".layers.0."),
         (r"\.mlp\.proj_out\.", r".mlp.layers.1."),
@@ -94,7 +94,7 @@ def from_upstream(path: Path, image_size: int | None) -> Source:
     expected = dict(part for parts in keys.values() for part in parts)
     check_layout(f"{path}: the weights do not fit SAM {version} {size}", expected, shapes(state))
     check_finite(path, state)
-    # cat copies, also a single tensor: the file's storages, an optimizer's state among them, can go
+    # cat copies even a single tensor, so that the file's storages, with the optimizer's state, can be freed
     tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
     return Source(
         model=assemble(config, tensors),
@@ -112,33 +112,33 @@ def _read_state_dict(path: Path) -> dict[str, Any]:
     state = content.get("model", content) if isinstance(content, dict) else None
     named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
     if not state or not named or not all(torch.is_tensor(value) for value in state.values()):
-        raise SourceError(f"{path} holds no weights: expected named tensors, alone or under the key 'model'")
+        raise SourceError(f"{path} has no weights: expected named tensors, alone or under the key 'model'")
     return dict(state)
 
 
 def _upstream_size(path: Path, state: Mapping[str, Any]) -> str:
-    """The size whose trunk has that many blocks; that all the rest agrees is for the comparison to see."""
+    """Return the size whose trunk has as many blocks; the comparison of all tensors checks the rest."""
     numbers = [re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", key) for key in state]
     depth = max((int(number[1]) + 1 for number in numbers if number), default=0)
     if depth == 0:
         foreign = any(key.startswith("vision_encoder.") for key in state)
         raise SourceError(
-            f"{path}: no weight is named image_encoder.trunk.blocks.*, but e.g. "
+            f"{path}: no weight is named image_encoder.trunk.blocks.*; the first names are "
             + ", ".join(sorted(state)[:3])
-            + ("; these are transformers' names: give the directory with its config.json" if foreign else "")
+            + ("; these are transformers' names: give the directory with config.json" if foreign else "")
         )
     depths = {sum(trunk.blocks): size for size, trunk in TRUNKS.items()}
     if depth not in depths:
         known = ", ".join(f"{size} {blocks}" for blocks, size in depths.items())
         raise SourceError(
-            f"{path}: the trunk has {depth} blocks, which is no size of upstream's ({known}). Custom trunks "
-            f"are loaded from transformers directories, where config.json describes them."
+            f"{path}: the trunk has {depth} blocks, but upstream's sizes have others ({known}). Custom trunks are "
+            f"loaded from transformers directories, where config.json describes them."
         )
     return depths[depth]
 
 
 def _upstream_config(size: str, version: str) -> Any:
-    """What upstream's yaml says; the rest of it is what transformers has by default."""
+    """Return the configuration in upstream's yaml, which otherwise agrees with transformers' defaults."""
     trunk = TRUNKS[size].settings()
     vision = Sam2VisionConfig(
         backbone_config=Sam2HieraDetConfig(**trunk),
@@ -152,7 +152,7 @@ def _upstream_config(size: str, version: str) -> Any:
 
 
 def _upstream_keys(key: str, shape: Shape) -> list[tuple[str, Shape]]:
-    """Where upstream keeps a tensor: names and shapes of its parts, to be joined along the first axis."""
+    """Return upstream's names and shapes of a tensor's parts, which are joined along the first axis."""
     for pattern, replacement in _TO_UPSTREAM:
         key = pattern.sub(replacement, key)
     if "*" not in key:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sam2edge import AutomaticMaskGenerator, Bundle
-from sam2edge.export.parity import Reference
+from sam2edge.export.reference import Reference
 from sam2edge.export.source import load_source
 from tests.conftest import NANO
 

@@ -106,7 +106,7 @@ def _build_seconds(row: BenchmarkCase) -> float:
 
 
 def _open_pytorch(row: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
-    from sam2edge.export.torch_video import TorchVideo
+    from sam2edge.export.reference import TorchVideo
 
     start = time.perf_counter()
     model = TorchVideo(row.model, row.backend, row.image_size)

@@ -102,7 +102,7 @@ def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Configuration
     elif absent:
         missing.append(f'PyTorch ({absent[0]} is not installed: pip install "sam2edge[export]")')
     else:
-        from sam2edge.export.torch_backend import TorchBackend
+        from sam2edge.export.reference import TorchBackend
 
         rungs.append(Configuration("PyTorch", bundle, TorchBackend(bundle, args.against)))
     bundles = [bundle, *map(Bundle.open, args.candidate)]

@@ -12,7 +12,7 @@ from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS, contract
 from sam2edge.errors import BundleError, MediaError, ParityError
 from sam2edge.export import export, exporter
-from sam2edge.export.frames import parity_frames
+from sam2edge.export.parity import parity_frames
 from tests.conftest import NANO, REPO
 
 
@@ -33,19 +33,22 @@ def test_manifest_of_the_bundled_model(nano: Bundle) -> None:
     assert np.shape(model.mask_prompt_kernel) == (4, 4)
 
 
-def test_another_image_size_and_frames_of_a_video(tmp_path: Path) -> None:
-    seen: list[float] = []
+def test_another_image_size_and_frames_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "samples").symlink_to(REPO / "samples")
+    fractions: list[float] = []
     bundle = export(
-        NANO,
-        tmp_path / "b",
+        "~/samples/nano",
+        "~/b",
         image_size=256,
-        frames=REPO / "samples" / "clip.mp4",
-        progress=lambda message, fraction: seen.append(fraction),
+        frames="~/samples/clip.mp4",
+        progress=lambda message, fraction: fractions.append(fraction),
     )
+    assert bundle.path == tmp_path / "b"
     assert bundle.model.image_size == 256
     assert bundle.manifest.parity_frames == "clip.mp4"
-    assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == (0.0, 1.0)
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert sorted(path.name for path in bundle.path.iterdir()) == sorted(
         ["manifest.json", *(f"{name}.onnx" for name in GRAPHS)]
     )
@@ -64,10 +67,12 @@ def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
-def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
+def test_out_is_checked_before_the_checkpoint_is_read(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(BundleError, match="exists and is no bundle"):
-        export(NANO, tmp_path)
+        export(tmp_path / "no such checkpoint", tmp_path)
+    with pytest.raises(BundleError, match=r"precious\.txt/b: was not written"):
+        export(tmp_path / "no such checkpoint", tmp_path / "precious.txt" / "b")
     assert (tmp_path / "precious.txt").read_text() == "keep"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints in. What upstream's own code computes from the same weights stands in upstream_golden.json."""
+"""Loading checkpoints. upstream_golden.json has what upstream's own code computes from the same weights."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ from transformers import (
 
 from sam2edge.errors import SourceError
 from sam2edge.export.source import IMAGENET_MEAN, IMAGENET_STD, load_source
+from tests.conftest import NANO
 from tests.unit.export import upstream_layout as upstream
 
 GOLDEN = json.loads(Path(__file__).with_name("upstream_golden.json").read_text(encoding="utf-8"))
-NANO = Path(__file__).resolve().parents[3] / "samples" / "nano"
 EVERY = [(size, version) for size in upstream.SIZES for version in upstream.VERSIONS]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """On busy cores, threads that wait for each other take several times as long as one."""
+    """Use one thread: on busy cores, threads that wait for each other are several times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,19 +43,19 @@ def tiny_state():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A made-up upstream checkpoint; do not write to it."""
+    """Write a made-up upstream checkpoint, which no test may change."""
     return upstream.write_checkpoint(tmp_path_factory.mktemp("tiny") / "sam2.1_tiny.pt", "tiny", "2.1")
 
 
 @pytest.fixture(scope="module")
 def tiny_source(tiny):
-    """The same, loaded; do not change it."""
+    """Load that checkpoint, which no test may change."""
     return load_source(tiny)
 
 
 @pytest.fixture(scope="module")
 def custom_model():
-    """A model of 2 million random weights with the trunk of no upstream size, for images of 128 pixels."""
+    """Make a model of 2 million random weights for images of 128 pixels, whose trunk has no upstream size."""
     backbone = Sam2HieraDetConfig(
         hidden_size=16,
         image_size=[128, 128],
@@ -83,13 +83,13 @@ def custom_model():
 
 @pytest.fixture
 def directory(custom_model, tmp_path):
-    """The same as a directory that may be damaged."""
+    """Save that model in a directory that the test may damage."""
     custom_model.save_pretrained(tmp_path / "custom")
     return tmp_path / "custom"
 
 
 def edit_weights(directory, edit):
-    """Let `edit` change the tensors of a directory."""
+    """Change the tensors of a directory by `edit`."""
     tensors = {key: tensor.clone() for key, tensor in load_file(directory / "model.safetensors").items()}
     edit(tensors)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -109,7 +109,7 @@ def same_weights(model, other):
 
 
 def track(model, count):
-    """One click on the first of `count` made-up frames: each frame's (logits, pointer, score)."""
+    """Click on the first of `count` made-up frames and return the logits, pointer and score of each."""
     size = model.config.image_size
     frames = torch.cat([upstream.formula_frame(size, time) for time in range(count)])
     session = Sam2VideoInferenceSession(video=frames, video_height=size, video_width=size, dtype=torch.float32)
@@ -124,7 +124,7 @@ def track(model, count):
 
 
 def assert_digest(tensor, golden, tolerance):
-    """The digest agrees to `tolerance` of the tensor's root mean square."""
+    """Compare digests to within `tolerance` of the tensor's root mean square."""
     assert upstream.digest(tensor) == pytest.approx(golden, rel=0, abs=tolerance * golden[0])
 
 
@@ -250,7 +250,7 @@ def test_other_wrappings_of_the_same_weights_load_alike(tiny_source, tiny_state,
 
 
 def refusal(source, **options):
-    """What load_source says against it."""
+    """Return the message with which load_source refuses a source."""
     with pytest.raises(SourceError) as refused:
         load_source(source, **options)
     return str(refused.value)
@@ -258,7 +258,7 @@ def refusal(source, **options):
 
 @pytest.fixture
 def refusal_of_state(tiny_state, tmp_path):
-    """A function that changes a copy of the tiny checkpoint's tensors, and returns what is said against it."""
+    """Return a function that edits a copy of the tiny checkpoint's tensors and returns the refusal."""
 
     def refuse(edit):
         state = dict(tiny_state)
@@ -269,20 +269,34 @@ def refusal_of_state(tiny_state, tmp_path):
     return refuse
 
 
-def test_missing_extra_and_misshapen_weights_are_named_as_in_the_file(refusal_of_state):
+def test_missing_extra_and_misshapen_weights_are_named_as_in_the_file(refusal_of_state, directory):
     def edit(state):
         del state["image_encoder.trunk.blocks.3.mlp.layers.1.bias"]
         del state["sam_prompt_encoder.point_embeddings.2.weight"]
         state["text_encoder.weight"] = torch.zeros(3, 4)
         state["obj_ptr_proj.layers.2.weight"] = torch.zeros(256, 255)
 
-    message = refusal_of_state(edit)
-    assert "edited.pt: the weights do not fit SAM 2.1 tiny:" in message
-    assert message.splitlines()[1:] == [
+    title, *lines = refusal_of_state(edit).splitlines()
+    assert title.endswith("edited.pt: the weights do not fit SAM 2.1 tiny:")
+    assert lines == [
         "  missing image_encoder.trunk.blocks.3.mlp.layers.1.bias (384,)",
         "  missing sam_prompt_encoder.point_embeddings.2.weight (1, 256)",
         "  unexpected text_encoder.weight (3, 4)",
         "  misshapen obj_ptr_proj.layers.2.weight: expected (256, 256), found (256, 255)",
+    ]
+
+    def edit_directory(tensors):
+        del tensors["no_object_pointer"]
+        tensors["surplus"] = torch.zeros(2)
+        tensors["mask_downsample.bias"] = torch.zeros(3)
+
+    edit_weights(directory, edit_directory)
+    title, *lines = refusal(directory).splitlines()
+    assert title.endswith("custom: the weights do not fit config.json:")
+    assert lines == [
+        "  missing no_object_pointer (1, 256)",
+        "  unexpected surplus (2,)",
+        "  misshapen mask_downsample.bias: expected (1,), found (3,)",
     ]
 
 
@@ -298,9 +312,9 @@ def test_long_lists_are_cut(refusal_of_state):
 
 def test_weights_that_are_not_finite_are_named(refusal_of_state, directory):
     message = refusal_of_state(lambda state: state.update({"mask_downsample.bias": torch.tensor([torch.nan])}))
-    assert "edited.pt: the weights mask_downsample.bias hold numbers that are not finite" in message
+    assert "edited.pt: the weights mask_downsample.bias contain NaN or infinity" in message
     edit_weights(directory, lambda tensors: tensors["no_object_pointer"].fill_(torch.inf))
-    assert "the weights no_object_pointer hold numbers that are not finite" in refusal(directory)
+    assert "the weights no_object_pointer contain NaN or infinity" in refusal(directory)
 
 
 def test_a_trunk_of_unknown_depth_is_refused(refusal_of_state):
@@ -309,7 +323,7 @@ def test_a_trunk_of_unknown_depth_is_refused(refusal_of_state):
     assert "tiny 12, small 16, base-plus 24, large 48" in message
 
 
-# --------------------------------------------------------------------------------- files that are no such
+# ----------------------------------------------------------------------- files that are not checkpoints
 
 
 class Malicious:
@@ -332,32 +346,37 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, tiny_state):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more", b"\x80\x02]q\x00.", b"\x80\x02."])
-def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_refused(content, tmp_path):
     (tmp_path / "file.pt").write_bytes(content)
     message = refusal(tmp_path / "file.pt")
-    assert "file.pt is no PyTorch checkpoint" in message or "file.pt holds no weights" in message
+    assert "file.pt is not a PyTorch checkpoint" in message or "file.pt has no weights" in message
     (tmp_path / "file.safetensors").write_bytes(content)
-    assert "file.safetensors is no safetensors file" in refusal(tmp_path / "file.safetensors")
+    assert "file.safetensors is not a safetensors file" in refusal(tmp_path / "file.safetensors")
 
 
 def test_a_truncated_checkpoint_is_refused(tiny, tmp_path):
     (tmp_path / "half.pt").write_bytes(tiny.read_bytes()[: tiny.stat().st_size // 2])
-    assert "half.pt is no PyTorch checkpoint, or is damaged" in refusal(tmp_path / "half.pt")
+    assert "half.pt is not a PyTorch checkpoint, or is damaged" in refusal(tmp_path / "half.pt")
 
 
-@pytest.mark.parametrize("content", [[], {}, {"model": {}}, {"model": {"step": 3}}, {"model": {0: torch.ones(1)}}])
-def test_a_pickle_without_weights_is_refused(content, tmp_path):
-    torch.save(content, tmp_path / "empty.pt")
-    assert "empty.pt holds no weights" in refusal(tmp_path / "empty.pt")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((content, "file.pt has no weights") for content in ([], {}, {"model": {}}, {"model": {"step": 3}})),
+        ({"model": {0: torch.ones(1)}}, "file.pt has no weights"),
+        (
+            {"model": {"backbone.weight": torch.ones(1)}},
+            "no weight is named image_encoder.trunk.blocks.*; the first names are backbone.weight",
+        ),
+        ({"vision_encoder.weight": torch.ones(1)}, "give the directory with config.json"),
+    ],
+)
+def test_a_pickle_without_the_weights_of_a_sam_2_is_refused(content, message, tmp_path):
+    torch.save(content, tmp_path / "file.pt")
+    assert message in refusal(tmp_path / "file.pt")
 
 
-def test_weights_of_another_model_are_refused(directory, tmp_path):
-    torch.save({"model": {"backbone.weight": torch.ones(1)}}, tmp_path / "other.pt")
-    assert "no weight is named image_encoder.trunk.blocks.*, but e.g. backbone.weight" in refusal(tmp_path / "other.pt")
-    assert "give the directory with its config.json" in refusal(directory / "model.safetensors")
-
-
-def test_a_path_that_is_not_there_is_named():
+def test_a_missing_path_is_named():
     for missing in ("nowhere/sam2.pt", "no/such/directory", Path("no/where")):
         assert f"{missing}: no such file or directory" in refusal(missing)
 
@@ -399,22 +418,6 @@ def test_a_directory_may_hold_the_point_codes_once(custom_model, directory):
     assert torch.equal(state[codes], custom_model.shared_image_embedding.positional_embedding)
 
 
-def test_weights_that_do_not_fit_the_configuration_are_named(directory):
-    def edit(tensors):
-        del tensors["no_object_pointer"]
-        tensors["surplus"] = torch.zeros(2)
-        tensors["mask_downsample.bias"] = torch.zeros(3)
-
-    edit_weights(directory, edit)
-    message = refusal(directory)
-    assert "custom: the weights do not fit config.json:" in message
-    assert message.splitlines()[1:] == [
-        "  missing no_object_pointer (1, 256)",
-        "  unexpected surplus (2,)",
-        "  misshapen mask_downsample.bias: expected (1,), found (3,)",
-    ]
-
-
 def test_half_precision_weights_become_float32(directory):
     edit_weights(directory, lambda tensors: tensors.update({key: t.half() for key, t in tensors.items()}))
     edit_json(directory / "config.json", dtype="float16")
@@ -431,66 +434,62 @@ def test_the_older_name_of_the_rope_frequency_counts(directory, capfd):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "complaint"),
-    [("sam2", "image-only Sam2Model"), ("sam3_video", "'sam3_video'"), (None, "None")],
+    ("changes", "message"),
+    [
+        ({"model_type": "sam2"}, "describes an image-only Sam2Model"),
+        ({"model_type": "sam2"}, "expected model_type sam2_video"),
+        ({"model_type": "sam3_video"}, "describes 'sam3_video'; expected model_type sam2_video"),
+        ({"model_type": None}, "describes None; expected model_type sam2_video"),
+        ({"num_maskmem": "seven"}, "config.json is not a valid Sam2VideoConfig"),
+        ({"mask_decoder_config": {"num_attention_heads": 0}}, "0 attention heads cannot share 128 channels"),
+        ({"mask_decoder_config": {"num_attention_heads": 7}}, "7 attention heads cannot share 128 channels"),
+    ],
 )
-def test_another_architecture_is_refused(directory, model_type, complaint):
-    edit_json(directory / "config.json", model_type=model_type)
-    message = refusal(directory)
-    assert complaint in message
-    assert "expected model_type sam2_video" in message
-
-
-def test_an_unusable_directory_says_what_is_missing(directory, tiny):
-    edit_json(directory / "config.json", num_maskmem="seven")
-    assert "config.json is no readable Sam2VideoConfig" in refusal(directory)
-    for text in ("{", "[" * 100_000):
-        (directory / "config.json").write_text(text)
-        assert "config.json cannot be read as JSON" in refusal(directory)
-    (directory / "config.json").write_text("[]")
-    assert "config.json holds no JSON object" in refusal(directory)
-    (directory / "config.json").unlink()
-    assert "it has no config.json" in refusal(directory)
-    assert f"give the file, {tiny}" in refusal(tiny.parent)
-
-
-@pytest.mark.parametrize("heads", [0, 7])
-def test_heads_that_do_not_divide_the_width(directory, heads):
-    settings = json.loads((directory / "config.json").read_text())
-    decoder = settings["mask_decoder_config"] | {"num_attention_heads": heads}
-    edit_json(directory / "config.json", mask_decoder_config=decoder)
-    assert f"{heads} attention heads cannot share 128 channels" in refusal(directory)
-
-
-def test_a_directory_without_safetensors_is_refused(directory):
-    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    assert "holds no model.safetensors" in refusal(directory)
-    (directory / "model.safetensors.index.json").write_text("{}")
-    assert "lists no shards" in refusal(directory)
-    (directory / "model.safetensors").write_bytes(b"\0" * 100)
-    assert "model.safetensors is no safetensors file" in refusal(directory)
+def test_an_unusable_configuration_is_refused(directory, changes, message):
+    edit_json(directory / "config.json", **changes)
+    assert message in refusal(directory)
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "message"),
     [
-        ("preprocessor_config.json", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
-        ("video_preprocessor_config.json", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
-        (
-            "processor_config.json",
-            {"video_processor": {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}, "target_size": 128},
-        ),
+        ("config.json", "{", "config.json cannot be read as JSON"),
+        ("config.json", "[" * 100_000, "config.json cannot be read as JSON"),
+        ("config.json", "[]", "config.json is not a JSON object"),
+        ("preprocessor_config.json", '{"image_mean": [0.5], "image_std": [0.5]}', "must be three numbers, got [0.5]"),
+        ("model.safetensors", "\0" * 100, "model.safetensors is not a safetensors file"),
+    ],
+    ids=range(5),
+)
+def test_an_unreadable_file_is_named(directory, name, content, message):
+    (directory / name).write_text(content)
+    assert f"{directory / name}" in refusal(directory)
+    assert message in refusal(directory)
+
+
+def test_a_missing_file_is_named(directory, tiny):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    assert "has no model.safetensors" in refusal(directory)
+    (directory / "model.safetensors.index.json").write_text("{}")
+    assert "lists no shards" in refusal(directory)
+    (directory / "config.json").unlink()
+    assert "it has no config.json" in refusal(directory)
+    assert f"give the file: {tiny}" in refusal(tiny.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("preprocessor_config.json", None),
+        ("video_preprocessor_config.json", None),
+        ("processor_config.json", "video_processor"),
     ],
 )
-def test_the_normalisation_is_the_directorys(directory, name, content):
-    (directory / name).write_text(json.dumps(content))
+def test_the_directory_gives_the_normalisation(directory, name, part):
+    settings = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (directory / name).write_text(json.dumps({part: settings, "target_size": 128} if part else settings))
     source = load_source(directory)
     assert (source.mean, source.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-
-
-def test_a_normalisation_that_is_not_rgb_is_refused(directory):
-    (directory / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
-    assert "image_mean and image_std must be three numbers, got [0.5]" in refusal(directory)
 
 
 def test_the_nano_model():
@@ -511,7 +510,7 @@ def test_a_model_id_is_fetched_from_the_hub(directory, monkeypatch):
     assert asked == ["facebook/sam2.1-hiera-tiny"]
 
 
-def test_an_unreachable_hub_says_what_to_do(monkeypatch, tmp_path):
+def test_for_an_unreachable_hub_the_message_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     message = refusal("facebook/sam2.1-hiera-none")

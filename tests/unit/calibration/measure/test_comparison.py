@@ -17,7 +17,7 @@ from sam2edge.calibration.measure.report import as_dict, table, worst_frames, wr
 from sam2edge.calibration.measure.targets import automatic_prompts, prompts_from_truth
 from sam2edge.calibration.measure.truth import TrueMasks
 from sam2edge.errors import InputError, PromptError
-from sam2edge.export.torch_backend import TorchBackend
+from sam2edge.export.reference import TorchBackend
 from tests.conftest import NANO, REPO
 from tests.models import halved, overdriven, write_changed, write_wary_nano
 
