@@ -1,31 +1,49 @@
-"""Plays a session in one thread and lets other threads look and act."""
+"""A player that runs a session in one thread and lets other threads look and act."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
+from typing import Concatenate, ParamSpec
 
 from sam2edge.errors import InputError, PromptError, Sam2EdgeError
 from sam2edge.ui.session import Session
 from sam2edge.ui.view import Click, View
 
+P = ParamSpec("P")
+
 _PATIENCE = 0.1
-"""Seconds after which a call or the end is seen although no frame comes."""
+"""Seconds without a frame after which calls and the end are noticed."""
 _FPS_IF_UNKNOWN = 25.0
 _LATE = 2
-"""So many frames may have come since the one that a person clicked on, while they run."""
+"""Frames that may have come since the one that a person clicked on, while the source plays."""
+
+
+def _in_its_thread(act: Callable[Concatenate[Player, P], None]) -> Callable[Concatenate[Player, P], None]:
+    """Let the thread in `Player.run` run the method, wait for it, and raise what it raises."""
+
+    @functools.wraps(act)
+    def call(player: Player, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        done = Future[None]()
+        with player._changed:
+            if player._over:
+                raise _over_error()
+            player._calls.put((lambda: act(player, *args, **kwargs), done))
+        done.result()
+
+    return call
 
 
 class Player:
-    """Owns the thread in which a session is used: the one that calls `run`. All else may be called by any thread.
+    """Plays a session in the one thread that calls `run`. Every other method may be called from any thread.
 
-    There is one View at a time, and whoever looks gets the newest: one who looks seldom misses frames, and holds up
-    nothing.
+    There is one View at a time, and `wait` returns the newest: who looks seldom misses frames but delays nothing.
     """
 
     def __init__(self, session: Session) -> None:
@@ -50,102 +68,84 @@ class Player:
                 self._over = True
                 self._changed.notify_all()
             while not self._calls.empty():
-                self._calls.get()[1].set_exception(_ending())
+                self._calls.get()[1].set_exception(_over_error())
 
     def wait(self, after: int, timeout: float) -> View | None:
-        """Return the view as soon as its version is not `after`; None after `timeout` seconds.
+        """Return the view as soon as its version is not `after`, or None after `timeout` seconds.
 
-        Raises InputError when the player has ended.
+        Raises:
+            InputError: The player has ended.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._view.version != after, timeout)
             if self._over:
-                raise _ending()
+                raise _over_error()
             return None if self._view.version == after else self._view
 
+    @_in_its_thread
     def open(self, word: str, name: str | None = None) -> None:
-        """See Session.open; a camera plays at once."""
+        """Open a source, as Session.open does; a camera plays at once."""
+        self._playing = False
+        self._session.open(word, name)
+        self._playing, self._due = self._session.live, monotonic()
+        self._times.clear()
 
-        def act() -> None:
-            self._playing = False
-            self._session.open(word, name)
-            self._playing, self._due = self._session.live, monotonic()
-            self._times.clear()
-
-        self._call(act)
-
+    @_in_its_thread
     def restart(self) -> None:
-        """See Session.restart; pauses."""
+        """Pause, and open the same video again, as Session.restart does."""
+        self._playing = False
+        self._session.restart()
 
-        def act() -> None:
-            self._playing = False
-            self._session.restart()
-
-        self._call(act)
-
+    @_in_its_thread
     def play(self) -> None:
-        """Go on until the end or `pause`. Raises InputError if there are no frames left."""
+        """Play until the end or `pause`.
 
-        def act() -> None:
-            if self._session.ended:
-                raise InputError("there are no frames to play; open a video or start it again")
-            self._playing, self._due = True, monotonic()
-            self._times.clear()
+        Raises:
+            InputError: There are no frames left.
+        """
+        if self._session.ended:
+            raise InputError("there are no frames to play; open a video or start it again")
+        self._playing, self._due = True, monotonic()
+        self._times.clear()
 
-        self._call(act)
-
+    @_in_its_thread
     def pause(self) -> None:
         """Stay on the current frame."""
+        self._playing = False
 
-        def act() -> None:
-            self._playing = False
-
-        self._call(act)
-
+    @_in_its_thread
     def step(self) -> None:
-        """Pause, and go one frame on."""
+        """Pause, and advance by one frame."""
+        self._playing = False
+        self._session.advance(_PATIENCE if self._session.live else float("inf"))
 
-        def act() -> None:
-            self._playing = False
-            self._session.advance(_PATIENCE if self._session.live else float("inf"))
-
-        self._call(act)
-
+    @_in_its_thread
     def click(self, click: Click, seen: int) -> None:
-        """See Session.click. seen: serial of the frame that was clicked on.
+        """Click, as Session.click does, on the frame of the serial `seen`.
 
-        Raises PromptError, and pauses, if the frame has gone by for too long, or was of another source.
+        Raises:
+            PromptError: The frame went by too long ago, or was of another source; the player then pauses.
         """
+        late = self._session.serial - seen
+        if seen < self._session.first or not 0 <= late <= (_LATE if self._playing else 0):
+            self._playing = False
+            raise PromptError(f"that frame is gone ({late} more have come since); paused, so please click again")
+        self._session.click(click)
 
-        def act() -> None:
-            late = self._session.serial - seen
-            if seen < self._session.first or not 0 <= late <= (_LATE if self._playing else 0):
-                self._playing = False
-                raise PromptError(f"this frame had gone by ({late} more had come); paused now, so click again")
-            self._session.click(click)
-
-        self._call(act)
-
+    @_in_its_thread
     def undo(self) -> None:
-        """See Session.undo."""
-        self._call(self._session.undo)
+        """Take the last click back, as Session.undo does."""
+        self._session.undo()
 
+    @_in_its_thread
     def remove(self, object_id: int) -> None:
-        """See Session.remove."""
-        self._call(lambda: self._session.remove(object_id))
+        """Forget an object, as Session.remove does."""
+        self._session.remove(object_id)
 
+    @_in_its_thread
     def save(self, on: bool) -> None:
-        """See Session.save."""
-        self._call(lambda: self._session.save(on))
-
-    def _call(self, act: Callable[[], None]) -> None:
-        """Have it done by the thread that runs, and wait; raises what it raises."""
-        done = Future[None]()
-        with self._changed:
-            if self._over:
-                raise _ending()
-            self._calls.put((act, done))
-        done.result()
+        """Start or stop saving masks, as Session.save does."""
+        self._session.save(on)
 
     def _obey(self) -> None:
         patience = min(max(0.0, self._due - monotonic()), _PATIENCE) if self._playing else _PATIENCE
@@ -155,7 +155,7 @@ class Player:
             return
         try:
             act()
-        except Exception as error:  # the caller's to handle
+        except Exception as error:  # for the caller to handle
             self._publish()
             done.set_exception(error)
         else:
@@ -173,7 +173,7 @@ class Player:
         now = monotonic()
         if moved:
             self._times.append(now)
-            # A frame that was late is not made up for by hurrying through the next ones.
+            # After a late frame, the next ones are not hurried.
             self._due = now if self._session.live else max(self._due + 1 / (self._session.fps or _FPS_IF_UNKNOWN), now)
         if moved or not self._playing or self._session.message != before:
             self._publish()
@@ -188,5 +188,5 @@ class Player:
             self._changed.notify_all()
 
 
-def _ending() -> InputError:
+def _over_error() -> InputError:
     return InputError("sam2edge ui has ended; start it again")

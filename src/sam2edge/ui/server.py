@@ -1,7 +1,7 @@
-"""HTTP for one browser on this machine: the page, views when they change, and calls.
+"""HTTP for one browser on this machine: the page, views as they change, and calls.
 
-The address holds a random token, without which nothing is answered, and only requests to this machine's own names are:
-so no other page that the browser shows can look or act.
+Only requests to this machine's own names and with the random token in the address are answered, so that no other page
+in the browser can look or act.
 """
 
 from __future__ import annotations
@@ -31,22 +31,31 @@ HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _LONGEST_WAIT = 10.0
-"""Seconds after which a look at an unchanged view is answered with nothing; the page looks again."""
+"""Seconds after which a request for a new view is answered with none; the page then asks again."""
 _LONGEST_CALL = 1 << 16
 """Bytes of JSON."""
 _CHUNK = 1 << 20
 _FAR = 1e9
-"""Pixels; no frame reaches so far."""
+"""Pixels; no frame is as large."""
 _POLICY = "default-src 'self'; frame-ancestors 'none'"
 
 T = TypeVar("T")
 
 
 class Server(Closeable):
-    """Serves a player on 127.0.0.1 from threads of its own until it is closed.
+    """Serves a player on 127.0.0.1, from its own threads, until it is closed.
 
-    port: 0 takes a free one; the attribute is the one that was taken. url: what to open in a browser. uploads: folder
-    of what was uploaded. Raises InputError for a port that cannot be had.
+    Args:
+        player: What it serves.
+        port: The port, or 0 for a free one.
+
+    Attributes:
+        port: The port that it listens on.
+        url: The address for the browser.
+        uploads: Folder of uploaded files.
+
+    Raises:
+        InputError: The port is not available.
     """
 
     def __init__(self, player: Player, port: int = 0) -> None:
@@ -56,7 +65,7 @@ class Server(Closeable):
             try:
                 http = stack.enter_context(_HttpServer(player, token, self.uploads, port))
             except (OSError, OverflowError) as error:
-                raise InputError(f"port {port} cannot be had ({error}); --port 0 takes a free one") from error
+                raise InputError(f"port {port} is not available ({error}); --port 0 takes a free one") from error
             thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
             thread.start()
             stack.callback(http.shutdown)
@@ -65,30 +74,30 @@ class Server(Closeable):
         self.url = f"http://{HOST}:{self.port}/{token}/"
 
     def close(self) -> None:
-        """Stop, and delete what was uploaded. May be called again."""
+        """Stop and delete the uploaded files; further calls do nothing."""
         self._open.close()
 
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # a look at the view may wait for seconds yet
+    block_on_close = False  # a request for a view may still wait for seconds
 
     def __init__(self, player: Player, token: str, uploads: Path, port: int) -> None:
         self.player, self.token, self.uploads = player, token, uploads
-        self.opening = threading.Lock()  # guards what follows: the folder of the upload opened last
+        self.opening = threading.Lock()  # guards `uploaded`, the folder of the upload opened last
         self.uploaded: Path | None = None
         page = importlib.resources.files("sam2edge.ui") / "page"
         self.files = {file.name: file.read_bytes() for file in page.iterdir() if Path(file.name).suffix in _TYPES}
         super().__init__((HOST, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A browser that goes away is no error.
+        # A browser that disconnects is not an error.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _RefusalError(Exception):
-    """An answer other than 200; its text says why."""
+    """A response other than 200, with the reason as its text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -108,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of single requests."""
+        """Log nothing about single requests."""
 
     def _answer(self, handle: Callable[[str, dict[str, str]], None]) -> None:
         try:
@@ -119,21 +128,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(400, str(error))
         except (ConnectionError, TimeoutError):
             raise
-        except Exception as error:  # a mistake in the program: told to both sides
+        except Exception as error:  # a mistake in the program: reported here and to the page
             traceback.print_exc()
             self._refuse(500, f"{type(error).__name__}: {error}")
 
     def _address(self) -> tuple[str, dict[str, str]]:
-        """Path below the token and query of a request that may be answered."""
-        # A foreign name that resolves to this machine would let a foreign page read what is here.
+        """Return the path below the token and the query, if the request may be answered."""
+        # A foreign name that resolves to this machine would let a foreign page read from here.
         host = self.headers.get("Host", "")
         if re.sub(r":\d*$", "", host).lower() not in _NAMES:
-            raise _RefusalError(403, f"requests go to {' or '.join(_NAMES)}, not to {host!r}")
+            raise _RefusalError(403, f"requests must go to {' or '.join(_NAMES)}, not to {host!r}")
         path, _, query = self.path.partition("?")
         token, slash, name = path.removeprefix("/").partition("/")
-        # Without the last slash the page would look for its files in the wrong place.
+        # Without the final slash the page would look for its files in the wrong place.
         if not (slash and secrets.compare_digest(token.encode(), self.server.token.encode())):
-            raise _RefusalError(404, "use the address that sam2edge ui printed, with its token and last slash")
+            raise _RefusalError(404, "use the address that sam2edge ui printed, with its token and final slash")
         return name, {key: values[-1] for key, values in parse_qs(query).items()}
 
     def _get(self, path: str, query: dict[str, str]) -> None:
@@ -146,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, content, _TYPES[Path(name).suffix])
 
     def _send_view(self, after: int, have: int) -> None:
-        """JSON, a line feed and the JPEG, which is left out if the page has the frame `have` already."""
+        """Send JSON, a line feed and the JPEG, which is left out if the page already has the frame `have`."""
         view = self.server.player.wait(after, _LONGEST_WAIT)
         if view is None:
             return self._send(204)
@@ -165,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         length = self._length()
         if length > _LONGEST_CALL:
-            raise _RefusalError(413, f"a call has at most {_LONGEST_CALL} bytes but this one {length}")
+            raise _RefusalError(413, f"a call has at most {_LONGEST_CALL} bytes, but this one has {length}")
         try:
             body = json.loads(self._read(length))
         except (ValueError, RecursionError) as error:
@@ -175,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _upload(self, name: str) -> None:
-        """Write the body to a file, open that, and delete the one before it."""
+        """Write the body to a file, open it, and delete the previous upload."""
         name = re.sub(r"[^\w.-]", "_", name.replace("\\", "/").rpartition("/")[2])[-60:]
         if not name.strip("."):
             raise InputError("an upload needs the file's name: upload?name=clip.mp4")
@@ -186,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         unused: Path | None = folder
         try:
             self._receive(folder / name, length)
-            with self.server.opening:  # another tab may be uploading too
+            with self.server.opening:  # another tab may be uploading as well
                 self.server.player.open(str(folder / name), name)
                 unused, self.server.uploaded = self.server.uploaded, folder
         finally:
@@ -200,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
                     chunk = self._read(min(length, _CHUNK))
                     stream.write(chunk)
                     length -= len(chunk)
-        except (ConnectionError, TimeoutError):  # of the browser, not of the file
+        except (ConnectionError, TimeoutError):  # from the browser, not the file
             raise
         except OSError as error:
             raise MediaError(f"{file.name}: cannot be written: {error.strerror}") from error
@@ -208,17 +217,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _length(self) -> int:
         text = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-            raise _RefusalError(411, "say the body's length: Content-Length")
+            raise _RefusalError(411, "the body's length is missing: send Content-Length")
         return int(text)
 
     def _read(self, length: int) -> bytes:
         content = self.rfile.read(length)
         if len(content) < length:
-            raise ConnectionAbortedError("the browser went away")
+            raise ConnectionAbortedError("the browser disconnected")
         return content
 
     def _refuse(self, status: int, text: str) -> None:
-        self.close_connection = True  # its body may not have been read
+        self.close_connection = True  # the request's body may not have been read
         self._send(status, json.dumps({"error": text}).encode(), "application/json")
 
     def _send(self, status: int, content: bytes = b"", kind: str = "") -> None:
@@ -248,25 +257,25 @@ def _number(query: dict[str, str], name: str) -> int:
 
 def _field(body: dict[str, Any], name: str, kind: type[T]) -> T:
     value = body.get(name)
-    if type(value) is not kind:  # True is an int to isinstance
+    if type(value) is not kind:  # to isinstance, True is an int
         raise InputError(f"{name} must be {_KINDS[kind]} but got {value!r}")
     return value
 
 
-_KINDS: dict[type, str] = {str: "a text", int: "a whole number", bool: "true or false"}
+_KINDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "true or false"}
 
 
 def _coordinate(body: dict[str, Any], name: str) -> float:
     value: Any = body.get(name)
     if type(value) not in (int, float) or not abs(value) < _FAR:
-        raise InputError(f"{name} must be a number, in pixels of the frame, but got {value!r}")
+        raise InputError(f"{name} must be a number of pixels in the frame but got {value!r}")
     return float(value)
 
 
 def _open(player: Player, body: dict[str, Any]) -> None:
     word = _field(body, "source", str).strip()
     if not word:
-        raise InputError("give the path of a video, a camera's number or an address")
+        raise InputError("give the path of a video, the number of a camera, or an address")
     player.open(word)
 
 

@@ -1,35 +1,43 @@
-"""What a person does with a video: open it, go on, click, take back, remove, save. One call after the other."""
+"""What a person does with a video, one call after another: open, advance, click, undo, remove, save."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.grabber import Grabber
+from sam2edge.runtime.media.sinks import JsonSink, MaskSink
+from sam2edge.runtime.media.sinks.base import make_directory
 from sam2edge.runtime.media.sources import Frame, open_source
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.tracker import VideoTracker
-from sam2edge.ui.saver import Saver
 from sam2edge.ui.view import Click, View
 
 _MAX_ID = 65535
 """The largest value of a pixel in a label image."""
 _PATIENCE = 10.0
-"""Seconds to wait for the first frame of a source that was opened."""
+"""Seconds to wait for the first frame of a source."""
 
 
 class Session(Closeable):
-    """A source, a tracker and the current frame. To be used by one thread.
+    """A source, a tracker and the current frame, used by one thread.
 
-    tracker: for this session alone, the caller's to close. output: folder for masks, made when they are first saved.
-    serial: how many frames were shown, whatever their source; first: its value at the first frame of what is open.
-    message: what happened to the source last, "" if nothing.
+    Frames without objects are not tracked, so that looking for a place to start costs only decoding. A frame is saved
+    when it is left, with its corrections.
 
-    Frames without objects are not tracked, so looking for a place to start costs nothing but decoding. What is saved of
-    a frame is what it shows when it is left, with its corrections.
+    Args:
+        tracker: For this session alone; the caller closes it.
+        output: Folder for masks, made when they are first saved.
+
+    Attributes:
+        serial: How many frames were shown, over all sources.
+        first: Serial of the first frame of the current source.
+        message: What last happened to the source, or "".
     """
 
     def __init__(self, tracker: VideoTracker, output: Path) -> None:
@@ -37,7 +45,7 @@ class Session(Closeable):
         self._word = ""
         self._name: str | None = None
         self._grabber: Grabber | None = None
-        self._saver: Saver | None = None
+        self._saver: _Saver | None = None
         self._pixels: Frame | None = None
         self._result: FrameResult | None = None
         self._clicks: list[Click] = []
@@ -52,16 +60,16 @@ class Session(Closeable):
 
     @property
     def ended(self) -> bool:
-        """Whether no frame will come any more."""
+        """Whether no more frames will come."""
         return self._grabber is None or self._grabber.ended
 
     @property
     def fps(self) -> float | None:
-        """The source's frames a second, None if unknown."""
+        """The source's frames per second, None if unknown."""
         return None if self._grabber is None else self._grabber.fps
 
     def view(self) -> View:
-        """Return what there is to see now."""
+        """Return what is to be seen now."""
         return View(
             source=self._name,
             live=self.live,
@@ -78,10 +86,15 @@ class Session(Closeable):
         )
 
     def open(self, word: str, name: str | None = None) -> None:
-        """Open a source by its word (docs/sources.md), show its first frame and forget what was before.
+        """Open a source, show its first frame and forget what was open before.
 
-        name: what to call it on the page; its own by default. Raises MediaError or InputError; what was open then stays
-        open, unless it was the same.
+        Args:
+            word: The source, as for `open_source`.
+            name: Its name on the page; its own by default.
+
+        Raises:
+            MediaError: It cannot be opened. What was open stays open, unless it was the same source.
+            InputError: `word` names no source; likewise.
         """
         if word == self._word:
             self._leave()  # a camera opens once only
@@ -90,7 +103,7 @@ class Session(Closeable):
         try:
             first = grabber.read(_PATIENCE)
             if first is None:
-                raise MediaError(f"{grabber.name}: gives no picture")
+                raise MediaError(f"{grabber.name}: no frame came within {_PATIENCE:g} seconds")
         except BaseException:
             grabber.close()
             raise
@@ -102,15 +115,17 @@ class Session(Closeable):
             self.first = self.serial
 
     def restart(self) -> None:
-        """Open the same video again. Raises InputError if there is none, or if it is live."""
+        """Open the same video again; raise InputError if there is none, or if it is live."""
         if self._grabber is None or self.live:
             raise InputError("there is no video to start again; a camera has no beginning")
         self.open(self._word, self._name)
 
     def advance(self, timeout: float = math.inf) -> bool:
-        """Go to the next frame and track what was clicked; False if none came within `timeout` seconds or `ended`.
+        """Go to the next frame and track what was clicked; return False if none came within `timeout` seconds.
 
-        Raises InputError if nothing is open, MediaError if the source fails or masks cannot be saved.
+        Raises:
+            InputError: Nothing is open.
+            MediaError: The source fails, or masks cannot be saved.
         """
         if self._grabber is None:
             raise InputError("nothing is open; open a video or a camera first")
@@ -121,7 +136,7 @@ class Session(Closeable):
         if self.message == before:
             self.message = ""
         try:
-            self._settle()
+            self._save_frame()
         finally:
             self._show(grabbed.pixels, grabbed.number)
             if self._tracker.object_ids:
@@ -129,9 +144,13 @@ class Session(Closeable):
         return True
 
     def click(self, click: Click) -> None:
-        """Say what belongs to an object, or what does not, on the current frame; a new id is a new object.
+        """Mark a pixel of the current frame as part of an object or not; a new id makes a new object.
 
-        All clicks on an object on this frame count together. Raises PromptError or ObjectIdError and changes nothing.
+        All clicks on an object on this frame count together.
+
+        Raises:
+            PromptError: There is no frame, or the click is outside it or cannot begin an object; nothing changes.
+            ObjectIdError: The id is not possible, or there are too many objects; nothing changes.
         """
         if not 1 <= click.object_id <= _MAX_ID:
             raise ObjectIdError(f"object ids are from 1 to {_MAX_ID} but got {click.object_id}")
@@ -141,10 +160,7 @@ class Session(Closeable):
         self._clicks.append(click)
 
     def undo(self) -> None:
-        """Take the last click on the current frame back; the result is as if it had never been.
-
-        Raises PromptError if there is none.
-        """
+        """Take back the last click on the current frame without a trace; raise PromptError if there is none."""
         if not self._clicks:
             raise PromptError("there is no click on this frame to take back")
         object_id = self._clicks[-1].object_id
@@ -155,24 +171,26 @@ class Session(Closeable):
             self._prompt(kept[:count])
 
     def remove(self, object_id: int) -> None:
-        """Forget an object. Raises ObjectIdError if it is not tracked."""
+        """Forget an object; raise ObjectIdError if it is not tracked."""
         self._forget(object_id)
         self._clicks = [click for click in self._clicks if click.object_id != object_id]
 
     def save(self, on: bool) -> None:
-        """Save masks from the current frame on, into a new folder; or stop, the current frame still included.
+        """Save masks into a new folder, from the current frame on, or stop after the current frame.
 
-        Raises InputError if nothing is open, MediaError if the files cannot be written.
+        Raises:
+            InputError: Nothing is open.
+            MediaError: The files cannot be written.
         """
         if on and self._pixels is None:
             raise InputError("there are no masks to save; open a video or a camera first")
         if on and self._saver is None:
-            self._saver = Saver(self._output)
+            self._saver = _Saver(self._output)
         elif not on:
             self._stop_saving()
 
     def close(self) -> None:
-        """Close the source and finish the files. May be called again."""
+        """Close the source and finish the files; further calls do nothing."""
         self._leave()
 
     def _show(self, pixels: Frame, number: int) -> None:
@@ -193,7 +211,7 @@ class Session(Closeable):
         self._keep(self._tracker.prompt(clicks[0].object_id, points=points, labels=labels))
 
     def _keep(self, result: FrameResult) -> None:
-        # The tracker counts from the first click, the files from the beginning of the video.
+        # The tracker counts from the first click, the files from the start of the video.
         self._result = dataclasses.replace(result, frame_index=self._number) if result.object_ids else None
 
     def _forget(self, object_id: int) -> None:
@@ -201,8 +219,8 @@ class Session(Closeable):
         if self._result is not None:
             self._result = _without(self._result, object_id)
 
-    def _settle(self) -> None:
-        """Save the current frame, which is left behind."""
+    def _save_frame(self) -> None:
+        """Save the current frame, which is about to be left."""
         if self._saver is None or self._pixels is None:
             return
         result = self._result or FrameResult.empty(self._number, self._pixels.shape[:2])
@@ -214,7 +232,7 @@ class Session(Closeable):
             raise
 
     def _stop_saving(self) -> None:
-        self._settle()
+        self._save_frame()
         saver, self._saver = self._saver, None
         if saver is not None:
             saver.close()
@@ -246,3 +264,28 @@ def _without(result: FrameResult, object_id: int) -> FrameResult | None:
         ious=result.ious[kept],
         object_scores=result.object_scores[kept],
     )
+
+
+class _Saver(Closeable):
+    """Writes label images, masks/00000.png, and COCO RLE, masks.jsonl, into the first free of PARENT/001, 002, …"""
+
+    def __init__(self, parent: Path) -> None:
+        self.frames = 0
+        parent = parent.absolute()
+        make_directory(parent)
+        self.folder = next(path for n in itertools.count(1) if not (path := parent / f"{n:03d}").exists())
+        make_directory(self.folder)
+        with contextlib.ExitStack() as stack:
+            self._sinks = [
+                stack.enter_context(MaskSink(self.folder / "masks")),
+                stack.enter_context(JsonSink(self.folder / "masks.jsonl")),
+            ]
+            self._open = stack.pop_all()
+
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        for sink in self._sinks:
+            sink.write(frame, result)
+        self.frames += 1
+
+    def close(self) -> None:
+        self._open.close()

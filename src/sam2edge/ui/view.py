@@ -16,15 +16,15 @@ from sam2edge.runtime.media.sources import Frame
 from sam2edge.runtime.model.result import FrameResult
 
 _LONGEST_SIDE = 1280
-"""Pixels: larger frames are sent smaller, which no screen beside a list of objects shows anyway."""
+"""Pixels to which larger frames are reduced; beside the list of objects a screen has no room for more."""
 _QUALITY = 88
 _TOLERANCE = 0.2
-"""Pixels by which leaving out points may move an outline."""
+"""Pixels by which an outline may move when points are left out."""
 
 
 @dataclass(frozen=True)
 class Click:
-    """Label 1: the pixel x, y belongs to the object, 0: it does not."""
+    """A click on the pixel x, y, which belongs to the object with label 1 and does not with label 0."""
 
     object_id: int
     x: float
@@ -34,12 +34,21 @@ class Click:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The current frame and all that is known of it; masks, outlines and JPEG are made when first asked for.
+    """The current frame and its results; masks, outlines and JPEG are made when first asked for.
 
-    source: its name, None if nothing is open. serial: counts the frames since the program started, whatever their
-    source; number: of the frame in its source, count: how many that claims to hold. pixels: RGB uint8 [H,W,3]. result:
-    None without objects. clicks: of this frame, in their order. folder: where masks are being saved, saved: how many
-    frames were. message: what happened to the source last. version, playing, rate (frames a second): the player's.
+    Attributes:
+        source: Name of the source, or None.
+        serial: How many frames were shown, over all sources.
+        number: Number of the frame in its source.
+        count: How many frames the source claims to have.
+        pixels: RGB, uint8 [H,W,3].
+        result: None without objects.
+        clicks: Clicks on this frame, in their order.
+        folder: Where masks are being saved.
+        saved: How many frames were saved there.
+        message: What last happened to the source, or "".
+        version: Set by the player, as are `playing` and `rate`; a new one for every change.
+        rate: Frames per second.
     """
 
     source: str | None
@@ -60,7 +69,7 @@ class View:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """Everything but the pixels, for JSON. Coordinates are pixels of the frame, whole ones at their centres."""
+        """Everything but the pixels, for JSON; whole numbers are the centres of the frame's pixels."""
         size = (0, 0) if self.pixels is None else self.pixels.shape[:2]
         names = ("source", "live", "ended", "serial", "number", "count", "folder", "saved", "message", "version")
         return {
@@ -71,14 +80,15 @@ class View:
             "width": size[1],
             "objects": [] if self.result is None else _objects(self.result),
             "clicks": [
-                {"object": one.object_id, "x": one.x, "y": one.y, "label": one.label, "color": css_color(one.object_id)}
-                for one in self.clicks
+                {"object": click.object_id, "x": click.x, "y": click.y, "label": click.label}
+                | {"color": css_color(click.object_id)}
+                for click in self.clicks
             ],
         }
 
     @cached_property
     def jpeg(self) -> bytes:
-        """The frame, empty if there is none."""
+        """The frame as JPEG, or nothing if there is none."""
         if self.pixels is None:
             return b""
         scale = _LONGEST_SIDE / max(self.pixels.shape)
@@ -88,24 +98,24 @@ class View:
 
 
 def css_color(object_id: int) -> str:
-    """Return an object's colour as #rrggbb, the one that it has in videos too."""
+    """Return an object's colour, the same as in videos, as #rrggbb."""
     return "#{:02x}{:02x}{:02x}".format(*overlay.color(object_id))
 
 
 def outlines(mask: npt.NDArray[np.bool_]) -> list[list[float]]:
     """Return the outlines of a mask bool [H,W] and of its holes, each as x0, y0, x1, y1, …
 
-    Filled by the even-odd rule they give the mask, but for a pixel or so at its edge. Whole numbers are centres of
-    pixels.
+    Filled by the even-odd rule, they give the mask to about a pixel. Whole numbers are the centres of pixels.
     """
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return [
-        cv2.approxPolyDP(_smooth(one), _TOLERANCE, True).ravel().astype(float).round(1).tolist() for one in contours
+        cv2.approxPolyDP(_smooth(contour), _TOLERANCE, True).ravel().astype(float).round(1).tolist()
+        for contour in contours
     ]
 
 
 def _smooth(contour: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-    """Average each point of a closed contour with its neighbours: the pixels' stairs become a line."""
+    """Average each point of a closed contour with its neighbours, which turns the stairs of pixels into a line."""
     shifts = range(-2, 3) if len(contour) >= 8 else (0,)
     smooth: npt.NDArray[np.float32] = np.mean(
         [np.roll(contour, shift, axis=0) for shift in shifts], axis=0, dtype=np.float32

@@ -23,7 +23,7 @@ from tests.simulated import PATIENCE
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_from_start_to_signal(nano, tmp_path, number):
-    """As the documentation starts it; a signal ends it and finishes what was saved, although a browser still waits."""
+    """Start it as the documentation does; a signal ends it and completes saved files, although a browser is waiting."""
     (tmp_path / "samples").symlink_to(REPO / "samples")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "nano").symlink_to(nano.path)
@@ -65,7 +65,7 @@ def state(url):
     ("arguments", "error"),
     [
         (["missing.mp4"], "missing.mp4: no such video file"),
-        (["--port", "70000"], "port 70000 cannot be had"),
+        (["--port", "70000"], "port 70000 is not available"),
     ],
 )
 def test_wrong_arguments(nano, capsys, arguments, error):

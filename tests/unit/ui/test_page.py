@@ -10,19 +10,17 @@ import pytest
 from sam2edge.runtime.media.sources import ArraySource, VideoSource
 from sam2edge.ui import session as session_module
 from sam2edge.ui.server import Server
-from tests.conftest import REPO
-from tests.helpers import iou
-from tests.unit.ui.conftest import CLIP, playing
+from tests.helpers import CLIP, iou
+from tests.unit.ui.conftest import TRUTH, playing
 from tests.webdriver import Browser
 
-TRUTH = np.load(REPO / "samples" / "clip_masks.npz")["labels"]
 HEIGHT, WIDTH = TRUTH.shape[1:]
 BALL, BLOCK = (138, 84), (262, 60)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """One window for all tests of this file."""
+    """Open one window for all tests of this file."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
@@ -33,7 +31,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, session):
-    """The page, with nothing open. Afterwards it must have had no errors but calls that were refused."""
+    """Open the page without a source, and check afterwards that its only errors were refused calls."""
     with playing(session) as player, Server(player) as server:
         browser.open(server.url)
         browser.wait("document.getElementById('empty').checkVisibility()")
@@ -43,9 +41,13 @@ def page(browser, session):
 
 
 def open_clip(page):
-    """Type the path of the bundled clip and press enter."""
+    """Type the path of the bundled clip and press Enter."""
     page.type("#source", f"{CLIP}\n")
-    page.wait("document.getElementById('position').textContent == 'frame 0 / 119'")
+    wait_for_frame(page, 0)
+
+
+def wait_for_frame(page, number):
+    page.wait(f"document.getElementById('position').textContent == 'frame {number} / 119'")
 
 
 def click(page, point, **how):
@@ -61,7 +63,7 @@ def stage(page):
 
 
 def objects(page):
-    """Ids of the objects that are drawn."""
+    """Return the ids of the objects that are drawn."""
     return page.run("return [...document.querySelectorAll('.object')].map((path) => Number(path.dataset.object))")
 
 
@@ -72,7 +74,7 @@ def wait_for_objects(page, *ids):
 
 
 def drawn(page, object_id):
-    """What the browser fills for an object: bool [H,W] at the frame's pixels."""
+    """Return what the browser fills for an object: bool [H,W] at the frame's pixels."""
     script = """
         const path = document.querySelector(`.object[data-object="${arguments[0]}"]`);
         const [width, height] = [arguments[1], arguments[2]];
@@ -83,12 +85,12 @@ def drawn(page, object_id):
 
 
 def number(page):
-    """Number of the frame that is shown."""
+    """Return the number of the frame that is shown."""
     return int(page.run("return document.getElementById('position').textContent").split()[1])
 
 
 def tinted(page, index):
-    """Pixels of the screen that do not look like this frame of the clip: bool [H,W]."""
+    """Return the pixels of the screen that differ from this frame of the clip: bool [H,W]."""
     with VideoSource(CLIP) as source:
         frame = next(frame for n, frame in enumerate(source) if n == index)
     seen = cv2.imdecode(np.frombuffer(page.screenshot("#stage"), np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -100,22 +102,22 @@ def test_open_click_track(page):
     """The contours of two objects lie on them for 30 frames, in the page's own geometry and on the screen."""
     open_clip(page)
     click(page, BALL)
-    page.press("n")  # at once, when the page does not know yet what became of the click
+    page.press("n")  # at once, before the page knows the outcome of the click
     click(page, BLOCK)
     wait_for_objects(page, 1, 2)
     overlaps = {1: [], 2: []}
     for index in range(1, 31):
         page.press("right")
-        page.wait(f"document.getElementById('position').textContent == 'frame {index} / 119'")
-        for object_id, found in overlaps.items() if index % 5 == 0 else ():
-            found.append(iou(drawn(page, object_id), TRUTH[index] == object_id))
+        wait_for_frame(page, index)
+        for object_id, ious in overlaps.items() if index % 5 == 0 else ():
+            ious.append(iou(drawn(page, object_id), TRUTH[index] == object_id))
     assert min(overlaps[1]) > 0.7
     assert min(overlaps[2]) > 0.7
     assert iou(tinted(page, 30), np.isin(TRUTH[30], (1, 2))) > 0.7
 
 
 def test_play_and_pause(page, session):
-    """What stays is the frame that the session is on, and its contour with it."""
+    """The page stays on the session's frame, with its contour."""
     open_clip(page)
     click(page, BALL)
     wait_for_objects(page, 1)
@@ -130,7 +132,7 @@ def test_play_and_pause(page, session):
 
 
 def test_a_key_that_is_held_waits_for_the_program(page):
-    """Else steps would queue up, and go on after the key was let go."""
+    """Otherwise steps would queue up and go on after the key is released."""
     open_clip(page)
     script = """
         let sent = 0;
@@ -144,7 +146,7 @@ def test_a_key_that_is_held_waits_for_the_program(page):
         return sent;
     """
     assert page.run(script) == 1
-    page.wait("document.getElementById('position').textContent == 'frame 1 / 119'")
+    wait_for_frame(page, 1)
     assert page.run(script) == 1
 
 
@@ -192,7 +194,7 @@ def test_save(page, tmp_path):
 
 
 def test_a_camera(page, monkeypatch):
-    """It plays at once, and an object is clicked while it runs."""
+    """It plays at once, and an object can be clicked while it runs."""
     stop = threading.Event()
 
     def frames():
@@ -212,22 +214,22 @@ def test_a_camera(page, monkeypatch):
     stop.set()
 
 
-def test_a_file_of_the_browser(page):
+def test_a_file_chosen_in_the_browser(page):
     page.type("#file", CLIP)
-    page.wait("document.getElementById('position').textContent == 'frame 0 / 119'")
+    wait_for_frame(page, 0)
     assert page.run("return document.title") == "clip.mp4 – sam2edge"
 
 
-def test_keys_are_for_the_video_after_a_button(page):
+def test_keys_control_the_video_after_a_button(page):
     open_clip(page)
     page.type("#source", "x")
     page.click("#step")
-    page.wait("document.getElementById('position').textContent == 'frame 1 / 119'")
+    wait_for_frame(page, 1)
     page.press("right")
-    page.wait("document.getElementById('position').textContent == 'frame 2 / 119'")
+    wait_for_frame(page, 2)
 
 
-def test_what_is_refused_is_shown(page):
+def test_the_error_of_a_call_is_shown(page):
     page.type("#source", "missing.mp4\n")
     page.wait("document.getElementById('notice').textContent == 'missing.mp4: no such video file'")
     assert page.run("return document.getElementById('notice').checkVisibility()")

@@ -7,33 +7,32 @@ import pytest
 
 from sam2edge.errors import InputError, MediaError, PromptError
 from sam2edge.runtime.media.sources import ArraySource
-from sam2edge.ui import session as module
 from sam2edge.ui.player import Player
 from sam2edge.ui.view import Click
-from tests.simulated import PATIENCE, Simulated, failing, grey, opening
+from tests.simulated import PATIENCE, Simulated, failing, grey
 from tests.unit.ui.conftest import playing
 
 
 @pytest.fixture
 def player(session):
-    """A player that runs."""
+    """Return a running player."""
     with playing(session) as player:
         yield player
 
 
-def simulate(monkeypatch, *sources):
-    """Open these sources in turn, whatever the word."""
-    given = opening(*sources)
-    monkeypatch.setattr(module, "open_source", lambda word: given())
+@pytest.fixture
+def open_clip(player, simulate):
+    """Return a function that opens a video of grey frames: 0, 1, 2, …"""
 
+    def open_clip(frames=30, fps=1000.0):
+        simulate(ArraySource([grey(n % 256) for n in range(frames)], fps=fps))
+        player.open("clip")
 
-def clip(monkeypatch, frames=30, fps=1000.0):
-    """Open a video of grey frames: 0, 1, 2, …"""
-    simulate(monkeypatch, ArraySource([grey(n % 256) for n in range(frames)], fps=fps))
+    return open_clip
 
 
 def watch(player, condition):
-    """All views that came up to the first that meets a condition."""
+    """Return all views up to the first that meets a condition."""
     views = [player.wait(-1, PATIENCE)]
     while not condition(views[-1]):
         views.append(player.wait(views[-1].version, PATIENCE))
@@ -41,23 +40,22 @@ def watch(player, condition):
     return views
 
 
-def test_a_video_waits_on_its_first_frame(player, monkeypatch):
-    clip(monkeypatch)
-    player.open("clip")
+def test_a_video_waits_on_its_first_frame(player, open_clip):
+    open_clip()
     view = player.wait(-1, PATIENCE)
     assert (view.number, view.playing, view.count) == (0, False, 30)
     assert player.wait(view.version, 0.15) is None
 
 
-def test_a_camera_plays_at_once(player, monkeypatch, released):
-    simulate(monkeypatch, Simulated(grey(1), grey(2), released, live=True))
+def test_a_camera_plays_at_once(player, simulate, released):
+    simulate(Simulated(grey(1), grey(2), released, live=True))
     player.open("0")
     views = watch(player, lambda view: view.pixels is not None and view.pixels[0, 0, 0] == 2)
     assert views[-1].playing
 
 
-def test_a_camera_that_was_open_before_plays_too(session, monkeypatch, released):
-    simulate(monkeypatch, Simulated(grey(1), released, grey(2), live=True))
+def test_a_camera_that_was_open_before_plays_too(session, simulate, released):
+    simulate(Simulated(grey(1), released, grey(2), live=True))
     session.open("0")
     with playing(session) as player:
         assert player.wait(-1, PATIENCE).playing
@@ -65,9 +63,8 @@ def test_a_camera_that_was_open_before_plays_too(session, monkeypatch, released)
         watch(player, lambda view: view.number == 1)
 
 
-def test_play_to_the_end(player, monkeypatch):
-    clip(monkeypatch)
-    player.open("clip")
+def test_play_to_the_end(player, open_clip):
+    open_clip()
     player.play()
     last = watch(player, lambda view: view.ended)[-1]
     assert (last.number, last.playing) == (29, False)
@@ -76,9 +73,8 @@ def test_play_to_the_end(player, monkeypatch):
         player.play()
 
 
-def test_pause_and_step(player, monkeypatch):
-    clip(monkeypatch, frames=999)
-    player.open("clip")
+def test_pause_and_step(player, open_clip):
+    open_clip(frames=999)
     player.play()
     player.pause()
     paused = player.wait(-1, PATIENCE)
@@ -90,9 +86,8 @@ def test_pause_and_step(player, monkeypatch):
     assert not player.wait(-1, PATIENCE).playing
 
 
-def test_a_file_plays_at_its_own_pace(player, monkeypatch):
-    clip(monkeypatch, frames=6, fps=20.0)
-    player.open("clip")
+def test_a_file_plays_at_its_own_pace(player, open_clip):
+    open_clip(frames=6, fps=20.0)
     start = time.monotonic()
     player.play()
     view = watch(player, lambda view: view.number == 5)[-1]
@@ -100,10 +95,9 @@ def test_a_file_plays_at_its_own_pace(player, monkeypatch):
     assert view.rate > 0
 
 
-def test_who_looks_seldom_gets_the_newest(player, monkeypatch):
+def test_who_looks_seldom_gets_the_newest(player, open_clip):
     """Views do not queue up: after a long time there is one, the last."""
-    clip(monkeypatch)
-    player.open("clip")
+    open_clip()
     first = player.wait(-1, PATIENCE)
     player.play()
     watch(player, lambda view: view.ended)
@@ -112,9 +106,8 @@ def test_who_looks_seldom_gets_the_newest(player, monkeypatch):
     assert player.wait(second.version, 0.01) is None
 
 
-def test_a_click_on_the_frame_that_is_shown(player, monkeypatch):
-    clip(monkeypatch)
-    player.open("clip")
+def test_a_click_on_the_frame_that_is_shown(player, open_clip):
+    open_clip()
     player.click(Click(1, 20, 20, 1), seen=player.wait(-1, PATIENCE).serial)
     assert player.wait(-1, PATIENCE).result.object_ids == (1,)
     player.remove(1)
@@ -122,11 +115,11 @@ def test_a_click_on_the_frame_that_is_shown(player, monkeypatch):
 
 
 @pytest.mark.parametrize(("behind", "refused"), [(0, False), (2, False), (3, True)])
-def test_a_late_click(session, monkeypatch, behind, refused):
+def test_a_late_click(session, simulate, behind, refused):
     """While the camera runs a click may be two frames late; then it pauses."""
     gates = [threading.Event() for _ in range(4)]
     frames = [step for n, gate in enumerate(gates) for step in (grey(n), gate)]
-    simulate(monkeypatch, Simulated(*frames, live=True))
+    simulate(Simulated(*frames, live=True))
     session.open("0")
     with playing(session) as player:
         for gate in gates[:-1]:  # one by one: a camera's frames may be dropped
@@ -134,7 +127,7 @@ def test_a_late_click(session, monkeypatch, behind, refused):
             gate.set()
             last = watch(player, lambda view, seen=seen: view.serial > seen)[-1]
         if refused:
-            with pytest.raises(PromptError, match=r"had gone by \(3 more had come\); paused now, so click again"):
+            with pytest.raises(PromptError, match=r"frame is gone \(3 more have come since\); paused, .* click again"):
                 player.click(Click(1, 20, 20, 1), last.serial - behind)
         else:
             player.click(Click(1, 20, 20, 1), last.serial - behind)
@@ -144,9 +137,9 @@ def test_a_late_click(session, monkeypatch, behind, refused):
         gates[-1].set()
 
 
-def test_a_click_on_what_was_open_before(player, monkeypatch, released):
+def test_a_click_on_what_was_open_before(player, simulate, released):
     """The camera runs when the click on the video comes, and only one frame has come since."""
-    simulate(monkeypatch, ArraySource([grey(0)]), Simulated(grey(1), released, live=True))
+    simulate(ArraySource([grey(0)]), Simulated(grey(1), released, live=True))
     player.open("clip")
     seen = player.wait(-1, PATIENCE).serial
     player.open("0")
@@ -156,16 +149,14 @@ def test_a_click_on_what_was_open_before(player, monkeypatch, released):
 
 
 @pytest.mark.parametrize("seen", [0, 2])
-def test_a_click_on_another_frame_while_paused(player, monkeypatch, seen):
-    clip(monkeypatch)
-    player.open("clip")
+def test_a_click_on_another_frame_while_paused(player, open_clip, seen):
+    open_clip()
     with pytest.raises(PromptError, match="click again"):
         player.click(Click(1, 20, 20, 1), seen)
 
 
-def test_undo_and_save(player, monkeypatch, tmp_path):
-    clip(monkeypatch)
-    player.open("clip")
+def test_undo_and_save(player, open_clip, tmp_path):
+    open_clip()
     player.click(Click(1, 20, 20, 1), 1)
     player.save(True)
     assert player.wait(-1, PATIENCE).folder == str(tmp_path / "saved" / "001")
@@ -188,16 +179,16 @@ def test_a_mistake_in_the_program_does_not_end_it(player, session, monkeypatch):
     player.pause()
 
 
-def test_a_source_that_fails_pauses_and_says_so(player, monkeypatch):
-    simulate(monkeypatch, Simulated(grey(1), grey(2), failing(MediaError("unplugged")), live=False))
+def test_a_source_that_fails_pauses_and_says_so(player, simulate):
+    simulate(Simulated(grey(1), grey(2), failing(MediaError("unplugged")), live=False))
     player.open("clip")
     player.play()
     last = watch(player, lambda view: view.message)[-1]
     assert (last.message, last.playing, last.number) == ("unplugged", False, 1)
 
 
-def test_restart(player, monkeypatch):
-    simulate(monkeypatch, *[ArraySource([grey(n) for n in range(3)]) for _ in range(2)])
+def test_restart(player, simulate):
+    simulate(*[ArraySource([grey(n) for n in range(3)]) for _ in range(2)])
     player.open("clip")
     player.step()
     player.restart()

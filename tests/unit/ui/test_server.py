@@ -12,21 +12,22 @@ import pytest
 from sam2edge.errors import InputError
 from sam2edge.ui import server as module
 from sam2edge.ui.server import Server
+from tests.helpers import CLIP
 from tests.simulated import failing
-from tests.unit.ui.conftest import CLIP, playing
+from tests.unit.ui.conftest import playing
 from tests.webdriver import until
 
 
 @pytest.fixture
 def server(session):
-    """A server with nothing open."""
+    """Run a server with nothing open."""
     with playing(session) as player, Server(player) as server:
         yield server
 
 
 @pytest.fixture
 def ask(server):
-    """Return a function that sends a request below the token and gives (status, headers, body)."""
+    """Return a function that sends a request below the token and returns (status, headers, body)."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     prefix = urlsplit(server.url).path
 
@@ -41,7 +42,7 @@ def ask(server):
 
 @pytest.fixture
 def call(ask):
-    """Return a function that makes a call and gives the status and the error's text."""
+    """Return a function that makes a call and returns the status and the error's text."""
 
     def call(name, body=None, **rest):
         status, _, content = ask("POST", name, json.dumps(body or {}) if not isinstance(body, bytes) else body, **rest)
@@ -51,7 +52,7 @@ def call(ask):
 
 
 def view(ask, after=-1, have=-1):
-    """State and picture (RGB, None if it was left out)."""
+    """Return the state and the picture (RGB, or None if it was left out)."""
     status, _, content = ask("GET", f"view?after={after}&have={have}")
     assert status == 200
     line, _, jpeg = content.partition(b"\n")
@@ -67,7 +68,7 @@ def test_address(server):
     assert len(parts.path) > 20
 
 
-def test_every_server_has_a_token_of_its_own(session):
+def test_every_server_has_its_own_token(session):
     with playing(session) as player, Server(player) as one, Server(player) as other:
         assert urlsplit(one.url).path != urlsplit(other.url).path
 
@@ -81,8 +82,8 @@ def test_without_the_token(ask, path):
     assert json.loads(content)["error"].startswith("use the address that sam2edge ui printed, with its token")
 
 
-def test_without_the_last_slash(server, ask):
-    """The page would be there, and dead: it looks for its files beside itself."""
+def test_without_the_final_slash(server, ask):
+    """The page would load but not its files, which it looks for beside itself."""
     assert ask("GET", "", whole_path=urlsplit(server.url).path.removesuffix("/"))[0] == 404
 
 
@@ -100,13 +101,13 @@ def test_no_other_address_is_listened_on(server):
 
 
 def test_a_port_that_is_taken(server, session):
-    with playing(session) as player, pytest.raises(InputError, match=f"port {server.port} cannot be had"):
+    with playing(session) as player, pytest.raises(InputError, match=f"port {server.port} is not available"):
         Server(player, server.port)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_no_port(session, port):
-    with playing(session) as player, pytest.raises(InputError, match=f"port {port} cannot be had"):
+def test_an_impossible_port(session, port):
+    with playing(session) as player, pytest.raises(InputError, match=f"port {port} is not available"):
         Server(player, port)
 
 
@@ -152,10 +153,10 @@ def test_view(ask, call, session):
     assert call("click", click) == (200, None)
     later, none = view(ask, state["version"], have=state["serial"])
     assert none is None  # the page has this frame already
-    [found] = later["objects"]
-    assert (found["id"], found["state"], found["color"]) == (2, "visible", later["clicks"][0]["color"])
-    assert len(found["outlines"][0]) > 20
-    assert later["clicks"] == [{"object": 2, "x": 262, "y": 60.5, "label": 1, "color": found["color"]}]
+    [clicked] = later["objects"]
+    assert (clicked["id"], clicked["state"], clicked["color"]) == (2, "visible", later["clicks"][0]["color"])
+    assert len(clicked["outlines"][0]) > 20
+    assert later["clicks"] == [{"object": 2, "x": 262, "y": 60.5, "label": 1, "color": clicked["color"]}]
 
 
 def test_nothing_new(ask, monkeypatch):
@@ -166,7 +167,7 @@ def test_nothing_new(ask, monkeypatch):
 
 
 @pytest.mark.parametrize("query", ["", "?after=1", "?after=x&have=1", "?after=1&have=1.5", f"?after={10**30}&have=1"])
-def test_wrong_looks(ask, query):
+def test_a_wrong_query_for_a_view(ask, query):
     status, _, content = ask("GET", f"view{query}")
     assert status == 400
     assert "a whole number, but got" in json.loads(content)["error"]
@@ -200,16 +201,16 @@ CLICK = {"object": 1, "x": 1, "y": 1, "label": 1, "frame": 1}
 @pytest.mark.parametrize(
     ("name", "body", "error"),
     [
-        ("open", {}, "source must be a text but got None"),
+        ("open", {}, "source must be a string but got None"),
         ("open", {"source": " "}, "give the path of a video"),
         ("open", {"source": "missing.mp4"}, "missing.mp4: no such video file"),
         ("open", {"source": "http://example.org/"}, "of addresses only rtsp://"),
-        ("open", {"source": "a\0b"}, "a\0b"),
+        ("open", {"source": "a\0b"}, "cannot be the path of a file"),
         ("click", {**CLICK, "object": "1"}, "object must be a whole number but got '1'"),
         ("click", {**CLICK, "object": True}, "object must be a whole number but got True"),
-        ("click", {**CLICK, "x": None}, "x must be a number, in pixels of the frame, but got None"),
-        ("click", {**CLICK, "y": float("inf")}, "y must be a number, in pixels of the frame, but got inf"),
-        ("click", {**CLICK, "y": 10**400}, "y must be a number, in pixels of the frame, but got 1000"),
+        ("click", {**CLICK, "x": None}, "x must be a number of pixels in the frame but got None"),
+        ("click", {**CLICK, "y": float("inf")}, "y must be a number of pixels in the frame but got inf"),
+        ("click", {**CLICK, "y": 10**400}, "y must be a number of pixels in the frame but got 1000"),
         ("click", {**CLICK, "label": 1.0}, "label must be a whole number but got 1.0"),
         ("click", {**CLICK, "frame": None}, "frame must be a whole number but got None"),
         ("click", {**CLICK, "frame": 0}, "open a video or a camera first"),
@@ -242,7 +243,7 @@ def test_unknown_call(call):
     assert text.startswith("there is no call 'fly'; there are upload, open, ")
 
 
-def test_calls_are_not_made_by_looking(ask, call):
+def test_a_get_request_makes_no_call(ask, call):
     assert ask("GET", "play")[0] == 404
 
 
@@ -265,7 +266,7 @@ def test_a_mistake_in_the_program(call, session, monkeypatch, capsys):
 
 
 def uploaded(server):
-    """Names of the files that are kept."""
+    """Return the names of the files that are kept."""
     return sorted(file.name for file in server.uploads.glob("*/*"))
 
 
@@ -280,7 +281,7 @@ def test_upload(server, ask, call):
     assert not server.uploads.exists()
 
 
-def test_upload_of_what_is_no_video(server, ask, call):
+def test_upload_of_a_file_that_is_not_a_video(server, ask, call):
     assert call("upload?name=clip.mp4", CLIP.read_bytes()) == (200, None)
     status, text = call("upload?name=notes.txt", b"not a video")
     assert status == 400
@@ -294,7 +295,7 @@ def test_upload_without_a_name(call, name):
 
 
 def test_two_uploads_at_a_time(server, ask, call):
-    """One is opened while the other still comes, and both end well."""
+    """One is opened while the other is still arriving, and both succeed."""
     path, content = urlsplit(server.url).path, CLIP.read_bytes()
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         head = f"POST {path}upload?name=slow.mp4 HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -316,7 +317,7 @@ def test_upload_that_is_larger_than_the_disk(ask):
 
 
 def test_upload_that_breaks_off(server):
-    """The browser goes away in the middle: nothing is kept, nothing is opened, and the server goes on."""
+    """The browser disconnects halfway: nothing is kept or opened, and the server goes on."""
     with socket.create_connection(("127.0.0.1", server.port)) as broken:
         path = urlsplit(server.url).path
         head = f"POST {path}upload?name=a.mp4 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"

@@ -10,66 +10,55 @@ from sam2edge import VideoTracker
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.sources import VideoSource
-from sam2edge.ui import saver, session as module
+from sam2edge.ui import session as module
 from sam2edge.ui.view import Click
-from tests.conftest import REPO
-from tests.helpers import iou
-from tests.simulated import Simulated, failing, grey, opening
-from tests.unit.ui.conftest import CLIP
+from tests.helpers import CLIP, iou
+from tests.simulated import Simulated, failing, grey
+from tests.unit.ui.conftest import TRUTH
 
-TRUTH = np.load(REPO / "samples" / "clip_masks.npz")["labels"]
 BALL, BLOCK = Click(1, 138, 84, 1), Click(2, 262, 60, 1)
-
-
-def simulate(monkeypatch, *sources):
-    """Open these sources in turn, whatever the word."""
-    given = opening(*sources)
-    monkeypatch.setattr(module, "open_source", lambda word: given())
 
 
 # frames
 
 
-def test_first_frame(session):
-    session.open(str(CLIP))
-    view = session.view()
+def test_first_frame(clip_session):
+    view = clip_session.view()
     with VideoSource(CLIP) as source:
         np.testing.assert_array_equal(view.pixels, next(iter(source)))
     assert (view.source, view.number, view.count, view.live, view.ended) == (str(CLIP), 0, 120, False, False)
     assert (view.result, view.clicks, view.folder) == (None, (), None)
 
 
-def test_a_clicked_object_is_followed(session):
-    session.open(str(CLIP))
-    session.click(BALL)
-    overlaps = [iou(session.view().result.masks[0], TRUTH[0] == 1)]
+def test_a_clicked_object_is_followed(clip_session):
+    clip_session.click(BALL)
+    overlaps = [iou(clip_session.view().result.masks[0], TRUTH[0] == 1)]
     for number in range(1, 31):
-        assert session.advance()
-        result = session.view().result
-        assert result.frame_index == session.view().number == number
+        assert clip_session.advance()
+        result = clip_session.view().result
+        assert result.frame_index == clip_session.view().number == number
         overlaps.append(iou(result.masks[0], TRUTH[number] == 1))
     assert np.mean(overlaps) > 0.85
 
 
-def test_tracking_starts_with_the_first_click(session, nano):
+def test_tracking_starts_with_the_first_click(clip_session, nano):
     """Frames before it, and a try that was removed again, leave no trace."""
-    session.open(str(CLIP))
-    session.click(BLOCK)
-    session.advance()
-    session.remove(2)
-    session.advance()
-    session.click(BALL)
-    session.advance()
+    clip_session.click(BLOCK)
+    clip_session.advance()
+    clip_session.remove(2)
+    clip_session.advance()
+    clip_session.click(BALL)
+    clip_session.advance()
     with VideoTracker(nano) as tracker, VideoSource(CLIP) as source:
         frames = list(source)[2:4]
         tracker.track(frames[0])
         tracker.prompt(1, points=[(138, 84)])
         expected = tracker.track(frames[1])
-    np.testing.assert_array_equal(session.view().result.logits, expected.logits)
+    np.testing.assert_array_equal(clip_session.view().result.logits, expected.logits)
 
 
-def test_end(session, monkeypatch):
-    simulate(monkeypatch, Simulated(grey(1), grey(2), live=False))
+def test_end(session, simulate):
+    simulate(Simulated(grey(1), grey(2), live=False))
     session.open("clip")
     assert session.advance()
     assert not session.advance()
@@ -78,16 +67,16 @@ def test_end(session, monkeypatch):
     assert (view.number, view.ended, view.pixels[0, 0, 0]) == (1, True, 2)
 
 
-def test_serial_counts_on_over_sources(session, monkeypatch):
-    simulate(monkeypatch, Simulated(grey(1), grey(2), live=False), Simulated(grey(3), live=False))
+def test_serial_counts_on_over_sources(session, simulate):
+    simulate(Simulated(grey(1), grey(2), live=False), Simulated(grey(3), live=False))
     session.open("one")
     session.advance()
     session.open("two")
     assert (session.serial, session.view().number) == (3, 0)
 
 
-def test_no_frame_in_time(session, monkeypatch, released):
-    simulate(monkeypatch, Simulated(grey(1), released, live=True))
+def test_no_frame_in_time(session, simulate, released):
+    simulate(Simulated(grey(1), released, live=True))
     session.open("0")
     assert not session.advance(timeout=0.01)
     assert not session.ended
@@ -97,17 +86,16 @@ def test_no_frame_in_time(session, monkeypatch, released):
 # opening
 
 
-def test_what_cannot_be_opened_leaves_what_is_open(session):
-    session.open(str(CLIP))
-    session.click(BALL)
+def test_what_cannot_be_opened_leaves_what_is_open(clip_session):
+    clip_session.click(BALL)
     with pytest.raises(MediaError, match="no such video file"):
-        session.open("missing.mp4")
-    session.advance()
-    assert session.view().result.object_ids == (1,)
+        clip_session.open("missing.mp4")
+    clip_session.advance()
+    assert clip_session.view().result.object_ids == (1,)
 
 
-def test_another_source_forgets_the_objects(session, monkeypatch):
-    simulate(monkeypatch, Simulated(grey(1, (240, 320)), live=False, size=(240, 320)), Simulated(grey(2), live=False))
+def test_another_source_forgets_the_objects(session, simulate):
+    simulate(Simulated(grey(1, (240, 320)), live=False, size=(240, 320)), Simulated(grey(2), live=False))
     session.open("one")
     session.click(BALL)
     session.open("two", "its name")
@@ -136,8 +124,8 @@ def test_restart(session):
     assert (view.source, view.number, view.result) == ("clip", 0, None)
 
 
-def test_restart_of_a_camera(session, monkeypatch, released):
-    simulate(monkeypatch, Simulated(grey(1), released, live=True))
+def test_restart_of_a_camera(session, simulate, released):
+    simulate(Simulated(grey(1), released, live=True))
     session.open("0")
     with pytest.raises(InputError, match="a camera has no beginning"):
         session.restart()
@@ -157,8 +145,8 @@ def test_nothing_is_open(session, act):
         act(session)
 
 
-def test_faults_are_told_until_frames_come_again(session, monkeypatch, released):
-    simulate(monkeypatch, Simulated(grey(1), released, MediaError("torn"), grey(2), grey(3), live=False))
+def test_faults_are_told_until_frames_come_again(session, simulate, released):
+    simulate(Simulated(grey(1), released, MediaError("torn"), grey(2), grey(3), live=False))
     session.open("clip")
     released.set()
     session.advance()
@@ -167,8 +155,8 @@ def test_faults_are_told_until_frames_come_again(session, monkeypatch, released)
     assert session.view().message == ""
 
 
-def test_a_source_that_fails(session, monkeypatch):
-    simulate(monkeypatch, Simulated(grey(1), failing(MediaError("gone")), live=False))
+def test_a_source_that_fails(session, simulate):
+    simulate(Simulated(grey(1), failing(MediaError("gone")), live=False))
     session.open("clip")
     with pytest.raises(MediaError, match="gone"):
         session.advance()
@@ -178,28 +166,26 @@ def test_a_source_that_fails(session, monkeypatch):
 # clicks
 
 
-def test_clicks_on_one_frame_count_together(session, nano):
-    session.open(str(CLIP))
+def test_clicks_on_one_frame_count_together(clip_session, nano):
     more = Click(1, 120, 84, 1)
-    session.click(BALL)
-    session.click(more)
+    clip_session.click(BALL)
+    clip_session.click(more)
     with VideoTracker(nano) as tracker, VideoSource(CLIP) as source:
         tracker.track(next(iter(source)))
         tracker.prompt(1, points=[(138, 84)])
         expected = tracker.prompt(1, points=[(138, 84), (120, 84)], labels=[1, 1])
-    np.testing.assert_array_equal(session.view().result.logits, expected.logits)
-    assert session.view().clicks == (BALL, more)
-    session.advance()
-    assert session.view().clicks == ()
+    np.testing.assert_array_equal(clip_session.view().result.logits, expected.logits)
+    assert clip_session.view().clicks == (BALL, more)
+    clip_session.advance()
+    assert clip_session.view().clicks == ()
 
 
-def test_a_correction_on_a_later_frame(session, nano):
-    session.open(str(CLIP))
-    session.click(BALL)
-    session.advance()
-    session.click(Click(1, 160, 100, 0))
-    corrected = session.view().result
-    session.advance()
+def test_a_correction_on_a_later_frame(clip_session, nano):
+    clip_session.click(BALL)
+    clip_session.advance()
+    clip_session.click(Click(1, 160, 100, 0))
+    corrected = clip_session.view().result
+    clip_session.advance()
     with VideoTracker(nano) as tracker, VideoSource(CLIP) as source:
         frames = list(source)[:3]
         tracker.track(frames[0])
@@ -208,72 +194,66 @@ def test_a_correction_on_a_later_frame(session, nano):
         expected = tracker.prompt(1, points=[(160, 100)], labels=[0])
         np.testing.assert_array_equal(corrected.logits, expected.logits)
         assert (before.logits != expected.logits).any()
-        np.testing.assert_array_equal(session.view().result.logits, tracker.track(frames[2]).logits)
+        np.testing.assert_array_equal(clip_session.view().result.logits, tracker.track(frames[2]).logits)
 
 
-def test_undo_is_as_if_it_had_never_been(session):
-    session.open(str(CLIP))
-    session.click(BALL)
-    session.click(BLOCK)
-    before = session.view().result
-    session.click(Click(2, 240, 50, 0))
-    assert (session.view().result.logits != before.logits).any()
-    session.undo()
-    after = session.view()
+def test_undo_is_as_if_it_had_never_been(clip_session):
+    clip_session.click(BALL)
+    clip_session.click(BLOCK)
+    before = clip_session.view().result
+    clip_session.click(Click(2, 240, 50, 0))
+    assert (clip_session.view().result.logits != before.logits).any()
+    clip_session.undo()
+    after = clip_session.view()
     assert after.result.object_ids == (1, 2)
     np.testing.assert_array_equal(after.result.logits, before.logits)
     assert after.clicks == (BALL, BLOCK)
-    session.undo()
-    session.undo()
-    assert (session.view().result, session.view().clicks) == (None, ())
+    clip_session.undo()
+    clip_session.undo()
+    assert (clip_session.view().result, clip_session.view().clicks) == (None, ())
 
 
-def test_undo_without_a_click(session):
-    session.open(str(CLIP))
+def test_undo_without_a_click(clip_session):
     with pytest.raises(PromptError, match="no click on this frame"):
-        session.undo()
+        clip_session.undo()
 
 
-def test_undo_of_corrections(session):
+def test_undo_of_corrections(clip_session):
     """What the tracker had found without them is back, and so is the way on from there."""
-    session.open(str(CLIP))
-    session.click(BALL)
-    session.advance()
-    before = session.view().result
-    session.click(Click(1, 120, 84, 1))
-    once = session.view().result
-    session.click(Click(1, 200, 200, 0))
-    session.undo()
-    np.testing.assert_array_equal(session.view().result.logits, once.logits)
-    session.undo()
-    view = session.view()
+    clip_session.click(BALL)
+    clip_session.advance()
+    before = clip_session.view().result
+    clip_session.click(Click(1, 120, 84, 1))
+    once = clip_session.view().result
+    clip_session.click(Click(1, 200, 200, 0))
+    clip_session.undo()
+    np.testing.assert_array_equal(clip_session.view().result.logits, once.logits)
+    clip_session.undo()
+    view = clip_session.view()
     assert (view.clicks, view.result.frame_index) == ((), 1)
     np.testing.assert_array_equal(view.result.logits, before.logits)
 
 
-def test_remove(session):
-    session.open(str(CLIP))
-    session.click(BALL)
-    session.click(BLOCK)
-    session.remove(1)
-    view = session.view()
+def test_remove(clip_session):
+    clip_session.click(BALL)
+    clip_session.click(BLOCK)
+    clip_session.remove(1)
+    view = clip_session.view()
     assert (view.result.object_ids, view.clicks) == ((2,), (BLOCK,))
     assert iou(view.result.masks[0], TRUTH[0] == 2) > 0.7
-    session.advance()
-    assert session.view().result.object_ids == (2,)
+    clip_session.advance()
+    assert clip_session.view().result.object_ids == (2,)
 
 
-def test_remove_of_an_unknown_object(session):
-    session.open(str(CLIP))
+def test_remove_of_an_unknown_object(clip_session):
     with pytest.raises(ObjectIdError, match="object 1 is not tracked"):
-        session.remove(1)
+        clip_session.remove(1)
 
 
 @pytest.mark.parametrize("object_id", [0, -1, 65536])
-def test_ids_that_are_no_pixel_values(session, object_id):
-    session.open(str(CLIP))
+def test_ids_that_are_no_pixel_values(clip_session, object_id):
     with pytest.raises(ObjectIdError, match="from 1 to 65535"):
-        session.click(Click(object_id, 9, 9, 1))
+        clip_session.click(Click(object_id, 9, 9, 1))
 
 
 @pytest.mark.parametrize(
@@ -285,19 +265,17 @@ def test_ids_that_are_no_pixel_values(session, object_id):
         (Click(1, 138, 84, 2), "object 1 is new: click on it first"),
     ],
 )
-def test_wrong_clicks_change_nothing(session, click, message):
-    session.open(str(CLIP))
+def test_wrong_clicks_change_nothing(clip_session, click, message):
     with pytest.raises(PromptError, match=message):
-        session.click(click)
-    assert (session.view().result, session.view().clicks) == (None, ())
+        clip_session.click(click)
+    assert (clip_session.view().result, clip_session.view().clicks) == (None, ())
 
 
-def test_more_objects_than_there_is_room_for(session):
-    session.open(str(CLIP))
+def test_more_objects_than_there_is_room_for(clip_session):
     for n in (1, 2, 3):
-        session.click(Click(n, 138, 84, 1))
+        clip_session.click(Click(n, 138, 84, 1))
     with pytest.raises(ObjectIdError, match="3 objects are tracked already"):
-        session.click(Click(4, 138, 84, 1))
+        clip_session.click(Click(4, 138, 84, 1))
 
 
 # saving
@@ -309,22 +287,21 @@ def saved(folder):
     return images, [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
 
 
-def test_saved_is_what_was_seen_last(session, tmp_path):
+def test_saved_is_what_was_seen_last(clip_session, tmp_path):
     """A frame without objects, one with a correction, and the one on which saving ends."""
-    session.open(str(CLIP))
-    session.advance()
-    session.save(True)
-    session.advance()
-    session.click(BALL)
-    session.click(BLOCK)
-    seen = [session.view().result]
-    session.advance()
-    session.click(Click(1, 120, 84, 1))
-    seen.append(session.view().result)
-    assert (session.view().folder, session.view().saved) == (str(tmp_path / "saved" / "001"), 2)
-    session.save(False)
-    session.save(False)
-    assert session.view().folder is None
+    clip_session.advance()
+    clip_session.save(True)
+    clip_session.advance()
+    clip_session.click(BALL)
+    clip_session.click(BLOCK)
+    seen = [clip_session.view().result]
+    clip_session.advance()
+    clip_session.click(Click(1, 120, 84, 1))
+    seen.append(clip_session.view().result)
+    assert (clip_session.view().folder, clip_session.view().saved) == (str(tmp_path / "saved" / "001"), 2)
+    clip_session.save(False)
+    clip_session.save(False)
+    assert clip_session.view().folder is None
     images, lines = saved(tmp_path / "saved" / "001")
     assert sorted(images) == ["00001.png", "00002.png", "00003.png"]
     assert not images["00001.png"].any()
@@ -336,41 +313,37 @@ def test_saved_is_what_was_seen_last(session, tmp_path):
             np.testing.assert_array_equal(rle.decode(line["objects"][n]["segmentation"]), result.masks[n])
 
 
-def test_each_time_a_new_folder(session, tmp_path):
-    session.open(str(CLIP))
-    session.save(True)
-    session.save(True)
-    session.save(False)
-    session.save(True)
-    session.close()
+def test_each_time_a_new_folder(clip_session, tmp_path):
+    clip_session.save(True)
+    clip_session.save(True)
+    clip_session.save(False)
+    clip_session.save(True)
+    clip_session.close()
     assert sorted(folder.name for folder in (tmp_path / "saved").iterdir()) == ["001", "002"]
     assert list(saved(tmp_path / "saved" / "002")[0]) == ["00000.png"]
 
 
-def test_another_source_ends_saving(session, tmp_path):
-    session.open(str(CLIP))
-    session.save(True)
-    session.restart()
-    session.advance()
-    assert session.view().folder is None
+def test_another_source_ends_saving(clip_session, tmp_path):
+    clip_session.save(True)
+    clip_session.restart()
+    clip_session.advance()
+    assert clip_session.view().folder is None
     assert list(saved(tmp_path / "saved" / "001")[0]) == ["00000.png"]
 
 
-def test_no_folder_can_be_made(session, tmp_path):
+def test_no_folder_can_be_made(clip_session, tmp_path):
     (tmp_path / "saved").write_text("")
-    session.open(str(CLIP))
     with pytest.raises(MediaError, match="saved: this directory cannot be made"):
-        session.save(True)
-    assert session.view().folder is None
+        clip_session.save(True)
+    assert clip_session.view().folder is None
 
 
-def test_a_full_disk_ends_saving_and_not_tracking(session, monkeypatch):
-    session.open(str(CLIP))
-    session.click(BALL)
-    session.save(True)
-    monkeypatch.setattr(saver.MaskSink, "write", lambda *arguments: failing(MediaError("disk is full"))())
+def test_a_full_disk_ends_saving_and_not_tracking(clip_session, monkeypatch):
+    clip_session.click(BALL)
+    clip_session.save(True)
+    monkeypatch.setattr(module.MaskSink, "write", lambda *arguments: failing(MediaError("disk is full"))())
     with pytest.raises(MediaError, match="disk is full"):
-        session.advance()
-    view = session.view()
+        clip_session.advance()
+    view = clip_session.view()
     assert (view.folder, view.number, view.result.frame_index) == (None, 1, 1)
-    assert session.advance()
+    assert clip_session.advance()

@@ -1,4 +1,4 @@
-"""What the page is given to draw."""
+"""What the page receives to draw."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.conftest import REPO
 
 
 def filled(lines, size):
-    """What lines show when they are filled by the even-odd rule."""
+    """Fill lines by the even-odd rule."""
     picture = np.zeros(size, np.uint8)
     cv2.fillPoly(picture, [np.round(np.reshape(line, (-1, 2)) * 16).astype(np.int32) for line in lines], 1, shift=4)
     return picture.astype(bool)
@@ -38,11 +38,11 @@ def test_parts_and_holes():
     assert not shown[18:32, 18:32].any()
 
 
-def test_nothing_has_no_outline():
+def test_an_empty_mask_has_no_outline():
     assert outlines(np.zeros((4, 4), bool)) == []
 
 
-def test_a_pixel_has_one():
+def test_a_single_pixel_has_an_outline():
     mask = np.zeros((4, 4), bool)
     mask[1, 2] = True
     assert outlines(mask) == [[2, 1]]
@@ -72,8 +72,8 @@ def test_no_frame():
 
 
 def test_a_number_that_is_not_finite():
-    """A browser refuses JSON with NaN in it, and would show nothing any more."""
+    """A browser refuses JSON with NaN in it and would stop updating."""
     ones = np.ones(1, np.float32)
     view = view_of(None, FrameResult(0, (1,), np.ones((1, 4, 4), np.float32), ones * np.nan, ones, (4, 4)))
-    [found] = json.loads(json.dumps(view.state, allow_nan=False))["objects"]
-    assert (found["state"], found["iou"]) == ("visible", None)
+    [shown] = json.loads(json.dumps(view.state, allow_nan=False))["objects"]
+    assert (shown["state"], shown["iou"]) == ("visible", None)

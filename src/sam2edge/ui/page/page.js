@@ -3,12 +3,12 @@ import { draw, position } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
 let state = { objects: [], clicks: [], source: null };
-let selected = 1; // the object that a click means, tracked already or new
-const claimed = new Set(); // ids that were clicked for, whether the objects are known here yet or not
+let selected = 1; // the object that a click is for, tracked or new
+const claimed = new Set(); // ids that were clicked, even before the program has confirmed them
 let fading = 0;
-let calls = 0; // under way
+let calls = 0; // in progress
 
-/** Call the program; what it refuses is shown. */
+/** Call the program and show its error, if any; returns whether it succeeded. */
 async function ask(name, body) {
   calls += 1;
   try {
@@ -22,12 +22,12 @@ async function ask(name, body) {
   }
 }
 
-/** Open what may take a while. */
+/** Open a source, which may take a while. */
 async function open(what, name, body) {
   notice(`Opening ${what}…`);
   if (!(await ask(name, body))) return;
   $("notice").hidden = true;
-  $("source").blur(); // keys are for the video now
+  $("source").blur(); // from now on keys control the video
 }
 
 function notice(text) {
@@ -55,7 +55,7 @@ async function show(next, picture) {
   $("restart").hidden = $("progress").hidden = state.live;
   $("progress").value = state.count ? Math.min(1, (state.number + 1) / state.count) : 0;
   const total = state.count ? ` / ${state.count - 1}` : "";
-  $("position").textContent = ready ? `frame ${state.number}${state.ended ? ", the end" : total}` : "";
+  $("position").textContent = ready ? `frame ${state.number}${state.ended ? ", end" : total}` : "";
   $("rate").textContent = state.playing && state.rate ? `${state.rate.toFixed(0)} fps` : "";
   $("undo").disabled = !state.clicks.length;
   $("save").disabled = !ready;
@@ -63,11 +63,11 @@ async function show(next, picture) {
   $("save").setAttribute("aria-pressed", String(state.folder !== null));
   $("saving").textContent = state.folder
     ? `${state.saved} frames in ${state.folder}`
-    : "PNG and COCO RLE, from this frame on.";
+    : "PNG and COCO RLE, from this frame onwards.";
   list();
 }
 
-/** Show the objects, and the new one if that is selected. Rows stay, since a click may be under way on them. */
+/** List the objects, and the new one if it is selected. Rows are kept, because one may be being clicked. */
 function list() {
   const rows = new Map([...$("objects").children].map((row) => [Number(row.dataset.object), row]));
   const shown = [...state.objects];
@@ -116,7 +116,7 @@ const playOrPause = () => ask(state.playing ? "pause" : "play");
 
 $("stage").addEventListener("pointerdown", async (event) => {
   if (event.button !== 0 && event.button !== 2) return;
-  document.activeElement.blur(); // keys are for the video again, not for the address
+  document.activeElement.blur(); // from now on keys control the video, not the address
   const label = event.button === 2 || event.shiftKey ? 0 : 1;
   const object = selected;
   claimed.add(object);
@@ -142,7 +142,7 @@ $("new").onclick = selectNew;
 $("undo").onclick = () => ask("undo");
 $("save").onclick = () => ask("save", { on: state.folder === null });
 
-// A button that was pressed with the mouse leaves the space bar neither to itself nor to the address.
+// After a mouse click on a button, the space bar must control the video, not that button or the address.
 document.addEventListener("mousedown", (event) => {
   if (!event.target.closest("button")) return;
   event.preventDefault();
@@ -155,7 +155,7 @@ document.addEventListener("keydown", (event) => {
   const action = keys[event.key] ?? (/^[1-9]$/.test(event.key) ? () => select(Number(event.key)) : null);
   if (!action) return;
   event.preventDefault();
-  if (!(event.repeat && calls)) action(); // a key that is held must not get ahead of the program
+  if (!(event.repeat && calls)) action(); // a key that is held down must not get ahead of the program
 });
 
-watch(show, (error) => notice(`No answer from sam2edge (${error.message}).`));
+watch(show, (error) => notice(`sam2edge does not respond (${error.message}).`));

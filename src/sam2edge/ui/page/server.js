@@ -1,6 +1,6 @@
-// What the page asks of the program, at addresses relative to its own, which holds the token.
+// Requests to the program, at addresses relative to the page's own, which contains the token.
 
-/** Do `call` with `body` as JSON, or with a file as it is; throws an Error with the program's words. */
+/** Make a call with `body` as JSON, or with a file as it is; throws an Error with the program's message. */
 export async function call(name, body = {}) {
   const sent = body instanceof Blob ? body : JSON.stringify(body);
   const response = await fetch(name, { method: "POST", body: sent });
@@ -8,9 +8,9 @@ export async function call(name, body = {}) {
 }
 
 /**
- * Hand each new view to `show(state, picture)`; picture is a Blob, or null while the frame stays the same.
+ * Pass each new view to `show(state, picture)`; picture is a Blob, or null if the frame is the same.
  *
- * The next view is asked for when the last one is shown. So nothing queues up: a slow page misses frames.
+ * The next view is requested once the last one is shown, so that nothing queues up: a slow page misses frames.
  */
 export async function watch(show, lost) {
   for (let after = -1, have = -1; ; ) {

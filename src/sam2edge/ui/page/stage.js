@@ -1,4 +1,4 @@
-// The frame with outlines and clicks on it.
+// The frame, with outlines and clicks on top.
 
 const SVG = "http://www.w3.org/2000/svg";
 const stage = document.getElementById("stage");
@@ -26,7 +26,7 @@ export async function draw(state, picture, selected) {
   );
 }
 
-/** Where a pointer is, in pixels of the frame. */
+/** Position of a pointer in pixels of the frame. */
 export function position(event) {
   const box = stage.getBoundingClientRect();
   const { width, height } = marks.viewBox.baseVal;
@@ -38,7 +38,7 @@ export function position(event) {
 }
 
 function outline(object, selected) {
-  // Whole numbers are centres of pixels there, and corners of pixels in an SVG.
+  // Whole numbers are the centres of pixels in a view, but the corners of pixels in an SVG.
   const line = (numbers) => `M${numbers.map((number) => number + 0.5).join(" ")}Z`;
   const d = object.outlines.map(line).join("");
   return [
