@@ -6,13 +6,17 @@ import json
 import os
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from sam2edge import Bundle
+from sam2edge.runtime.model.prompts import Prompt
+
+if TYPE_CHECKING:
+    from sam2edge.calibration.measure.targets import Prompts
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"
@@ -55,14 +59,14 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def prompts() -> dict[int, dict[str, Any]]:
-    """What the bundled clip's objects are prompted with on its first frame: arguments of VideoTracker.prompt by id."""
+def prompts() -> Prompts:
+    """The prompts of the bundled clip's objects on its first frame."""
     clip = json.loads((REPO / "samples" / "clip.json").read_text())
-    return {int(object_id): prompt for object_id, prompt in clip["prompts"].items()}
+    return {int(object_id): Prompt(**prompt) for object_id, prompt in clip["prompts"].items()}
 
 
 @pytest.fixture(scope="session")
-def nano_int8(nano: Bundle, prompts: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def nano_int8(nano: Bundle, prompts: Prompts, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundled model in INT8, by 16 frames of the bundled clip; do not write into it."""
     from sam2edge.calibration.int8.calibrate import calibrate
 

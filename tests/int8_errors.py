@@ -20,6 +20,7 @@ from sam2edge.calibration.int8.histogram import METHODS
 from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.davis import contour_accuracy, davis_mean, region_similarity
 from sam2edge.engines.fp16 import ISLANDS
+from sam2edge.runtime.model.prompts import Prompt
 from tests.conftest import REPO
 from tests.half_errors import rounded
 from tests.rounding import with_e4m3
@@ -51,10 +52,16 @@ MEASURES = region_similarity, contour_accuracy
 
 
 def main() -> None:
-    source, (prompts, _) = Bundle.open(sys.argv[1]), demo.read_truth()
+    source, (truth, _) = Bundle.open(sys.argv[1]), demo.read_truth()
+    prompts = {number: Prompt(**prompt) for number, prompt in truth.items()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        given = {"clips": [demo.CLIP], "prompts": [prompts], "gate": None, "cache": folder / "cache"}
+        given = {
+            "clips": [demo.CLIP],
+            "prompts": [prompts],
+            "gate": None,
+            "cache": folder / "cache",
+        }
         bundles = {
             method: calibrate(source, folder / method, **given, recipe=Recipe(method=method)) for method in METHODS
         }

@@ -52,7 +52,7 @@ def collect(
                 observer.recording = number in record
                 tracker.track(frame)
                 for object_id, prompt in prompts.items() if number == 0 else ():
-                    tracker.prompt(object_id, **prompt)
+                    tracker.prompt(object_id, **prompt.arguments)
                 progress(number + 1)
     return observer.statistics
 

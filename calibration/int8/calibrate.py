@@ -44,7 +44,7 @@ def calibrate(
     """Write the INT8 bundle `out`.
 
     clips: video files, folders or patterns of images. All of their frames are tracked, on ONNX Runtime's CPU provider.
-    prompts: for each clip the arguments of VideoTracker.prompt by object id, for its first frame; None: boxes around
+    prompts: for each clip the prompts of its first frame by object id; None: boxes around
     what the bundle finds there by itself. frames: how many are recorded of all clips together, as many of each, evenly
     spread from its first to its last, and its second one besides. recipe: the default one if None. gate: what INT8 must
     pass on every clip, compared with `bundle` in closed loop; blocks that it fails by are kept out of INT8,

@@ -50,8 +50,7 @@ def key(bundle: Bundle, clip: str, record: Sequence[int], prompts: Prompts | Non
             # as a list, since numpy leaves out the middle of a large array
             (object_id, name, value.tolist() if isinstance(value, np.ndarray) else value)
             for object_id, prompt in prompts.items()
-            for name, value in prompt.items()
-            if value is not None
+            for name, value in prompt.arguments.items()
         ]
     for part in parts:
         digest.update(f"{part!r}\n".encode())

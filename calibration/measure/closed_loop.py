@@ -77,7 +77,7 @@ def track_clip(
 ) -> tuple[Run, list[Recorded]]:
     """Track a clip with SAM 2's defaults; the run, and the graphs' runs of the frames in `record`.
 
-    prompts: arguments of `VideoTracker.prompt` for each object id, given on the first frame. progress: called with the
+    prompts: of each object id, given on the first frame. progress: called with the
     number of frames done.
 
     Raises what Clip, VideoTracker and its methods do, and InputError without prompts.
@@ -93,7 +93,7 @@ def track_clip(
             start = time.perf_counter()
             result = tracker.track(frame)
             for object_id, prompt in prompts.items() if number == 0 else ():
-                result = tracker.prompt(object_id, **prompt)
+                result = tracker.prompt(object_id, **prompt.arguments)
             masks = result.masks  # made when asked for: part of the work
             whole = time.perf_counter() - start
             graphs = [watch.seconds[name] for name in GRAPHS]

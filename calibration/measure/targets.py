@@ -1,4 +1,4 @@
-"""What to track in a clip: object ids and the arguments of VideoTracker.prompt on the first frame."""
+"""What to track in a clip: object ids and their prompts on the first frame."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from sam2edge.bundle import Bundle
 from sam2edge.calibration.measure.truth import TrueMasks
 from sam2edge.errors import PromptError
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
+from sam2edge.runtime.model.prompts import Prompt
 
-Prompts = dict[int, dict[str, Any]]
+Prompts = dict[int, Prompt]
 
 _FILTERS: dict[str, Any] = {"points_per_side": 16, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.85}
 _LARGEST = 0.5
@@ -27,7 +28,7 @@ def prompts_from_truth(truth: TrueMasks) -> Prompts:
     first = truth[0]
     if not truth.object_ids:
         raise PromptError(f"{truth.path}: the first true mask is empty; give --point, --box or --mask")
-    return {object_id: {"mask": first == object_id} for object_id in truth.object_ids}
+    return {object_id: Prompt(mask=first == object_id) for object_id in truth.object_ids}
 
 
 def automatic_prompts(bundle: Bundle, frame: npt.NDArray[np.uint8], backend: str = "auto", count: int = 3) -> Prompts:
@@ -52,7 +53,7 @@ def automatic_prompts(bundle: Bundle, frame: npt.NDArray[np.uint8], backend: str
     prompts: Prompts = {}
     for object_id, record in enumerate(sorted(taken, key=lambda record: -int(record["area"]))[:count], 1):
         x, y, width, height = record["bbox"]  # as upstream's: one less than the number of columns and rows
-        prompts[object_id] = {"box": (x, y, x + width + 1, y + height + 1)}
+        prompts[object_id] = Prompt(box=(x, y, x + width + 1, y + height + 1))
     return prompts
 
 

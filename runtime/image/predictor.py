@@ -20,6 +20,7 @@ from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding, Floats
 from sam2edge.runtime.model.graphs import Graphs
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, upsample
+from sam2edge.runtime.model.prompts import EncodedPrompt
 from sam2edge.runtime.model.resize import check_frame, resize
 
 Prediction = tuple[Floats, Floats, Floats]
@@ -313,8 +314,8 @@ class ImagePredictor(Closeable):
         checks.flag("normalize_coords", normalize_coords, PromptError)
         if point_coords is None and point_labels is None and box is None and mask_input is None:
             raise PromptError("a prompt needs point_coords, a box or a mask_input")
-        points, labels = prompts.check_batch(
-            point_coords, point_labels, box, embedding.size, in_pixels=normalize_coords
+        points, labels = prompts.check_points(
+            point_coords, point_labels, box, embedding.size, in_pixels=normalize_coords, several=True
         )
         if mask_input is None:
             return points, labels, None
@@ -360,24 +361,16 @@ class ImagePredictor(Closeable):
         """Outputs for N prompts, in as few runs as the engines allow."""
         n = len(points)
         each = min(n, self._graphs.max_size("mask_decoder", "points") or n)
-        points, labels = prompts.to_model(points, labels, embedding.size, self._side)
-
-        def run(rows: slice) -> dict[str, Floats]:
-            count = len(points[rows])
-            return self._graphs.decode(
-                embedding,
-                self._features(embedding, each)[:count]
-                if features is None
-                else np.ascontiguousarray(features[rows], np.float32),
-                np.ones(count, bool),
-                points[rows],
-                labels[rows],
-                None if mask_input is None else mask_input[rows],
-                multimask,
-                wanted,
-            )
-
-        runs = [run(slice(start, start + each)) for start in range(0, n, each)]
+        runs = []
+        for rows in (slice(start, start + each) for start in range(0, n, each)):
+            mask = None if mask_input is None else mask_input[rows]
+            prompt = EncodedPrompt.of_points(points[rows], labels[rows], embedding.size, self.model, mask)
+            count = len(prompt.points)
+            if features is None:
+                conditioned = self._features(embedding, each)[:count]
+            else:
+                conditioned = np.ascontiguousarray(features[rows], np.float32)
+            runs.append(self._graphs.decode(embedding, conditioned, prompt, np.ones(count, bool), multimask, wanted))
         return runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in wanted}
 
     def _features(self, embedding: Embedding, n: int) -> AnyArray:

@@ -16,6 +16,8 @@ from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
 from sam2edge.runtime.model.embedding import Embedding
 from sam2edge.runtime.model.frame_loader import FrameLoader
+from sam2edge.runtime.model.prompts import EncodedPrompt
+from sam2edge.types import Bools
 
 
 class Graphs:
@@ -127,29 +129,17 @@ class Graphs:
         self,
         embedding: Embedding,
         conditioned: AnyArray,
-        add_no_memory: Array,
-        points: Array,
-        labels: Array,
-        mask_input: Array | None,
+        prompt: EncodedPrompt,
+        add_no_memory: Bools,
         multimask: bool,
         wanted: Collection[str],
     ) -> dict[str, Array]:
-        """Run the mask decoder for N objects and give the outputs that are wanted.
-
-        embedding: gives high_res_0 and high_res_1. conditioned: [N,C,h,h]. add_no_memory: bool [N]. points and
-        labels: as prompts.to_model gives them. mask_input: [N,1,4h,4h] or None.
-        """
-        n, side = conditioned.shape[0], self.model.mask_size
+        """Run the mask decoder for N prompts on features [N,C,h,h] and return the outputs that are wanted."""
         inputs = {
+            **prompt.inputs(self.model, add_no_memory, multimask),
             "conditioned": conditioned,
-            "add_no_memory": add_no_memory,
             "high_res_0": embedding.high_res_0,
             "high_res_1": embedding.high_res_1,
-            "points": points,
-            "labels": labels,
-            "mask_input": np.zeros((n, 1, side, side), np.float32) if mask_input is None else mask_input,
-            "has_mask_input": np.full(n, mask_input is not None),
-            "multimask": np.full(n, multimask),
         }
         return self._graphs["mask_decoder"].run_outputs(inputs, wanted)
 

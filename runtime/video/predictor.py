@@ -17,10 +17,10 @@ from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
-from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding, Floats
 from sam2edge.runtime.model.graphs import Graphs
 from sam2edge.runtime.model.logits import ABSENT_LOGIT, upsample
+from sam2edge.runtime.model.prompts import EncodedPrompt, check_object_id, check_points
 from sam2edge.runtime.video.frames import open_frames
 from sam2edge.runtime.video.state import InferenceState, Output, Points, VideoObject, gather
 from sam2edge.runtime.video.steps import MemoryLoop
@@ -103,14 +103,11 @@ class VideoPredictor(Closeable):
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         checks.flag("clear_old_points", clear_old_points)
         checks.flag("normalize_coords", normalize_coords)
-        if (points is None) != (labels is None):
-            given, missing = ("points", "labels") if labels is None else ("labels", "points")
-            raise PromptError(f"{given} were given without {missing}; give both, one label a point")
-        if points is None and box is None:
+        if points is None and labels is None and box is None:
             raise PromptError("a prompt needs points or a box (a mask is add_new_mask)")
         if box is not None and not clear_old_points:
             raise PromptError("a box comes before any point; give it with clear_old_points=True")
-        coordinates, kinds = prompts.check_points(
+        coordinates, kinds = check_points(
             _without_batch(points, 2),
             _without_batch(labels, 1),
             _without_batch(box, 1),
@@ -121,8 +118,7 @@ class VideoPredictor(Closeable):
         before = item.inputs.get(frame_idx)
         if before is not None and not clear_old_points:
             coordinates, kinds = np.concatenate([before[0], coordinates], 1), np.concatenate([before[1], kinds], 1)
-        image_size = self._graphs.model.image_size
-        prompt = prompts.PointPrompt(*prompts.to_model(coordinates, kinds, state.frames.size, image_size))
+        prompt = EncodedPrompt.of_points(coordinates, kinds, state.frames.size, self._graphs.model)
         return self._prompt(state, frame_idx, obj_id, item, prompt, (coordinates, kinds))
 
     add_new_points = add_new_points_or_box
@@ -137,7 +133,7 @@ class VideoPredictor(Closeable):
         add_new_points_or_box. Raises InputError, PromptError and ObjectIdError.
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
-        encoded = prompts.MaskPrompt(*prompts.encode_mask(mask, state.frames.size, self._graphs.model))
+        encoded = EncodedPrompt.of_mask(mask, state.frames.size, self._graphs.model)
         item = state.objects.get(obj_id) or VideoObject()
         return self._prompt(state, frame_idx, obj_id, item, encoded, None)
 
@@ -189,7 +185,7 @@ class VideoPredictor(Closeable):
         no frames without need_output or when none remain. Raises InputError and ObjectIdError.
         """
         state = self._check_state(inference_state)
-        obj_id = prompts.check_object_id(obj_id)
+        obj_id = check_object_id(obj_id)
         checks.flag("strict", strict)
         checks.flag("need_output", need_output)
         if strict and obj_id not in state.objects:
@@ -215,7 +211,7 @@ class VideoPredictor(Closeable):
 
     def _check(self, state: object, frame_idx: object, obj_id: object) -> tuple[InferenceState, int, int]:
         checked = self._check_state(state)
-        return checked, _frame_index("frame_idx", frame_idx, checked), prompts.check_object_id(obj_id)
+        return checked, _frame_index("frame_idx", frame_idx, checked), check_object_id(obj_id)
 
     def _prompt(
         self,
@@ -223,14 +219,14 @@ class VideoPredictor(Closeable):
         frame: int,
         obj_id: int,
         item: VideoObject,
-        prompt: prompts.PointPrompt | prompts.MaskPrompt,
+        prompt: EncodedPrompt,
         points: Points | None,
     ) -> FrameMasks:
         """Run a prompt; an error before its end leaves the object and the state as they were."""
         embedding = self._embedding(state, frame)
         is_first = frame not in item.reverse or not item.conditioning  # upstream fails without any memory
         before, known = item.output(frame), None
-        if isinstance(prompt, prompts.PointPrompt) and before is not None:
+        if prompt.logits is None and before is not None:
             conditioned: AnyArray = embedding.features
             if not is_first:
                 memories = self._memories(state, [item], frame, item.reverse[frame])

@@ -6,6 +6,7 @@ them. Which memories an object has is not known here: the tracker and the video 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,10 @@ import numpy as np
 
 from sam2edge.bundle import Model
 from sam2edge.runtime.backends.base import AnyArray, Array
-from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding
 from sam2edge.runtime.model.graphs import Graphs
 from sam2edge.runtime.model.logits import ABSENT_LOGIT, LOGIT_LIMIT
+from sam2edge.runtime.model.prompts import MASK_LOGIT, EncodedPrompt
 
 _KEPT = ("mask", "iou", "object_score", "pointer")
 """Outputs of the mask decoder that are kept of an object."""
@@ -70,21 +71,20 @@ class MemoryLoop:
         """Features that attended to what N ≥ 1 objects remember, float32 [N,C,h,h]; memories as for `find`."""
         return self._graphs.run("memory_attention", features=embedding.features, **memories)["conditioned"]
 
-    def prompt(
-        self, embedding: Embedding, known: Objects | None, prompt: prompts.PointPrompt | prompts.MaskPrompt
-    ) -> Objects:
+    def prompt(self, embedding: Embedding, known: Objects | None, prompt: EncodedPrompt) -> Objects:
         """Prompt one object. known: its row on this frame, None if the object is new."""
-        if isinstance(prompt, prompts.MaskPrompt):
-            return self._prompt_mask(embedding, known, prompt)
-        if known is None:
-            conditioned, first, previous = embedding.features, np.ones(1, bool), None
-        else:
-            conditioned, first = known.conditioned, known.first
-            previous = np.clip(known.shown, -LOGIT_LIMIT, LOGIT_LIMIT)
-        several = _multimask(self._model, prompt.points.shape[1] - 1, bool(first[0]))
-        decoded = self._graphs.decode(
-            embedding, conditioned, first, prompt.points, prompt.labels, previous, several, _KEPT
-        )
+        first = np.ones(1, bool) if known is None else known.first
+        features = conditioned = embedding.features if known is None else known.conditioned
+        if prompt.logits is None:
+            previous = None if known is None else np.clip(known.shown, -LOGIT_LIMIT, LOGIT_LIMIT)
+            prompt = dataclasses.replace(prompt, mask_input=previous)
+            add_no_memory, several = first, _multimask(self._model, prompt.points.shape[1] - 1, bool(first[0]))
+        else:  # a mask is itself the output; only its pointer comes from the decoder, on features without memory
+            features, add_no_memory, several = embedding.features, np.zeros(1, bool), False
+        decoded = self._graphs.decode(embedding, features, prompt, add_no_memory, several, _KEPT)
+        if prompt.logits is not None:
+            certain = {"iou": np.ones((1, 1), np.float32), "object_score": np.full((1, 1), MASK_LOGIT, np.float32)}
+            decoded = {**decoded, "mask": prompt.logits, **certain}
         return self._rows(decoded, conditioned, first, prompted=True)
 
     def remember(self, embedding: Embedding, logits: Array, scores: Array, prompted: Array) -> Array:
@@ -92,22 +92,6 @@ class MemoryLoop:
         return self._graphs.run(
             "memory_encoder", features=embedding.features, mask=logits, object_score=scores, binarize=prompted
         )["memory"]
-
-    def _prompt_mask(self, embedding: Embedding, known: Objects | None, prompt: prompts.MaskPrompt) -> Objects:
-        """A mask prompt is itself the output; only its pointer comes from the decoder, on features without memory."""
-        features, never = embedding.features, np.zeros(1, bool)
-        decoded = self._graphs.decode(
-            embedding, features, never, *prompts.no_points(1), prompt.mask_input, False, _KEPT
-        )
-        return Objects(
-            conditioned=features if known is None else known.conditioned,
-            first=np.ones(1, bool) if known is None else known.first,
-            prompted=np.ones(1, bool),
-            logits=prompt.logits,
-            ious=np.ones((1, 1), np.float32),
-            scores=np.full((1, 1), prompts.MASK_LOGIT, np.float32),
-            pointers=decoded["pointer"],
-        )
 
     @staticmethod
     def _rows(decoded: Mapping[str, Array], conditioned: AnyArray, first: Array, *, prompted: bool) -> Objects:
@@ -124,15 +108,7 @@ class MemoryLoop:
 
 def without_prompts(model: Model, n: int) -> dict[str, Array]:
     """Inputs of the mask decoder that are the same for all frames on which N objects are only tracked."""
-    points, labels = prompts.no_points(n)
-    return {
-        "add_no_memory": np.zeros(n, bool),
-        "points": points,
-        "labels": labels,
-        "mask_input": np.zeros((n, 1, model.mask_size, model.mask_size), np.float32),
-        "has_mask_input": np.zeros(n, bool),
-        "multimask": np.full(n, _multimask(model, 0)),
-    }
+    return EncodedPrompt.none(n).inputs(model, np.zeros(n, bool), _multimask(model, 0))
 
 
 def _multimask(model: Model, points: int, first: bool = False) -> bool:

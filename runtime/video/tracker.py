@@ -18,9 +18,9 @@ from sam2edge.bundle import GRAPHS, Bundle, Model
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import Backend
-from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding
 from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.prompts import Prompt, check_object_id
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.model.staging import Uploads
@@ -154,12 +154,12 @@ class VideoTracker(Closeable):
         Raises PromptError or ObjectIdError; the tracker is then as before.
         """
         self._graphs.check_open()
-        object_id = prompts.check_object_id(object_id)
+        object_id = check_object_id(object_id)
         if self._tracked is None:
             raise PromptError("there is no frame yet; call track(frame) first, then prompt on it")
         if object_id not in self._ids and len(self._ids) == self._max_objects:
             raise ObjectIdError(f"{self._max_objects} objects are tracked already; remove() one or {self._more}")
-        prompt = prompts.encode(points, labels, box, mask, self._tracked.embedding.size, self._graphs.model)
+        prompt = Prompt(points, labels, box, mask).encode(self._tracked.embedding.size, self._graphs.model)
         now = self._tracked if self._skipped is None else self._track(self._skipped, self._index)
         if self._tracked is None:
             raise PromptError("on_lost called reset() and so took the frame away; call track(frame), then prompt on it")
@@ -199,7 +199,7 @@ class VideoTracker(Closeable):
 
     def _row(self, object_id: int) -> int:
         self._graphs.check_open()
-        object_id = prompts.check_object_id(object_id)
+        object_id = check_object_id(object_id)
         if object_id not in self._ids:
             raise ObjectIdError(f"object {object_id} is not tracked; tracked are {self._ids or 'none'}")
         return self._ids.index(object_id)

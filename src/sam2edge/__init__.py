@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         open_source as open_source,
     )
     from sam2edge.runtime.model.logits import stability_score as stability_score
+    from sam2edge.runtime.model.prompts import Prompt as Prompt
     from sam2edge.runtime.model.result import FrameResult as FrameResult
     from sam2edge.runtime.video.predictor import VideoPredictor as VideoPredictor
     from sam2edge.runtime.video.stream import stream as stream
@@ -53,6 +54,7 @@ _PUBLIC = {
         "open_source",
     ],
     "runtime.model.logits": ["stability_score"],
+    "runtime.model.prompts": ["Prompt"],
     "runtime.model.result": ["FrameResult"],
     "runtime.video.predictor": ["VideoPredictor"],
     "runtime.video.stream": ["stream"],

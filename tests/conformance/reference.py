@@ -13,7 +13,6 @@ facebookresearch/sam2, sam2_video_predictor.py:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video import modeling_sam2_video
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
-from sam2edge.runtime.model import prompts
+from sam2edge.runtime.model.prompts import check_points
 from sam2edge.runtime.model.resize import resize
 
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
@@ -138,10 +137,11 @@ class ReferenceTracker:
             session.add_mask_inputs(0, frame, mask)
             session.remove_point_inputs(0, frame)
         else:
-            values = SimpleNamespace(**{"points": None, "labels": None, "box": None, **prompt})
-            size = self.model.config.image_size
-            points, labels = prompts.encode_points(values.points, values.labels, values.box, self.size, size)
-            inputs = {"point_coords": points[None, :, :-1], "point_labels": labels[None, :, :-1]}
+            points, labels = check_points(
+                prompt.get("points"), prompt.get("labels"), prompt.get("box"), self.size, needs_labels=False
+            )
+            scaled = points / self.size[::-1] * self.model.config.image_size
+            inputs = {"point_coords": scaled[None].astype(np.float32), "point_labels": labels[None]}
             session.add_point_inputs(0, frame, {k: torch.from_numpy(v) for k, v in inputs.items()})
             session.remove_mask_inputs(0, frame)
         session.obj_with_new_inputs = [1]

@@ -503,7 +503,7 @@ def test_error_while_tracking_keeps_what_was_written(run, tracker, video, tmp_pa
             raise BackendError("the device is gone")
         return FakeTracker.track(self, frame)
 
-    monkeypatch.setattr(tracker.VideoTracker, "track", track)
+    monkeypatch.setattr(tracker_module.VideoTracker, "track", track)
     message = error_of(run, "track", "b", video, "--point", "1,1", "-o", tmp_path / "o.mp4")
     assert message == "the device is gone"
     with VideoSource(tmp_path / "o.mp4") as source:
@@ -514,7 +514,7 @@ def test_error_of_a_prompt(run, tracker, video, tmp_path, monkeypatch):
     def prompt(self, object_id, **given):
         raise PromptError(f"point {given['points'][0]} lies outside")
 
-    monkeypatch.setattr(tracker.VideoTracker, "prompt", prompt)
+    monkeypatch.setattr(tracker_module.VideoTracker, "prompt", prompt)
     message = error_of(run, "track", "b", video, "--point", "100,1", "-o", tmp_path / "o.mp4")
     assert message == "point (100.0, 1.0) lies outside"
     assert not (tmp_path / "o.mp4").exists()
@@ -576,7 +576,7 @@ def test_what_befell_the_camera_is_told(run, tracker, tmp_path, play):
             os.kill(os.getpid(), signal.SIGINT)
         return FakeTracker.track(self, frame)
 
-    tracker.VideoTracker.track = stop_after_three
+    tracker_module.VideoTracker.track = stop_after_three
     code, out, err = run("track", "b", "0", "--point", "1,1", "--policy", "every", "--json", tmp_path / "o.json")
     enough.set()
     assert (code, out) == (130, "")
@@ -596,7 +596,7 @@ def test_latest_frames(run, tracker, tmp_path, play):
         assert done.wait(PATIENCE)
         return FakeTracker.track(self, frame)
 
-    tracker.VideoTracker.track = wait
+    tracker_module.VideoTracker.track = wait
     code, out, _ = run("track", "b", "0", "--point", "1,1", "--policy", "latest", "--json", tmp_path / "o.json")
     lines = [json.loads(line) for line in (tmp_path / "o.json").read_text().splitlines()]
     assert code == 0
@@ -681,7 +681,7 @@ class Tracker:
         ones, size = np.ones(1, np.float32), ({HEIGHT}, {WIDTH})
         return FrameResult(self.frames - 1, (1,), np.ones((1, 8, 8), np.float32), ones, ones, size)
 
-tracker.VideoTracker = Tracker
+tracker_module.VideoTracker = Tracker
 sys.exit(cli.main(sys.argv[1:]))
 """
 

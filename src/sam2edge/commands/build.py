@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands.console import StatusLine, print_table
-from sam2edge.commands.prompts import add_prompts, gather
+from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import EngineError, GateError, InputError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _engines(args: argparse.Namespace, progress: Callable[[str, float], None]) -
     from sam2edge.calibration.measure.clip import Clip
     from sam2edge.calibration.measure.gate import Gate
 
-    prompts = {prompt.object_id: prompt.arguments for prompt in gather(args.prompts)} or None
+    prompts = prompts_by_id(args.prompts) or None
     clip, gate = Clip(args.clip, args.frames), Gate(args.min_iou)
     return build_checked(
         args.bundle, clip, _opener(), args.out, source=args.source, prompts=prompts, gate=gate, **common

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands.console import StatusLine, print_table
-from sam2edge.commands.prompts import add_prompts, gather
+from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import ExportError, GateError, InputError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    prompts = {prompt.object_id: prompt.arguments for prompt in gather(args.prompts)}
+    prompts = prompts_by_id(args.prompts)
     if prompts and len(args.clips) > 1:
         raise InputError(f"prompts are of one clip but there are {len(args.clips)}; give one, or no prompts")
     status = StatusLine()

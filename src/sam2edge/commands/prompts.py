@@ -10,13 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sam2edge.errors import MediaError, ObjectIdError, PromptError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from sam2edge.runtime.model.prompts import Prompt
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +70,8 @@ class Option:
 
 
 @dataclass
-class Prompt:
-    """What is said of one object."""
+class GivenPrompt:
+    """The prompt that the options give for one object."""
 
     object_id: int
     points: list[tuple[float, float]] = field(default_factory=list)
@@ -92,10 +94,11 @@ class Prompt:
             self.mask, self.mask_file = _read_mask(Path(option.value)), option.value
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of `VideoTracker.prompt`, without the object's id."""
-        points = {"points": self.points, "labels": self.labels} if self.points else {}
-        return {**points, "box": self.box, "mask": self.mask}
+    def prompt(self) -> Prompt:
+        """The prompt that trackers take."""
+        from sam2edge.runtime.model.prompts import Prompt
+
+        return Prompt(self.points or None, self.labels or None, self.box, self.mask)
 
     def check_size(self, size: tuple[int, int], of: str) -> None:
         """PromptError if there is a mask of another size (width, height); `of` says whose that is ("the image is")."""
@@ -116,17 +119,22 @@ def _label(option: Option, number: float) -> int:
     return int(number)
 
 
-def gather(options: Sequence[Option]) -> list[Prompt]:
+def gather(options: Sequence[Option]) -> list[GivenPrompt]:
     """Gather the options by object; those without ID become new objects with the lowest ids that are free."""
     taken = {option.object_id for option in options}
     free = (number for number in itertools.count(1) if number not in taken)
-    prompts: dict[int, Prompt] = {}
+    prompts: dict[int, GivenPrompt] = {}
     for option in options:
         object_id = next(free) if option.object_id is None else option.object_id
         if object_id == 0:
             raise ObjectIdError(f"{option}: object ids start at 1")
-        prompts.setdefault(object_id, Prompt(object_id)).add(option)
+        prompts.setdefault(object_id, GivenPrompt(object_id)).add(option)
     return list(prompts.values())
+
+
+def prompts_by_id(options: Sequence[Option]) -> dict[int, Prompt]:
+    """Gather the options by object, as what trackers take."""
+    return {given.object_id: given.prompt for given in gather(options)}
 
 
 def _read_mask(path: Path) -> npt.NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sam2edge.commands.console import StatusLine
-from sam2edge.commands.prompts import Prompt, add_prompts, gather
+from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime import BACKENDS
 
@@ -126,7 +126,7 @@ def _segment(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-def _check(args: argparse.Namespace, prompts: Sequence[Prompt], options: dict[str, Any]) -> None:
+def _check(args: argparse.Namespace, prompts: Sequence[GivenPrompt], options: dict[str, Any]) -> None:
     if not prompts and not args.auto:
         raise PromptError("nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --auto")
     if prompts and args.auto:
@@ -206,12 +206,14 @@ def _everything(generator: Any, image: npt.NDArray[np.uint8]) -> list[_Segment]:
     ]
 
 
-def _prompted(predictor: ImagePredictor, prompts: Sequence[Prompt], image: npt.NDArray[np.uint8]) -> list[_Segment]:
+def _prompted(
+    predictor: ImagePredictor, prompts: Sequence[GivenPrompt], image: npt.NDArray[np.uint8]
+) -> list[_Segment]:
     """A mask for each prompt: of a single click the best of three."""
     import numpy as np
 
     from sam2edge.runtime.model.logits import stability_score
-    from sam2edge.runtime.model.prompts import encode_mask
+    from sam2edge.runtime.model.prompts import EncodedPrompt
 
     height, width = image.shape[:2]
     for prompt in prompts:
@@ -219,7 +221,9 @@ def _prompted(predictor: ImagePredictor, prompts: Sequence[Prompt], image: npt.N
     predictor.set_image(image)
     segments = []
     for prompt in prompts:
-        mask = None if prompt.mask is None else encode_mask(prompt.mask, (height, width), predictor.model)[0][0]
+        mask = None
+        if prompt.mask is not None:
+            mask = EncodedPrompt.of_mask(prompt.mask, (height, width), predictor.model).logits
         logits, ious, _ = predictor.predict(
             point_coords=np.array(prompt.points) if prompt.points else None,
             point_labels=np.array(prompt.labels) if prompt.points else None,

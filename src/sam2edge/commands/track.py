@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
-from sam2edge.commands.prompts import Prompt, add_prompts, gather
+from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
 from sam2edge.errors import InputError, PromptError
 from sam2edge.runtime import BACKENDS
 
@@ -160,7 +160,7 @@ def _frames(source: Grabber, stop: threading.Event) -> Iterator[Grabbed]:
 
 
 def _results(
-    frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[Prompt], args: argparse.Namespace
+    frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[GivenPrompt], args: argparse.Namespace
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
     """Prompt the first frame of number `--frame` or above, and track from there; before it there are no objects."""
     from sam2edge.runtime.model.result import FrameResult
@@ -193,7 +193,7 @@ def _delay(seconds: collections.deque[float]) -> str:
     return f", delay {median:.0f} ms (p99 {worst:.0f})"
 
 
-def _check(prompt: Prompt, size: tuple[int, int]) -> None:
+def _check(prompt: GivenPrompt, size: tuple[int, int]) -> None:
     prompt.check_size(size, "the frames are")
     if prompt.mask is not None and (prompt.points or prompt.box):
         raise PromptError(
@@ -202,8 +202,8 @@ def _check(prompt: Prompt, size: tuple[int, int]) -> None:
         )
 
 
-def _apply(prompt: Prompt, tracker: VideoTracker) -> FrameResult:
-    return tracker.prompt(prompt.object_id, **prompt.arguments)
+def _apply(given: GivenPrompt, tracker: VideoTracker) -> FrameResult:
+    return tracker.prompt(given.object_id, **given.prompt.arguments)
 
 
 @contextlib.contextmanager

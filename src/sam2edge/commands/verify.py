@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sam2edge.commands.console import StatusLine, print_table
-from sam2edge.commands.prompts import add_prompts, gather
+from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import InputError
 from sam2edge.runtime import BACKENDS
 
@@ -147,7 +147,7 @@ def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse
     from sam2edge.calibration.measure.targets import automatic_prompts, prompts_from_truth
 
     if args.prompts:
-        return {prompt.object_id: prompt.arguments for prompt in gather(args.prompts)}
+        return prompts_by_id(args.prompts)
     if truth is not None:
         return prompts_from_truth(truth)
     return automatic_prompts(bundle, clip.first(), args.backend)

@@ -23,11 +23,12 @@ from sam2edge.cli import main
 from sam2edge.commands import build as command
 from sam2edge.errors import BuildError, GateError, InputError
 from sam2edge.runtime.backends.base import Backend, GraphRunner, open_backend
+from sam2edge.runtime.model.prompts import Prompt
 from tests.conftest import REPO
 from tests.unit.engines.test_build import builds, install
 
 CLIP = REPO / "samples" / "clip.mp4"
-PROMPTS = {1: {"box": (101, 47, 176, 122)}}
+PROMPTS = {1: Prompt(box=(101, 47, 176, 122))}
 SECONDS = {
     "fp32": (0.08, 0.08, 0.08, 0.08),
     "fp16": (0.06, 0.02, 0.04, 0.02),

@@ -22,6 +22,7 @@ from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.davis import region_similarity
 from sam2edge.engines.fp16 import Fp32Island
 from sam2edge.errors import BuildError, BundleError, InputError
+from sam2edge.runtime.model.prompts import Prompt
 from tests.conftest import REPO
 from tests.models import write_changed
 
@@ -51,7 +52,7 @@ def unseen():
     finally:
         sys.path.remove(str(REPO / "samples"))
     frames, labels = make_clip.render(knob_costs.toys(0))
-    return frames[:60], {number: {"box": make_clip.box(labels[0] == number)} for number in (1, 2, 3)}
+    return frames[:60], {number: Prompt(box=make_clip.box(labels[0] == number)) for number in (1, 2, 3)}
 
 
 def track(bundle, frames, prompts):
@@ -60,7 +61,7 @@ def track(bundle, frames, prompts):
         for frame in frames:
             result = tracker.track(frame)
             for object_id, prompt in prompts.items() if not masks else ():
-                result = tracker.prompt(object_id, **prompt)
+                result = tracker.prompt(object_id, **prompt.arguments)
             masks.append(result.masks)
     return np.stack(masks)
 
@@ -162,7 +163,7 @@ def test_second_run_does_not_track(nano, int8, prompts, cache, tmp_path, monkeyp
     again = calibrate(nano, tmp_path / "a", [CLIP], [prompts], cache=cache)
     assert again.manifest == int8.manifest
     calibrate(nano, tmp_path / "a", [CLIP], [prompts], cache=cache, recipe=Recipe("percentile"))
-    other = {1: {"box": [100, 46, 176, 120]}}
+    other = {1: Prompt(box=[100, 46, 176, 120])}
     for changed in ({"prompts": [other]}, {"prompts": [prompts], "frames": 63}):
         with pytest.raises(AssertionError, match="tracked again"):
             calibrate(nano, tmp_path / "b", [CLIP], cache=cache, **changed)

@@ -20,6 +20,7 @@ from sam2edge.calibration.measure.gate import Gate
 from sam2edge.calibration.measure.report import report_directory
 from sam2edge.commands import calibrate as command
 from sam2edge.errors import GateError
+from sam2edge.runtime.model.prompts import Prompt
 from tests.conftest import REPO
 from tests.unit.calibration.int8.test_sensitivity import BROKEN, CLIP
 
@@ -61,7 +62,7 @@ def toys(tmp_path_factory):
     frames, labels = make_clip.render(knob_costs.toys(1))
     for number, frame in enumerate(frames):
         cv2.imwrite(str(folder / f"{number:03d}.png"), frame[..., ::-1])
-    return Clip(folder), {number: {"box": make_clip.box(labels[0] == number)} for number in (1, 2, 3)}
+    return Clip(folder), {number: Prompt(box=make_clip.box(labels[0] == number)) for number in (1, 2, 3)}
 
 
 def report(path):

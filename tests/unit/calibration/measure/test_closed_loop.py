@@ -15,11 +15,12 @@ from sam2edge.calibration.measure.graph_errors import OutputError, graph_errors,
 from sam2edge.calibration.measure.recorder import Recorded, _Watched
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.backends.base import Backend, GraphRunner
+from sam2edge.runtime.model.prompts import Prompt
 from tests.conftest import REPO
 from tests.simulated_device import SimulatedDevice
 
 CLIP = REPO / "samples" / "clip.mp4"
-PROMPTS = {1: {"box": (101, 47, 176, 122)}, 7: {"box": (220, 18, 305, 103)}}
+PROMPTS = {1: Prompt(box=(101, 47, 176, 122)), 7: Prompt(box=(220, 18, 305, 103))}
 
 
 def run_of(masks, ids=(1, 2)):
@@ -40,7 +41,7 @@ def test_a_run_holds_what_the_tracker_gives(nano):
         for number, frame in enumerate(Clip(CLIP, 4)):
             result = tracker.track(frame)
             for object_id, prompt in PROMPTS.items() if number == 0 else ():
-                result = tracker.prompt(object_id, **prompt)
+                result = tracker.prompt(object_id, **prompt.arguments)
             np.testing.assert_array_equal(run.masks(number), result.masks)
             np.testing.assert_array_equal(run.ious[number], result.ious)
             np.testing.assert_array_equal(run.scores[number], result.object_scores)

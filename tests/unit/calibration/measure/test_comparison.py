@@ -18,6 +18,7 @@ from sam2edge.calibration.measure.targets import automatic_prompts, prompts_from
 from sam2edge.calibration.measure.truth import TrueMasks
 from sam2edge.errors import InputError, PromptError
 from sam2edge.export.reference import TorchBackend
+from sam2edge.runtime.model.prompts import Prompt
 from tests.conftest import NANO, REPO
 from tests.models import halved, overdriven, write_changed, write_wary_nano
 
@@ -108,7 +109,7 @@ def test_score_against_masks_known_to_be_right_and_wrong(nano, truth, tmp_path):
 
 
 def test_true_masks_that_are_not_the_clips(nano, truth, tmp_path):
-    run, _ = track_clip(nano, Clip(CLIP, 4), {9: {"box": (101, 47, 176, 122)}})
+    run, _ = track_clip(nano, Clip(CLIP, 4), {9: Prompt(box=(101, 47, 176, 122))})
     with pytest.raises(InputError, match=r"has objects \(1, 2, 3\) .* tracked were \(9,\)"):
         score(run, truth)
     np.savez(tmp_path / "few.npz", labels=np.load(MASKS)["labels"][:3])
@@ -129,7 +130,7 @@ def test_automatic_prompts_find_the_toys(nano, truth):
     prompts = automatic_prompts(nano, frame)
     assert prompts == automatic_prompts(nano, frame)
     assert list(prompts) == [1, 2, 3]
-    boxes = {tuple(prompt["box"]) for prompt in prompts.values()}
+    boxes = {prompt.box for prompt in prompts.values()}
     for i in truth.object_ids:
         x, y, width, height = cv2.boundingRect((truth[0] == i).astype(np.uint8))
         true = np.array([x, y, x + width, y + height])

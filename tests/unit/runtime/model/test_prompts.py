@@ -13,10 +13,12 @@ from torch.nn import functional
 from sam2edge.bundle import Model
 from sam2edge.errors import ObjectIdError, PromptError
 from sam2edge.runtime.model import prompts
-from sam2edge.runtime.model.prompts import check_object_id, encode_mask, encode_points, no_points
+from sam2edge.runtime.model.prompts import EncodedPrompt, Prompt, check_object_id
 
 WIDTH, HEIGHT, SIDE = 200, 100, 128
 FRAME = (HEIGHT, WIDTH)
+KERNEL = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+MODEL = Model(SIDE, 256, 64, 6, 16, 0, 1, True, tuple(map(tuple, KERNEL.tolist())), 0.75, (0.0,) * 256)
 
 
 @pytest.mark.parametrize(
@@ -36,17 +38,18 @@ FRAME = (HEIGHT, WIDTH)
     ],
 )
 def test_encode_points(prompt: dict[str, Any], points: list[tuple[float, float]], labels: list[int]) -> None:
-    encoded, kinds = encode_points(prompt.get("points"), prompt.get("labels"), prompt.get("box"), FRAME, SIDE)
-    assert (encoded.dtype, kinds.dtype) == (np.float32, np.int32)
-    np.testing.assert_allclose(encoded, [[*points, (0, 0)]], rtol=1e-6)
-    assert kinds.tolist() == [[*labels, -1]]
+    encoded = Prompt(**prompt).encode(FRAME, MODEL)
+    assert (encoded.points.dtype, encoded.labels.dtype) == (np.float32, np.int32)
+    np.testing.assert_allclose(encoded.points, [[*points, (0, 0)]], rtol=1e-6)
+    assert encoded.labels.tolist() == [[*labels, -1]]
+    assert (encoded.mask_input, encoded.logits) == (None, None)
 
 
-def test_no_points() -> None:
-    points, labels = no_points(3)
-    assert (points.dtype, labels.dtype) == (np.float32, np.int32)
-    np.testing.assert_array_equal(points, np.zeros((3, 2, 2)))
-    np.testing.assert_array_equal(labels, -np.ones((3, 2)))
+def test_no_prompt() -> None:
+    encoded = EncodedPrompt.none(3)
+    assert (encoded.points.dtype, encoded.labels.dtype) == (np.float32, np.int32)
+    np.testing.assert_array_equal(encoded.points, np.zeros((3, 2, 2)))
+    np.testing.assert_array_equal(encoded.labels, -np.ones((3, 2)))
 
 
 @pytest.mark.parametrize(
@@ -92,11 +95,19 @@ def test_no_points() -> None:
         ({"box": (1, 2, 201, 4)}, "reaches outside"),
         ({"box": (1, 2, 3, 100.5)}, "reaches outside"),
         ({"box": (5, 2, 3, 4), "points": [(1, 1)]}, "inverted or empty"),
+        ({"mask": np.full(FRAME, 3.0, np.float32)}, "mask of float32 must be of 0 and 1; of logits give logits > 0"),
+        ({"mask": np.full(FRAME, np.nan)}, "mask of float64 must be of 0 and 1"),
+        ({"mask": np.full(FRAME, "x")}, "must be a bool or integer array .* but got <U1"),
+        ({"mask": [[True]]}, "must be a bool or integer array .* but got list"),
+        ({"mask": np.ones((WIDTH, HEIGHT), bool)}, r"frame's size \[100, 200\] but got shape \[200, 100\]"),
+        ({"mask": np.ones((*FRAME, 1), bool)}, r"frame's size \[100, 200\] but got shape \[100, 200, 1\]"),
+        ({"mask": np.zeros(FRAME, bool)}, "the mask is empty"),
+        ({"mask": np.zeros(FRAME, np.uint8)}, "the mask is empty"),
     ],
 )
-def test_encode_points_refuses(prompt: dict[str, Any], words: str) -> None:
+def test_encode_refuses(prompt: dict[str, Any], words: str) -> None:
     with pytest.raises(PromptError, match=words):
-        encode_points(prompt.get("points"), prompt.get("labels"), prompt.get("box"), FRAME, SIDE)
+        Prompt(**prompt).encode(FRAME, MODEL)
 
 
 @pytest.mark.parametrize("object_id", [0, -3, 2**40, np.uint8(7), np.int64(-1)])
@@ -109,10 +120,6 @@ def test_check_object_id(object_id: int) -> None:
 def test_check_object_id_refuses(object_id: object) -> None:
     with pytest.raises(ObjectIdError, match="must be an integer but got"):
         check_object_id(object_id)
-
-
-KERNEL = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
-MODEL = Model(SIDE, 256, 64, 6, 16, 0, 1, True, tuple(map(tuple, KERNEL.tolist())), 0.75, (0.0,) * 256)
 
 
 def blobs(height: int, width: int) -> npt.NDArray[np.bool_]:
@@ -132,12 +139,13 @@ def test_encode_mask(size: tuple[int, int]) -> None:
     expected = functional.interpolate(20 * square - 10, scale_factor=0.25, mode="bilinear", antialias=True)
     downsampled = functional.conv2d(square, torch.from_numpy(KERNEL)[None, None], torch.tensor([0.75]), stride=4)
     for kind, value in ((bool, 1), (np.uint8, 3), (np.int32, 3), (np.float32, 1)):
-        logits, mask_input = encode_mask(mask.astype(kind) * kind(value), size, MODEL)
-        assert (logits.dtype, mask_input.dtype) == (np.float32, np.float32)
-        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
-        np.testing.assert_allclose(mask_input, downsampled.numpy(), atol=1e-5)
-    assert logits.min() == pytest.approx(-prompts.MASK_LOGIT)
-    assert logits.max() == pytest.approx(prompts.MASK_LOGIT)
+        encoded = Prompt(mask=mask.astype(kind) * kind(value)).encode(size, MODEL)
+        assert encoded.logits.dtype == encoded.mask_input.dtype == np.float32
+        np.testing.assert_allclose(encoded.logits, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(encoded.mask_input, downsampled.numpy(), atol=1e-5)
+        np.testing.assert_array_equal(encoded.labels, [[-1, -1]])
+    assert encoded.logits.min() == pytest.approx(-prompts.MASK_LOGIT)
+    assert encoded.logits.max() == pytest.approx(prompts.MASK_LOGIT)
 
 
 def dot(height: int, width: int) -> npt.NDArray[np.bool_]:
@@ -146,26 +154,7 @@ def dot(height: int, width: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-@pytest.mark.parametrize(
-    ("mask", "words"),
-    [
-        (np.full(FRAME, 3.0, np.float32), "mask of float32 must be of 0 and 1; of logits give logits > 0"),
-        (np.full(FRAME, np.nan), "mask of float64 must be of 0 and 1"),
-        (np.full(FRAME, "x"), "must be a bool or integer array .* but got <U1"),
-        ([[True]], "must be a bool or integer array .* but got list"),
-        (np.ones((WIDTH, HEIGHT), bool), r"frame's size \[100, 200\] but got shape \[200, 100\]"),
-        (np.ones((*FRAME, 1), bool), r"frame's size \[100, 200\] but got shape \[100, 200, 1\]"),
-        (np.zeros(FRAME, bool), "the mask is empty"),
-        (np.zeros(FRAME, np.uint8), "the mask is empty"),
-    ],
-)
-def test_encode_mask_refuses(mask: object, words: str) -> None:
-    with pytest.raises(PromptError, match=words):
-        encode_mask(mask, FRAME, MODEL)
-
-
 def test_encode_mask_refuses_what_vanishes() -> None:
     with pytest.raises(PromptError, match="less than half a pixel of the model's 128×128 image"):
-        encode_mask(dot(720, 1280), (720, 1280), MODEL)
-    logits, _ = encode_mask(dot(SIDE, SIDE), (SIDE, SIDE), MODEL)
-    assert (logits > -10).any()
+        Prompt(mask=dot(720, 1280)).encode((720, 1280), MODEL)
+    assert (Prompt(mask=dot(SIDE, SIDE)).encode((SIDE, SIDE), MODEL).logits > -10).any()

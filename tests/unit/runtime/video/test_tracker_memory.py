@@ -11,6 +11,7 @@ import pytest
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.calibration.measure.davis import in_view, region_similarity
+from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import BackendError, FrameError, InputError, PromptError
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.frame_loader import FrameLoader
@@ -267,9 +268,7 @@ def test_refused(nano: Bundle, knob: dict[str, Any], words: str) -> None:
         VideoTracker(nano, **knob)
 
 
-def test_what_was_away_is_found_again_sooner_without_doubtful_frames(
-    nano: Bundle, prompts: dict[int, dict[str, Any]]
-) -> None:
+def test_what_was_away_is_found_again_sooner_without_doubtful_frames(nano: Bundle, prompts: Prompts) -> None:
     """The bundled clip's star leaves on frame 35 and is back on 62 (docs/knobs.md)."""
     true = np.stack([true_masks(object_id) for object_id in prompts], axis=1)
     returned = in_view(true) & (np.cumsum(~true.any((-2, -1)), axis=0) > 0)
@@ -281,7 +280,7 @@ def test_what_was_away_is_found_again_sooner_without_doubtful_frames(
             for frame in source:
                 result = tracker.track(frame)
                 for object_id, prompt in prompts.items() if result.frame_index == 0 else ():
-                    result = tracker.prompt(object_id, **prompt)
+                    result = tracker.prompt(object_id, **prompt.arguments)
                 masks.append(result.masks)
         similarity.append(region_similarity(np.stack(masks), true))
     plain, filtered = similarity
