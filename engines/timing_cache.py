@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sam2edge.errors import EngineError
+from sam2edge.files import cache_directory, replacing_file
 
 
 def timing_cache_path(tensorrt: str, gpu: str) -> Path:
     """$XDG_CACHE_HOME/sam2edge/timing-VERSION-GPU.cache; ~/.cache without that variable."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "sam2edge" / f"timing-{tensorrt}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}.cache"
+    return cache_directory() / f"timing-{tensorrt}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}.cache"
 
 
 def read(file: Path) -> bytes:
@@ -31,10 +30,8 @@ def read(file: Path) -> bytes:
 
 def merge(file: Path, merged_with: Callable[[bytes], bytes]) -> None:
     """Replace the content by what `merged_with` makes of it, with nobody else between."""
-    with _locked(file):
-        new = file.with_name(f"{file.name}.new")
+    with _locked(file), replacing_file(file) as new:
         new.write_bytes(merged_with(file.read_bytes() if file.exists() else b""))
-        new.replace(file)
 
 
 @contextlib.contextmanager

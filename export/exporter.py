@@ -16,7 +16,7 @@ from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.parity import LIMIT, compare, parity_frames
 from sam2edge.export.reference import Reference
 from sam2edge.export.source import Source, load_source
-from sam2edge.files import user_path
+from sam2edge.files import sha256, user_path
 from sam2edge.types import Progress
 
 
@@ -127,4 +127,4 @@ def _check_parity(graphs: dict[str, Graph]) -> None:
 
 def _describe(file: Path, specs: tuple[tuple[bundles.TensorSpec, ...], ...], parity: dict[str, Parity]) -> Graph:
     inputs, outputs = specs
-    return Graph(file.name, bundles.sha256(file), file.stat().st_size, "fp32", inputs, outputs, parity)
+    return Graph(file.name, sha256(file), file.stat().st_size, "fp32", inputs, outputs, parity)

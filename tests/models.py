@@ -18,8 +18,9 @@ import torch
 from torch import nn
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
-from sam2edge.bundle import Bundle, sha256, write_manifest
+from sam2edge.bundle import Bundle, write_manifest
 from sam2edge.export.source.architecture import TRUNKS
+from sam2edge.files import sha256
 from tests.conftest import NANO
 
 Floats = npt.NDArray[np.float32]

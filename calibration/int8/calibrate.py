@@ -26,6 +26,7 @@ from sam2edge.calibration.measure.report import report_directory
 from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
 from sam2edge.engines.fp16 import island_nodes
 from sam2edge.errors import InputError
+from sam2edge.files import cache_directory, sha256
 from sam2edge.types import Progress
 
 
@@ -75,7 +76,7 @@ def calibrate(
             )
         recipe.write(file := directory / RECIPE)
         origin = {name: graph.sha256 for name, graph in source.manifest.graphs.items()}
-        calibration = Calibration(RECIPE, bundles.sha256(file), file.stat().st_size, recorded, hashes, origin, iou)
+        calibration = Calibration(RECIPE, sha256(file), file.stat().st_size, recorded, hashes, origin, iou)
         graphs = {name: _described(graph, directory / graph.file) for name, graph in source.manifest.graphs.items()}
         manifest = dataclasses.replace(source.manifest, graphs=graphs, parity_frames="", calibration=calibration)
         bundles.write_manifest(directory, manifest)
@@ -181,7 +182,7 @@ def _collect(
     progress: Progress,
 ) -> tuple[Statistics, int, dict[str, str]]:
     """What all clips showed, how many frames were recorded, and the hash of each clip by its name."""
-    directory = cache or range_cache.default_directory()
+    directory = cache or cache_directory() / "calibration"
     range_cache.prepare(directory)
     statistics: Statistics = {name: {} for name in GRAPHS}
     hashes: dict[str, str] = {}
@@ -214,6 +215,4 @@ def _merge(statistics: Statistics, found: Statistics) -> None:
 
 def _described(graph: Graph, file: Path) -> Graph:
     """Of an INT8 graph. The parity of the FP32 graph does not hold for it, and none was measured."""
-    return dataclasses.replace(
-        graph, sha256=bundles.sha256(file), bytes=file.stat().st_size, precision="int8", parity={}
-    )
+    return dataclasses.replace(graph, sha256=sha256(file), bytes=file.stat().st_size, precision="int8", parity={})

@@ -7,7 +7,6 @@ recorded frames and the prompts. Histograms serve every method and recipe, so ne
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +18,10 @@ from sam2edge.calibration.int8.activations import Statistics
 from sam2edge.calibration.int8.histogram import BINS, Histogram
 from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import InputError
+from sam2edge.files import replacing_file
 
 _VERSION = 2
 """To be raised when what is collected changes."""
-
-
-def default_directory() -> Path:
-    """$XDG_CACHE_HOME/sam2edge/calibration; ~/.cache without that variable."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam2edge" / "calibration"
 
 
 def prepare(directory: Path) -> None:
@@ -58,20 +53,15 @@ def key(bundle: Bundle, clip: str, record: Sequence[int], prompts: Prompts | Non
 
 
 def write(file: Path, statistics: Statistics) -> None:
-    """Write a file, which appears whole or not at all."""
+    """Write the statistics to a file, which appears whole or not at all."""
     rows = [(graph, name, histogram) for graph, found in statistics.items() for name, histogram in found.items()]
-    new = file.with_name(f"{file.name}.{os.getpid()}.new")
-    try:
-        with new.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                names=np.array([(graph, name) for graph, name, _ in rows]),
-                reach=np.array([(histogram.largest, histogram.limit) for *_, histogram in rows]),
-                counts=np.array([histogram.counts for *_, histogram in rows]),
-            )
-        new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)  # half a file would only help to keep the disk full
+    with replacing_file(file) as new, new.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            names=np.array([(graph, name) for graph, name, _ in rows]),
+            reach=np.array([(histogram.largest, histogram.limit) for *_, histogram in rows]),
+            counts=np.array([histogram.counts for *_, histogram in rows]),
+        )
 
 
 def read(file: Path) -> Statistics | None:

@@ -24,10 +24,11 @@ from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.closed_loop import Agreement, compare, track_clip
 from sam2edge.calibration.measure.comparison import RECORDED_FRAMES
 from sam2edge.calibration.measure.graph_errors import graph_errors
-from sam2edge.calibration.measure.page import html_table, page, replace
+from sam2edge.calibration.measure.page import html_table, page
 from sam2edge.calibration.measure.recorder import Recorded
 from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import MediaError
+from sam2edge.files import write_text
 from sam2edge.types import Progress
 
 FRAMES = 24
@@ -121,8 +122,8 @@ def write_sensitivity(directory: Path, clip: Clip, effects: Sequence[Effect]) ->
         html_table(lines),
     ]
     try:
-        replace(data, text.getvalue())
-        replace(shown, page("sam2edge: sensitivity", parts))
+        write_text(data, text.getvalue())
+        write_text(shown, page("sam2edge: sensitivity", parts))
     except OSError as error:
         raise MediaError(f"{directory}: the table cannot be written: {error.strerror or error}") from error
     return data, shown

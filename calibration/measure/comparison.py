@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sam2edge.bundle import Bundle, Graph, sha256
+from sam2edge.bundle import Bundle, Graph
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.closed_loop import Agreement, Run, compare, track_clip
 from sam2edge.calibration.measure.davis import contour_accuracy, davis_mean, region_similarity
@@ -18,6 +18,7 @@ from sam2edge.calibration.measure.recorder import Recorded
 from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.calibration.measure.truth import TrueMasks
 from sam2edge.errors import InputError
+from sam2edge.files import sha256
 from sam2edge.runtime.backends.base import Backend
 
 if TYPE_CHECKING:

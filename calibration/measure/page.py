@@ -1,10 +1,9 @@
-"""Pages that need nothing beside them, and files that are there whole or not at all."""
+"""HTML pages that need no other files."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from pathlib import Path
 
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 1020px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -27,11 +26,3 @@ def html_table(lines: Sequence[Sequence[str]]) -> str:
     head, *body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
     rows = "\n".join(f"<tr>{line}</tr>" for line in body)
     return f"<table>\n<tr>{head.replace('td>', 'th>')}</tr>\n{rows}\n</table>"
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file and the directories above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -21,9 +21,9 @@ from sam2edge.calibration.measure.closed_loop import Agreement, Run
 from sam2edge.calibration.measure.comparison import Measurement
 from sam2edge.calibration.measure.gate import Gate
 from sam2edge.calibration.measure.graph_errors import largest
-from sam2edge.calibration.measure.page import html_table, page, replace
+from sam2edge.calibration.measure.page import html_table, page
 from sam2edge.errors import MediaError
-from sam2edge.files import finite
+from sam2edge.files import finite, write_text
 from sam2edge.runtime.media.overlay import color
 from sam2edge.runtime.media.sources import Frame
 
@@ -50,8 +50,8 @@ def write_report(directory: Path, clip: Clip, gate: Gate, rows: Sequence[Measure
     """
     data, shown = directory / "report.json", directory / "report.html"
     try:
-        replace(data, json.dumps(as_dict(clip, gate, rows), indent=1) + "\n")
-        replace(shown, _page(clip, gate, rows))
+        write_text(data, json.dumps(as_dict(clip, gate, rows), indent=1) + "\n")
+        write_text(shown, _page(clip, gate, rows))
     except OSError as error:
         raise MediaError(f"{directory}: the report cannot be written: {error.strerror or error}") from error
     return data, shown

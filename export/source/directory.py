@@ -6,7 +6,6 @@ from typing import Any
 import huggingface_hub
 from transformers import Sam2VideoConfig
 
-from sam2edge.bundle import sha256
 from sam2edge.errors import SourceError
 from sam2edge.export.source.architecture import (
     IMAGENET_MEAN,
@@ -22,6 +21,7 @@ from sam2edge.export.source.architecture import (
     shapes,
 )
 from sam2edge.export.source.files import read_json, read_safetensors, reason
+from sam2edge.files import sha256
 
 WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
 
-from sam2edge.bundle import sha256
 from sam2edge.errors import SourceError
 from sam2edge.export.source.architecture import (
     IMAGENET_MEAN,
@@ -24,6 +23,7 @@ from sam2edge.export.source.architecture import (
     shapes,
 )
 from sam2edge.export.source.files import read_pickle, read_safetensors
+from sam2edge.files import sha256
 
 # Any of these marks an upstream checkpoint as 2.1; then all are required.
 _ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import MediaError
-from sam2edge.files import IMAGE_SUFFIXES, user_path
+from sam2edge.files import IMAGE_SUFFIXES, replacing_file, user_path
 
 
 def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
@@ -54,15 +54,10 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
 def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
     """Write RGB [H,W,3] or grey [H,W] in the format of the suffix; missing folders are made. Raises MediaError."""
     path = user_path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    encoded = cv2.imencode(path.suffix, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoded = cv2.imencode(path.suffix, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
-        try:
-            temporary.write_bytes(encoded.tobytes())  # numpy's tofile does not see that the disk is full
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing_file(path) as new:
+            new.write_bytes(encoded.tobytes())  # numpy's tofile does not notice a full disk
     except OSError as error:
         raise MediaError(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -1,9 +1,14 @@
-"""Paths that a user gives, what they hold, and values that go into files."""
+"""Paths that a user gives and what they hold, files and directories that are replaced whole, hashes."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
@@ -95,3 +100,81 @@ def _folder_kind(folder: Path) -> PathKind:
     if suffixes.intersection(_CHECKPOINT_SUFFIXES):
         return PathKind.CHECKPOINT
     return PathKind.IMAGE_FOLDER if suffixes.intersection(IMAGE_SUFFIXES) else PathKind.OTHER
+
+
+def cache_directory() -> Path:
+    """Return $XDG_CACHE_HOME/sam2edge, or ~/.cache/sam2edge without that variable."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam2edge"
+
+
+def sha256(*files: Path) -> str:
+    """Return the hex digest of the content of files, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def check_output_file(path: Path) -> None:
+    """Raise an InputError if no file can be written at `path`; its folder need not exist yet."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory, expected the name of a file to write")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"{path}: cannot be written: Permission denied")
+    check_output_directory(path.absolute().parent)
+
+
+def check_output_directory(path: Path) -> None:
+    """Raise an InputError if `path` is not a directory in which files can be written, and cannot be made one."""
+    existing = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise InputError(f"{path}: cannot be written: {existing} is a file, not a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written: Permission denied in {existing}")
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`; the file written there takes its place if the block ends without an error.
+
+    The folder is made if need be. The suffix stays the same, since some writers take the format from it.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # two processes may write the same file
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)  # half a file would only help to keep a full disk full
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8, which appears whole or not at all; its folder is made if need be."""
+    with replacing_file(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yield a new directory beside `path`, which takes its place if the block ends without an error."""
+    path = path.resolve()  # a link keeps pointing where it did, and "." has a parent
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        new.chmod(0o755)  # mkdtemp's 0700 would keep other users out
+        yield new
+        old = new.with_name(new.name + ".old")
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

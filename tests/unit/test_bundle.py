@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from sam2edge.bundle import GRAPHS, Bundle, Model, contract, memory_pools, replacing, sha256
+from sam2edge.bundle import GRAPHS, Bundle, Model, contract, memory_pools, replacing
 from sam2edge.errors import BundleError, CorruptFileError, ForeignFileError, MissingFileError, SchemaError
+from sam2edge.files import sha256
 
 CONTRACT = {
     "image_encoder": (
@@ -330,7 +331,7 @@ def test_replacing_refuses_what_is_no_bundle(tmp_path: Path, files: dict[str, st
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     before = read(tmp_path)
-    with pytest.raises(BundleError, match=r"is no bundle|not a manifest of sam2edge") as caught, replacing(out):
+    with pytest.raises(BundleError, match=r"is not a bundle|not a manifest of sam2edge") as caught, replacing(out):
         pytest.fail("the block must not run")
     assert str(caught.value).startswith(str(out))
     assert read(tmp_path) == before
@@ -351,7 +352,7 @@ def test_replacing_refuses_a_place_in_a_bundle(copy: Path) -> None:
 def test_replacing_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "bundle"
-    with pytest.raises(BundleError, match=r"file/bundle: was not written: .*File exists"), replacing(out):
+    with pytest.raises(BundleError, match=r"file/bundle: cannot be written: .*file is a file"), replacing(out):
         pytest.fail("the block must not run")
 
 

@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 
 from sam2edge import cli
-from sam2edge.bundle import GRAPHS, Graph, Manifest, Model, Parity, Source, contract, sha256, write_manifest
+from sam2edge.bundle import GRAPHS, Graph, Manifest, Model, Parity, Source, contract, write_manifest
 from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
 from sam2edge.errors import BackendError, PromptError
+from sam2edge.files import sha256
 from sam2edge.runtime.media import sinks, sources
 from sam2edge.runtime.media.sinks import CallbackSink
 from sam2edge.runtime.media.sources import VideoSource

@@ -17,8 +17,9 @@ from sam2edge.bench.cases import WARM_UP, Result
 from sam2edge.bench.plots import bars, lines
 from sam2edge.bench.waterfall import Step, waterfall
 from sam2edge.calibration.measure.closed_loop import STAGES
-from sam2edge.calibration.measure.page import html_table, page, replace
+from sam2edge.calibration.measure.page import html_table, page
 from sam2edge.errors import BackendError, MediaError
+from sam2edge.files import write_text
 from sam2edge.runtime.backends.cuda import gpus
 
 NONE = "–"
@@ -173,6 +174,6 @@ def _record(result: Result) -> dict[str, object]:
 
 def _write(file: Path, text: str) -> None:
     try:
-        replace(file, text)
+        write_text(file, text)
     except OSError as error:
         raise MediaError(f"{file}: cannot be written: {error.strerror or error}") from error

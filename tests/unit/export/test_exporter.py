@@ -69,9 +69,9 @@ def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
 
 def test_out_is_checked_before_the_checkpoint_is_read(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep")
-    with pytest.raises(BundleError, match="exists and is no bundle"):
+    with pytest.raises(BundleError, match="exists but is not a bundle"):
         export(tmp_path / "no such checkpoint", tmp_path)
-    with pytest.raises(BundleError, match=r"precious\.txt/b: was not written"):
+    with pytest.raises(BundleError, match=r"precious\.txt/b: cannot be written"):
         export(tmp_path / "no such checkpoint", tmp_path / "precious.txt" / "b")
     assert (tmp_path / "precious.txt").read_text() == "keep"
 

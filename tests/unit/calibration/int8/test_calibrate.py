@@ -260,7 +260,7 @@ def test_wrong_arguments(nano, int8, prompts, tmp_path):
 
 def test_recipe_of_ones_own_is_not_replaced(nano, prompts, cache, tmp_path):
     Recipe().write(tmp_path / "recipe.json")
-    with pytest.raises(BundleError, match=r"is no bundle \(what is recipe\.json\?\)"):
+    with pytest.raises(BundleError, match=r"is not a bundle \(unexpected recipe\.json\)"):
         calibrate(nano, tmp_path, [CLIP], [prompts], cache=cache)
     assert (tmp_path / "recipe.json").exists()
 

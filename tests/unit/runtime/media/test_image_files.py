@@ -108,7 +108,7 @@ def test_cannot_be_written(tmp_path: Path) -> None:
 def test_full_disk(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full, a disk that is full, is Linux's")
-    (tmp_path / f".a.png.{os.getpid()}").symlink_to("/dev/full")
+    (tmp_path / f".a.{os.getpid()}.png").symlink_to("/dev/full")
     with pytest.raises(MediaError, match=r"a.png: cannot be written: No space left"):
         write_image(tmp_path / "a.png", PIXELS)
     assert list(tmp_path.iterdir()) == []
