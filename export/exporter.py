@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from sam2edge import bundle as bundles
-from sam2edge.bundle import Bundle, Graph, Manifest, Model, Parity, contract, memory_pools
+from sam2edge.bundle import Bundle, Graph, Manifest, Model, contract, memory_pools
 from sam2edge.errors import InputError, ParityError
 from sam2edge.export.image_encoder import ImageEncoder
 from sam2edge.export.mask_decoder import MaskDecoder
@@ -75,7 +74,8 @@ def export(
         reference = Reference(loaded.model, loaded.mean, loaded.std, memory_pool)
         graphs: dict[str, Graph] = {}
         for name, parity in compare(reference, images, directory):
-            graphs[name] = _describe(directory / f"{name}.onnx", specs[name], parity)
+            file = directory / f"{name}.onnx"
+            graphs[name] = Graph(file.name, sha256(file), file.stat().st_size, "fp32", *specs[name], parity)
             progress(f"compared {name} with PyTorch", 0.5 + 0.12 * len(graphs))
         _check_parity(graphs)
         origin = bundles.Source(loaded.name, loaded.sha256, loaded.version, loaded.size)
@@ -123,8 +123,3 @@ def _check_parity(graphs: dict[str, Graph]) -> None:
             f"differs from PyTorch by more than {LIMIT:g} relative: {', '.join(differences)}. No bundle was written. "
             "Try another version of torch or onnxruntime, or report it with the checkpoint's name"
         )
-
-
-def _describe(file: Path, specs: tuple[tuple[bundles.TensorSpec, ...], ...], parity: dict[str, Parity]) -> Graph:
-    inputs, outputs = specs
-    return Graph(file.name, sha256(file), file.stat().st_size, "fp32", inputs, outputs, parity)

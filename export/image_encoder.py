@@ -29,12 +29,8 @@ from sam2edge.export.rewrites import (
 class ImageEncoder(nn.Module):
     """image uint8 [B,S,S,3] RGB → high_res_0 [B,32,4h,4h], high_res_1 [B,64,2h,2h], features [B,256,h,h].
 
-    The mask decoder adds the two high-resolution levels to its own; its conv_s0 and conv_s1 have reduced them already.
-
-    Args:
-        model: A transformers Sam2VideoModel.
-        mean: Mean of the colours, in 0…1.
-        std: Standard deviation of the colours, in 0…1.
+    `model` is a transformers Sam2VideoModel; `mean` and `std` are of colours in 0…1. The high-resolution levels are
+    what the mask decoder adds, already reduced by its conv_s0 and conv_s1.
     """
 
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -32,14 +32,8 @@ LIMIT = 1e-3
 def parity_frames(path: str | os.PathLike[str] | None, size: int) -> tuple[Frame, str]:
     """Return two frames, uint8 [2,size,size,3], and their name for the manifest.
 
-    Args:
-        path: An image, which is compared with its mirror image, or what `open_source` opens, of which the first two
-            frames are taken; None draws a scene.
-        size: Side in pixels to which frames are resized.
-
-    Raises:
-        InputError: `path` names no source.
-        MediaError: The frames cannot be read, or are fewer than two.
+    They are an image and its mirror image, the first two frames of what `open_source` opens, or a drawn scene. Raises
+    InputError for a path that names no source, MediaError for frames that cannot be read.
     """
     if path is None:
         return np.stack(_draw_scene(size)), "drawn"

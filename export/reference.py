@@ -34,14 +34,7 @@ _NORMAL = IMAGENET_MEAN, IMAGENET_STD
 
 
 class Reference:
-    """The functions of the four graphs, named as in the contract and computed by transformers' own modules.
-
-    Args:
-        model: A Sam2VideoModel.
-        mean: What is subtracted from RGB pixels in 0…1.
-        std: What they are then divided by.
-        pool: Side of the window of tokens that a memory keeps as one.
-    """
+    """The functions of the four graphs, named as in the contract, by the modules of a Sam2VideoModel."""
 
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...], pool: int = 1) -> None:
         self.model, self.pool = model, pool
@@ -119,31 +112,22 @@ class Reference:
             stack.enter_context(layer.cross_attn_image.k_proj.register_forward_hook(rotate))
         return stack
 
-    def mask_decoder(
-        self,
-        conditioned: Tensor,
-        add_no_memory: Tensor,
-        high_res_0: Tensor,
-        high_res_1: Tensor,
-        points: Tensor,
-        labels: Tensor,
-        mask_input: Tensor,
-        has_mask_input: Tensor,
-        multimask: Tensor,
-    ) -> Arrays:
+    def mask_decoder(self, **inputs: Tensor) -> Arrays:
         """Compute the outputs of mask_decoder.onnx, object by object."""
+        high_res = [inputs.pop("high_res_0"), inputs.pop("high_res_1")]
         rows = []
-        for n in range(len(conditioned)):
-            image = conditioned[n : n + 1]
-            if add_no_memory[n]:
+        for n in range(len(inputs["conditioned"])):
+            own = {name: values[n : n + 1] for name, values in inputs.items()}
+            image = own["conditioned"]
+            if own["add_no_memory"]:
                 image = image + self.model.no_memory_embedding.reshape(1, -1, 1, 1)
             sparse, dense = self.model.prompt_encoder(
-                input_points=points[n][None, None, :-1],  # the last point is padding, which the encoder adds itself
-                input_labels=labels[n][None, None, :-1],
+                input_points=own["points"][:, None, :-1],  # the last point is padding, which the encoder adds itself
+                input_labels=own["labels"][:, None, :-1],
                 input_boxes=None,
-                input_masks=mask_input[n : n + 1] if has_mask_input[n] else None,
+                input_masks=own["mask_input"] if own["has_mask_input"] else None,
             )
-            rows.append(self._decode(image, [high_res_0, high_res_1], sparse, dense, bool(multimask[n])))
+            rows.append(self._decode(image, high_res, sparse, dense, bool(own["multimask"])))
         names = ("mask", "iou", "masks", "ious", "pointer", "object_score")
         return {name: torch.cat(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
@@ -185,17 +169,9 @@ class Reference:
 
 
 class TorchBackend(Backend):
-    """PyTorch as a backend on the CPU: transformers' modules in place of a bundle's graphs, under the same tracker.
+    """PyTorch on the CPU in place of the graphs of a bundle that was exported from `source`, under the same tracker.
 
-    Graph files are not read; their names in the bundle select the function.
-
-    Args:
-        bundle: The bundle to stand in for.
-        source: The checkpoint that it was exported from, as for `export`.
-
-    Raises:
-        SourceError: The checkpoint cannot be read.
-        InputError: The bundle was exported from other weights.
+    Graph files are not read; their names select the function. Raises SourceError, and InputError for other weights.
     """
 
     def __init__(self, bundle: Bundle, source: str | os.PathLike[str]) -> None:
@@ -228,16 +204,9 @@ class _TorchRunner(GraphRunner):
 
 
 def preprocess(frames: Frame, side: int, device: str = "cpu", normal: tuple[Colour, Colour] = _NORMAL) -> Tensor:
-    """Resize and normalise frames as SAM 2's image processor does.
+    """Resize and normalise frames uint8 [T,H,W,3] as SAM 2's image processor does: float32 [T,3,side,side].
 
-    Args:
-        frames: RGB, uint8 [T,H,W,3].
-        side: Side S of the model's square images, in pixels.
-        device: Where PyTorch computes.
-        normal: Mean and standard deviation of the colours, in 0…1.
-
-    Returns:
-        Pixels, float32 [T,3,S,S].
+    `normal` is the mean and standard deviation of the colours, in 0…1.
     """
     mean, std = torch.tensor(normal, device=device)[..., None, None]
     pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous()
@@ -248,10 +217,7 @@ def preprocess(frames: Frame, side: int, device: str = "cpu", normal: tuple[Colo
 class TorchVideo:
     """transformers' video predictor on a stream of frames: on CUDA in bfloat16, as upstream runs, or on the CPU.
 
-    Args:
-        source: The checkpoint, as for `load_source`, whose errors are raised.
-        mode: "eager", or "compile" to put the model's four parts through torch.compile.
-        image_size: Side in pixels of the model's images; the checkpoint's own by default.
+    mode "compile" puts the model's four parts through torch.compile; "eager" does not.
     """
 
     def __init__(self, source: str, mode: str, image_size: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Models that tests make: variants of the bundled one, and randomly initialised ones.
+"""Models made for tests: variants of the bundled one, and random ones.
 
 python -m tests.models tiny|small|base-plus|large IMAGE_SIZE DIRECTORY
 """
@@ -28,7 +28,7 @@ Change = Callable[[str, Floats], Floats]
 
 
 def write_wary_nano(directory: Path) -> Path:
-    """The bundled model with a lower object score: it says "absent" as soon as it doubts."""
+    """Write the bundled model with a lower object score, so that doubtful objects are absent."""
     model = Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32)
     with torch.no_grad():
         model.mask_decoder.pred_obj_score_head.proj_out.bias -= 1.0
@@ -37,7 +37,7 @@ def write_wary_nano(directory: Path) -> Path:
 
 
 def write_nano_2_0(directory: Path) -> Path:
-    """The bundled model without what SAM 2.1 added: pointers' temporal codes and the memory's no-object embedding."""
+    """Write the bundled model without the additions of SAM 2.1: the pointers' and the memory's extra codes."""
     model = Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32)
     config = model.config
     config.enable_temporal_pos_encoding_for_object_pointers = False
@@ -51,13 +51,8 @@ def write_nano_2_0(directory: Path) -> Path:
     return directory
 
 
-def write_random_tiny(directory: Path, image_size: int) -> Path:
-    """SAM 2.1 tiny as transformers builds it, at an image size, with weights that let signals through every branch."""
-    return write_random(directory, image_size, "tiny")
-
-
-def write_random(directory: Path, image_size: int, size: str) -> Path:
-    """The same of any of TRUNKS.
+def write_random(directory: Path, image_size: int, size: str = "tiny") -> Path:
+    """Write a SAM 2.1 of one of the TRUNKS with random weights that let signals through every branch.
 
     transformers starts embeddings and layer scales at zero and projections at 0.02, which would hide most errors.
     """
@@ -84,12 +79,12 @@ def write_random(directory: Path, image_size: int, size: str) -> Path:
 
 
 def write_changed(bundle: Bundle, directory: Path, change: Change) -> Bundle:
-    """A copy of a bundle whose weights went through `change`, called with the graph's name and weights."""
+    """Copy a bundle with its weights changed by `change`, which takes the graph's name and the weights."""
     return _rewritten(bundle, directory, lambda graph, tensor, weights: change(graph, weights))
 
 
 def write_widened(bundle: Bundle, directory: Path, graph: str, activation: str) -> Bundle:
-    """A copy of an INT8 bundle with eight times the range of an activation."""
+    """Copy an INT8 bundle with eight times the range of an activation."""
     wide = graph, f"{activation}/scale"
     return _rewritten(bundle, directory, lambda graph, tensor, values: (8 if (graph, tensor) == wide else 1) * values)
 
@@ -111,12 +106,12 @@ def _rewritten(bundle: Bundle, directory: Path, change: Callable[[str, str, Floa
 
 
 def halved(graph: str, weights: Floats) -> Floats:
-    """Weights rounded to float16."""
+    """Round weights to float16."""
     return weights.astype(np.float16).astype(np.float32)
 
 
 def overdriven(graph: str, weights: Floats) -> Floats:
-    """The feed-forward matrices of the nano's memory attention times 8."""
+    """Multiply the feed-forward matrices of the nano's memory attention by 8."""
     return 8 * weights if graph == "memory_attention" and weights.shape == (512, 256) else weights
 
 

@@ -1,4 +1,4 @@
-"""What is in deploy/ and the release workflow, as far as it can be checked without Docker, systemd or GitHub."""
+"""deploy/ and the release workflow, as far as they can be checked without Docker, systemd or GitHub."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_dockerfile_is_linted(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
-def test_dockerfile_copies_what_the_package_is_made_of(file: Path) -> None:
+def test_dockerfile_copies_all_of_the_package(file: Path) -> None:
     copied = {
         name for line in re.findall(r"^COPY (?!--)(.*) \S+$", file.read_text(), re.MULTILINE) for name in line.split()
     }
@@ -49,18 +49,18 @@ def test_dockerfile_copies_what_the_package_is_made_of(file: Path) -> None:
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
 def test_dockerfile_installs_what_the_package_requires(file: Path) -> None:
-    """It does so by name, since the package itself is installed with --no-deps."""
+    """It does so by name, because the package itself is installed with --no-deps."""
     lists = re.findall(r"^(?:dependencies|tensorrt) = (\[.*\])$", (REPO / "pyproject.toml").read_text(), re.MULTILINE)
-    names = {re.match(r"[\w-]+", requirement)[0] for one in lists for requirement in json.loads(one)}
+    names = {re.match(r"[\w-]+", requirement)[0] for text in lists for requirement in json.loads(text)}
     assert {"numpy", "tensorrt"} <= names
     installed = set(re.findall(r"([\w-]+)==", file.read_text()))
-    system = {"tensorrt"} if "l4t-jetpack" in file.read_text() else set()  # comes with the image
+    system = {"tensorrt"} if "l4t-jetpack" in file.read_text() else set()  # part of the image
     renamed = {"onnxruntime": "onnxruntime-gpu", "tensorrt": "tensorrt-cu12"}
     assert {renamed.get(name, name) for name in names - system} <= installed
 
 
 def environment(**changes: object) -> dict[str, str]:
-    """What the unit's program finds in its environment, from camera.env."""
+    """Return the environment of the unit's program, with camera.env."""
     pairs = (
         line.split("=", 1) for line in (DEPLOY / "camera.env").read_text().splitlines() if not line.startswith("#")
     )
@@ -68,7 +68,7 @@ def environment(**changes: object) -> dict[str, str]:
 
 
 def exec_start() -> list[str]:
-    """The unit's command, as systemd starts it: %% is %, $$ is $."""
+    """Return the unit's command as systemd starts it: %% is %, $$ is $."""
     (line,) = re.findall(r"^ExecStart=(.*)$", UNIT.read_text(), re.MULTILINE)
     return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line)]
 
@@ -100,12 +100,12 @@ def test_unit_tracks(nano: Bundle, tmp_path: Path) -> None:
     assert lines[20]["objects"][0]["visible"]
 
 
-def test_unit_takes_the_code_of_a_stopped_program_for_success() -> None:
+def test_the_exit_code_of_a_stopped_program_counts_as_success() -> None:
     assert f"SuccessExitStatus={cli.INTERRUPTED}" in UNIT.read_text().splitlines()
 
 
 def test_release_workflow() -> None:
-    """Its commands exist, later jobs wait for it, and it cannot write."""
+    """Its commands exist, later jobs wait for it, and it has no write permission."""
     workflow = yaml.safe_load((REPO / ".github" / "workflows" / "release.yml").read_text())
     assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads `on` as a truth value
     assert workflow["permissions"] == {"contents": "read"}

@@ -17,7 +17,7 @@ KEYS = {"space": " ", "right": "\ue014", "shift": "\ue008"}
 
 
 class Browser:
-    """A window with one page. chromium, driver: paths of the two programs; profile: an empty folder."""
+    """A window with one page, given the paths of chromium and chromedriver and an empty folder for the profile."""
 
     def __init__(self, chromium, driver, profile):
         self._process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
@@ -46,21 +46,21 @@ class Browser:
         self._ask("POST", "/url", {"url": url})
 
     def run(self, script, *arguments):
-        """What a script of JavaScript returns."""
+        """Return what a JavaScript returns."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": arguments})
 
     def wait(self, condition, *arguments):
-        """Wait until an expression of JavaScript is true, and return its value."""
+        """Wait until a JavaScript expression is true, and return its value."""
         for _ in until(f"{condition} {arguments}"):
             if value := self.run(f"return {condition}", *arguments):
                 return value
 
     def find(self, selector):
-        """An element of the page."""
+        """Return an element of the page."""
         return self._ask("POST", "/element", {"using": "css selector", "value": selector})[_ELEMENT]
 
     def click(self, selector, at=(0, 0), button=0, shift=False):
-        """Click on an element, `at` so many CSS pixels from its middle."""
+        """Click on an element, `at` an offset in CSS pixels from its centre."""
         x, y = (round(number) for number in at)
         move = {"type": "pointerMove", "x": x, "y": y, "origin": {_ELEMENT: self.find(selector)}}
         down, up = ({"type": kind, "button": button} for kind in ("pointerDown", "pointerUp"))
@@ -72,21 +72,21 @@ class Browser:
         self._ask("POST", "/actions", {"actions": [pointer, key]})
 
     def press(self, key):
-        """Press a key on whatever has the focus."""
+        """Press a key on the focused element."""
         actions = [{"type": kind, "value": KEYS.get(key, key)} for kind in ("keyDown", "keyUp")]
         self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
     def type(self, selector, text):
-        """Type into an element; into a file input, the path of a file."""
+        """Type into an element, or give a file input the path of a file."""
         self._ask("POST", f"/element/{self.find(selector)}/value", {"text": str(text)})
 
     def screenshot(self, selector=None):
-        """The window, or an element of it, as PNG."""
+        """Return the window, or an element of it, as PNG."""
         path = f"/element/{self.find(selector)}/screenshot" if selector else "/screenshot"
         return base64.b64decode(self._ask("GET", path))
 
     def errors(self):
-        """What the page complained about on its console."""
+        """Return the messages on the page's console."""
         return [entry["message"] for entry in self._ask("POST", "/se/log", {"type": "browser"})]
 
     def _ask(self, method, path, body=None):
@@ -108,9 +108,9 @@ class Browser:
 
 
 def until(what):
-    """Go round a loop every 20 ms, until it is left or patience ends."""
+    """Repeat a loop every 20 ms, until it is left or patience ends."""
     deadline = time.monotonic() + PATIENCE
     for _ in itertools.count():
-        assert time.monotonic() < deadline, f"this never came: {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         yield
         time.sleep(0.02)

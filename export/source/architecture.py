@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import Sam2VideoModel
 from transformers.utils import logging as transformers_logging
 
@@ -146,3 +148,17 @@ def _no_progress_bar() -> Iterator[None]:
         yield
     finally:
         transformers_logging.enable_progress_bar()
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        tensors: dict[str, Any] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SourceError(f"{path} is not a safetensors file, or is damaged ({reason(error)})") from error
+    return tensors
+
+
+def reason(error: Exception) -> str:
+    """Return an error's class and first sentence; torch goes on to advise running the file's code after all."""
+    sentence = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {sentence}".removesuffix(": ")

@@ -1,5 +1,6 @@
 """A directory or hub repository that transformers wrote: config.json and safetensors."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from sam2edge.export.source.architecture import (
     check_finite,
     check_layout,
     layout,
+    read_safetensors,
+    reason,
     set_image_size,
     shapes,
 )
-from sam2edge.export.source.files import read_json, read_safetensors, reason
 from sam2edge.files import sha256
 
 WEIGHTS = "model.safetensors"
@@ -74,7 +76,7 @@ def _read_config(directory: Path) -> Any:
         checkpoints = sorted(file.name for file in directory.glob("*.pt"))
         hint = f"; for upstream's layout, give the file: {directory / checkpoints[0]}" if checkpoints else ""
         raise SourceError(f"{directory} is not a model directory: it has no config.json{hint}")
-    settings = read_json(path)
+    settings = _read_json(path)
     model_type = settings.get("model_type")
     if model_type == "sam2":
         raise SourceError(
@@ -108,6 +110,16 @@ def _check_heads(path: Path, config: Any) -> None:
             raise SourceError(f"{path}: {heads} attention heads cannot share {channels} channels")
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(f"{path} cannot be read as JSON ({reason(error)})") from error
+    if not isinstance(content, dict):
+        raise SourceError(f"{path} is not a JSON object")
+    return content
+
+
 def _weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
@@ -117,7 +129,7 @@ def _weight_files(directory: Path) -> list[Path]:
             f"{directory} has no {WEIGHTS}. Weights in other formats are not read: save them with "
             f"save_pretrained, which writes safetensors."
         )
-    weight_map = read_json(index).get("weight_map")
+    weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{index} lists no shards: expected a weight_map from tensor to file")
     shards = [directory / str(name) for name in sorted(set(weight_map.values()))]
@@ -131,7 +143,7 @@ def _normalisation(directory: Path) -> tuple[Triple, Triple]:
     for name in _PREPROCESSOR_FILES:
         if not (directory / name).is_file():
             continue
-        settings = read_json(directory / name)
+        settings = _read_json(directory / name)
         # processor_config.json nests the settings of the processors that it combines
         for part in (settings, settings.get("video_processor"), settings.get("image_processor")):
             if isinstance(part, dict) and "image_mean" in part and "image_std" in part:

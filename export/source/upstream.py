@@ -19,10 +19,11 @@ from sam2edge.export.source.architecture import (
     check_finite,
     check_layout,
     layout,
+    read_safetensors,
+    reason,
     set_image_size,
     shapes,
 )
-from sam2edge.export.source.files import read_pickle, read_safetensors
 from sam2edge.files import sha256
 
 # Any of these marks an upstream checkpoint as 2.1; then all are required.
@@ -40,23 +41,14 @@ _TO_UPSTREAM = tuple(
         (r"^shared_image_embedding\.", r"prompt_encoder.shared_embedding."),
         (r"\.shared_embedding\.positional_embedding$", r".pe_layer.positional_encoding_gaussian_matrix"),
         (r"\.point_embed\.weight$", r".point_embeddings.*.weight"),
-        (r"\.mask_embed\.conv1\.", r".mask_downscaling.0."),
-        (r"\.mask_embed\.layer_norm1\.", r".mask_downscaling.1."),
-        (r"\.mask_embed\.conv2\.", r".mask_downscaling.3."),
-        (r"\.mask_embed\.layer_norm2\.", r".mask_downscaling.4."),
-        (r"\.mask_embed\.conv3\.", r".mask_downscaling.6."),
+        *((rf"\.mask_embed\.conv{i + 1}\.", f".mask_downscaling.{3 * i}.") for i in range(3)),
+        *((rf"\.mask_embed\.layer_norm{i + 1}\.", f".mask_downscaling.{3 * i + 1}.") for i in range(2)),
         (r"\.upscale_conv1\.", r".output_upscaling.0."),
         (r"\.upscale_layer_norm\.", r".output_upscaling.1."),
         (r"\.upscale_conv2\.", r".output_upscaling.3."),
         (r"^(prompt_encoder|mask_decoder)\.", r"sam_\1."),
-        (r"\.mask_downsampler\.layers\.0\.conv\.", r".mask_downsampler.encoder.0."),
-        (r"\.mask_downsampler\.layers\.0\.layer_norm\.", r".mask_downsampler.encoder.1."),
-        (r"\.mask_downsampler\.layers\.1\.conv\.", r".mask_downsampler.encoder.3."),
-        (r"\.mask_downsampler\.layers\.1\.layer_norm\.", r".mask_downsampler.encoder.4."),
-        (r"\.mask_downsampler\.layers\.2\.conv\.", r".mask_downsampler.encoder.6."),
-        (r"\.mask_downsampler\.layers\.2\.layer_norm\.", r".mask_downsampler.encoder.7."),
-        (r"\.mask_downsampler\.layers\.3\.conv\.", r".mask_downsampler.encoder.9."),
-        (r"\.mask_downsampler\.layers\.3\.layer_norm\.", r".mask_downsampler.encoder.10."),
+        *((rf"\.mask_downsampler\.layers\.{i}\.conv\.", f".mask_downsampler.encoder.{3 * i}.") for i in range(4)),
+        *((rf"_downsampler\.layers\.{i}\.layer_norm\.", f"_downsampler.encoder.{3 * i + 1}.") for i in range(4)),
         (r"\.mask_downsampler\.final_conv\.", r".mask_downsampler.encoder.12."),
         (r"^memory_encoder\.feature_projection\.", r"memory_encoder.pix_feat_proj."),
         (r"^memory_encoder\.projection\.", r"memory_encoder.out_proj."),
@@ -108,12 +100,25 @@ def from_upstream(path: Path, image_size: int | None) -> Source:
 
 
 def _read_state_dict(path: Path) -> dict[str, Any]:
-    content = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    content = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state = content.get("model", content) if isinstance(content, dict) else None
     named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
     if not state or not named or not all(torch.is_tensor(value) for value in state.values()):
         raise SourceError(f"{path} has no weights: expected named tensors, alone or under the key 'model'")
     return dict(state)
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged pickles raise almost anything
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked:
+            raise SourceError(
+                f"{path} was refused: it asks to load {asked[1]}, and only tensors are loaded, never code. "
+                f'If you trust its author, save only its weights: torch.save({{"model": weights}}).'
+            ) from error
+        raise SourceError(f"{path} is not a PyTorch checkpoint, or is damaged ({reason(error)})") from error
 
 
 def _upstream_size(path: Path, state: Mapping[str, Any]) -> str:

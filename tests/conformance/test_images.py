@@ -21,7 +21,7 @@ from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.resize import resize
 from tests.conformance.reference import MEAN, STD
 from tests.conftest import NANO, REPO
-from tests.models import write_random_tiny
+from tests.models import write_random
 
 RELATIVE = 1e-3
 
@@ -130,7 +130,7 @@ def nano_pair(nano: Bundle) -> Iterator[Pair]:
 @pytest.fixture(scope="module")
 def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """The randomly initialised tiny at 256, which has every branch of the architecture."""
-    directory = write_random_tiny(tmp_path_factory.mktemp("tiny") / "model", 256)
+    directory = write_random(tmp_path_factory.mktemp("tiny") / "model", 256)
     with ImagePredictor(export(directory, directory.parent / "bundle")) as predictor, torch.inference_mode():
         yield Pair(predictor, as_image_model(directory))
 

@@ -17,7 +17,7 @@ from tests.conformance.reference import Expected, ReferenceTracker, UpstreamMode
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, SCENARIOS, Scenario, in_pixels, prompt
 from tests.conftest import NANO
 from tests.helpers import assert_close, iou
-from tests.models import write_nano_2_0, write_random_tiny, write_wary_nano
+from tests.models import write_nano_2_0, write_random, write_wary_nano
 
 RELATIVE = 1e-3
 
@@ -96,7 +96,7 @@ def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.u
 def test_random_tiny(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     """512 unless SAM2EDGE_TINY_SIZE says otherwise; `make conformance-1024` sets it."""
     size = int(os.environ.get("SAM2EDGE_TINY_SIZE", "512"))
-    bundle, model = exported(write_random_tiny(tmp_path / "model", size))
+    bundle, model = exported(write_random(tmp_path / "model", size))
     scenario = Scenario(
         {
             0: [prompt(1, box=LEFT)],

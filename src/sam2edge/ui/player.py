@@ -73,8 +73,7 @@ class Player:
     def wait(self, after: int, timeout: float) -> View | None:
         """Return the view as soon as its version is not `after`, or None after `timeout` seconds.
 
-        Raises:
-            InputError: The player has ended.
+        Raises InputError once the player has ended.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._view.version != after, timeout)
@@ -98,11 +97,7 @@ class Player:
 
     @_in_its_thread
     def play(self) -> None:
-        """Play until the end or `pause`.
-
-        Raises:
-            InputError: There are no frames left.
-        """
+        """Play until the end or `pause`; raise InputError if there are no frames left."""
         if self._session.ended:
             raise InputError("there are no frames to play; open a video or start it again")
         self._playing, self._due = True, monotonic()
@@ -123,8 +118,7 @@ class Player:
     def click(self, click: Click, seen: int) -> None:
         """Click, as Session.click does, on the frame of the serial `seen`.
 
-        Raises:
-            PromptError: The frame went by too long ago, or was of another source; the player then pauses.
+        Raises PromptError, and pauses, if that frame went by too long ago or was of another source.
         """
         late = self._session.serial - seen
         if seen < self._session.first or not 0 <= late <= (_LATE if self._playing else 0):

@@ -45,17 +45,8 @@ T = TypeVar("T")
 class Server(Closeable):
     """Serves a player on 127.0.0.1, from its own threads, until it is closed.
 
-    Args:
-        player: What it serves.
-        port: The port, or 0 for a free one.
-
-    Attributes:
-        port: The port that it listens on.
-        url: The address for the browser.
-        uploads: Folder of uploaded files.
-
-    Raises:
-        InputError: The port is not available.
+    port is the one that it listens on, a free one for 0; url is the address for the browser; uploads is the folder of
+    uploaded files. Raises InputError for a port that is not available.
     """
 
     def __init__(self, player: Player, port: int = 0) -> None:

@@ -28,16 +28,10 @@ class Session(Closeable):
     """A source, a tracker and the current frame, used by one thread.
 
     Frames without objects are not tracked, so that looking for a place to start costs only decoding. A frame is saved
-    when it is left, with its corrections.
+    when it is left, with its corrections. The caller closes the tracker, which is for this session alone.
 
-    Args:
-        tracker: For this session alone; the caller closes it.
-        output: Folder for masks, made when they are first saved.
-
-    Attributes:
-        serial: How many frames were shown, over all sources.
-        first: Serial of the first frame of the current source.
-        message: What last happened to the source, or "".
+    serial counts the frames that were shown, over all sources; first is its value at the current source's first frame.
+    message says what last happened to the source.
     """
 
     def __init__(self, tracker: VideoTracker, output: Path) -> None:
@@ -86,15 +80,9 @@ class Session(Closeable):
         )
 
     def open(self, word: str, name: str | None = None) -> None:
-        """Open a source, show its first frame and forget what was open before.
+        """Open a source as `open_source` does, show its first frame and forget what was open before.
 
-        Args:
-            word: The source, as for `open_source`.
-            name: Its name on the page; its own by default.
-
-        Raises:
-            MediaError: It cannot be opened. What was open stays open, unless it was the same source.
-            InputError: `word` names no source; likewise.
+        Raises MediaError or InputError; what was open then stays open, unless it was the same source.
         """
         if word == self._word:
             self._leave()  # a camera opens once only
@@ -123,9 +111,7 @@ class Session(Closeable):
     def advance(self, timeout: float = math.inf) -> bool:
         """Go to the next frame and track what was clicked; return False if none came within `timeout` seconds.
 
-        Raises:
-            InputError: Nothing is open.
-            MediaError: The source fails, or masks cannot be saved.
+        Raises InputError if nothing is open, MediaError if the source fails or masks cannot be saved.
         """
         if self._grabber is None:
             raise InputError("nothing is open; open a video or a camera first")
@@ -146,11 +132,7 @@ class Session(Closeable):
     def click(self, click: Click) -> None:
         """Mark a pixel of the current frame as part of an object or not; a new id makes a new object.
 
-        All clicks on an object on this frame count together.
-
-        Raises:
-            PromptError: There is no frame, or the click is outside it or cannot begin an object; nothing changes.
-            ObjectIdError: The id is not possible, or there are too many objects; nothing changes.
+        All clicks on an object on this frame count together. Raises PromptError or ObjectIdError and changes nothing.
         """
         if not 1 <= click.object_id <= _MAX_ID:
             raise ObjectIdError(f"object ids are from 1 to {_MAX_ID} but got {click.object_id}")
@@ -172,15 +154,15 @@ class Session(Closeable):
 
     def remove(self, object_id: int) -> None:
         """Forget an object; raise ObjectIdError if it is not tracked."""
-        self._forget(object_id)
+        self._tracker.remove(object_id)
+        if self._result is not None:
+            self._result = _without(self._result, object_id)
         self._clicks = [click for click in self._clicks if click.object_id != object_id]
 
     def save(self, on: bool) -> None:
         """Save masks into a new folder, from the current frame on, or stop after the current frame.
 
-        Raises:
-            InputError: Nothing is open.
-            MediaError: The files cannot be written.
+        Raises InputError if nothing is open, MediaError if the files cannot be written.
         """
         if on and self._pixels is None:
             raise InputError("there are no masks to save; open a video or a camera first")
@@ -213,11 +195,6 @@ class Session(Closeable):
     def _keep(self, result: FrameResult) -> None:
         # The tracker counts from the first click, the files from the start of the video.
         self._result = dataclasses.replace(result, frame_index=self._number) if result.object_ids else None
-
-    def _forget(self, object_id: int) -> None:
-        self._tracker.remove(object_id)
-        if self._result is not None:
-            self._result = _without(self._result, object_id)
 
     def _save_frame(self) -> None:
         """Save the current frame, which is about to be left."""

@@ -36,19 +36,9 @@ class Click:
 class View:
     """The current frame and its results; masks, outlines and JPEG are made when first asked for.
 
-    Attributes:
-        source: Name of the source, or None.
-        serial: How many frames were shown, over all sources.
-        number: Number of the frame in its source.
-        count: How many frames the source claims to have.
-        pixels: RGB, uint8 [H,W,3].
-        result: None without objects.
-        clicks: Clicks on this frame, in their order.
-        folder: Where masks are being saved.
-        saved: How many frames were saved there.
-        message: What last happened to the source, or "".
-        version: Set by the player, as are `playing` and `rate`; a new one for every change.
-        rate: Frames per second.
+    serial counts the frames that were shown, over all sources; number and count belong to the source. pixels are RGB
+    uint8 [H,W,3]. folder is where masks are being saved, and saved how many frames were. message says what last
+    happened to the source. The player sets version (a new one for every change), playing and rate (frames per second).
     """
 
     source: str | None

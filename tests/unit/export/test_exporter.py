@@ -59,8 +59,8 @@ def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
 ) -> None:
     out = tmp_path / "b"
     before = export(NANO, out).manifest
-    off_by_a_little = exporter.MemoryEncoder.forward
-    monkeypatch.setattr(exporter.MemoryEncoder, "forward", lambda self, *inputs: off_by_a_little(self, *inputs) * 1.002)
+    original = exporter.MemoryEncoder.forward
+    monkeypatch.setattr(exporter.MemoryEncoder, "forward", lambda self, *inputs: original(self, *inputs) * 1.002)
     with pytest.raises(ParityError, match=r"memory_encoder\.memory by 2\.0e-03"):
         export(NANO, out)
     assert Bundle.open(out).manifest == before

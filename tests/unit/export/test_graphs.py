@@ -1,4 +1,4 @@
-"""The exported graphs: what they are made of, and what must not change their outputs."""
+"""The exported graphs: their operators, and what must not change their outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sam2edge.export.image_encoder import ImageEncoder
 from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.source import load_source
 from sam2edge.runtime.backends.base import open_backend
-from tests.models import write_random_tiny
+from tests.models import write_random
 
 Array = npt.NDArray[Any]
 SHAPES = {"Shape", "ConstantOfShape", "Expand", "Range"}
@@ -33,7 +33,7 @@ def run(bundle: Bundle, graph: str, **inputs: Array) -> dict[str, Array]:
 
 
 def memories(objects: int, frames: int, pointers: int) -> dict[str, Array]:
-    """Inputs of the memory attention with every slot filled, ages 0, 1, 2, …"""
+    """Return inputs of the memory attention with every slot filled, of ages 0, 1, 2, …"""
     random = np.random.default_rng(1)
     return {
         "features": random.normal(size=(1, 256, 8, 8)).astype(np.float32),
@@ -57,18 +57,18 @@ def test_no_shape_is_computed_in_the_graph(nano: Bundle, graph: str) -> None:
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_weights_are_read_by_their_own_names(nano: Bundle, graph: str) -> None:
-    """TensorRT 8.6 refuses a convolution with a bias that comes out of another node."""
+def test_nodes_read_weights_directly(nano: Bundle, graph: str) -> None:
+    """TensorRT 8.6 refuses a convolution whose bias is the output of a node."""
     assert "Identity" not in operators(nano, graph)
 
 
 def test_no_shape_is_computed_where_windows_are_padded(nano: Bundle, tmp_path: Path) -> None:
-    source = load_source(write_random_tiny(tmp_path / "model", 256))
+    source = load_source(write_random(tmp_path / "model", 256))
     specs = contract(dataclasses.replace(nano.model, image_size=256))["image_encoder"]
     write_onnx(ImageEncoder(source.model, source.mean, source.std), *specs, tmp_path / "graph.onnx")
-    found = Counter(node.op_type for node in onnx.load(tmp_path / "graph.onnx").graph.node)
-    assert found["Pad"] == 5  # three blocks with windows of 14, the one that pools them, and one with windows of 7
-    assert not found.keys() & SHAPES
+    nodes = Counter(node.op_type for node in onnx.load(tmp_path / "graph.onnx").graph.node)
+    assert nodes["Pad"] == 5  # three blocks with windows of 14, the one that pools them, and one with windows of 7
+    assert not nodes.keys() & SHAPES
 
 
 def test_images_of_a_batch_do_not_mix(nano: Bundle) -> None:
@@ -85,8 +85,8 @@ def test_objects_of_a_batch_do_not_mix(nano: Bundle, frames: int, pointers: int)
     inputs = memories(3, frames, pointers)
     together = run(nano, "memory_attention", **inputs)["conditioned"]
     for n in range(3):
-        one = {name: x if name == "features" else x[n : n + 1] for name, x in inputs.items()}
-        alone = run(nano, "memory_attention", **one)["conditioned"]
+        own = {name: x if name == "features" else x[n : n + 1] for name, x in inputs.items()}
+        alone = run(nano, "memory_attention", **own)["conditioned"]
         np.testing.assert_allclose(together[n], alone[0], rtol=1e-4, atol=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_the_order_of_slots_does_not_matter(nano: Bundle) -> None:
     np.testing.assert_allclose(run(nano, "memory_attention", **shuffled)["conditioned"], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_empty_slot_is_as_no_slot(nano: Bundle) -> None:
+def test_an_empty_slot_has_no_effect(nano: Bundle) -> None:
     inputs = memories(2, 3, 4)
     padded = dict(inputs)
     for values, age in (("memory", "memory_age"), ("pointers", "pointer_age")):

@@ -1,4 +1,4 @@
-"""Pooled memory tokens: what the graphs make of them, and which pools there are."""
+"""Pooled memory tokens: what the graphs do with them, and which pools are possible."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sam2edge.export import export
 from sam2edge.export.memory_attention import MemoryAttention
 from sam2edge.runtime.backends.base import open_backend
 from tests.conftest import NANO
-from tests.models import write_random_tiny
+from tests.models import write_random
 
 
-def test_one_is_the_default(nano: Bundle, tmp_path: Path) -> None:
+def test_no_pooling_is_the_default(nano: Bundle, tmp_path: Path) -> None:
     unpooled = export(NANO, tmp_path / "bundle", memory_pool=1)
     assert nano.model.memory_pool == 1
     for name, graph in nano.manifest.graphs.items():
@@ -36,16 +36,16 @@ def test_memory_is_the_mean_of_windows(nano: Bundle, pooled: Bundle) -> None:
         "object_score": np.array([[1], [-1]], np.float32),
         "binarize": np.array([True, False]),
     }
-    memory, found = (
+    memory, pooled_memory = (
         open_backend("onnx").open(bundle.graph_path("memory_encoder")).run(inputs)["memory"]
         for bundle in (nano, pooled)
     )
     means = memory.reshape(2, 4, 2, 4, 2, 64).mean(axis=(2, 4)).reshape(2, 16, 64)
-    np.testing.assert_allclose(found, means, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pooled_memory, means, rtol=1e-4, atol=1e-5)
 
 
 class NoPosition(nn.Module):
-    """In place of the memory's position code."""
+    """Replaces the memory's position code by zeros."""
 
     def forward(self, shape: torch.Size, *_: object) -> Tensor:
         return torch.zeros(shape)
@@ -53,8 +53,8 @@ class NoPosition(nn.Module):
 
 @pytest.mark.parametrize("pool", [2, 4])
 @torch.inference_mode()
-def test_a_token_weighs_as_much_as_those_that_it_stands_for(pool: int) -> None:
-    """Without positions, memories that are constant in every window are attended to alike, pooled or not."""
+def test_a_token_weighs_as_much_as_those_it_replaces(pool: int) -> None:
+    """Without positions, memories that are constant within windows get the same attention, pooled or not."""
     torch.manual_seed(0)
     model: Any = Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32).eval()
     model.memory_attention.rotary_emb.inv_freq.zero_()
@@ -65,13 +65,13 @@ def test_a_token_weighs_as_much_as_those_that_it_stands_for(pool: int) -> None:
     features, ages = torch.randn(1, 256, 8, 8), torch.tensor([[0, 2, -1], [-1, 0, 1]], dtype=torch.int32)
     pointers, pointer_ages = torch.randn(2, 3, 256), torch.tensor([[1, -1, 2]] * 2, dtype=torch.int32)
     expected = MemoryAttention(model)(features, tokens.flatten(2, 3), ages, pointers, pointer_ages)
-    found = MemoryAttention(model, pool)(features, windows.flatten(2, 3), ages, pointers, pointer_ages)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    actual = MemoryAttention(model, pool)(features, windows.flatten(2, 3), ages, pointers, pointer_ages)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("model", "pool"), [("nano", 4), ("tiny", 2)])
 def test_pooled_graphs_agree_with_pytorch(tmp_path: Path, model: str, pool: int) -> None:
-    source = NANO if model == "nano" else write_random_tiny(tmp_path / "model", 256)
+    source = NANO if model == "nano" else write_random(tmp_path / "model", 256)
     bundle = export(source, tmp_path / "bundle", memory_pool=pool)
     assert Bundle.open(bundle.path).model.memory_pool == pool
     for name, graph in bundle.manifest.graphs.items():

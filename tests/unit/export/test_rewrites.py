@@ -1,4 +1,4 @@
-"""Each exact rewrite against what it replaces."""
+"""Every exact rewrite against what it replaces."""
 
 from __future__ import annotations
 
@@ -100,18 +100,18 @@ def test_hiera_block(block: dict[str, int], side: int, window: int, kept: int) -
     x = torch.randn(2, side, side, original.dim)
     ours = HieraBlock(original, side, window)
     assert ours.window_out == kept
-    found = image(ours(windows(x, window)), ours.side_out)
-    torch.testing.assert_close(found, original(x), rtol=1e-4, atol=1e-4)
+    actual = image(ours(windows(x, window)), ours.side_out)
+    torch.testing.assert_close(actual, original(x), rtol=1e-4, atol=1e-4)
 
 
 def windows(x: torch.Tensor, size: int) -> torch.Tensor:
-    """[B,side,side,C] → [B · windows,size,size,C]."""
+    """Split x [B,side,side,C] into windows [B · windows,size,size,C]."""
     tiles = x.unfold(1, size, size).unfold(2, size, size)  # [B,n,n,C,size,size]
     return tiles.permute(0, 1, 2, 4, 5, 3).flatten(0, 2)
 
 
 def image(x: torch.Tensor, side: int) -> torch.Tensor:
-    """Undo `windows`, row after row of windows."""
+    """Undo `windows`."""
     n = side // x.shape[1]
     rows = [torch.cat(list(row), dim=1) for row in x.unflatten(0, (-1, n))]
     return torch.stack([torch.cat(rows[i : i + n]) for i in range(0, len(rows), n)])
@@ -129,5 +129,5 @@ def test_memory_layer() -> None:
     rope = angles.cos(), angles.sin()
     key = memory + code
     slots = key[:, :128].reshape(2, 2, 64, 64)
-    found = Layer(layer, rope, rope)(x, slots, key[:, 128:], memory, torch.zeros(2, 1, 136))
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
+    actual = Layer(layer, rope, rope)(x, slots, key[:, 128:], memory, torch.zeros(2, 1, 136))
+    torch.testing.assert_close(actual, torch.stack(expected), rtol=1e-4, atol=1e-4)
