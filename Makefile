@@ -1,23 +1,32 @@
-# `make demo` and `make test` do all set-up themselves; only Python 3.10 or newer is needed.
+# `make demo`, `make test` and `make check` do all set-up themselves; only Python 3.10 or newer is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CHECKED := out/check/manifest.json
 
-# Several programs share the cores: waiting threads must not spin.
+# Several programs share the cores, so waiting threads must not spin.
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test lint site setup conformance-1024 soak clean
+.PHONY: demo test check lint site setup conformance-1024 soak clean
 
 demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --frames samples/clip.mp4
 	$(BIN)/python samples/demo.py out/nano out
 
-# Two processes for two cores, with a thread each; a file's tests stay together, since they share what they export.
+# Two processes for two cores, with a thread each; the tests of a file stay together, because they share exports.
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# The last numpy for Python 3.10 says less of its types than mypy needs here.
+# The loop of work: lint, types and the quick tests.
+check: lint $(CHECKED)
+	SAM2EDGE_NANO=$(CURDIR)/out/check OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadfile $(QUICK)
+
+# The bundle that they use; exported again when something that makes it has changed.
+$(CHECKED): $(INSTALLED) $(wildcard export/*.py export/source/*.py src/sam2edge/bundle/*.py) samples/nano/model.safetensors
+	$(BIN)/sam2edge export samples/nano out/check
+
+# mypy runs on Python 3.11 and newer: the last numpy for 3.10 has too few types for it.
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -31,7 +40,7 @@ site: setup
 conformance-1024: setup
 	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
 
-# 20,000 frames: ten minutes on an idle machine, which the comparison of times asks for.
+# 20,000 frames: ten minutes on an idle machine, which the comparison of times needs.
 soak: setup
 	SAM2EDGE_SOAK_FRAMES=20000 $(BIN)/pytest -s tests/unit/runtime/video/test_soak.py tests/unit/runtime/video/test_faults.py
 

@@ -1,9 +1,9 @@
 # Desktop and server GPUs. Build from the top of the repository, run with the NVIDIA Container Toolkit:
 #     docker build -f deploy/desktop.Dockerfile -t sam2edge .
 #     docker run --rm --gpus all -v "$PWD/out:/data" sam2edge doctor
-# Linted, never built: docs/deploy.md says what was run.
+# Linted, never built: docs/how-to/deploy.md says what was run.
 
-# CUDA 12 and cuDNN 9 are what these versions of onnxruntime-gpu and tensorrt-cu12 are made for; change them together.
+# These versions of onnxruntime-gpu and tensorrt-cu12 need CUDA 12 and cuDNN 9; change them together.
 FROM nvidia/cuda:12.6.3-cudnn-devel-ubuntu24.04 AS build
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -11,7 +11,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/sam2edge
 ENV PATH=/opt/sam2edge/bin:$PATH
-# onnxruntime-gpu in place of onnxruntime: the two share a folder. So sam2edge itself comes without what it requires.
+# onnxruntime-gpu replaces onnxruntime, with which it shares a folder; sam2edge is therefore installed with --no-deps.
 RUN pip install --no-cache-dir numpy==2.2.6 onnx==1.19.1 onnxruntime-gpu==1.23.2 opencv-python-headless==4.12.0.88 \
     pycuda==2025.1.2 tensorrt-cu12==10.13.3.9
 WORKDIR /src

@@ -1,7 +1,7 @@
 """Exact rewrites of SAM 2's modules for inference engines: the same numbers from cheaper graphs.
 
-tests/unit/export/test_rewrites.py compares each of them with what it replaces. docs/performance.md says what each is
-expected to save, and what was measured.
+tests/unit/export/test_rewrites.py compares each of them with what it replaces. docs/explanation/performance.md says
+what each is expected to save, and what was measured.
 """
 
 from __future__ import annotations

@@ -62,15 +62,12 @@ def view(ask, after=-1, have=-1):
 # who is answered
 
 
-def test_address(server):
-    parts = urlsplit(server.url)
-    assert parts.hostname == "127.0.0.1"
-    assert len(parts.path) > 20
-
-
-def test_every_server_has_its_own_token(session):
-    with playing(session) as player, Server(player) as one, Server(player) as other:
-        assert urlsplit(one.url).path != urlsplit(other.url).path
+def test_every_address_has_its_own_token(session):
+    with playing(session) as player, Server(player) as first, Server(player) as second:
+        parts = [urlsplit(server.url) for server in (first, second)]
+    assert {part.hostname for part in parts} == {"127.0.0.1"}
+    assert len({part.path for part in parts}) == 2
+    assert min(len(part.path) for part in parts) > 20
 
 
 @pytest.mark.parametrize(
