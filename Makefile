@@ -18,11 +18,17 @@ demo: setup
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# The loop of work: lint, types and the quick tests.
+# The loop of work, a minute: all but what takes long of the unit tests, on a bundle that is exported again only when
+# what makes it has changed.
 check: lint $(CHECKED)
-	SAM2EDGE_NANO=$(CURDIR)/out/check OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadfile $(QUICK)
+	SAM2EDGE_NANO=$(CURDIR)/out/check OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadfile \
+	    tests/unit $(LONG:%=--ignore=tests/unit/%)
 
-# The bundle that they use; exported again when something that makes it has changed.
+LONG := bench calibration/int8 calibration/measure/test_comparison.py calibration/test_checked_build.py \
+    calibration/test_choose.py engines/test_build.py engines/test_fp16.py export runtime/backends/test_device.py \
+    runtime/backends/test_onnx_cuda.py runtime/backends/test_tensorrt.py runtime/video/test_predictor.py \
+    runtime/video/test_soak.py runtime/video/test_tracker_memory.py test_verify.py test_wheel.py ui/test_page.py
+
 $(CHECKED): $(INSTALLED) $(wildcard export/*.py export/source/*.py src/sam2edge/bundle/*.py) samples/nano/model.safetensors
 	$(BIN)/sam2edge export samples/nano out/check
 
