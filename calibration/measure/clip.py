@@ -7,7 +7,8 @@ import os
 from collections.abc import Generator
 
 from sam2edge.errors import InputError, MediaError
-from sam2edge.runtime.media.sources import Frame, open_source
+from sam2edge.runtime.media.sources import open_source
+from sam2edge.types import Frame
 
 
 class Clip:

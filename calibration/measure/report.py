@@ -25,7 +25,7 @@ from sam2edge.calibration.measure.page import html_table, page
 from sam2edge.errors import MediaError
 from sam2edge.files import finite, write_text
 from sam2edge.runtime.media.overlay import color
-from sam2edge.runtime.media.sources import Frame
+from sam2edge.types import Frame
 
 _PICTURES = 4
 _WIDTH = 480

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import InputError, MediaError
-from sam2edge.runtime.media.sources.images import natural
+from sam2edge.runtime.media.sources.files import natural
 
 Labels = npt.NDArray[np.integer]
 

@@ -1,7 +1,7 @@
 """Frames from any source, read in a thread, whatever the source does meanwhile.
 
-The thread only opens, reads and closes. Whether to wait, to give a source up or to open it again is decided in `read`,
-by the caller's thread; so a reader that is stuck inside a driver can be left behind.
+That thread only opens, reads and closes the source. Whether to wait, give the source up or open it again is decided in
+`read`, by the caller's thread, so a reader that is stuck inside a driver can be abandoned.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ import cv2
 
 from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError
-from sam2edge.runtime.media.reader import Reader
-from sam2edge.runtime.media.sources import Frame, Source
+from sam2edge.runtime.media.sources import Source
 from sam2edge.runtime.model.resize import check_frame
+from sam2edge.types import Frame
 
 POLICIES = ("every", "latest")
 _READ_AHEAD = 4
-"""So many frames wait at most, with the policy "every"."""
+"""Frames that may wait for the caller under the policy "every"."""
 _FAULTS = (MediaError, OSError, cv2.error)
-"""What a live source may die of and be opened again; anything else is a mistake in the program."""
+"""Faults after which a live source is reopened; anything else is a mistake in the program."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grabbed:
     """A frame.
 
-    pixels: RGB uint8 [H,W,3]. number: how many came before it, broken and dropped ones too, since the grabber was
-    made. arrived: when it was read, in seconds of time.monotonic().
+    Attributes:
+        pixels: RGB uint8 [H,W,3].
+        number: How many frames came before it, broken and dropped ones included, since the grabber was made.
+        arrived: When it was read, in seconds of time.monotonic().
+
     """
 
     pixels: Frame
@@ -46,9 +49,14 @@ class Grabbed:
 class Statistics:
     """What became of the frames and the source.
 
-    delivered: frames given to the caller. dropped: overwritten by newer ones. broken: no picture, so skipped. resized:
-    brought to the size of the first. reconnects: how often the source was lost and came back. stalls: how often it was
-    given up because no frame came.
+    Attributes:
+        delivered: Frames given to the caller.
+        dropped: Frames replaced by newer ones before the caller asked.
+        broken: Frames without a picture, which are skipped.
+        resized: Frames brought to the size of the first.
+        reconnects: How often the source was lost and came back.
+        stalls: How often the source was given up because no frame came.
+
     """
 
     delivered: int = 0
@@ -61,9 +69,17 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Reconnect:
-    """When to open a lost source again: after `first` seconds, then each time `factor` times as long, up to `longest`.
+    """When to open a lost source again.
 
-    attempts: how often in a row without a frame, before it is given up; None is for ever. Raises InputError.
+    Args:
+        first: Seconds to wait before the first attempt.
+        factor: By how much each wait is longer than the one before.
+        longest: The longest wait in seconds.
+        attempts: Attempts in a row without a frame after which to give up; None never gives up.
+
+    Raises:
+        InputError: A value is out of range.
+
     """
 
     first: float = 0.5
@@ -75,26 +91,38 @@ class Reconnect:
         if not (0 <= self.first <= self.longest < math.inf and self.factor >= 1):
             raise InputError(f"expected 0 ≤ first ≤ longest (seconds) and factor ≥ 1 but got {self}")
         if self.attempts is not None and self.attempts < 0:
-            raise InputError(f"attempts must be 0 or more, or None for ever, but is {self.attempts}")
+            raise InputError(f"attempts must be 0 or more, or None to go on for ever, but is {self.attempts}")
 
 
 class Grabber(Closeable):
-    """Read a source in a thread; iterating gives Grabbed frames, all of the size of the first.
+    """Reads a source in a thread; iterate over it for Grabbed frames, all of the size of the first.
 
-    open: makes the source, and makes it again after a fault: lambda: CameraSource(0). policy: "every" holds the source
-    up while the caller is busy, "latest" gives the newest frame and counts those that it overwrote; None is "latest"
-    for live sources and "every" for others. reconnect: when to try again. stall_timeout: seconds without a frame,
-    opening again included, after which a live source counts as lost. report: is told of every fault, in a sentence, by
-    `read`.
+    Broken frames are skipped, frames of another size are resized. Only live sources are opened again; others end with
+    their last frame, or raise what they fail with. The reader of a source that stalls is abandoned: what it still reads
+    is thrown away, and it closes the source as soon as it can.
 
-    Broken frames are skipped, those of another size resized. Only live sources are opened again; others are over at
-    their end, and raise what they fail with. The reader of a source that stalls is left behind; what it still reads is
-    thrown away, and it closes the source as soon as it can.
+    Use it in one thread; `close` and `statistics` may be called from any.
 
-    name, live, width, height, fps, frame_count: those of the source when it was first opened.
+    Args:
+        open: Opens the source, and opens it again after a fault: lambda: CameraSource(0).
+        policy: "every" makes the source wait while the caller is busy; "latest" gives the newest frame and counts those
+            that it replaced. By default "latest" for live sources and "every" for others.
+        reconnect: When to open a lost source again.
+        stall_timeout: Seconds without a frame, reopening included, after which a live source counts as lost.
+        report: Called by `read` with a sentence about every fault.
 
-    To be used by one thread; `close` and `statistics` by any. Raises InputError, and what `open` raises the first
-    time: what never worked is not tried again.
+    Attributes:
+        name: As of the source when it was first opened, like the attributes that follow.
+        live: Whether frames come at their own pace.
+        width: Width of all frames in pixels.
+        height: Height of all frames in pixels.
+        fps: Frames per second; None if unknown.
+        frame_count: How many frames the source claims to hold; None if unknown.
+
+    Raises:
+        InputError: The policy is unknown or a number is out of range.
+        Exception: Whatever `open` raises the first time; only a source that has worked is opened again.
+
     """
 
     def __init__(
@@ -129,12 +157,12 @@ class Grabber(Closeable):
         self._attempts = 0
         self._delay = self._reconnect.first
         self._retry_at = 0.0
-        with self._changed:  # the thread may not deliver before it is known here
-            self._reader: Reader | None = Reader(lambda: source, self._deliver, self._changed)
+        with self._changed:  # the thread must not deliver before self._reader is set
+            self._reader: _Reader | None = _Reader(lambda: source, self._deliver, self._changed)
 
     @property
     def ended(self) -> bool:
-        """Whether no frame will come any more: the source is at its end, given up or closed."""
+        """Whether no more frames will come: the source has ended, or was given up or closed."""
         with self._changed:
             return self._over
 
@@ -145,15 +173,16 @@ class Grabber(Closeable):
             return self._statistics
 
     def __iter__(self) -> Iterator[Grabbed]:
-        """Yield frames until the source has ended or `close` is called. Raises what `read` raises."""
+        """Yield frames until the source has ended or `close` is called; raise what `read` raises."""
         while (grabbed := self.read()) is not None:
             yield grabbed
 
     def read(self, timeout: float = math.inf) -> Grabbed | None:
         """Return the next frame; None if there is none within `timeout` seconds, or if the source has `ended`.
 
-        Raises MediaError when a live source did not come back or another failed, after the frames that were read
-        before.
+        Raises:
+            MediaError: A live source did not come back, or another source failed; the frames read before come first.
+
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -169,45 +198,45 @@ class Grabber(Closeable):
                     if not self._events:
                         self._changed.wait(min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX))
                 events, self._events = self._events, []
-            # Without the lock, so that the reader goes on whatever the caller does with them.
+            # Without the lock, so that the reader goes on whatever the report does.
             if self._report is not None:
                 for event in events:
                     self._report(event)
 
     def close(self) -> None:
-        """Stop; iterating then ends. May be called again, and by any thread."""
+        """Stop; iteration then ends. May be called again, and from any thread."""
         with self._changed:
             self._over = True
             self._frames.clear()
             reader, self._reader = self._reader, None
             self._changed.notify_all()
         if reader is not None:
-            reader.leave()
-            reader.join(0.5)  # a device is then free again, unless its driver is stuck
+            reader.interrupt()
+            reader.join(0.5)  # so that a device is free again, unless its driver is stuck
 
     def _supervise(self) -> float:
-        """Do what is due while there are no frames, and return until when there is nothing more to do."""
+        """Do what is due while there are no frames; return the time until which there is nothing more to do."""
         now, reader = time.monotonic(), self._reader
         if self._over:
             return now
         if reader is None:
             if now < self._retry_at:
                 return self._retry_at
-            self._reader = Reader(self._open, self._deliver, self._changed)
+            self._reader = _Reader(self._open, self._deliver, self._changed)
             return now
         if reader.ended:
             self._lose(reader.error)
             return now
-        patience = reader.heard + self._stall_timeout if self.live else math.inf
+        patience = reader.last_frame + self._stall_timeout if self.live else math.inf
         if now < patience:
             return patience
         self._count("stalls")
-        reader.leave()
+        reader.interrupt()
         self._lose(MediaError(f"no frame for {self._stall_timeout:g} s"))
         return now
 
     def _lose(self, error: BaseException | None) -> None:
-        """Plan to open the source again, or end for good; raises if that is an error."""
+        """Plan to open the source again, or end for good and raise if that is an error."""
         self._reader = None
         why = str(error).removeprefix(f"{self.name}: ") if error else "it gives no more frames"
         cause = f"{self.name}: lost ({why})"
@@ -220,12 +249,12 @@ class Grabber(Closeable):
             return
         self._over = True
         if again:
-            raise MediaError(f"{cause}; given up, attempts in vain: {self._attempts}") from error
+            raise MediaError(f"{cause}; gave up after {self._attempts} attempts") from error
         if error is not None:
             raise error
 
-    def _deliver(self, reader: Reader, item: object) -> bool:
-        """Take what a reader read, in its thread; False if it is to stop."""
+    def _deliver(self, reader: _Reader, item: object) -> bool:
+        """Take what a reader has read, in the reader's thread; False tells it to stop."""
         arrived = time.monotonic()
         try:
             frame = _checked(item)
@@ -241,7 +270,8 @@ class Grabber(Closeable):
                 self._events.append(f"{self.name}: back at attempt {self._attempts}")
                 self._attempts, self._delay = 0, self._reconnect.first
             if size != self._last_size:
-                self._events.append(f"{self.name}: {_text(size)} now, given as {self.width}×{self.height}")
+                change = f"frames are now {size[1]}×{size[0]}, delivered as {self.width}×{self.height}"
+                self._events.append(f"{self.name}: {change}")
             if fitted is not frame:
                 self._count("resized")
             self._last_size, self._last_broken = size, False
@@ -251,30 +281,73 @@ class Grabber(Closeable):
                 self._count("dropped", len(self._frames))
                 self._frames.clear()
             while len(self._frames) == _READ_AHEAD:
-                reader.heard = math.inf  # held up, which is no stall
+                reader.last_frame = math.inf  # waiting for the caller, which is not a stall
                 self._changed.wait()
                 if reader is not self._reader:
                     return False
             self._frames.append(grabbed)
-            reader.heard = time.monotonic()
+            reader.last_frame = time.monotonic()
             self._changed.notify_all()
         return True
 
-    def _skip(self, reader: Reader, error: Exception) -> bool:
+    def _skip(self, reader: _Reader, error: Exception) -> bool:
         with self._changed:
             if reader is not self._reader:
                 return False
             self._number += 1
             self._count("broken")
-            if not self._last_broken:  # the first of several only
+            if not self._last_broken:  # only the first of several in a row
                 self._events.append(f"{self.name}: frame {self._number - 1} is skipped: {error}")
             self._last_broken = True
             self._changed.notify_all()
         return True
 
-    def _count(self, what: str, by: int = 1) -> None:
-        now = getattr(self._statistics, what)
-        self._statistics = dataclasses.replace(self._statistics, **{what: now + by})
+    def _count(self, name: str, by: int = 1) -> None:
+        count = getattr(self._statistics, name)
+        self._statistics = dataclasses.replace(self._statistics, **{name: count + by})
+
+
+class _Reader:
+    """A thread that opens a source, hands over its frames until it is told to stop or the source ends, and closes it.
+
+    Attributes (guarded by `changed`):
+        last_frame: When the last frame was taken, or the reader made, in seconds of time.monotonic().
+        ended: Whether no more frames will come.
+        error: What the source failed with; None if it just ended.
+    """
+
+    def __init__(
+        self, open: Callable[[], Source], deliver: Callable[[_Reader, object], bool], changed: threading.Condition
+    ) -> None:
+        self.last_frame = time.monotonic()
+        self.ended = False
+        self.error: BaseException | None = None
+        self._open, self._deliver, self._changed = open, deliver, changed
+        self._source: Source | None = None
+        # A daemon, since a thread that is stuck in a driver must not keep the program from ending.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def interrupt(self) -> None:
+        """Interrupt the source, if it is open, so that the thread ends soon."""
+        if self._source is not None:
+            self._source.interrupt()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread's end, for at most `timeout` seconds."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            with self._open() as self._source:
+                for item in self._source:
+                    if not self._deliver(self, item):
+                        break
+        except BaseException as error:  # handled by the grabber, in its caller's thread
+            self.error = error
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
 
 
 def _checked(item: object) -> Frame:
@@ -284,13 +357,9 @@ def _checked(item: object) -> Frame:
 
 
 def _fit(frame: Frame, size: tuple[int, int]) -> Frame:
-    """The frame, resized if it is not of this size (H,W)."""
+    """Return the frame, resized if it is not of this size (H,W)."""
     if frame.shape[:2] == size:
         return frame
     shrinks = frame.shape[0] > size[0]
     fitted: Frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return fitted
-
-
-def _text(size: tuple[int, ...]) -> str:
-    return f"{size[1]}×{size[0]}"

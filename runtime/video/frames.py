@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sam2edge.errors import FrameError, InputError, MediaError
 from sam2edge.runtime.media.image_files import read_image
-from sam2edge.runtime.media.sources.video import open_capture
+from sam2edge.runtime.media.sources.files import open_capture
 from sam2edge.runtime.model.resize import check_frame
 
 Frame = npt.NDArray[np.uint8]

@@ -1,18 +1,21 @@
-"""Where frames come from; docs/sources.md has them in one table."""
+"""Where frames come from."""
 
-from sam2edge.runtime.media.sources.arrays import ArraySource
-from sam2edge.runtime.media.sources.base import Frame, Source
-from sam2edge.runtime.media.sources.camera import CameraSource
+from __future__ import annotations
+
+import glob
+import os
+import re
+
+from sam2edge.errors import InputError
+from sam2edge.files import PathKind, path_kind, user_path
+from sam2edge.runtime.media.sources.base import ArraySource, Source
+from sam2edge.runtime.media.sources.devices import CameraSource, RtspSource
+from sam2edge.runtime.media.sources.files import ImageFolderSource, VideoSource
 from sam2edge.runtime.media.sources.gstreamer import GStreamerSource, csi_pipeline
-from sam2edge.runtime.media.sources.images import ImageFolderSource
-from sam2edge.runtime.media.sources.rtsp import RtspSource
-from sam2edge.runtime.media.sources.video import VideoSource
-from sam2edge.runtime.media.sources.words import open_source
 
 __all__ = [
     "ArraySource",
     "CameraSource",
-    "Frame",
     "GStreamerSource",
     "ImageFolderSource",
     "RtspSource",
@@ -21,3 +24,41 @@ __all__ = [
     "csi_pipeline",
     "open_source",
 ]
+
+
+def open_source(word: str | os.PathLike[str]) -> Source:
+    """Open a source by the word that names it on the command line.
+
+    Args:
+        word: "0" or "/dev/video0" is a camera, "csi:0" a Jetson's CSI camera, "rtsp://…" a network stream and
+            "gst:PIPELINE" a GStreamer pipeline. The path of a folder, or a pattern such as "run/*.png", stands for its
+            images; any other path is a video file. "./0" is a file called 0.
+
+    Raises:
+        InputError: The word is an address of another kind, or the path of a bundle or checkpoint.
+        MediaError: The source cannot be opened or gives no picture.
+
+    """
+    if isinstance(word, str):
+        if word.isdecimal():
+            return CameraSource(int(word))
+        if re.match(r"/dev/video\d+$", word):
+            return CameraSource(word)
+        if match := re.match(r"csi:(\d+)$", word):
+            return GStreamerSource(csi_pipeline(int(match[1])), fps=30)
+        if word.startswith(("rtsp://", "rtsps://")):
+            return RtspSource(word)
+        if word.startswith("gst:"):
+            return GStreamerSource(word.removeprefix("gst:"))
+        if "://" in word:
+            raise InputError(f"{word}: rtsp:// is the only kind of address that can be opened; try gst:PIPELINE")
+    path = user_path(word)
+    kind = path_kind(path)
+    if kind in (PathKind.BUNDLE, PathKind.CHECKPOINT):
+        raise InputError(
+            f"{path} is {kind.value}, not a video: give a video file, a folder of images, the number of a camera, or "
+            "an rtsp:// address"
+        )
+    if os.path.isdir(path) or (glob.has_magic(str(path)) and not os.path.exists(path)):
+        return ImageFolderSource(path)
+    return VideoSource(path)

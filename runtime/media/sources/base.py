@@ -1,28 +1,31 @@
-"""What every source of frames has."""
+"""What every source of frames has, and the source of frames that the caller makes."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable, Iterator, Sized
 
 from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError
-
-Frame = npt.NDArray[np.uint8]
-"""RGB uint8 [H,W,3], contiguous."""
+from sam2edge.runtime.model.resize import check_frame
+from sam2edge.types import Frame
 
 
 class Source(Closeable):
-    """Frames, read once from start to end. The first one is read on opening: what gives no picture fails there.
+    """Frames, read once from start to end; the first is read on opening, so that a source without a picture fails then.
 
-    name: for messages. live: frames come at their own pace and an end is a fault, as of a camera. width, height: of
-    the first frame, in pixels. fps: frames a second, frame_count: how many frames it claims to hold; None if unknown.
+    Use a source in one thread; only `interrupt` may be called from others.
 
-    To be used by one thread; only `interrupt` may be called by others.
+    Attributes:
+        name: What messages call the source.
+        live: Whether frames come at their own pace and their end is a fault, as with a camera.
+        width: Width of the first frame in pixels.
+        height: Height of the first frame in pixels.
+        fps: Frames per second; None if unknown.
+        frame_count: How many frames the source claims to hold; None if unknown.
+
     """
 
     name: str
@@ -34,15 +37,53 @@ class Source(Closeable):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame | MediaError]:
-        """Yield the frames that were not read yet, and in place of a broken one a MediaError that says why.
+        """Yield the frames not read yet, and in place of a broken one a MediaError that says why it is broken.
 
-        Raises MediaError when the source fails for good.
+        Raises:
+            MediaError: The source failed for good.
+
         """
 
     def interrupt(self) -> None:
-        """Make another thread that waits for a frame give up, where that can be done."""
+        """Make another thread stop waiting for a frame, where that is possible."""
+
+
+class ArraySource(Source):
+    """Frames from any iterable: a list, or a generator around a camera's own driver.
+
+    Args:
+        frames: RGB uint8 [H,W,3] each. A Grabber reads ahead, so no array may be reused for the next frame.
+        live: Whether frames come at their own pace and their end is a fault, as with a camera.
+        fps: Frames per second, if known.
+        name: What messages call the source.
+
+    Raises:
+        MediaError: There are no frames.
+        FrameError: The first frame is not an RGB uint8 array.
+
+    """
+
+    def __init__(
+        self, frames: Iterable[Frame], *, live: bool = False, fps: float | None = None, name: str = "frames"
+    ) -> None:
+        self.name, self.live, self.fps = name, live, fps
+        self.frame_count = len(frames) if isinstance(frames, Sized) else None
+        rest = iter(frames)
+        first = next(rest, None)
+        if first is None:
+            raise MediaError(f"{name}: there are no frames")
+        self.height, self.width = check_frame(first).shape[:2]
+        self._frames: Iterator[Frame] = itertools.chain([first], rest)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames not read yet, unchanged and unchecked."""
+        return self._frames
+
+    def close(self) -> None:
+        """Drop the frames that are left."""
+        self._frames = iter(())
 
 
 def known(value: float) -> float | None:
-    """Return a property of a cv2.VideoCapture, or None for what stands for unknown: 0, negative, not finite."""
+    """Return a property of a cv2.VideoCapture, or None where OpenCV does not know it: 0, negative or not finite."""
     return value if math.isfinite(value) and value > 0 else None

@@ -1,4 +1,4 @@
-"""GStreamer pipelines, in a process of their own."""
+"""GStreamer pipelines, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from sam2edge.errors import InputError, MediaError
-from sam2edge.runtime.media.sources.base import Frame, Source
+from sam2edge.runtime.media.sources.base import Source
+from sam2edge.types import Frame
 
 _HEADER = re.compile(rb"P6\n([1-9]\d{0,4}) ([1-9]\d{0,4})\n255\n")
 _LONGEST_HEADER = len("P6\n99999 99999\n255\n")
@@ -28,16 +29,20 @@ _PACKAGES = "gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-g
 
 
 class GStreamerSource(Source):
-    """What a GStreamer pipeline gives, run by gst-launch-1.0 beside this process: pip's OpenCV has no GStreamer.
+    """The frames of a GStreamer pipeline, run by gst-launch-1.0 in a process of its own: pip's OpenCV has no GStreamer.
 
-    A pipeline that crashes ends the source, not the program. Every frame comes with its size, so that one that
-    changes is seen.
+    A pipeline that crashes ends the source, not the program. Every frame comes with its size, which may change.
 
-    pipeline: as gst-launch-1.0 takes it, without a sink: "v4l2src ! videoflip method=clockwise". live: False for one
-    over files, whose end is no fault. fps: frames a second, if known. timeout: seconds to wait for each frame.
+    Args:
+        pipeline: As for gst-launch-1.0, without a sink: "v4l2src ! videoflip method=clockwise".
+        live: False for a pipeline over files, whose end is not a fault.
+        fps: Frames per second, if known.
+        timeout: Seconds to wait for each frame.
 
-    Raises InputError for quotes that do not match, MediaError if GStreamer is not installed, and if the pipeline
-    fails or gives no frame in time.
+    Raises:
+        InputError: Quotes in the pipeline do not match.
+        MediaError: GStreamer is not installed, or the pipeline fails or gives no frame in time.
+
     """
 
     def __init__(self, pipeline: str, *, live: bool = True, fps: float | None = None, timeout: float = 10.0) -> None:
@@ -47,10 +52,10 @@ class GStreamerSource(Source):
         self._process, self._pipe = _launch(_command(pipeline))
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
-        self._logging = threading.Thread(target=_keep, args=(self._process.stdout, self._log), daemon=True)
+        self._logging = threading.Thread(target=_collect, args=(self._process.stdout, self._log), daemon=True)
         self._logging.start()
-        # At the end of the program too: a pipeline that stands still would outlive it.
-        self._end = weakref.finalize(self, _end, self._process, self._pipe)
+        # A finalizer also runs when the program ends, which a pipeline that stands still would outlive.
+        self._stop = weakref.finalize(self, _stop, self._process, self._pipe)
         self._first = self._read()
         if self._first is None:
             self.close()
@@ -58,47 +63,47 @@ class GStreamerSource(Source):
         self.height, self.width = self._first.shape[:2]
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames as they come."""
+        """Yield frames as they come."""
         while (frame := self._next()) is not None:
             yield frame
 
     def interrupt(self) -> None:
-        """End the pipeline."""
+        """Stop the pipeline."""
         self._process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
-        """End the pipeline; iterating then ends. May be called again."""
+        """Stop the pipeline; iteration then ends. May be called again."""
         self._first = None
-        self._end()
+        self._stop()
 
     def _next(self) -> Frame | None:
         if self._first is None:
-            return self._read() if self._end.alive else None
+            return self._read() if self._stop.alive else None
         first, self._first = self._first, None
         return first
 
     def _read(self) -> Frame | None:
-        """The next frame, or None at the end of the pipeline: a PPM image, whose header says its size."""
+        """Read a PPM image, whose header says its size; None at the end of the pipeline."""
         deadline = time.monotonic() + self._timeout
         header = bytearray()
         while not (match := _HEADER.fullmatch(header)):
             byte = bytearray(1)
             if len(header) == _LONGEST_HEADER:
                 self.close()
-                raise MediaError(f"{self.name}: gave no frame but {bytes(header)!r}")
+                raise MediaError(f"{self.name}: expected a PPM image but got {bytes(header)!r}")
             if not self._fill(byte, deadline):
-                self._ended()
+                self._finish()
                 return None
             header += byte
         width, height = map(int, match.groups())
         frame = np.empty((height, width, 3), np.uint8)
         if not self._fill(frame.data.cast("B"), deadline):
-            self._ended()
+            self._finish()
             return None
         return frame
 
     def _fill(self, buffer: bytearray | memoryview, deadline: float) -> bool:
-        """Fill a buffer from the pipe; False if that ends before."""
+        """Fill a buffer from the pipe; False if the pipe ends first."""
         filled, view = 0, memoryview(buffer)
         while filled < len(view):
             if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
@@ -110,21 +115,26 @@ class GStreamerSource(Source):
             filled += count
         return True
 
-    def _ended(self) -> None:
-        """Close at the end of the pipe; MediaError if the pipeline failed."""
-        # The pipe may be closed before the process: its exit code tells an end from a failure.
+    def _finish(self) -> None:
+        """Close at the end of the pipe; raise MediaError if the pipeline failed."""
+        # The pipe may close before the process has exited, and only its exit code tells an end from a failure.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
         self.close()
         if self._process.returncode:
             self._logging.join(timeout=1)
-            raise MediaError(f"{self.name}: {_reason(self._process.returncode, self._log)}")
+            raise MediaError(f"{self.name}: {_failure(self._process.returncode, self._log)}")
 
 
 def csi_pipeline(sensor_id: int = 0, width: int = 1280, height: int = 720, fps: int = 30) -> str:
-    """The pipeline of a CSI camera on a Jetson, for GStreamerSource. It could not be tried: that takes a Jetson.
+    """Return the pipeline of a Jetson's CSI camera, for GStreamerSource. It has not been run on a Jetson.
 
-    sensor_id: which camera. width, height, fps: one of the sensor's modes, or what NVIDIA's converter scales it to.
+    Args:
+        sensor_id: Which camera.
+        width: Width of one of the sensor's modes, or of what NVIDIA's converter scales it to.
+        height: The height that goes with it.
+        fps: Frames per second.
+
     """
     mode = f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1"
     return f"nvarguscamerasrc sensor-id={sensor_id} ! '{mode}' ! nvvidconv ! video/x-raw,format=BGRx"
@@ -142,8 +152,8 @@ def _command(pipeline: str) -> list[str]:
 
 
 def _launch(command: list[str]) -> tuple[subprocess.Popen[bytes], BinaryIO]:
-    """Start the process, with the end of a pipe on which its frames come as PPM images."""
-    # Not on its standard output: Nvidia's camera plugin prints there.
+    """Start the process; return it with the end of a pipe through which its frames come as PPM images."""
+    # Not through its standard output, where NVIDIA's camera plugin prints.
     reading, writing = os.pipe()
     sink = ["!", "videoconvert", "!", "video/x-raw,format=RGB", "!", "pnmenc", "!", "fdsink", f"fd={writing}"]
     try:
@@ -153,15 +163,15 @@ def _launch(command: list[str]) -> tuple[subprocess.Popen[bytes], BinaryIO]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=(writing,),
-            start_new_session=True,  # Ctrl-C is for this process, which ends the pipeline when it is ready
+            start_new_session=True,  # Ctrl-C must reach this process only, which then stops the pipeline
         )
     finally:
         os.close(writing)
     return process, open(reading, "rb", buffering=0)
 
 
-def _end(process: subprocess.Popen[bytes], pipe: BinaryIO) -> None:
-    process.send_signal(signal.SIGINT)  # it gives the camera back; SIGTERM would not
+def _stop(process: subprocess.Popen[bytes], pipe: BinaryIO) -> None:
+    process.send_signal(signal.SIGINT)  # on which it releases the camera, unlike SIGTERM
     try:
         process.wait(timeout=0.5)
     except subprocess.TimeoutExpired:
@@ -170,12 +180,12 @@ def _end(process: subprocess.Popen[bytes], pipe: BinaryIO) -> None:
     pipe.close()
 
 
-def _keep(output: IO[bytes], log: collections.deque[bytes]) -> None:
+def _collect(output: IO[bytes], log: collections.deque[bytes]) -> None:
     with output:
         log.extend(output)
 
 
-def _reason(code: int, log: collections.deque[bytes]) -> str:
+def _failure(code: int, log: collections.deque[bytes]) -> str:
     lines = [line.decode(errors="replace").strip() for line in list(log)]
     errors = [line for line in lines if re.match("ERROR|WARNING: erroneous", line)]
     return " | ".join(errors[:1] or lines[-3:]) or f"the pipeline died with exit code {code}"

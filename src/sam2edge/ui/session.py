@@ -13,9 +13,10 @@ from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.grabber import Grabber
 from sam2edge.runtime.media.sinks import JsonSink, MaskSink
 from sam2edge.runtime.media.sinks.base import make_directory
-from sam2edge.runtime.media.sources import Frame, open_source
+from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.types import Frame
 from sam2edge.ui.view import Click, View
 
 _MAX_ID = 65535

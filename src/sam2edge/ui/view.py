@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from sam2edge.files import finite
 from sam2edge.runtime.media import overlay
-from sam2edge.runtime.media.sources import Frame
 from sam2edge.runtime.model.result import FrameResult
+from sam2edge.types import Frame
 
 _LONGEST_SIDE = 1280
 """Pixels to which larger frames are reduced; beside the list of objects a screen has no room for more."""

@@ -131,7 +131,7 @@ def test_sizes_that_change():
     assert (grabbed[3].pixels == 70).all()
     assert grabber.statistics == Statistics(delivered=5, resized=3)
     sizes = ("128×96", "32×24", "64×48")
-    assert reports == [f"camera: {size} now, given as 64×48" for size in sizes]
+    assert reports == [f"camera: frames are now {size}, delivered as 64×48" for size in sizes]
 
 
 # sources that vanish
@@ -174,7 +174,7 @@ def test_back_off_and_giving_up():
     reconnect = Reconnect(first=0.01, factor=3, longest=0.05, attempts=4)
     with Grabber(opening(*sources), "every", reconnect=reconnect, report=reports.append) as grabber:
         assert values([grabber.read(), grabber.read()]) == [0, 1]
-        message = r"camera: lost \(still not there\); given up, attempts in vain: 4"
+        message = r"camera: lost \(still not there\); gave up after 4 attempts"
         with pytest.raises(MediaError, match=message) as caught:
             grabber.read()
         assert caught.value.__cause__ is last
@@ -209,7 +209,7 @@ def test_waits_between_attempts():
 def test_no_attempts():
     with (
         Grabber(opening(Simulated(grey(0))), reconnect=Reconnect(attempts=0)) as grabber,
-        pytest.raises(MediaError, match="given up, attempts in vain: 0"),
+        pytest.raises(MediaError, match="gave up after 0 attempts"),
     ):
         list(grabber)
     assert grabber.statistics.delivered == 1

@@ -188,7 +188,7 @@ except MediaError as error:
             assert done.stdout == message + "\n"
             assert rest == []
         else:
-            assert done.stdout == f"{message} What there is of it is in {rest[0]}\n"
+            assert done.stdout == f"{message} The part that was written is in {rest[0]}\n"
             assert 0 < len(list(VideoSource(rest[0]))) < 20
 
 

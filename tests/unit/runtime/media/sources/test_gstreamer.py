@@ -156,7 +156,7 @@ def test_what_is_no_frame(monkeypatch, tmp_path, what):
     program.write_text(f"#!/bin/sh\nfor fd; do :; done\nwhile printf '{what}'; do :; done >/proc/self/fd/${{fd#fd=}}\n")
     program.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(program))
-    with pytest.raises(MediaError, match="gst:x: gave no frame but b'"):
+    with pytest.raises(MediaError, match="gst:x: expected a PPM image but got b'"):
         GStreamerSource("x")
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from sam2edge.errors import InputError
+from sam2edge.runtime.media import sources
 from sam2edge.runtime.media.image_files import write_image
-from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource, csi_pipeline, open_source, words
+from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource, csi_pipeline, open_source
 from tests.conftest import REPO
 from tests.simulated import grey
 
@@ -16,7 +17,7 @@ def opened(monkeypatch):
     """A list of what is opened, in place of cameras and streams."""
     calls = []
     for name in ("CameraSource", "GStreamerSource", "RtspSource"):
-        monkeypatch.setattr(words, name, lambda *given, name=name, **options: calls.append((name, given, options)))
+        monkeypatch.setattr(sources, name, lambda *given, name=name, **options: calls.append((name, given, options)))
     return calls
 
 
@@ -66,7 +67,7 @@ def test_home_directory(tmp_path, monkeypatch):
 
 
 def test_other_addresses():
-    with pytest.raises(InputError, match=r"http://host/a\.mp4: of addresses only rtsp:// can be opened"):
+    with pytest.raises(InputError, match=r"http://host/a\.mp4: rtsp:// is the only kind of address that can be opened"):
         open_source("http://host/a.mp4")
 
 

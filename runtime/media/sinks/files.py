@@ -1,0 +1,247 @@
+"""Results in files: an overlay video, a label image per frame, a line of JSON per frame."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
+from sam2edge.files import finite, user_path
+from sam2edge.runtime.media import overlay, rle
+from sam2edge.runtime.media.sinks.base import Sink, make_directory
+from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.model.result import FrameResult
+from sam2edge.types import Frame
+
+_CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
+_MAX_LABEL = np.iinfo(np.uint16).max
+
+
+class VideoSink(Sink):
+    """Writes the frames as a video, with the masks drawn on them.
+
+    The video grows under a temporary name beside its own and is renamed on closing. If no frame was written or the
+    process is killed, what lay at `path` before stays. The extension decides the codec: MPEG-4 in .mp4, .m4v, .mov and
+    .mkv, motion JPEG in .avi. Both need even sides: a frame loses its last column or row if its width or height is odd.
+
+    Args:
+        path: The file; missing directories are made.
+        fps: Frames per second, above 0.
+        size: Width and height of the frames.
+
+    Raises:
+        MediaError: The extension is unknown or the file cannot be written.
+        InputError: `fps` is not a number above 0.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fps: float, size: tuple[int, int]) -> None:
+        self.path = user_path(path)
+        codec = _CODECS.get(self.path.suffix.lower())
+        if codec is None:
+            raise MediaError(f"{self.path}: unknown extension for a video; use one of {', '.join(_CODECS)}")
+        if not (math.isfinite(fps) and fps > 0):
+            raise InputError(f"fps must be a number above 0 but is {fps}")
+        if self.path.is_dir():
+            raise MediaError(f"{self.path}: is a directory, expected the name of a file to write")
+        make_directory(self.path.parent)
+        # The extension stays, since OpenCV chooses the container by it; the process id keeps two runs apart. Absolute,
+        # since FFmpeg takes what stands before a colon for a protocol.
+        self._target = self.path.absolute()
+        self._temporary = self._target.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
+        self._size = size
+        self._frames = 0
+        # OpenCV writes 66.667 as 66667 / 1000, but MPEG-4 has no numerator above 65535.
+        fps = round(fps, max(0, int(math.log10(65535 / fps))))
+        self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*codec), fps, size)
+        if not self._writer.isOpened():
+            self._discard()
+            raise MediaError(
+                f"{self.path}: a video of {size[0]}×{size[1]} pixels cannot be written there; is the "
+                "directory writable, and are both sides at least 2?"
+            )
+
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        """Write one frame with its masks.
+
+        Raises:
+            FrameError: The frame is of another size, in which case OpenCV would silently drop it.
+            MediaError: The sink is closed.
+
+        """
+        if not self._writer.isOpened():
+            raise MediaError(f"{self.path}: the video is closed")
+        if frame.shape[1::-1] != self._size:
+            raise FrameError(f"frames must be {self._size} (width, height) but got {frame.shape[1::-1]}")
+        self._writer.write(cv2.cvtColor(overlay.draw(frame, result), cv2.COLOR_RGB2BGR))
+        self._frames += 1
+
+    def close(self) -> None:
+        """Finish the video and give it its name. May be called again.
+
+        Raises:
+            MediaError: The video is not complete. (OpenCV does not report a full disk while writing.)
+
+        """
+        if not self._writer.isOpened():
+            return
+        self._writer.release()
+        if not self._frames:
+            self._discard()
+            return
+        message = f"{self.path}: could not be written completely; is the disk full?"
+        try:
+            with VideoSource(self._temporary) as video:
+                finished = video.frame_count is not None
+        except MediaError as error:
+            self._discard()
+            raise MediaError(message) from error
+        if not finished:  # .mkv and .avi play up to the point at which the disk was full
+            raise MediaError(f"{message} The part that was written is in {self._temporary}")
+        self._temporary.replace(self._target)
+
+    def _discard(self) -> None:
+        self._temporary.unlink(missing_ok=True)
+
+
+class MaskSink(Sink):
+    """Writes a label image per frame: 00000.png for frame 0, and so on.
+
+    A pixel's value is the id of the object that it belongs to, 0 for none; where masks overlap, the object later in the
+    result wins. The PNG is uint8, or uint16 if the frame has an id above 255. (DAVIS's palette images hold the same
+    values; OpenCV writes no palettes.)
+
+    Args:
+        directory: Made if it is missing. It must not hold PNG files, which could be the longer remainder of an earlier
+            run, or the true masks of a dataset.
+
+    Raises:
+        MediaError: The directory cannot be made, or holds PNG files.
+
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = user_path(directory)
+        make_directory(self.directory)
+        if any(self.directory.glob("*.png")):
+            raise MediaError(f"{self.directory}: holds PNG files already; remove them or name another directory")
+
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        """Write one frame's labels.
+
+        Raises:
+            ObjectIdError: An id is not from 1 to 65535.
+            MediaError: The file cannot be written.
+
+        """
+        path = self.directory / f"{result.frame_index:05d}.png"
+        labels = label_image(frame.shape[:2], result.object_ids, result.masks)
+        try:
+            path.write_bytes(cv2.imencode(".png", labels)[1].tobytes())  # imwrite does not report a full disk
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise MediaError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Do nothing: each file is complete once its frame is written."""
+
+
+class JsonSink(Sink):
+    """Writes one line of JSON per frame.
+
+    Every line is in the file as soon as it is written, for other programs to follow, and stays there if this one is
+    killed. The first line replaces what lay at `path` before.
+
+    A line holds `frame_index`, `size` [height, width] and `objects`; each of these has `id`, `segmentation`
+    (COCO's compressed RLE: `size`, `counts`), `bbox` (COCO's [x, y, width, height] in pixels, zeros for an
+    empty mask), `iou`, `object_score`, `stability`, `visible` and `state` ("visible", "occluded" or "lost"). `iou` and
+    `object_score` are null where they are not finite, as from a graph that overflows in FP16.
+
+    Args:
+        path: The file; missing directories are made.
+
+    Raises:
+        MediaError: The file cannot be written.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = user_path(path)
+        make_directory(self.path.parent)
+        self._is_new = not self.path.exists()
+        self._frames = 0
+        try:
+            self._stream = self.path.open("a", encoding="ascii")
+        except OSError as error:
+            raise MediaError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        """Write one frame's line; raise MediaError if it cannot be written."""
+        line = {
+            "frame_index": result.frame_index,
+            "size": list(frame.shape[:2]),
+            "objects": [_json_object(result, i) for i in range(len(result.object_ids))],
+        }
+        try:
+            if not self._frames and self.path.is_file():
+                self._stream.truncate(0)
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError) as error:  # ValueError: the file is closed
+            raise MediaError(f"{self.path}: cannot be written: {error}") from error
+        self._frames += 1
+
+    def close(self) -> None:
+        """Close the file and remove it if it is new and has no line. May be called again.
+
+        Raises:
+            MediaError: The disk is full.
+
+        """
+        if self._stream.closed:
+            return
+        try:
+            self._stream.close()
+        except OSError as error:
+            raise MediaError(f"{self.path}: its last line cannot be written: {error.strerror}") from error
+        if self._is_new and not self._frames:
+            self.path.unlink(missing_ok=True)
+
+
+def label_image(
+    size: tuple[int, ...], object_ids: Sequence[int], masks: overlay.Masks
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Return an image [H,W] whose pixels are the id of the last mask (bool [H,W]) that covers them, 0 for none.
+
+    Raises:
+        ObjectIdError: An id is not from 1 to 65535.
+
+    """
+    for object_id in object_ids:
+        if not 1 <= object_id <= _MAX_LABEL:
+            raise ObjectIdError(f"object id {object_id} cannot be a pixel's value: use ids from 1 to {_MAX_LABEL}")
+    labels = np.zeros(size, np.uint8 if max(object_ids, default=0) < 256 else np.uint16)
+    for object_id, mask in zip(object_ids, masks, strict=True):
+        labels[mask] = object_id
+    return labels
+
+
+def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
+    mask = result.masks[i]
+    return {
+        "id": int(result.object_ids[i]),
+        "segmentation": rle.encode(mask),
+        "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
+        "iou": finite(round(float(result.ious[i]), 6)),
+        "object_score": finite(round(float(result.object_scores[i]), 6)),
+        "stability": round(float(result.stability[i]), 6),
+        "visible": bool(result.visible[i]),
+        "state": result.states[i],
+    }

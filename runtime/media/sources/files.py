@@ -1,0 +1,143 @@
+"""Video files, and folders of images as videos."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+
+from sam2edge.errors import MediaError
+from sam2edge.files import user_path
+from sam2edge.runtime.media.image_files import find_images, read_image
+from sam2edge.runtime.media.sources.base import Source, known
+from sam2edge.types import Frame
+
+# FFmpeg plays .txt and .nfo files as ANSI art; nobody wants to track in those.
+_TEXT = cv2.VideoWriter.fourcc(*"ansi")
+
+
+class VideoSource(Source):
+    """The frames of a video file, each a new contiguous RGB uint8 [H,W,3], turned as the file's orientation says.
+
+    The first frame is decoded on opening: a file without a picture fails then and not in the middle of the work.
+    `fps` and `frame_count` are what the file claims; some containers only estimate.
+
+    Args:
+        path: The file.
+
+    Raises:
+        MediaError: The file is missing, a directory, empty or not a video, or its first frame cannot be decoded.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = user_path(path)
+        self.name = str(self.path)
+        self._capture = open_capture(self.path)
+        first = self._decode()
+        if first is None:
+            self.close()
+            raise MediaError(f"{self.path}: its first frame cannot be decoded: damaged, or a codec OpenCV lacks")
+        self._first: Frame | None = first
+        self.height, self.width = first.shape[:2]
+        self.fps = known(self._capture.get(cv2.CAP_PROP_FPS))
+        frames = known(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frame_count = None if frames is None else int(frames)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames not read yet."""
+        while (frame := self._next()) is not None:
+            yield frame
+
+    def close(self) -> None:
+        """Release the file; iteration then ends. May be called again."""
+        self._first = None
+        self._capture.release()
+
+    def _next(self) -> Frame | None:
+        if self._first is None:
+            return self._decode()
+        first, self._first = self._first, None
+        return first
+
+    def _decode(self) -> Frame | None:
+        decoded, frame = self._capture.read()
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if decoded else None
+
+
+class ImageFolderSource(Source):
+    """The images of a folder, or those that match a pattern, ordered by the numbers in their names.
+
+    An image that cannot be read is a broken frame, not the end; `width` and `height` are those of the first that can.
+
+    Args:
+        path: The folder, or a pattern such as "run/*.png" (in quotes in a shell).
+        fps: Frames per second, if known.
+
+    Raises:
+        MediaError: There are no images, or none of them can be read.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, fps: float | None = None) -> None:
+        self.name, self.fps = str(user_path(path)), fps
+        files, problems = find_images([path])
+        if problems:
+            raise MediaError(problems[0])
+        self.frame_count = len(files)
+        rest = _read(sorted(files, key=natural))
+        start: list[Frame | MediaError] = []
+        for image in rest:
+            start.append(image)
+            if not isinstance(image, MediaError):
+                self.height, self.width = image.shape[:2]
+                break
+        else:
+            raise MediaError(f"{self.name}: none of its {len(files)} images can be read; the first: {start[0]}")
+        self._frames: Iterator[Frame | MediaError] = itertools.chain(start, rest)
+
+    def __iter__(self) -> Iterator[Frame | MediaError]:
+        """Yield the images not read yet."""
+        return self._frames
+
+    def close(self) -> None:
+        """Drop the images that are left."""
+        self._frames = iter(())
+
+
+def open_capture(path: Path) -> cv2.VideoCapture:
+    """Return OpenCV's reader of a video file, before the first frame; raise MediaError for what cannot be opened."""
+    # OpenCV itself reports all of these the same way, as a capture that is not open.
+    try:
+        if path.is_dir():
+            raise MediaError(f"{path}: is a directory, expected a video file")
+        if not path.exists():
+            raise MediaError(f"{path}: no such video file")
+        if path.is_file() and path.stat().st_size == 0:
+            raise MediaError(f"{path}: the file is empty (0 bytes), so there is no video in it")
+    except OSError as error:  # a folder without permission to enter, a name that no file can have
+        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+    if not os.access(path, os.R_OK):
+        raise MediaError(f"{path}: cannot be read: Permission denied")
+    capture = cv2.VideoCapture(str(path.absolute()))  # FFmpeg takes a relative 12:30.mp4 for an address of protocol 12
+    if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == _TEXT:
+        raise MediaError(f"{path}: not a video that OpenCV can open: another kind of file, or one cut short")
+    return capture
+
+
+def natural(path: Path) -> list[str | int]:
+    """Return a sort key that puts frame2 before frame10: the parts of odd index are numbers."""
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _read(files: Sequence[Path]) -> Iterator[Frame | MediaError]:
+    for file in files:
+        try:
+            yield read_image(file)
+        except MediaError as error:
+            yield error
