@@ -37,7 +37,6 @@ class Grabbed:
         pixels: RGB uint8 [H,W,3].
         number: How many frames came before it, broken and dropped ones included, since the grabber was made.
         arrived: When it was read, in seconds of time.monotonic().
-
     """
 
     pixels: Frame
@@ -56,7 +55,6 @@ class Statistics:
         resized: Frames brought to the size of the first.
         reconnects: How often the source was lost and came back.
         stalls: How often the source was given up because no frame came.
-
     """
 
     delivered: int = 0
@@ -79,7 +77,6 @@ class Reconnect:
 
     Raises:
         InputError: A value is out of range.
-
     """
 
     first: float = 0.5
@@ -122,7 +119,6 @@ class Grabber(Closeable):
     Raises:
         InputError: The policy is unknown or a number is out of range.
         Exception: Whatever `open` raises the first time; only a source that has worked is opened again.
-
     """
 
     def __init__(
@@ -182,7 +178,6 @@ class Grabber(Closeable):
 
         Raises:
             MediaError: A live source did not come back, or another source failed; the frames read before come first.
-
         """
         deadline = time.monotonic() + timeout
         while True:

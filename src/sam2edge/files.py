@@ -29,7 +29,6 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InputError: `path` is not a path, or is empty.
-
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):

@@ -17,7 +17,6 @@ class Sink(Closeable):
 
     Attributes:
         closed_by_user: Whether the user has closed the sink, as only a window lets them.
-
     """
 
     closed_by_user: bool = False
@@ -32,7 +31,6 @@ class CallbackSink(Sink):
 
     Args:
         function: Called as function(frame, result); what it raises is raised by `write`.
-
     """
 
     def __init__(self, function: Callable[[Frame, FrameResult], object]) -> None:

@@ -39,7 +39,6 @@ class VideoSink(Sink):
     Raises:
         MediaError: The extension is unknown or the file cannot be written.
         InputError: `fps` is not a number above 0.
-
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float, size: tuple[int, int]) -> None:
@@ -74,7 +73,6 @@ class VideoSink(Sink):
         Raises:
             FrameError: The frame is of another size, in which case OpenCV would silently drop it.
             MediaError: The sink is closed.
-
         """
         if not self._writer.isOpened():
             raise MediaError(f"{self.path}: the video is closed")
@@ -88,7 +86,6 @@ class VideoSink(Sink):
 
         Raises:
             MediaError: The video is not complete. (OpenCV does not report a full disk while writing.)
-
         """
         if not self._writer.isOpened():
             return
@@ -124,7 +121,6 @@ class MaskSink(Sink):
 
     Raises:
         MediaError: The directory cannot be made, or holds PNG files.
-
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -139,7 +135,6 @@ class MaskSink(Sink):
         Raises:
             ObjectIdError: An id is not from 1 to 65535.
             MediaError: The file cannot be written.
-
         """
         path = self.directory / f"{result.frame_index:05d}.png"
         labels = label_image(frame.shape[:2], result.object_ids, result.masks)
@@ -169,7 +164,6 @@ class JsonSink(Sink):
 
     Raises:
         MediaError: The file cannot be written.
-
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -203,7 +197,6 @@ class JsonSink(Sink):
 
         Raises:
             MediaError: The disk is full.
-
         """
         if self._stream.closed:
             return
@@ -222,7 +215,6 @@ def label_image(
 
     Raises:
         ObjectIdError: An id is not from 1 to 65535.
-
     """
     for object_id in object_ids:
         if not 1 <= object_id <= _MAX_LABEL:

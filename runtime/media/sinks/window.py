@@ -26,7 +26,6 @@ class WindowSink(Sink):
 
     Raises:
         MediaError: This OpenCV has no windows, or there is no screen.
-
     """
 
     def __init__(self, title: str = "sam2edge") -> None:

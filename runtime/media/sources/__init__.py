@@ -37,7 +37,6 @@ def open_source(word: str | os.PathLike[str]) -> Source:
     Raises:
         InputError: The word is an address of another kind, or the path of a bundle or checkpoint.
         MediaError: The source cannot be opened or gives no picture.
-
     """
     if isinstance(word, str):
         if word.isdecimal():

@@ -25,7 +25,6 @@ class Source(Closeable):
         height: Height of the first frame in pixels.
         fps: Frames per second; None if unknown.
         frame_count: How many frames the source claims to hold; None if unknown.
-
     """
 
     name: str
@@ -41,7 +40,6 @@ class Source(Closeable):
 
         Raises:
             MediaError: The source failed for good.
-
         """
 
     def interrupt(self) -> None:
@@ -60,7 +58,6 @@ class ArraySource(Source):
     Raises:
         MediaError: There are no frames.
         FrameError: The first frame is not an RGB uint8 array.
-
     """
 
     def __init__(

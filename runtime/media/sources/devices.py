@@ -63,7 +63,6 @@ class CameraSource(_Capture):
 
     Raises:
         MediaError: The camera is not there, cannot be opened or gives no picture.
-
     """
 
     def __init__(self, device: int | str, *, size: tuple[int, int] | None = None, fps: float | None = None) -> None:
@@ -94,7 +93,6 @@ class RtspSource(_Capture):
 
     Raises:
         MediaError: The stream cannot be opened or gives no picture.
-
     """
 
     def __init__(self, url: str, *, timeout: float = 10.0) -> None:

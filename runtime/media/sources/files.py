@@ -31,7 +31,6 @@ class VideoSource(Source):
 
     Raises:
         MediaError: The file is missing, a directory, empty or not a video, or its first frame cannot be decoded.
-
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -80,7 +79,6 @@ class ImageFolderSource(Source):
 
     Raises:
         MediaError: There are no images, or none of them can be read.
-
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fps: float | None = None) -> None:

@@ -42,7 +42,6 @@ class GStreamerSource(Source):
     Raises:
         InputError: Quotes in the pipeline do not match.
         MediaError: GStreamer is not installed, or the pipeline fails or gives no frame in time.
-
     """
 
     def __init__(self, pipeline: str, *, live: bool = True, fps: float | None = None, timeout: float = 10.0) -> None:
@@ -134,7 +133,6 @@ def csi_pipeline(sensor_id: int = 0, width: int = 1280, height: int = 720, fps: 
         width: Width of one of the sensor's modes, or of what NVIDIA's converter scales it to.
         height: The height that goes with it.
         fps: Frames per second.
-
     """
     mode = f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1"
     return f"nvarguscamerasrc sensor-id={sensor_id} ! '{mode}' ! nvvidconv ! video/x-raw,format=BGRx"
