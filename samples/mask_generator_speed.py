@@ -1,7 +1,7 @@
-"""What AutomaticMaskGenerator adds to the time of the model: 32 points a side, against the bare runs of the graphs.
+"""Measure what AutomaticMaskGenerator adds to the model's time: 32 points per side, against bare runs of the graphs.
 
     python samples/mask_generator_speed.py BUNDLE IMAGE [ROUNDS]
-The image is resized to 1024×768. All ways run in turn in this process; the median of the rounds counts.
+The image is resized to 1024×768. All variants run in turn in this process; the median of the rounds counts.
 """
 
 import functools
@@ -12,19 +12,18 @@ from statistics import median
 import cv2
 import numpy as np
 
-from sam2edge import AutomaticMaskGenerator, Bundle
-from sam2edge.runtime.image.crops import point_grid
-from sam2edge.runtime.media.image_files import read_image
+from sam2edge import AutomaticMaskGenerator, Bundle, read_image
+from sam2edge.runtime.image.candidates import point_grid
 from sam2edge.runtime.model.graphs import Graphs
 
 SIDE, BATCH = 32, 64
 
 
 def bare_runs(graphs, pixels):
-    """Encode an image and decode as many points as the generator does, nothing else; the median predicted IoU."""
+    """Encode an image and decode as many points as the generator, nothing else; return the median predicted IoU."""
     embedding = graphs.encode(pixels)
     features, size = np.repeat(embedding.features, BATCH, axis=0), graphs.model.image_size
-    points = np.zeros((BATCH, 2, 2), np.float32)  # a click and the padding; where it lies takes no time
+    points = np.zeros((BATCH, 2, 2), np.float32)  # a click and the padding; its position does not affect the time
     points[:, 0] = point_grid(8) * size
     labels = np.tile(np.array([1, -1], np.int32), (BATCH, 1))
     for _ in range(SIDE**2 // BATCH):
@@ -35,21 +34,21 @@ def bare_runs(graphs, pixels):
 
 
 def main(bundle, image, rounds):
-    """Print the medians and their ratios: with the defaults, and so that half of all candidates pass to the end."""
+    """Print the medians and their ratios: with the defaults, and with half of all candidates passing every filter."""
     opened = Bundle.open(bundle)
     graphs = Graphs(opened, "auto", ("image_encoder", "mask_decoder"), "benchmark")
     pixels = cv2.resize(read_image(image), (1024, 768), interpolation=cv2.INTER_AREA)
     bare = functools.partial(bare_runs, graphs, pixels)
     half = {"pred_iou_thresh": min(bare(), 1.0), "stability_score_thresh": 0}
-    ways = {"bare runs": bare}
+    variants = {"bare runs": bare}
     for name, thresholds in (("defaults", {}), ("half of the candidates pass", half)):
-        ways[name] = functools.partial(AutomaticMaskGenerator(opened, SIDE, BATCH, **thresholds).generate, pixels)
-        print(f"{name}: {len(ways[name]())} masks")  # and this warms up
-    seconds = {name: [] for name in ways}
+        variants[name] = functools.partial(AutomaticMaskGenerator(opened, SIDE, BATCH, **thresholds).generate, pixels)
+        print(f"{name}: {len(variants[name]())} masks")  # which also warms up
+    seconds = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, run in variants.items():
             start = time.perf_counter()
-            way()
+            run()
             seconds[name].append(time.perf_counter() - start)
     for name, times in seconds.items():
         print(f"{name}: {median(times):.2f} s, {median(times) / median(seconds['bare runs']):.2f} × the bare runs")

@@ -1,49 +1,85 @@
-"""Masks that the automatic mask generator may keep, small enough in memory to hold thousands of them."""
+"""The automatic mask generator's candidates: where to look for masks, and which of those found to keep.
+
+The geometry is upstream's (sam2/utils/amg.py). Masks are packed so that memory holds thousands of them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.runtime.image.components import remove_small_regions
-from sam2edge.runtime.image.crops import Box, Crop
-from sam2edge.runtime.image.nms import nms
+from sam2edge.errors import InputError
+from sam2edge.runtime.image.components import remove_small_components
+from sam2edge.types import Bools, Floats
 
-Mask = npt.NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+Span = tuple[int, int]
+
+_EDGE = 20
+"""Pixels from a crop's edge within which a mask's side counts as cut off by it."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A mask within its box. As upstream's, the box ends with the mask's last column and row, and not after them."""
+class Crop:
+    """A part of the image: x0, y0, x1, y1 in pixels, the last two exclusive, and its layer (0: the whole image)."""
+
+    box: Box
+    layer: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H,W)."""
+        x0, y0, x1, y1 = self.box
+        return y1 - y0, x1 - x0
+
+    def cuts(self, box: Box, image_size: tuple[int, int]) -> bool:
+        """Return whether a side of `box` (pixels of the image) lies at an edge of the crop but not of the image."""
+        height, width = image_size
+        edges = zip(box, self.box, (0, 0, width, height), strict=True)
+        return any(abs(side - crop) <= _EDGE < abs(side - image) for side, crop, image in edges)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Logits float32 [h,w] of the part of an image whose upper left pixel is `x`, `y`."""
+
+    x: int
+    y: int
+    logits: Floats
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """The bits of a mask within its box. As upstream's, the box ends with the mask's last column and row, inclusive."""
 
     box: Box
     area: int
-    packed: npt.NDArray[np.uint8]  # the bits of the mask within its box
+    bits: npt.NDArray[np.uint8]
 
     @staticmethod
-    def of(mask: Mask, offset: tuple[int, int] = (0, 0)) -> Shape:
-        """The shape of `mask` (bool [h,w], contiguous), whose first pixel lies at `offset` (x, y) of the image."""
+    def pack(mask: Bools, offset: tuple[int, int] = (0, 0)) -> PackedMask:
+        """Pack `mask` (bool [h,w], contiguous), whose first pixel lies at `offset` (x, y) of the image."""
         left, top = offset
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8)) if mask.size else (0, 0, 0, 0)
         if not width:
-            return Shape((left, top, left, top), 0, np.empty(0, np.uint8))
-        inside = np.ascontiguousarray(mask[y : y + height, x : x + width])  # numpy counts and packs these quicker
+            return PackedMask((left, top, left, top), 0, np.empty(0, np.uint8))
+        inside = np.ascontiguousarray(mask[y : y + height, x : x + width])  # numpy counts and packs these faster
         box = (left + x, top + y, left + x + width - 1, top + y + height - 1)
-        return Shape(box, int(np.count_nonzero(inside)), np.packbits(inside))
+        return PackedMask(box, int(np.count_nonzero(inside)), np.packbits(inside))
 
-    def mask(self, size: tuple[int, int]) -> Mask:
-        """The mask as bool [H,W]."""
+    def unpack(self, size: tuple[int, int]) -> Bools:
+        """Return the mask as bool [H,W] of an image of `size` (H,W)."""
         mask = np.zeros(size, bool)
         if self.area:
             x0, y0, x1, y1 = self.box
             part = mask[y0 : y1 + 1, x0 : x1 + 1]
-            part[:] = np.unpackbits(self.packed, count=part.size).reshape(part.shape)
+            part[:] = np.unpackbits(self.bits, count=part.size).reshape(part.shape)
         return mask
 
 
@@ -51,38 +87,135 @@ class Shape:
 class Candidate:
     """A mask that passed the filters, and where it came from. Coordinates are pixels of the image."""
 
-    shape: Shape
+    mask: PackedMask
     iou: float
     stability: float
     point: tuple[float, float]
     crop: Crop
 
 
-def best(candidates: Sequence[Candidate], threshold: float) -> list[Candidate]:
-    """Without duplicates: of two boxes that overlap by an IoU above `threshold` the higher predicted IoU stays."""
-    return _select(candidates, [candidate.iou for candidate in candidates], threshold)
+def point_grid(side: int) -> npt.NDArray[np.float64]:
+    """Return `side` × `side` points at the centres of equal cells of the unit square: [side²,2] x, y, row by row."""
+    centres = (np.arange(side) + 0.5) / side
+    x, y = np.meshgrid(centres, centres)
+    return np.stack([x, y], axis=-1).reshape(-1, 2)
 
 
-def of_smallest_crops(candidates: Sequence[Candidate], threshold: float) -> list[Candidate]:
-    """Without duplicates: of two boxes that overlap by an IoU above `threshold` that of the smaller crop stays."""
-    return _select(candidates, [1 / math.prod(candidate.crop.size) for candidate in candidates], threshold)
+def image_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float) -> list[Crop]:
+    """Return the whole image, then for layer i = 1, 2, … its 4^i overlapping crops, column by column.
+
+    Args:
+        image_size: (H,W).
+        layers: How many layers beside the whole image.
+        overlap_ratio: Overlap as a fraction of the image's shorter side in layer 1; halved in each further layer.
+
+    Raises:
+        InputError: The image is too small for that many crops.
+    """
+    height, width = image_size
+    crops = [Crop((0, 0, width, height), 0)]
+    for layer in range(1, layers + 1):
+        count = 2**layer
+        overlap = int(overlap_ratio * min(height, width) * (2 / count))
+        columns, rows = (_spans(length, count, overlap) for length in (width, height))
+        if any(first >= last for first, last in (*columns, *rows)):
+            raise InputError(f"crop_n_layers={layers} cuts a {width}×{height} image into empty crops; take fewer")
+        crops += [Crop((x0, y0, x1, y1), layer) for x0, x1 in columns for y0, y1 in rows]
+    return crops
 
 
-def without_small_regions(
+def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[Patch]:
+    """Yield for each mask the part of its logits, resized to `size` (H,W), outside which all are ≤ `level`.
+
+    Upsampling all candidates of an image in full would take longer than the model on small devices. Bilinear values
+    lie between those that they are made of, so nothing above `level` can appear away from the low-resolution pixels
+    above it: only their neighbourhood is resized, and the result is the same as with
+    torch.nn.functional.interpolate(align_corners=False). Only values at the edge of a patch that are not above `level`
+    may differ. A mask that is nowhere above `level` gives any part.
+
+    Args:
+        logits: float32 [N,h,w].
+        size: (H,W) of the image or crop.
+        level: The lowest value of interest.
+    """
+    above = logits > np.float32(level)
+    for mask, in_row, in_column in zip(logits, above.any(axis=2), above.any(axis=1), strict=True):
+        rows, columns = np.flatnonzero(in_row), np.flatnonzero(in_column)
+        if not len(rows):
+            rows = columns = np.zeros(1, np.intp)
+        (top, bottom), (y0, y1) = _aligned(rows, len(mask), size[0])
+        (left, right), (x0, x1) = _aligned(columns, mask.shape[1], size[1])
+        part = mask[top:bottom, left:right]
+        yield Patch(x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR))
+
+
+def without_duplicates(candidates: Sequence[Candidate], scores: Sequence[float], threshold: float) -> list[Candidate]:
+    """Keep the higher score of any two candidates whose boxes overlap by an IoU above `threshold`; best score first."""
+    boxes = [candidate.mask.box for candidate in candidates]
+    return [candidates[i] for i in nms(boxes, scores, threshold)]
+
+
+def without_small_components(
     candidates: Sequence[Candidate], min_area: float, size: tuple[int, int], threshold: float
 ) -> list[Candidate]:
-    """Candidates whose masks lost holes and islands below `min_area` pixels; of duplicates the unchanged one stays.
+    """Remove holes and islands below `min_area` pixels from the masks of an image of `size` (H,W), then duplicates.
 
-    size: (H,W) of the image. threshold: box IoU above which two are duplicates. Unchanged ones come first.
+    Of duplicates, whose boxes overlap by an IoU above `threshold`, an unchanged one stays; unchanged ones come first.
     """
     cleaned, unchanged = [], []
     for candidate in candidates:
-        mask, changed = remove_small_regions(candidate.shape.mask(size), min_area)
-        cleaned.append(dataclasses.replace(candidate, shape=Shape.of(mask)) if changed else candidate)
+        mask, changed = remove_small_components(candidate.mask.unpack(size), min_area)
+        cleaned.append(dataclasses.replace(candidate, mask=PackedMask.pack(mask)) if changed else candidate)
         unchanged.append(float(not changed))
-    return _select(cleaned, unchanged, threshold)
+    return without_duplicates(cleaned, unchanged, threshold)
 
 
-def _select(candidates: Sequence[Candidate], scores: Sequence[float], threshold: float) -> list[Candidate]:
-    boxes = [candidate.shape.box for candidate in candidates]
-    return [candidates[i] for i in nms(boxes, scores, threshold)]
+def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.intp]:
+    """Return the indices of the boxes that non-maximum suppression keeps, best score first; ties keep their order.
+
+    This is torchvision's `nms` (ops/cpu/nms_kernel.cpp), which would bring PyTorch, in its float32 arithmetic.
+    cv2.dnn.NMSBoxes agrees for boxes with an area and scores above 0. But it calls two boxes without an area identical
+    (masks one pixel wide have such boxes), drops boxes whose score is 0 (cleaned masks have that score) and rounds the
+    threshold to float32.
+
+    Args:
+        boxes: [N,4] x0, y0, x1, y1.
+        scores: [N].
+        threshold: A box goes if its IoU with a better one that stays is above this.
+    """
+    order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
+    rest = np.asarray(boxes, np.float32).reshape(-1, 4)[order]
+    kept = []
+    while len(order):
+        kept.append(order[0])
+        # Compared in float64: the threshold must not be rounded to the IoU's precision.
+        apart = ~(_iou(rest[0], rest[1:]).astype(np.float64) > threshold)
+        order, rest = order[1:][apart], rest[1:][apart]
+    return np.array(kept, np.intp)
+
+
+def _iou(box: Floats, others: Floats) -> Floats:
+    """Return the IoU of one box with others; NaN where neither has an area."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    inter = np.prod(np.maximum(high - low, 0), axis=1)
+    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - inter
+    with np.errstate(invalid="ignore"):
+        iou: Floats = inter / union
+    return iou
+
+
+def _spans(length: int, count: int, overlap: int) -> list[Span]:
+    span = math.ceil((overlap * (count - 1) + length) / count)
+    return [(i * (span - overlap), min(i * (span - overlap) + span, length)) for i in range(count)]
+
+
+def _aligned(used: npt.NDArray[np.intp], low: int, high: int) -> tuple[Span, Span]:
+    """Return the span around `used` of `low` pixels, and the same of `high`: both begin and end between two pixels.
+
+    They reach one low-resolution pixel further on each side, since a pixel affects values up to its neighbour's centre.
+    """
+    step = low // math.gcd(low, high)
+    first = max(int(used[0]) - 1, 0) // step
+    last = -(-min(int(used[-1]) + 2, low) // step)
+    scaled = high * step // low
+    return (first * step, last * step), (first * scaled, last * scaled)

@@ -1,24 +1,22 @@
-"""Small holes and islands of masks.
+"""Small holes and islands of masks: connected components, where pixels touch at corners too.
 
-Pixels touch at corners too, as upstream's (sam2/utils/amg.py, remove_small_regions; sam2/utils/transforms.py,
-postprocess_masks, which needs a CUDA kernel there).
+Upstream's are sam2/utils/amg.py, remove_small_regions, and sam2/utils/transforms.py, postprocess_masks, which needs a
+CUDA kernel there.
 """
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
+from sam2edge.types import Bools, Floats
 
 _FILLED = 10.0
-"""How far beyond the threshold upstream sets the logits of what it fills or clears."""
+"""How far beyond the threshold upstream sets the logits that it fills or clears."""
 
 
-def remove_small_regions(mask: Mask, min_area: float) -> tuple[Mask, bool]:
-    """The mask (bool [H,W]) without holes, then islands, of less than `min_area` pixels; and whether that changed it.
+def remove_small_components(mask: Bools, min_area: float) -> tuple[Bools, bool]:
+    """Return the mask (bool [H,W]) without holes, then islands, of less than `min_area` pixels; and whether it changed.
 
     If every island is smaller, the largest stays.
     """
@@ -28,8 +26,8 @@ def remove_small_regions(mask: Mask, min_area: float) -> tuple[Mask, bool]:
     return holes if islands is None else islands, not (filled is None and islands is None)
 
 
-def fill_small_regions(logits: Floats, threshold: float, max_hole_area: float, max_sprinkle_area: float) -> Floats:
-    """Logits [...,h,w], a copy, where holes and islands of at most so many pixels are filled or cleared; 0: none is."""
+def fill_small_components(logits: Floats, threshold: float, max_hole_area: float, max_sprinkle_area: float) -> Floats:
+    """Return a copy of logits [...,h,w] with holes and islands of up to these many pixels filled and cleared."""
     filled: Floats = logits.copy()
     for index in np.ndindex(logits.shape[:-2]):
         above = logits[index] > threshold
@@ -40,8 +38,8 @@ def fill_small_regions(logits: Floats, threshold: float, max_hole_area: float, m
     return filled
 
 
-def _drop_small(mask: Mask, min_area: float, *, keep_largest: bool = False) -> Mask | None:
-    """The mask without its components below `min_area`; None if there are none."""
+def _drop_small(mask: Bools, min_area: float, *, keep_largest: bool = False) -> Bools | None:
+    """Return the mask without its components below `min_area`; None if it has none of those."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     keep = areas >= min_area
@@ -49,5 +47,5 @@ def _drop_small(mask: Mask, min_area: float, *, keep_largest: bool = False) -> M
         return None
     if keep_largest and not keep.any():
         keep[areas.argmax()] = True
-    dropped: Mask = np.concatenate(([False], keep))[labels]
+    dropped: Bools = np.concatenate(([False], keep))[labels]
     return dropped

@@ -1,13 +1,13 @@
-"""Whether slightly different prompts give the same mask: the costliest of three numbers that say how far to trust one.
+"""Whether slightly different prompts give the same mask: the costliest of three measures of a mask's confidence.
 
-- The predicted IoU that `predict` returns costs nothing: how well the model thinks that the mask fits. It chooses among
-  the masks of a prompt.
+- The predicted IoU that `predict` returns costs nothing. It is how well the model thinks the mask fits, and ranks the
+  masks of a prompt.
 - `stability_score` (sam2edge.runtime.model.logits) looks at the logits: whether the outline depends on the threshold.
   With the predicted IoU it drops vague masks, as SAM 2's mask generator does.
-- `consistency` costs a decoder run for n prompts. Ask it before a mask is used for something expensive.
+- `consistency` costs a decoder run for n prompts. Use it before something expensive is done with a mask.
 
-The first two are SAM 2's own. The predicted IoU is learned and may be sure of itself on pictures unlike those of the
-training. None of the three knows which object was meant.
+The first two are SAM 2's own. The predicted IoU is learned and may be overconfident on images unlike the training data.
+None of the three knows which object was meant.
 """
 
 from __future__ import annotations
@@ -40,15 +40,31 @@ def consistency(
     noise: float = 0.05,
     seed: int = 0,
 ) -> Floats:
-    """Mean IoU of all pairs of the masks that n perturbed copies of one prompt give: float32 [C], 0 to 1.
+    """Return the mean IoU of all pairs of masks from n perturbed copies of one prompt, which take one decoder run.
 
-    The prompt is `predictor.predict`'s, on the image that is set; C is 3 or, without multimask_output, 1. jitter:
-    standard deviation by which points move, in shares of the image's shorter side, and box corners, in shares of the
-    box's sides; they stay in the image. noise: standard deviation of what is added to the features, in shares of
-    theirs. seed: the same one gives the same number. All copies go through one decoder run. Two empty masks agree.
+    A low value means that the prompt is ambiguous or lies on an edge. The order of three masks may differ between
+    copies, which counts as disagreement: to decide on a number, pass multimask_output=False. Two empty masks agree.
 
-    Low means that the prompt is ambiguous or lies on an edge. With three masks their order can change between copies,
-    which counts as disagreement: for a decision take multimask_output=False. Raises PromptError or InputError.
+    Args:
+        predictor: Has the image set.
+        point_coords: The prompt, as for `predictor.predict`, like the five arguments that follow.
+        point_labels: As for `predict`.
+        box: As for `predict`.
+        mask_input: As for `predict`.
+        multimask_output: As for `predict`.
+        normalize_coords: As for `predict`.
+        n: How many copies.
+        jitter: Standard deviation of the shift of points, as a fraction of the image's shorter side, and of box
+            corners, as a fraction of the box's sides; all stay in the image.
+        noise: Standard deviation of the noise added to the features, as a fraction of their own.
+        seed: The same seed gives the same numbers.
+
+    Returns:
+        float32 [C], 0 to 1; C is 3, or 1 without `multimask_output`.
+
+    Raises:
+        PromptError: The prompt is invalid, or is more than one.
+        InputError: Another argument is invalid.
     """
     for name, value, least in (("n", n, 2), ("seed", seed, 0)):
         checks.integer(name, value, least)
@@ -58,7 +74,7 @@ def consistency(
     embedding = predictor.embedding
     points, labels, mask = predictor.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
     if len(points) != 1:
-        raise PromptError(f"consistency is of one prompt but got {len(points)}; call it for each")
+        raise PromptError(f"consistency takes one prompt but got {len(points)}; call it for each")
     random = np.random.default_rng(seed)
     moved = _jittered(points[0], labels[0], embedding.size, jitter, random.standard_normal((n, *points[0].shape)))
     features = predictor.features(embedding)
@@ -84,7 +100,7 @@ def _jittered(
     jitter: float,
     normal: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """Copies [n,P,2] of points [P,2], moved by `normal` [n,P,2] times their scale; a box's corners keep their order."""
+    """Return copies [n,P,2] of points [P,2], moved by `normal` times their scale; box corners keep their order."""
     height, width = size
     scale = np.full(points.shape, float(min(size)))
     corners = np.isin(labels, (prompts.BOX_FROM, prompts.BOX_TO))
@@ -97,7 +113,7 @@ def _jittered(
 
 
 def _mean_pairwise_iou(masks: npt.NDArray[np.bool_]) -> Floats:
-    """Masks [n,C,H,W] → [C]."""
+    """Return the mean over pairs of masks [n,C,H,W]: [C]."""
     n, count = masks.shape[:2]
     flat = masks.reshape(n, count, -1).transpose(1, 0, 2).astype(np.float32)
     shared = flat @ flat.transpose(0, 2, 1)

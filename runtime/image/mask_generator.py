@@ -1,12 +1,13 @@
-"""Find everything in an image: SAM 2 prompted with a grid of points, and what comes of it filtered.
+"""Masks for everything in an image: SAM 2 prompted with a grid of points, and the results filtered.
 
 Parameters, records and their order are those of upstream's SAM2AutomaticMaskGenerator
 (sam2/automatic_mask_generator.py). Candidates are filtered by predicted IoU before they are brought to the image's
-size, and then one after the other only where they are, which gives the same masks in less time and memory.
+size, which is then done one by one and only where the mask is: the same masks in less time and memory.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,44 +21,60 @@ from sam2edge.bundle import Bundle
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError
 from sam2edge.runtime.backends.base import Backend
-from sam2edge.runtime.image.candidates import Candidate, Shape, best, of_smallest_crops, without_small_regions
-from sam2edge.runtime.image.crops import Box, Crop, crops, point_grid
+from sam2edge.runtime.image.candidates import (
+    Box,
+    Candidate,
+    Crop,
+    PackedMask,
+    image_crops,
+    patches,
+    point_grid,
+    without_duplicates,
+    without_small_components,
+)
 from sam2edge.runtime.image.predictor import ImagePredictor
-from sam2edge.runtime.image.upsampling import patches
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, stability_score
 from sam2edge.runtime.model.resize import check_frame
+from sam2edge.types import Bools, Floats, Frame, Progress
 
-_OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-
-Progress = Callable[[str, float], None]
-Floats = npt.NDArray[np.float32]
+_ENCODINGS: dict[str, Callable[[Bools], Any]] = {
+    "binary_mask": lambda mask: mask,
+    "uncompressed_rle": rle.encode_uncompressed,
+    "coco_rle": rle.encode,
+}
 
 
 class AutomaticMaskGenerator(Closeable):
-    """Masks for everything in an image, from a grid of points.
+    """Masks for everything in an image, from a grid of points. Arguments and defaults are upstream's.
 
-    predictor: an ImagePredictor, which has no image set afterwards, or a Bundle or the path of one. The other arguments
-    are upstream's, with its defaults:
+    Args:
+        predictor: An ImagePredictor, which has no image set afterwards, or a Bundle or the path of one.
+        points_per_side: Points along each side of the grid; None with `point_grids`.
+        points_per_batch: Points in one run of the decoder.
+        pred_iou_thresh: Keep masks whose predicted IoU is above this; 0 keeps all.
+        stability_score_thresh: Keep masks whose stability is at least this.
+        stability_score_offset: Stability is the IoU of the masks at `mask_threshold` ± this.
+        mask_threshold: Logits above this are the mask.
+        box_nms_thresh: Of two masks whose boxes overlap by an IoU above this, keep that of the higher predicted IoU.
+        crop_n_layers: How many times to cut the image up further, into 4, 16, … crops, each with a grid of its own.
+        crop_nms_thresh: The same as `box_nms_thresh`, between crops; masks of smaller crops are kept.
+        crop_overlap_ratio: Overlap of the first layer's crops, as a fraction of the image's shorter side.
+        crop_n_points_downscale_factor: The grid of layer n has this to the power of n times fewer points per side.
+        point_grids: In place of `points_per_side`, an array [P,2] of x, y from 0 to 1 for the image and each layer.
+        min_mask_region_area: Remove holes and islands of fewer pixels, then masks that have become duplicates.
+            (Upstream's SAM 2 class has this step from SAM's but never calls it. Instead it fills them in the
+            low-resolution logits, where a pixel is larger, which needs CUDA.)
+        output_mode: "binary_mask", "uncompressed_rle" or "coco_rle".
+        use_m2m: Decode each mask once more with its own logits as the prompt.
+        multimask_output: Three masks per point instead of one.
+        backend: With a bundle, a name of sam2edge.runtime.BACKENDS or a Backend.
+        progress: Called with a message and the fraction done.
 
-    points_per_side: the grid has its square of points; None with point_grids, one array [P,2] of x, y from 0 to 1 for
-    the image and for each layer of crops. points_per_batch: points in one run of the decoder.
-    pred_iou_thresh: masks whose predicted IoU is not above it go; 0 keeps all. stability_score_thresh: masks whose
-    stability is below it go; the stability is the IoU of the mask at mask_threshold ± stability_score_offset.
-    mask_threshold: logits above it are the mask. box_nms_thresh: of two masks whose boxes overlap by a larger IoU the
-    one with the lower predicted IoU goes. crop_n_layers: how often the image is cut up further, into 4, 16, … crops
-    with a grid of their own; crop_overlap_ratio: by how much of the image's shorter side those of the first layer
-    overlap; crop_n_points_downscale_factor: the grid of layer n has fewer points a side by this factor to the power n;
-    crop_nms_thresh: as box_nms_thresh between crops, where masks of smaller crops stay.
-    min_mask_region_area: holes and islands of fewer pixels go, and masks that are duplicates then. (Upstream's SAM 2
-    class has this step from SAM's but never calls it. What it does instead needs CUDA: it fills them in the
-    low-resolution logits, where a pixel is larger.)
-    output_mode: "binary_mask", "uncompressed_rle" or "coco_rle". use_m2m: decode each mask once more with its own
-    logits as prompt. multimask_output: three masks a point instead of one.
-    backend: with a bundle, a name of sam2edge.runtime.BACKENDS or a Backend.
-    progress: called with a message and the fraction done.
-
-    Raises InputError for an argument that cannot be meant, BundleError and BackendError.
+    Raises:
+        InputError: An argument is invalid.
+        BundleError: The bundle cannot be used.
+        BackendError: The backend is not available.
     """
 
     def __init__(
@@ -95,9 +112,9 @@ class AutomaticMaskGenerator(Closeable):
         downscale = checks.integer("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
         self._grids = _grids(points_per_side, point_grids, self._crop_n_layers, downscale)
         self._min_mask_region_area = checks.number("min_mask_region_area", min_mask_region_area, 0)
-        if output_mode not in _OUTPUT_MODES:
-            raise InputError(f"unknown output_mode {output_mode!r}; choose from {', '.join(_OUTPUT_MODES)}")
-        self._output_mode = output_mode
+        if output_mode not in list(_ENCODINGS):  # a list, since the value may be unhashable
+            raise InputError(f"unknown output_mode {output_mode!r}; choose from {', '.join(_ENCODINGS)}")
+        self._encode = _ENCODINGS[output_mode]
         self._use_m2m = checks.flag("use_m2m", use_m2m)
         self._multimask_output = checks.flag("multimask_output", multimask_output)
         if progress is not None and not callable(progress):
@@ -106,52 +123,57 @@ class AutomaticMaskGenerator(Closeable):
         self._owns_predictor = not isinstance(predictor, ImagePredictor)
         self._predictor = _predictor(predictor, backend)
 
-    def generate(self, image: npt.NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """The masks of an image, RGB uint8 [H,W,3], as upstream's records, best predicted IoU first within a crop.
+    def generate(self, image: Frame) -> list[dict[str, Any]]:
+        """Return the masks of an image as upstream's records, best predicted IoU first within a crop.
 
-        segmentation: bool [H,W], or {"size": [H,W], "counts": run lengths column by column, or COCO's string of them}.
-        area: int, pixels. bbox: x, y, width, height in pixels, where as upstream the width is from the first to the
-        last column, one less than their number. predicted_iou: the model's estimate. point_coords: [[x, y]], the point
-        that gave the mask. stability_score. crop_box: x, y, width, height of the crop. All numbers but `area` are
-        floats. Raises FrameError for the image, InputError if it is too small for crop_n_layers.
+        Args:
+            image: RGB uint8 [H,W,3].
+
+        Returns:
+            A dict per mask. Numbers are floats except for `area`, and boxes are x, y, width, height in pixels:
+            "segmentation", bool [H,W], or {"size": [H,W], "counts": run lengths column by column, or COCO's string of
+            them}; "area", pixels; "bbox", whose width as upstream's is from the first to the last column, one less than
+            their number; "predicted_iou", the model's estimate; "point_coords", [[x, y]], the point that gave the mask;
+            "stability_score"; "crop_box".
+
+        Raises:
+            FrameError: The image is not RGB uint8.
+            InputError: The image is too small for `crop_n_layers`.
         """
         check_frame(image)
         size = image.shape[:2]
-        parts = crops(size, self._crop_n_layers, self._crop_overlap_ratio)
-        total, done = sum(len(self._grids[crop.layer]) for crop in parts), 0
-        found: list[Candidate] = []
-        for number, crop in enumerate(parts, 1):
+        crops = image_crops(size, self._crop_n_layers, self._crop_overlap_ratio)
+        total, done = sum(len(self._grids[crop.layer]) for crop in crops), 0
+        kept: list[Candidate] = []
+        for number, crop in enumerate(crops, 1):
             in_crop: list[Candidate] = []
             for count, candidates in self._process(image, crop):
                 in_crop += candidates
                 done += count
-                self._tell(
-                    f"{done}/{total} points" + (f", crop {number}/{len(parts)}" * (len(parts) > 1)), done / total
-                )
-            found += best(in_crop, self._box_nms_thresh)
+                if self._progress:
+                    place = f", crop {number}/{len(crops)}" if len(crops) > 1 else ""
+                    self._progress(f"{done}/{total} points{place}", done / total)
+            kept += without_duplicates(in_crop, [candidate.iou for candidate in in_crop], self._box_nms_thresh)
         self._predictor.reset_predictor()
-        if len(parts) > 1:
-            found = of_smallest_crops(found, self._crop_nms_thresh)
+        if len(crops) > 1:
+            smallness = [1 / math.prod(candidate.crop.size) for candidate in kept]
+            kept = without_duplicates(kept, smallness, self._crop_nms_thresh)
         if self._min_mask_region_area > 0:
             threshold = max(self._box_nms_thresh, self._crop_nms_thresh)
-            found = without_small_regions(found, self._min_mask_region_area, size, threshold)
-        return [self._record(candidate, size) for candidate in found]
+            kept = without_small_components(kept, self._min_mask_region_area, size, threshold)
+        return [self._record(candidate, size) for candidate in kept]
 
     def close(self) -> None:
-        """Free the graphs, unless they are a predictor's that was given."""
+        """Free the graphs, unless they belong to a predictor that was passed in."""
         if self._owns_predictor:
             self._predictor.close()
 
-    def _tell(self, message: str, fraction: float) -> None:
-        if self._progress:
-            self._progress(message, fraction)
-
-    def _process(self, image: npt.NDArray[np.uint8], crop: Crop) -> Iterator[tuple[int, list[Candidate]]]:
-        """Encode a crop and decode its grid: for each batch the number of points and what passes the filters."""
+    def _process(self, image: Frame, crop: Crop) -> Iterator[tuple[int, list[Candidate]]]:
+        """Encode a crop and decode its grid; yield for each batch the number of points and what passes the filters."""
         x0, y0, x1, y1 = crop.box
         self._predictor.set_image(np.ascontiguousarray(image[y0:y1, x0:x1]))
         grid = (self._grids[crop.layer] * (x1 - x0, y1 - y0)).astype(np.float32)
-        with ThreadPoolExecutor(1) as thread:  # one batch is filtered while the next one is decoded
+        with ThreadPoolExecutor(1) as thread:  # filters one batch while the next one is decoded
             pending: tuple[int, Future[list[Candidate]]] | None = None
             for start in range(0, len(grid), self._points_per_batch):
                 points = grid[start : start + self._points_per_batch]
@@ -163,7 +185,7 @@ class AutomaticMaskGenerator(Closeable):
                 yield pending[0], pending[1].result()
 
     def _decode(self, points: Floats) -> tuple[Floats, Floats, Floats]:
-        """Logits [M,4h,4h], predicted IoUs [M] and points [M,2] of all masks of a batch of points [P,2]."""
+        """Decode points [P,2]; return logits [M,4h,4h], predicted IoUs [M] and points [M,2] of all their masks."""
         names = ("masks", "ious") if self._multimask_output else ("mask", "iou")
         decoded = self._predictor.decode(*_clicks(points), multimask=self._multimask_output, wanted=names)
         logits, ious = (decoded[name] for name in names)
@@ -180,18 +202,18 @@ class AutomaticMaskGenerator(Closeable):
                 for start in range(0, len(points), self._points_per_batch)
                 for part in [slice(start, start + self._points_per_batch)]
             ]
-            logits = np.concatenate([one["mask"][:, 0] for one in refined])
-            ious = np.concatenate([one["iou"][:, 0] for one in refined])
+            logits = np.concatenate([outputs["mask"][:, 0] for outputs in refined])
+            ious = np.concatenate([outputs["iou"][:, 0] for outputs in refined])
         return logits, ious, points
 
     def _filter(
         self, logits: Floats, ious: Floats, points: Floats, crop: Crop, image_size: tuple[int, int]
     ) -> list[Candidate]:
-        """Candidates that are good enough, stable, and not cut off by the crop."""
+        """Return the candidates that are good enough, stable, and not cut off by the crop."""
         if self._pred_iou_thresh > 0:
             good = ious > self._pred_iou_thresh
             logits, ious, points = logits[good], ious[good], points[good]
-        found = []
+        kept = []
         level = self._mask_threshold - self._stability_score_offset
         for patch, iou, point in zip(patches(logits, crop.size, level), ious, points, strict=True):
             stability = float(stability_score(patch.logits, self._mask_threshold, self._stability_score_offset))
@@ -200,23 +222,17 @@ class AutomaticMaskGenerator(Closeable):
             left, top = crop.box[:2]
             mask = patch.logits > np.float32(self._mask_threshold)
             x, y = (patch.x, patch.y) if mask.any() else (0, 0)  # upstream's box of an empty mask is the crop's corner
-            shape = Shape.of(mask, (left + x, top + y))
-            if not crop.cuts(shape.box, image_size):
-                at = (float(point[0]) + left, float(point[1]) + top)
-                found.append(Candidate(shape, float(iou), stability, at, crop))
-        return found
+            packed = PackedMask.pack(mask, (left + x, top + y))
+            if not crop.cuts(packed.box, image_size):
+                in_image = (float(point[0]) + left, float(point[1]) + top)
+                kept.append(Candidate(packed, float(iou), stability, in_image, crop))
+        return kept
 
     def _record(self, candidate: Candidate, size: tuple[int, int]) -> dict[str, Any]:
-        mask = candidate.shape.mask(size)
-        modes: dict[str, Callable[[Any], Any]] = {
-            "binary_mask": lambda mask: mask,
-            "uncompressed_rle": rle.encode_uncompressed,
-            "coco_rle": rle.encode,
-        }
         return {
-            "segmentation": modes[self._output_mode](mask),
-            "area": candidate.shape.area,
-            "bbox": _xywh(candidate.shape.box),
+            "segmentation": self._encode(candidate.mask.unpack(size)),
+            "area": candidate.mask.area,
+            "bbox": _xywh(candidate.mask.box),
             "predicted_iou": candidate.iou,
             "point_coords": [list(candidate.point)],
             "stability_score": candidate.stability,
@@ -234,7 +250,7 @@ def _predictor(given: Any, backend: str | Backend) -> ImagePredictor:
 
 
 def _clicks(points: Floats) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """Points [N,2] as N prompts of one click each."""
+    """Return points [N,2] as N prompts of one click each."""
     return points[:, None], np.ones((len(points), 1), np.int32)
 
 
@@ -246,7 +262,7 @@ def _xywh(box: Box) -> list[float]:
 def _grids(
     points_per_side: int | None, point_grids: Sequence[npt.ArrayLike] | None, layers: int, downscale: int
 ) -> list[npt.NDArray[np.float64]]:
-    """The grid of each layer: [P,2] x, y from 0 to 1."""
+    """Return the grid of each layer: [P,2] x, y from 0 to 1."""
     if (points_per_side is None) == (point_grids is None):
         raise InputError("give either points_per_side or point_grids, and None for the other")
     if point_grids is not None:
@@ -259,8 +275,8 @@ def _grids(
     side = checks.integer("points_per_side", points_per_side, 1)
     if side < downscale**layers:
         raise InputError(
-            f"{side} points a side are none in layer {layers} with crop_n_points_downscale_factor={downscale}; "
-            "raise points_per_side or lower the factor"
+            f"points_per_side={side} leaves no points in layer {layers} with "
+            f"crop_n_points_downscale_factor={downscale}; raise points_per_side or lower the factor"
         )
     return [point_grid(side // downscale**layer) for layer in range(layers + 1)]
 

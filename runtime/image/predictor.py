@@ -1,4 +1,4 @@
-"""Segment images by prompts: the methods of upstream's SAM2ImagePredictor on the exported graphs."""
+"""Segmentation of images by prompts: the methods of upstream's SAM2ImagePredictor on the exported graphs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sam2edge.bundle import Bundle, Model
 from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
-from sam2edge.runtime.image.components import fill_small_regions
+from sam2edge.runtime.image.components import fill_small_components
 from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding, Floats
 from sam2edge.runtime.model.graphs import Graphs
@@ -26,22 +26,28 @@ from sam2edge.runtime.model.resize import check_frame, resize
 Prediction = tuple[Floats, Floats, Floats]
 
 _BYTES_PER_PIXEL = 1500
-"""What the encoder takes for a pixel of the model's square. Tiny at 1024 was measured at 0.8 to 1.1 GB an image (onnx,
+"""Memory that the encoder takes per pixel of its input. Tiny at 1024 was measured at 0.8 to 1.1 GB an image (onnx,
 CPU), and large has 1.5 times as many channels."""
 _MAX_BATCH = 16
 
 
 class ImagePredictor(Closeable):
-    """Masks on images by points, boxes and earlier masks; code written for SAM2ImagePredictor runs with it.
+    """Masks on images from points, boxes and earlier masks. Code written for SAM2ImagePredictor runs with it.
 
-    bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
-    mask_threshold: logits above it are
-    the object. max_hole_area, max_sprinkle_area: holes and islands of at most so many low-resolution pixels are filled
-    and cleared in the masks (the low-resolution logits stay as they are); 0: none.
+    An image is encoded once, and every prompt reuses that. Wrong arguments raise an InputError and change nothing; the
+    image that was set stays. Not safe for use by several threads at a time; give each thread its own predictor.
 
-    An image is encoded once and every prompt reuses it. Wrong arguments raise errors of the InputError family and
-    change nothing; the image set before stays. Not safe for use by several threads at a time; several predictors are.
-    Raises BundleError, BackendError and InputError.
+    Args:
+        bundle: A Bundle or the path of one.
+        backend: A name of sam2edge.runtime.BACKENDS or a Backend.
+        mask_threshold: Logits above this are the object.
+        max_hole_area: Fill holes of up to this many low-resolution pixels in the masks (not in the logits); 0: none.
+        max_sprinkle_area: Clear islands of up to this many low-resolution pixels in the masks; 0: none.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+        BackendError: The backend is not available.
+        InputError: An argument is invalid.
     """
 
     def __init__(
@@ -63,34 +69,38 @@ class ImagePredictor(Closeable):
 
     @property
     def model(self) -> Model:
-        """The model's numbers."""
+        """The model's parameters."""
         return self._graphs.model
 
     @property
     def embedding(self) -> Embedding:
-        """The image that is set, the last of a batch. Raises PromptError if there is none."""
+        """The image that is set, the last one of a batch; PromptError if there is none."""
         self._graphs.check_open()
         if not self._images:
             raise PromptError("no image is set; call set_image(image) first, then predict on it")
         return self._images[-1]
 
     def set_image(self, image: object) -> None:
-        """Encode an image; the prompts that follow are on it.
+        """Encode an image for the prompts that follow.
 
-        image: RGB uint8 [H,W,3], a numpy array or what numpy converts to one, such as a PIL image of mode RGB. Raises
-        FrameError.
+        Args:
+            image: RGB uint8 [H,W,3]: a numpy array or what numpy converts to one, such as a PIL image of mode RGB.
+
+        Raises:
+            FrameError: The image is anything else.
         """
         self.set_embedding(self.encode(image))
 
     def set_embedding(self, embedding: Embedding) -> None:
-        """Prompt an image that `encode` or `encode_many` encoded. Raises FrameError for that of another model."""
+        """Set an image that `encode` or `encode_many` encoded; FrameError if another model or backend did."""
         self._graphs.check_open()
         self._set((self._graphs.check_embedding(embedding),), batch=False)
 
     def set_image_batch(self, image_list: Sequence[object]) -> None:
-        """Encode several images of any sizes, for predict_batch; predict is then on the last, as upstream.
+        """Encode several images of any sizes for `predict_batch`; `predict` then uses the last one, as upstream.
 
-        Raises FrameError that names the first image which is none; `encode_many` goes on after such.
+        Raises:
+            FrameError: An image is invalid; the message names the first. (`encode_many` skips invalid images.)
         """
         self._graphs.check_open()
         if not isinstance(image_list, (list, tuple)) or not image_list:
@@ -104,22 +114,29 @@ class ImagePredictor(Closeable):
         self._set(tuple(images), batch=True)
 
     def encode(self, image: object) -> Embedding:
-        """Encode an image without setting it. image: as for set_image. Raises FrameError."""
+        """Encode an image, as for `set_image`, without setting it; FrameError if it is invalid."""
         self._graphs.check_open()
         return self._graphs.encode(_pixels(image))
 
     def encode_many(
         self, images: Iterable[object], batch_size: int | None = None
     ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
-        """Encode any number of images of any sizes, in batches: yields (index, embedding) in order.
+        """Encode any number of images of any sizes, in batches.
 
-        images: as for set_image, and may be lazy: `map(load, paths)` reads a file when its turn comes. At most one
-        image and `batch_size` embeddings are held at a time. An image that is none, or whose loading raises a
-        Sam2EdgeError or OSError, is yielded as (index, error), and the others follow. batch_size: images an encoder
-        run at most, and no more than engines were built for; by default as many as a quarter of the available main
-        memory holds, 16 at most; GPUs are not asked.
+        At most one image and `batch_size` embeddings are held at a time.
 
-        Raises InputError at once for wrong arguments, and BackendError if the encoder fails.
+        Args:
+            images: As for `set_image`, and may be lazy: `map(load, paths)` reads a file when its turn comes.
+            batch_size: The most images per encoder run, and no more than engines were built for. By default as many as
+                a quarter of the available main memory holds, at most 16; GPU memory is not considered.
+
+        Yields:
+            (index, embedding) in order. An image that is invalid, or whose loading raises a Sam2EdgeError or OSError,
+            comes as (index, error), and the others follow.
+
+        Raises:
+            InputError: An argument is wrong; raised at once, before iteration.
+            BackendError: The encoder failed.
         """
         self._graphs.check_open()
         if isinstance(images, (np.ndarray, str, bytes)) or not isinstance(images, Iterable):
@@ -141,17 +158,24 @@ class ImagePredictor(Closeable):
         return_logits: bool = False,
         normalize_coords: bool = True,
     ) -> Prediction:
-        """Masks for a prompt on the image that is set, or for N prompts at once.
+        """Return the masks for a prompt on the image that is set, or for N prompts at once.
 
-        point_coords: [P,2] x, y in pixels of the image, or [N,P,2]. point_labels: [P] or [N,P], 1 object, 0
-        background, -1 a point that is none. box: x0, y0, x1, y1, [4] or [N,4]; may come with points. mask_input:
-        logits of an earlier prediction, [1,4h,4h], or [N,1,4h,4h]. multimask_output: three masks, for prompts that
-        may mean several things; else one. return_logits: masks as logits. normalize_coords: points and boxes are in
-        pixels; False: they are in 0…1 of the image.
+        Args:
+            point_coords: [P,2] or [N,P,2] x, y in pixels of the image.
+            point_labels: [P] or [N,P]: 1 object, 0 background, -1 padding.
+            box: [4] or [N,4] x0, y0, x1, y1; may be combined with points.
+            mask_input: Logits of an earlier prediction, [1,4h,4h] or [N,1,4h,4h].
+            multimask_output: Whether to return three masks, for ambiguous prompts, instead of one.
+            return_logits: Whether to return masks as logits.
+            normalize_coords: Whether points and boxes are in pixels; if not, from 0 to 1 across the image.
 
-        Returns masks float32 [C,H,W] of 0 and 1 (upstream's type; or logits), their predicted IoUs float32 [C], and
-        low-resolution logits float32 [C,4h,4h], clamped to ±32, of which one can be the next mask_input. C is 3 or 1;
-        all get a leading N when N > 1. Raises PromptError or InputError.
+        Returns:
+            Masks float32 [C,H,W] of 0 and 1 (upstream's type; or logits), their predicted IoUs float32 [C], and
+            low-resolution logits float32 [C,4h,4h], clamped to ±32, one of which can be the next `mask_input`. C is 3
+            or 1; all get a leading N when N > 1.
+
+        Raises:
+            PromptError: The prompt is invalid, or no image is set.
         """
         prompt = self.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
         return self._predict(self.embedding, *prompt, multimask_output, return_logits)
@@ -166,9 +190,10 @@ class ImagePredictor(Closeable):
         return_logits: bool = False,
         normalize_coords: bool = True,
     ) -> tuple[list[Floats], list[Floats], list[Floats]]:
-        """`predict` for every image of set_image_batch: lists of prompts, one an image, give lists of results.
+        """Call `predict` for every image of `set_image_batch`: lists with one entry per image give lists of results.
 
-        Raises PromptError or InputError, which name the image.
+        Raises:
+            PromptError: A prompt is invalid; the message names the image.
         """
         self._graphs.check_open()
         if not self._is_batch:
@@ -183,7 +208,7 @@ class ImagePredictor(Closeable):
         for name, values in lists.items():
             if values is not None and (not isinstance(values, (list, tuple, np.ndarray)) or len(values) != count):
                 got = len(values) if isinstance(values, (list, tuple, np.ndarray)) else type(values).__name__
-                raise PromptError(f"{name} must be a list with one entry an image: {count} but got {got}")
+                raise PromptError(f"{name} must be a list with one entry per image ({count}) but got {got}")
         columns = [[None] * count if values is None else values for values in lists.values()]
         predictions = []
         for index, (embedding, *values) in enumerate(zip(self._images, *columns, strict=True)):
@@ -203,9 +228,10 @@ class ImagePredictor(Closeable):
         mask_input: npt.ArrayLike | None = None,
         normalize_coords: bool = True,
     ) -> tuple[Array, Array, Floats | None]:
-        """What `decode` takes for `predict`'s prompt: points [N,P,2] in pixels, labels [N,P], mask [N,1,4h,4h] or None.
+        """Return `predict`'s prompt as `decode` takes it: points [N,P,2] in pixels, labels [N,P], logits or None.
 
-        Raises PromptError or InputError.
+        Raises:
+            PromptError: The prompt is invalid, or no image is set.
         """
         return self._check(
             self.embedding, point_coords, point_labels, box, mask_input, normalize_coords=normalize_coords
@@ -221,15 +247,22 @@ class ImagePredictor(Closeable):
         features: Floats | None = None,
         wanted: Collection[str] = ("masks", "ious", "mask", "iou"),
     ) -> dict[str, Floats]:
-        """One decoder run for N prompts on the image that is set, nothing upsampled or clamped.
+        """Run the decoder for N prompts on the image that is set, and return its outputs neither upsampled nor clamped.
 
-        points: [N,P,2] in pixels of the image, inside or not. labels: [N,P] 1 object, 0 background, 2 and 3 the
-        corners of a box, -1 none. mask_input: [N,1,4h,4h] logits, which upstream clamps to ±32 before it feeds them
-        back. multimask: what `mask` is; `masks` are there always. features: [N,C,h,h] in place of the image's own.
-        wanted: which outputs to give; fewer are quicker where the graphs run on a GPU.
+        Args:
+            points: [N,P,2] in pixels of the image, inside or outside.
+            labels: [N,P]: 1 object, 0 background, 2 and 3 the corners of a box, -1 padding.
+            mask_input: [N,1,4h,4h] logits, which upstream clamps to ±32 before it feeds them back.
+            multimask: Which mask "mask" is; see below.
+            features: [N,C,h,h] in place of the image's own.
+            wanted: Which outputs to return; fewer are faster where the graphs run on a GPU.
 
-        Returns masks float32 [N,3,4h,4h] logits, ious [N,3], mask [N,1,4h,4h] (the best of the three by predicted
-        IoU, or with multimask=False the single one, if it is stable), iou [N,1]. Raises PromptError.
+        Returns:
+            "masks", float32 [N,3,4h,4h] logits; "ious", [N,3]; "mask", [N,1,4h,4h], the best of the three by predicted
+            IoU, or without `multimask` the single one if it is stable; "iou", [N,1].
+
+        Raises:
+            PromptError: An argument is invalid, or no image is set.
         """
         embedding = self.embedding
         coordinates, kinds = prompts.check_arrays(points, labels)
@@ -244,8 +277,12 @@ class ImagePredictor(Closeable):
         return self._decode(embedding, coordinates, kinds, mask, multimask, wanted, features)
 
     def get_image_embedding(self) -> Floats:
-        """Features of the image that is set, float32 [1,C,h,h]; of a batch [B,C,h,h]. Upstream's: with the no-memory
-        embedding, which `Embedding.features` lack. Raises PromptError when no image is set.
+        """Return the features of the image that is set, float32 [1,C,h,h], or of a batch, [B,C,h,h].
+
+        As upstream's, they include the no-memory embedding, which `Embedding.features` do not.
+
+        Raises:
+            PromptError: No image is set.
         """
         images = self._images if self._is_batch else (self.embedding,)
         no_memory = np.array(self.model.no_memory_embedding, np.float32)[:, None, None]
@@ -253,7 +290,7 @@ class ImagePredictor(Closeable):
         return np.concatenate([self.features(image) for image in images]) + no_memory
 
     def features(self, embedding: Embedding) -> Floats:
-        """Features of an embedding on the host, float32 [1,C,h,h]."""
+        """Return the features of an embedding on the host, float32 [1,C,h,h]."""
         return self._graphs.backend.download(embedding.features)
 
     def reset_predictor(self) -> None:
@@ -261,7 +298,7 @@ class ImagePredictor(Closeable):
         self._set((), batch=False)
 
     def close(self) -> None:
-        """Free the graphs; the predictor cannot be used any more."""
+        """Free the graphs; the predictor cannot be used after that."""
         self.reset_predictor()
         self._graphs.close()
 
@@ -340,10 +377,10 @@ class ImagePredictor(Closeable):
         logits, ious = (decoded[name] for name in wanted)
         shown = logits
         if self._max_hole_area or self._max_sprinkle_area:
-            shown = fill_small_regions(logits, self.mask_threshold, self._max_hole_area, self._max_sprinkle_area)
+            shown = fill_small_components(logits, self.mask_threshold, self._max_hole_area, self._max_sprinkle_area)
         masks = upsample(shown, embedding.size)
         if not return_logits:
-            for mask in masks.reshape(-1, *embedding.size):  # in place: the masks are larger than all else here
+            for mask in masks.reshape(-1, *embedding.size):  # in place: nothing else here is as large as the masks
                 cv2.threshold(mask, self.mask_threshold, 1.0, cv2.THRESH_BINARY, dst=mask)
         low = np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)
         return (masks, ious, low) if len(masks) > 1 else (masks[0], ious[0], low[0])
@@ -374,7 +411,7 @@ class ImagePredictor(Closeable):
         return runs[0] if len(runs) == 1 else {name: np.concatenate([run[name] for run in runs]) for name in wanted}
 
     def _features(self, embedding: Embedding, n: int) -> AnyArray:
-        """Features [N,C,h,h]; kept, since many runs with as many prompts on one image are usual."""
+        """Return features [N,C,h,h]; kept, since many runs with the same number of prompts on an image are usual."""
         if n == 1:
             return embedding.features
         if self._repeated is None or self._repeated[0] is not embedding or self._repeated[1].shape[0] != n:
@@ -386,7 +423,7 @@ class ImagePredictor(Closeable):
 
 
 def default_batch_size(model: Model) -> int:
-    """Images an encoder run: what a quarter of the available main memory holds, 1 to 16; 1 where it is not known."""
+    """Return how many images a quarter of the available main memory holds, 1 to 16; 1 where that is unknown."""
     memory = Path("/proc/meminfo")
     if not memory.is_file():
         return 1
@@ -396,7 +433,7 @@ def default_batch_size(model: Model) -> int:
 
 
 def _each(images: Iterable[object]) -> Iterator[object]:
-    """The images; what cannot be loaded as an error in its place."""
+    """Yield the images, and in place of one that cannot be loaded an error."""
     iterator = iter(images)
     while True:
         try:
@@ -411,12 +448,12 @@ def _each(images: Iterable[object]) -> Iterator[object]:
 
 
 def _pixels(image: object) -> npt.NDArray[np.uint8]:
-    """An image as uint8 [H,W,3]; FrameError, or the error that came in its place."""
+    """Return an image as uint8 [H,W,3]; raise FrameError, or the error that stands in its place."""
     if isinstance(image, Sam2EdgeError):
         raise image
     if not isinstance(image, np.ndarray) and (hasattr(image, "__array_interface__") or hasattr(image, "__array__")):
         try:
             image = np.asarray(image)
-        except Exception as error:  # whatever a foreign image class raises, often when it reads its file only now
+        except Exception as error:  # a foreign image class may raise anything, often because it reads its file only now
             raise FrameError(f"an image cannot be converted to an array: {error}") from error
     return check_frame(image, what="an image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sam2edge.runtime.image.components import fill_small_regions, remove_small_regions
+from sam2edge.runtime.image.components import fill_small_components, remove_small_components
 
 
 def drawn() -> np.ndarray:
@@ -22,7 +22,7 @@ def test_holes_and_islands() -> None:
     expected = drawn()
     expected[5:7, 5:7] = True
     expected[37, 37] = False
-    found, changed = remove_small_regions(drawn(), 5)
+    found, changed = remove_small_components(drawn(), 5)
     assert changed
     assert found.dtype == np.bool_
     assert np.array_equal(found, expected)
@@ -30,7 +30,7 @@ def test_holes_and_islands() -> None:
 
 def test_what_is_large_enough_stays() -> None:
     mask = drawn()
-    found, changed = remove_small_regions(mask, 1)
+    found, changed = remove_small_components(mask, 1)
     assert not changed
     assert found is mask
 
@@ -39,7 +39,7 @@ def test_the_largest_island_stays() -> None:
     mask = np.zeros((20, 20), bool)
     mask[2:5, 2:5] = True
     mask[10, 10] = True
-    found, changed = remove_small_regions(mask, 100)
+    found, changed = remove_small_components(mask, 100)
     assert changed
     assert found.sum() == 9
 
@@ -47,12 +47,12 @@ def test_the_largest_island_stays() -> None:
 def test_corners_touch() -> None:
     mask = np.zeros((20, 20), bool)
     mask[0:3, 0:3] = mask[3:6, 3:6] = True
-    assert not remove_small_regions(mask, 18)[1]
+    assert not remove_small_components(mask, 18)[1]
 
 
 def test_empty_and_full() -> None:
     for mask in (np.zeros((9, 9), bool), np.ones((9, 9), bool)):
-        found, changed = remove_small_regions(mask, 50)
+        found, changed = remove_small_components(mask, 50)
         assert not changed
         assert np.array_equal(found, mask)
 
@@ -68,4 +68,4 @@ def test_logits_of_small_holes_and_islands_are_filled_and_cleared() -> None:
             expected[0, 0, 5, 5:7] = 10.5
         if sprinkle >= 3:
             expected[0, 0, 14, 3:6] = -9.5
-        np.testing.assert_array_equal(fill_small_regions(logits, 0.5, hole, sprinkle), expected)
+        np.testing.assert_array_equal(fill_small_components(logits, 0.5, hole, sprinkle), expected)

@@ -234,7 +234,7 @@ def test_no_bundle() -> None:
         ),
         (
             {"points_per_side": 3, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
-            "3 points a side are none in layer 2 with crop_n_points_downscale_factor=2; "
+            "points_per_side=3 leaves no points in layer 2 with crop_n_points_downscale_factor=2; "
             "raise points_per_side or lower the factor",
         ),
         ({"min_mask_region_area": -5}, "min_mask_region_area must be a finite number of at least 0 but got -5"),

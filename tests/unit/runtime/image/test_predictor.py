@@ -449,9 +449,9 @@ def test_encode_many_refuses_batch_size(predictor: ImagePredictor, batch_size: A
 @pytest.mark.parametrize("name", ["point_coords_batch", "point_labels_batch", "box_batch", "mask_input_batch"])
 def test_predict_batch_refuses_lists(predictor: ImagePredictor, image: Pixels, name: str) -> None:
     predictor.set_image_batch([image] * 2)
-    with pytest.raises(PromptError, match=f"{name} must be a list with one entry an image: 2 but got 1"):
+    with pytest.raises(PromptError, match=f"{name} must be a list with one entry per image \\(2\\) but got 1"):
         predictor.predict_batch(**{name: [None]})  # type: ignore[arg-type]
-    with pytest.raises(PromptError, match=f"{name} must be a list with one entry an image: 2 but got generator"):
+    with pytest.raises(PromptError, match=f"{name} must be a list with one entry per image \\(2\\) but got generator"):
         predictor.predict_batch(**{name: (None for _ in range(2))})  # type: ignore[arg-type]
 
 

@@ -1,0 +1,158 @@
+"""Grids, crops, patches and box suppression: against upstream's formulas, PyTorch and a plain loop."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from sam2edge.errors import InputError
+from sam2edge.runtime.image.candidates import Crop, image_crops, nms, patches, point_grid
+from sam2edge.types import Floats
+
+Boxes = npt.NDArray[np.float64]
+
+
+def test_point_grid() -> None:
+    assert point_grid(1).tolist() == [[0.5, 0.5]]
+    assert point_grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    grid = point_grid(32)
+    assert grid.shape == (1024, 2)
+    assert np.allclose(np.diff(grid[:32, 0]), 1 / 32)
+
+
+def test_no_layers_of_crops() -> None:
+    assert image_crops((480, 640), 0, 0.3) == [Crop((0, 0, 640, 480), 0)]
+
+
+def test_one_layer_of_crops() -> None:
+    """512/1500 of 480 pixels is 163: crops are (163 + 640) / 2 by (163 + 480) / 2, rounded up, column by column."""
+    crops = image_crops((480, 640), 1, 512 / 1500)
+    assert [crop.box for crop in crops] == [
+        (0, 0, 640, 480),
+        (0, 0, 402, 322),
+        (0, 159, 402, 480),
+        (239, 0, 640, 322),
+        (239, 159, 640, 480),
+    ]
+    assert [crop.layer for crop in crops] == [0, 1, 1, 1, 1]
+    assert crops[2].size == (321, 402)
+
+
+def test_every_layer_covers_the_image() -> None:
+    for size in ((480, 640), (333, 77)):
+        crops = image_crops(size, 3, 512 / 1500)
+        assert [sum(crop.layer == layer for crop in crops) for layer in range(4)] == [1, 4, 16, 64]
+        for layer in range(4):
+            covered = np.zeros(size, bool)
+            for x0, y0, x1, y1 in (crop.box for crop in crops if crop.layer == layer):
+                covered[y0:y1, x0:x1] = True
+            assert covered.all()
+
+
+def test_image_too_small_for_its_crops() -> None:
+    with pytest.raises(InputError, match=r"crop_n_layers=3 cuts a 9×9 image into empty crops; take fewer"):
+        image_crops((9, 9), 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [
+        ((60, 60, 200, 200), False),
+        ((0, 0, 200, 200), False),  # ends with the image, not cut by the crop
+        ((60, 60, 380, 200), True),
+        ((60, 60, 379, 200), False),
+        ((60, 60, 200, 420), True),
+        ((60, 60, 200, 421), False),
+    ],
+)
+def test_cut_by_a_crop(box: tuple[int, int, int, int], cut: bool) -> None:
+    assert Crop((0, 0, 400, 400), 1).cuts(box, (1000, 1000)) is cut
+
+
+def test_the_whole_image_cuts_nothing() -> None:
+    assert not Crop((0, 0, 400, 300), 0).cuts((0, 0, 399, 299), (300, 400))
+
+
+def blobs(count: int, side: int) -> Floats:
+    """Return smooth logits: each mask is smaller than the one before, and the last is nowhere above -3."""
+    rng = np.random.default_rng(side)
+    maps = [cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), side / 10) for _ in range(count)]
+    levels = np.linspace(0.2, 1.02, count)
+    scaled = [5 * (m / m.max() - level) for m, level in zip(maps, levels, strict=True)]
+    return np.stack(scaled).astype(np.float32) - 2.95
+
+
+@pytest.mark.parametrize("size", [(768, 1024), (427, 640), (100, 77), (300, 257), (32, 32), (20, 50)])
+@pytest.mark.parametrize("side", [32, 64])
+def test_patches_are_what_upsampling_in_full_gives(size: tuple[int, int], side: int) -> None:
+    logits = blobs(6, side)
+    level = -3.0
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=False)
+    smaller = 0
+    for expected, patch in zip(full[0].numpy(), patches(logits, size, level), strict=True):
+        height, width = patch.logits.shape
+        placed = np.full(size, level - 1, np.float32)
+        placed[patch.y : patch.y + height, patch.x : patch.x + width] = patch.logits
+        seen = (expected > level + 1e-4) | (placed > level + 1e-4)
+        assert np.abs(placed - expected)[seen].max(initial=0) < 1e-4
+        smaller += patch.logits.size < expected.size
+    assert smaller >= (1 if size == (768, 1024) else 0)
+
+
+def random_boxes(seed: int, count: int, *, least: int) -> tuple[Boxes, Boxes]:
+    """Return overlapping boxes with integer corners, and scores of which some are equal."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 60, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(least, 60, (count, 2))], axis=1).astype(float)
+    return boxes, rng.integers(1, 50, count) / 50
+
+
+def nms_in_a_loop(boxes: Boxes, scores: Boxes, threshold: float) -> list[int]:
+    kept: list[int] = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
+        for j in kept:
+            across, down = np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2])
+            shared = max(across, 0) * max(down, 0)
+            union = np.prod(boxes[i, 2:] - boxes[i, :2]) + np.prod(boxes[j, 2:] - boxes[j, :2]) - shared
+            if union and shared / union > threshold:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("least", [0, 1, 30])
+def test_nms_as_in_a_loop(threshold: float, least: int) -> None:
+    for seed in range(5):
+        boxes, scores = random_boxes(seed, 100, least=least)
+        assert nms(boxes, scores, threshold).tolist() == nms_in_a_loop(boxes, scores, threshold)
+
+
+def test_nms_keeps_an_iou_at_the_threshold() -> None:
+    assert nms([[0, 0, 2, 1], [0, 0, 1, 1]], [0.9, 0.8], 0.5).tolist() == [0, 1]
+    assert nms([[0, 0, 2, 1], [0, 0, 1, 1]], [0.9, 0.8], 0.49).tolist() == [0]
+
+
+def test_nms_of_no_boxes() -> None:
+    kept = nms([], [], 0.5)
+    assert kept.shape == (0,)
+    assert kept.dtype == np.intp
+
+
+def test_nms_of_opencv_agrees_only_on_boxes_with_area() -> None:
+    """Why cv2.dnn.NMSBoxes is not used; once this fails, it can be."""
+
+    def opencv(boxes: Boxes, scores: Boxes) -> list[int]:
+        sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        return list(np.ravel(cv2.dnn.NMSBoxes(sized.tolist(), scores.tolist(), 0.0, 0.5)))
+
+    boxes, scores = random_boxes(0, 100, least=1)
+    assert nms(boxes, scores, 0.5).tolist() == opencv(boxes, scores)
+    lines = np.array([[1, 1, 1, 6], [9, 50, 9, 55.0]])
+    assert nms(lines, [0.9, 0.8], 0.5).tolist() == [0, 1]
+    assert opencv(lines, np.array([0.9, 0.8])) == [0]
+    assert opencv(boxes[:1], np.zeros(1)) == []
