@@ -1,22 +1,19 @@
-"""Draw a box around something that a camera sees, and follow it for as long as the camera lives, and after.
+"""Draw a box around something that a camera sees, and follow it, even if the camera disconnects and comes back.
 
     python samples/camera.py BUNDLE [--source 0] [--box X0,Y0,X1,Y1] [--json FILE]
-With --box no screen is needed. Otherwise a window asks for the box, and again when the object was lost; q ends. Windows
-need opencv-python in place of opencv-python-headless.
+With --box no screen is needed. Otherwise a window asks for the box, and again whenever the object is lost; q quits.
+Windows need opencv-python in place of opencv-python-headless.
 """
 
 import argparse
 
 import cv2
 
-from sam2edge import VideoTracker
-from sam2edge.runtime.media.grabber import Grabber, Reconnect
-from sam2edge.runtime.media.sinks import JsonSink, WindowSink
-from sam2edge.runtime.media.sources import open_source
+from sam2edge import Grabber, JsonSink, Reconnect, VideoTracker, WindowSink, open_source
 
 
 def draw_box(frame):
-    """Let the user draw a box on a frame: x0, y0, x1, y1, or None if nothing was drawn."""
+    """Let the user draw a box on a frame; return x0, y0, x1, y1, or None if nothing was drawn."""
     title = "draw a box, then press Enter"
     x, y, width, height = cv2.selectROI(title, frame[..., ::-1].copy())
     cv2.destroyWindow(title)
@@ -24,12 +21,12 @@ def draw_box(frame):
 
 
 def follow(grabber, tracker, choose_box, sinks):
-    """Track what choose_box(frame) says, until the source ends or a window is closed."""
+    """Track the object in the box that choose_box(frame) returns, until the source ends or a window is closed."""
     for grabbed in grabber:
         result = tracker.track(grabbed.pixels)
         if (not result.object_ids or result.lost) and (box := choose_box(grabbed.pixels)) is not None:
             for object_id in result.lost:
-                tracker.remove(object_id)  # a new prompt beats a correction, see docs/knobs.md
+                tracker.remove(object_id)  # a new prompt beats a correction, see docs/how-to/knobs.md
             result = tracker.prompt(1, box=box)
         for sink in sinks:
             sink.write(grabbed.pixels, result)

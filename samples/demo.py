@@ -1,7 +1,7 @@
-"""Follow the three toys of the bundled clip and compare with their true masks.
+"""Track the three toys of the bundled clip and compare the masks with the true ones.
 
     python samples/demo.py BUNDLE OUT_DIR
-writes OUT_DIR/overlay.mp4 and OUT_DIR/strip.png (predicted masks in colour, true outlines in white).
+Writes OUT_DIR/overlay.mp4 and OUT_DIR/strip.png (predicted masks in colour, true outlines in white).
 """
 
 import json
@@ -12,11 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sam2edge import VideoTracker
+from sam2edge import VideoSink, VideoSource, VideoTracker
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.runtime.media.overlay import draw
-from sam2edge.runtime.media.sinks import VideoSink
-from sam2edge.runtime.media.sources import VideoSource
 
 SAMPLES = Path(__file__).parent
 CLIP = SAMPLES / "clip.mp4"
@@ -31,7 +29,7 @@ def read_truth():
 
 
 def print_scores(ids, predicted, true):
-    """Print how well masks bool [T,N,H,W] agree where the object shows at least 16 pixels (in_view)."""
+    """Print how well masks bool [T,N,H,W] agree where at least 16 pixels of the object show (in_view)."""
     similarity, shown, gone = region_similarity(predicted, true), in_view(true), ~true.any((-2, -1))
     missed = gone & predicted.any((-2, -1))
     for n, object_id in enumerate(ids):
@@ -42,7 +40,7 @@ def print_scores(ids, predicted, true):
 
 
 def strip(frames, results, true, columns=4, rows=2):
-    """Evenly spaced frames with predicted masks and true outlines: uint8 RGB [rows·H, columns·W, 3]."""
+    """Draw predicted masks and true outlines on evenly spaced frames: uint8 RGB [rows·H, columns·W, 3]."""
     pictures = []
     for index in np.linspace(0, len(frames) - 1, columns * rows).round().astype(int):
         picture = draw(frames[index], results[index])
@@ -64,7 +62,7 @@ def main(bundle, out):
                 result = tracker.track(frame)
                 for object_id, prompt in prompts.items() if not frames else ():
                     result = tracker.prompt(object_id, **prompt)
-                masks.append(result.masks)  # made when asked for: part of the work
+                masks.append(result.masks)  # computed on access, so part of the work
                 tracking += time.perf_counter() - start
                 sink.write(frame, result)
                 frames.append(frame)
@@ -72,7 +70,7 @@ def main(bundle, out):
         whole = time.perf_counter() - begin
     cv2.imwrite(str(out / "strip.png"), cv2.cvtColor(strip(frames, results, true), cv2.COLOR_RGB2BGR))
     print_scores(prompts, np.stack(masks), true)
-    print(f"{len(frames) / tracking:.1f} frames a second tracking, {len(frames) / whole:.1f} in all")
+    print(f"{len(frames) / tracking:.1f} frames a second tracking, {len(frames) / whole:.1f} overall")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Follow everything that a detector finds: it runs now and then, SAM 2 keeps the masks and the ids in between.
+"""Track everything that a detector finds: it runs now and then, and SAM 2 keeps masks and ids in between.
 
     python samples/detector_boxes.py BUNDLE VIDEO OUT.jsonl [BOXES.json]
-BOXES.json holds boxes by frame, {"0": [[x0, y0, x1, y1], …], "50": …}. Without it a threshold on colour stands for the
-detector; put your own in its place, anything that makes boxes from a frame.
+BOXES.json holds boxes by frame, {"0": [[x0, y0, x1, y1], …], "50": …}. Without it a colour threshold stands in for the
+detector; replace it with your own, anything that turns a frame into boxes.
 """
 
 import json
@@ -12,16 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sam2edge import VideoTracker
-from sam2edge.runtime.media.sinks import JsonSink
-from sam2edge.runtime.media.sources import VideoSource
+from sam2edge import JsonSink, VideoSource, VideoTracker
 
 EVERY = 25
 """Frames from one detection to the next."""
 
 
 def vivid(frame, index):
-    """A tiny detector: boxes x0, y0, x1, y1 of blobs of strong colour in a frame RGB uint8 [H,W,3]."""
+    """Return the boxes x0, y0, x1, y1 of strongly coloured blobs in a frame RGB uint8 [H,W,3]: a tiny detector."""
     if index % EVERY:
         return []
     saturation = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)[..., 1]
@@ -30,13 +28,13 @@ def vivid(frame, index):
 
 
 def is_known(box, masks):
-    """Whether the box holds most of a tracked mask: then the detector found what is followed already."""
+    """Return whether the box holds most of a tracked mask, so that its object is tracked already."""
     x0, y0, x1, y1 = np.rint(box).astype(int)
     return any(mask[y0:y1, x0:x1].sum() > 0.5 * mask.sum() for mask in masks)
 
 
 def main(bundle, video, out, detect):
-    """Track, start an object for every box that nobody covers, end objects that are lost."""
+    """Track, add an object for every box that no tracked object is in, and remove objects that are lost."""
     count, knobs = 0, {"max_objects": 8, "min_confidence": 0.5, "lost_after": 50}
     with VideoTracker(bundle, **knobs) as tracker, VideoSource(video) as source, JsonSink(out) as sink:
         for frame in source:
@@ -54,5 +52,5 @@ def main(bundle, video, out, detect):
 
 if __name__ == "__main__":
     boxes = json.loads(Path(sys.argv[4]).read_text()) if len(sys.argv) > 4 else None
-    given = vivid if boxes is None else lambda frame, index: boxes.get(str(index), [])
-    main(*sys.argv[1:4], given)
+    detector = vivid if boxes is None else lambda frame, index: boxes.get(str(index), [])
+    main(*sys.argv[1:4], detector)

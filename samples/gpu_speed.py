@@ -1,10 +1,10 @@
-"""The project's bars for a frame on a GPU, and PyTorch's own predictor: rows of `sam2edge bench`, judged.
+"""Compare rows of `sam2edge bench` on a GPU with the project's targets, and with PyTorch's own predictor.
 
     sam2edge build out/tiny && sam2edge build out/large
     python samples/gpu_speed.py out/tiny out/large --source MODEL [--compile] [--python COMMAND] [--csv FILE]
 
-MODEL is what was exported as the first bundle; COMMAND starts the Python that has PyTorch, if this one has not. What is
-timed: `sam2edge bench`. A row that fails is said and left out.
+MODEL is what the first bundle was exported from; COMMAND starts a Python that has PyTorch, if this one does not.
+`sam2edge bench` defines what is timed. A row that fails is reported and left out.
 """
 
 import argparse
@@ -14,23 +14,22 @@ from pathlib import Path
 
 from demo import CLIP
 
-from sam2edge import Bundle
+from sam2edge import Bundle, Sam2EdgeError
 from sam2edge.bench.cases import BenchmarkCase, Result, run_case
 from sam2edge.bench.report import write_csv
 from sam2edge.bench.scene import Scene
-from sam2edge.errors import Sam2EdgeError
 from sam2edge.runtime.backends.base import open_backend
 
 BARS_MS = {("tiny", 1): 4.5, ("tiny", 8): 20.0, ("large", 1): 14.0}
 
 
-def told(value, bar):
-    """What a bar says of a value that must not be above it."""
+def verdict(value, bar):
+    """Return whether a value is at most the target `bar`, in words."""
     return f"bar {bar:g}: {'kept' if value <= bar else 'MISSED'}"
 
 
 def plan(args):
-    """The rows: what each is called, the size of its model, and what is run."""
+    """Return the rows: the name of each, the size of its model, and what to run."""
     rows, scene = [], Scene(str(CLIP))
     for bundle in args.bundles:
         size = Bundle.open(bundle).manifest.source.size
@@ -46,30 +45,31 @@ def plan(args):
     return [*rows, (f"{args.bundles[0]}, memory over {args.long} frames", "", memory)]
 
 
-def judged(name, size, row, found, ours):
-    """A row as text, with the bars that it has. ours: medians of the first bundle by objects."""
+def report(name, size, row, measured, ours):
+    """Return a row as text, with its targets. `ours` has the medians of the first bundle by number of objects."""
     if row.kind == "stages":
-        return f"{name}: " + ", ".join(f"{stage} {ms:.2f} ms" for stage, ms in found.stages.items())
+        return f"{name}: " + ", ".join(f"{stage} {ms:.2f} ms" for stage, ms in measured.stages.items())
     if row.name == "memory":
-        return f"{name}: grows by {found.growth:.1f} MiB, host and GPU ({told(found.growth, 8)})"
-    text = f"{name}: median {found.median:.2f} ms, p99 {found.p99:.2f}, first {found.first:.0f}"
+        return f"{name}: grows by {measured.growth:.1f} MiB, host and GPU ({verdict(measured.growth, 8)})"
+    text = f"{name}: median {measured.median:.2f} ms, p99 {measured.p99:.2f}, first {measured.first:.0f}"
     if row.kind == "pytorch":
         if row.objects not in ours:
             return text
         bar = 4 if row.backend == "eager" else 2
-        return f"{text}; {found.median / ours[row.objects]:.2f} × ours (bar: at least {bar})"
-    text += f"; host {found.host:.2f} ms" + ("" if found.gpu is None else f"; GPU memory {found.gpu:.0f} MiB")
+        return f"{text}; {measured.median / ours[row.objects]:.2f} × ours (bar: at least {bar})"
+    text += f"; host {measured.host:.2f} ms" + ("" if measured.gpu is None else f"; GPU memory {measured.gpu:.0f} MiB")
     if (size, row.objects) in BARS_MS:
-        ratio = found.p99 / found.median
-        text += f"; median: {told(found.median, BARS_MS[size, row.objects])}"
-        text += f"; p99 {ratio:.2f} × median: {told(ratio, 1.3)}"
+        ratio = measured.p99 / measured.median
+        text += f"; median: {verdict(measured.median, BARS_MS[size, row.objects])}"
+        text += f"; p99 {ratio:.2f} × median: {verdict(ratio, 1.3)}"
     if (size, row.objects) == ("tiny", 1):
-        text += f"; host: {told(found.host, 0.3)}" + ("" if found.gpu is None else f"; memory: {told(found.gpu, 1024)}")
+        text += f"; host: {verdict(measured.host, 0.3)}"
+        text += "" if measured.gpu is None else f"; memory: {verdict(measured.gpu, 1024)}"
     return text
 
 
 def main(args):
-    """Run all rows and print them as they come."""
+    """Run all rows and print each when it is done."""
     rows, ours, results, failed = plan(args), {}, [], 0
     try:
         device = open_backend(args.backend)
@@ -82,15 +82,15 @@ def main(args):
     for name, size, row in rows:
         python = shlex.split(args.python) if row.kind == "pytorch" else ()
         try:
-            found = run_case(row, python=python)
+            measured = run_case(row, python=python)
         except Sam2EdgeError as error:
             print(f"{name}: {error}", flush=True)
             failed += 1
             continue
         if (row.kind, row.model) == ("track", args.bundles[0]):
-            ours.setdefault(row.objects, found.median)
-        results.append(Result(row, found))
-        print(judged(name, size, row, found, ours), flush=True)
+            ours.setdefault(row.objects, measured.median)
+        results.append(Result(row, measured))
+        print(report(name, size, row, measured, ours), flush=True)
         if args.csv:
             write_csv(args.csv, results)
     raise SystemExit(failed > 0)

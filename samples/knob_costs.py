@@ -1,9 +1,9 @@
 """What each of the tracker's knobs costs in accuracy and saves in time, on drawn clips with true masks.
 
     python samples/knob_costs.py BUNDLE [CLIPS]
-Three toys a clip, prompted by their boxes on the first frame; they cross, leave and come back. Prints a row a setting:
+Three toys per clip, prompted by their boxes on the first frame, cross, leave and come back. Prints a row per setting:
 mean IoU where an object is in view (J of DAVIS 2017), the same in the frames after an object was away, the share of
-frames away in which something is masked, and the mean time of a frame. Settings run in turn, clip by clip.
+frames away in which something is masked, and the mean time per frame. Settings run in turn, clip by clip.
 """
 
 import sys
@@ -34,7 +34,7 @@ CORRECTIONS = (30, 60, 90)
 
 
 def toys(seed):
-    """Three random toys, of which one leaves and comes back."""
+    """Return three random toys, one of which leaves and comes back."""
     random = np.random.default_rng(seed)
     frames = (0, 40, 80, make_clip.FRAMES - 1)
     drawn = []
@@ -49,7 +49,7 @@ def toys(seed):
 
 
 def track(bundle, frames, true, corrections, knobs):
-    """Masks bool [T,N,H,W] and the seconds of each frame."""
+    """Return masks bool [T,N,H,W] and the seconds that each frame took."""
     masks, seconds = [], []
     with VideoTracker(bundle, **knobs) as tracker:
         for t, frame in enumerate(frames):

@@ -2,7 +2,7 @@
 
     python samples/make_clip.py [DIR]
 
-writes clip.mp4, clip_masks.npz (labels uint8 [T,H,W], 0 background, i object i) and clip.json (prompts).
+Writes clip.mp4, clip_masks.npz (labels uint8 [T,H,W], 0 background, i object i) and clip.json (prompts).
 """
 
 import json
@@ -23,7 +23,7 @@ SHOWS = (
 
 @dataclass(frozen=True)
 class Toy:
-    """A shape, its size in pixels, its colour (RGB), turns over the clip, and (frame, x, y) way points."""
+    """A shape, its size in pixels, its colour (RGB), its turns over the clip, and its waypoints (frame, x, y)."""
 
     shape: str
     size: float
@@ -44,7 +44,7 @@ TOYS = (
 
 
 def position(path, t):
-    """Way points joined by cosine easing: (x, y) in pixels at frame t."""
+    """Return (x, y) in pixels at frame t, on a path whose waypoints are joined by cosine easing."""
     frames, xs, ys = zip(*path, strict=True)
     k = min(int(np.searchsorted(frames, t, side="right")) - 1, len(path) - 2)
     s = (1 - np.cos(np.pi * (t - frames[k]) / (frames[k + 1] - frames[k]))) / 2
@@ -52,7 +52,7 @@ def position(path, t):
 
 
 def inside(shape, size, x, y):
-    """Signed distance in pixels (roughly), positive inside: float64, the shape of x and y."""
+    """Return the approximate signed distance in pixels, positive inside: float64, shaped like x and y."""
     if shape == "ball":
         return size - np.hypot(x, y)
     if shape == "block":
@@ -62,7 +62,7 @@ def inside(shape, size, x, y):
 
 
 def background():
-    """Soft cloth: smooth noise over a diagonal shade, float64 [H,W,3]."""
+    """Draw a soft cloth, smooth noise over a diagonal shade: float64 [H,W,3]."""
     noise = np.random.default_rng(2).standard_normal((12, 16, 1))
     cloth = cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)[..., None]
     y, x = np.mgrid[:HEIGHT, :WIDTH] / HEIGHT
@@ -91,7 +91,7 @@ def render(toys=TOYS):
 
 
 def box(mask):
-    """Tight box (x0, y0, x1, y1) of a mask [H,W], in pixels."""
+    """Return the tight box (x0, y0, x1, y1) of a mask [H,W], in pixels."""
     ys, xs = np.nonzero(mask)
     return [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
 

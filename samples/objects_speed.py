@@ -1,4 +1,4 @@
-"""One tracker with N objects against N trackers with one object each, on the bundled clip.
+"""Compare one tracker of N objects with N trackers of one object each, on the bundled clip.
 
     python samples/objects_speed.py BUNDLE [N] [ROUNDS]
 Both ways run in turn in one process, on the same frames with the same prompts; the median of the rounds counts.
@@ -11,25 +11,24 @@ from statistics import median
 import numpy as np
 from demo import CLIP
 
-from sam2edge import VideoTracker
-from sam2edge.runtime.media.sources import VideoSource
+from sam2edge import VideoSource, VideoTracker
 
 FRAMES = 40
 
 
 def boxes(count, height, width):
-    """Boxes spread over the frame; what they hold takes no time."""
+    """Return boxes spread over the frame; their content does not affect the time."""
     centres = np.random.default_rng(0).uniform((40, 40), (width - 40, height - 40), (count, 2))
     return np.concatenate([centres - 35, centres + 35], axis=1)
 
 
 def together(trackers, frames, prompts):
-    """Track all in the first of the trackers: masks bool [T,N,H,W]."""
+    """Track all objects in the first tracker: masks bool [T,N,H,W]."""
     return play(trackers[0], frames, dict(enumerate(prompts)))
 
 
 def apart(trackers, frames, prompts):
-    """Track each in its own tracker: masks bool [T,N,H,W]."""
+    """Track each object in its own tracker: masks bool [T,N,H,W]."""
     every = [play(tracker, frames, {0: box}) for tracker, box in zip(trackers, prompts, strict=True)]
     return np.concatenate(every, axis=1)
 
@@ -57,8 +56,8 @@ def main(bundle, count, rounds):
             masks[way] = way(trackers, frames, prompts)
             times.append(time.perf_counter() - start)
     one, each = masks.values()
-    either = (one | each).sum((-2, -1))
-    agreement = np.where(either, (one & each).sum((-2, -1)) / np.maximum(either, 1), 1)
+    union = (one | each).sum((-2, -1))
+    agreement = np.where(union, (one & each).sum((-2, -1)) / np.maximum(union, 1), 1)
     fast, slow = (1e3 * median(times[1:]) / FRAMES for times in seconds.values())
     print(f"{count} objects: one tracker {fast:.1f} ms a frame, {count} trackers {slow:.1f} ms, {slow / fast:.2f} ×")
     print(f"IoU of the two ways' masks: at least {agreement.min():.4f}")

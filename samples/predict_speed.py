@@ -1,7 +1,7 @@
-"""What ImagePredictor.predict adds to the decoder run that is in it: checks, upsampling, masks of the image's size.
+"""Measure what ImagePredictor.predict adds to its decoder run: checks, upsampling, masks of the image's size.
 
     python samples/predict_speed.py BUNDLE IMAGE [ROUNDS]
-The image is resized to 1024×768 and encoded once. Both ways run in turn in one process; the median of rounds counts.
+The image is resized to 1024×768 and encoded once. Both run in turn in one process; the median of the rounds counts.
 """
 
 import sys
@@ -10,8 +10,7 @@ from statistics import median
 
 import cv2
 
-from sam2edge import ImagePredictor
-from sam2edge.runtime.media.image_files import read_image
+from sam2edge import ImagePredictor, read_image
 
 CLICK = {"point_coords": [[307, 461]], "point_labels": [1]}
 

@@ -1,9 +1,9 @@
-"""Where an object is in front of a robot: mask and depth image to a point in metres.
+"""Where an object is in front of a robot: from a mask and a depth image to a point in metres.
 
     python samples/robot.py BUNDLE RECORDING.npz
 RECORDING.npz holds rgb uint8 [T,H,W,3], depth uint16 [T,H,W] (millimetres, 0 is no reading), camera (fx, fy, cx, cy),
-box (on frame 0) and true positions [T,3]. If it is not there, one is drawn: a disc that moves 0.6 m away before a wall,
-with noise, holes, and depths in between at the edges.
+box (on frame 0) and true positions [T,3]. If it does not exist, one is drawn: a disc that moves at 0.6 m in front of a
+wall, with noise, holes, and mixed depths at the edges.
 """
 
 import sys
@@ -30,7 +30,7 @@ def record(file, fx=300.0, cx=160.0, cy=120.0):
 
 
 def centroid(mask, depth, camera):
-    """Mean point (x, y, z) in metres, z forward, of what the mask bool [H,W] covers; None without depth there."""
+    """Return the mean point (x, y, z) in metres, z forward, of a mask bool [H,W]; None without depth there."""
     fx, fy, cx, cy = camera
     inner = cv2.erode(mask.astype(np.uint8), np.ones((7, 7), np.uint8))  # edges mix object and background
     rows, columns = np.nonzero((inner > 0) & (depth > 0))

@@ -1,8 +1,8 @@
 """A ROS 2 node: images and a box in, masks out.
 
     python samples/ros2_node.py BUNDLE --ros-args -r image:=/camera/image_raw
-Takes image (sensor_msgs/Image, rgb8 or bgr8) and box (sensor_msgs/RegionOfInterest, on the next image), gives masks
-(sensor_msgs/Image, mono8, 255 on the object). Only main() needs ROS 2, and it was never run there.
+Subscribes to image (sensor_msgs/Image, rgb8 or bgr8) and box (sensor_msgs/RegionOfInterest, on the next image), and
+publishes masks (sensor_msgs/Image, mono8, 255 on the object). Only main() needs ROS 2, and it has never run there.
 """
 
 import sys
@@ -13,7 +13,7 @@ from sam2edge import VideoTracker
 
 
 def to_rgb(image):
-    """The pixels of a sensor_msgs/Image as RGB uint8 [H,W,3]; a row may be padded to image.step bytes."""
+    """Return the pixels of a sensor_msgs/Image as RGB uint8 [H,W,3]; rows may be padded to image.step bytes."""
     order = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0]}[image.encoding]
     rows = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)
     return rows[:, : 3 * image.width].reshape(image.height, image.width, 3)[..., order].copy()
@@ -28,7 +28,7 @@ class MaskNode:
         self.box = (x, y, x + region.width, y + region.height)
 
     def on_image(self, image):
-        """Track an image, prompted by the box if a new one came; the fields of the mask's message."""
+        """Track an image, prompted by the box if there is a new one; return the fields of the mask's message."""
         result = self.tracker.track(to_rgb(image))
         if self.box is not None:
             box, self.box = self.box, None

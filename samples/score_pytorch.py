@@ -1,6 +1,7 @@
-"""Follow the bundled clip with PyTorch's own predictor (transformers) and score it as demo.py does.
+"""Track the bundled clip with PyTorch's own predictor (transformers) and score it as demo.py does.
 
-python samples/score_pytorch.py [MODEL]
+    python samples/score_pytorch.py [MODEL]
+MODEL is a directory that transformers wrote, by default the bundled model.
 """
 
 import sys
@@ -12,12 +13,12 @@ from torch.nn.functional import interpolate
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+from sam2edge import VideoSource
 from sam2edge.export.reference import preprocess
-from sam2edge.runtime.media.sources import VideoSource
 
 
 def follow(model, video, prompt, size):
-    """Track one object prompted by a box on frame 0, in a session of its own: masks bool [T,H,W]."""
+    """Track one object from a box on frame 0, in a session of its own: masks bool [T,H,W]."""
     side, (height, width) = video.shape[-1], size
     session = Sam2VideoInferenceSession(video=video, video_height=side, video_width=side, dtype=torch.float32)
     corners = torch.tensor(prompt["box"], dtype=torch.float32).reshape(1, 1, 2, 2)
@@ -34,7 +35,7 @@ def follow(model, video, prompt, size):
 @torch.inference_mode()
 def main(model_path):
     """Track each object of the clip and print its mean IoU."""
-    torch.set_num_threads(1)  # the model is too small to gain by more, and on a busy machine they wait
+    torch.set_num_threads(1)  # the model is too small to gain from more, which on a busy machine only wait
     model = Sam2VideoModel.from_pretrained(model_path, dtype=torch.float32).eval()
     prompts, true = read_truth()
     with VideoSource(CLIP) as source:

@@ -1,7 +1,7 @@
-"""Cut an object out of an image by clicks on it.
+"""Cut out an object of an image by clicking on it.
 
     python samples/segment_image.py BUNDLE IMAGE OUT.png --point X,Y [--point X,Y] [--background X,Y]
-Points lie on the object, background points where the mask should not be. Around the object OUT is transparent.
+Points lie on the object, background points where the mask should not be. OUT is transparent around the object.
 """
 
 import argparse
@@ -11,8 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sam2edge import ImagePredictor
-from sam2edge.runtime.media.image_files import read_image
+from sam2edge import ImagePredictor, read_image
 
 
 def pixel(text):
@@ -22,7 +21,7 @@ def pixel(text):
 
 
 def segment(predictor, image, points, labels):
-    """The mask bool [H,W] of what was clicked, and the model's own estimate of its IoU."""
+    """Return the mask bool [H,W] of the object that was clicked, and the model's estimate of its IoU."""
     predictor.set_image(image)
     clicks = {"point_coords": points, "point_labels": labels}
     # One click may mean a part or the whole: take the best of three masks, then let the model refine it.
@@ -33,7 +32,6 @@ def segment(predictor, image, points, labels):
 
 
 def main():
-    """Read the command line, segment, write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("image", type=Path)

@@ -1,8 +1,8 @@
-"""Latency and throughput mode on the bundled clip: as a file, as quickly as can be, and as a camera with its own pace.
+"""Measure latency and throughput mode on the bundled clip: as a file at full speed, and as a camera at its own pace.
 
     python samples/stream_speed.py BUNDLE [FPS] [ROUNDS]
-Prints for each: frames a second, delay from a frame's arrival to its masks (p50 and p99), and how many were dropped.
-All run in turn in one process. A file is read ahead, so that its delay holds the time that a frame waited.
+Prints for each: frames per second, delay from a frame's arrival to its masks (p50 and p99), and how many were dropped.
+All run in turn in one process. A file is read ahead, so its delay includes the time that a frame waited.
 """
 
 import sys
@@ -11,14 +11,11 @@ import time
 import numpy as np
 from demo import CLIP, read_truth
 
-from sam2edge import VideoTracker
-from sam2edge.runtime.media.grabber import Grabber
-from sam2edge.runtime.media.sources import ArraySource, VideoSource
-from sam2edge.runtime.video.stream import MODES, stream
+from sam2edge import ArraySource, Grabber, VideoSource, VideoTracker, stream
 
 
 def paced(frames, fps):
-    """Give the frames at a camera's pace, whether or not anybody is ready for them."""
+    """Yield the frames at a camera's pace, whether or not the caller is ready for them."""
     begin = time.monotonic()
     for index, frame in enumerate(frames):
         time.sleep(max(0.0, begin + index / fps - time.monotonic()))
@@ -26,7 +23,7 @@ def paced(frames, fps):
 
 
 def follow(bundle, grabber, prompts, mode):
-    """Track all that the grabber gives: delays and seconds of the frames after the prompted one."""
+    """Track all frames; return the delays and the total seconds of those after the prompted one."""
     delays, begin = [], 0.0
     with VideoTracker(bundle) as tracker, grabber:
         for tracked in stream(grabber, tracker, mode):
@@ -35,13 +32,13 @@ def follow(bundle, grabber, prompts, mode):
                     tracker.prompt(object_id, **prompt)
                 begin = time.monotonic()
                 continue
-            assert tracked.result.masks.shape[0] == len(prompts)  # made when asked for: part of the work
+            assert tracked.result.masks.shape[0] == len(prompts)  # computed on access, so part of the work
             delays.append(time.monotonic() - tracked.grabbed.arrived)
     return delays, time.monotonic() - begin
 
 
 def main(bundle, fps, rounds):
-    """Print a row a way."""
+    """Print a row for each source and mode."""
     prompts, _ = read_truth()
     with VideoSource(CLIP) as source:
         frames = list(source)
@@ -49,20 +46,20 @@ def main(bundle, fps, rounds):
         "file": lambda: Grabber(lambda: VideoSource(CLIP)),
         f"camera of {fps} fps": lambda: Grabber(lambda: ArraySource(paced(frames, fps)), "latest"),
     }
-    ways = [(name, mode) for name in sources for mode in MODES]
-    delays, seconds, dropped = ({way: [] for way in ways} for _ in range(3))
+    runs = [(name, mode) for name in sources for mode in ("latency", "throughput")]
+    delays, seconds, dropped = ({run: [] for run in runs} for _ in range(3))
     for _ in range(rounds):
-        for name, mode in ways:
+        for name, mode in runs:
             grabber = sources[name]()
             new, took = follow(bundle, grabber, prompts, mode)
             delays[name, mode] += new
             seconds[name, mode].append(took)
             dropped[name, mode].append(grabber.statistics.dropped)
-    for way in ways:
-        p50, p99 = 1e3 * np.percentile(delays[way], (50, 99))
-        rate = len(delays[way]) / sum(seconds[way])
-        print(f"{way[0]}, {way[1]}: {rate:.1f} frames/s, delay p50 {p50:.0f} ms, p99 {p99:.0f} ms, ", end="")
-        print(f"dropped {np.mean(dropped[way]):.0f} of {len(frames)}")
+    for run in runs:
+        p50, p99 = 1e3 * np.percentile(delays[run], (50, 99))
+        rate = len(delays[run]) / sum(seconds[run])
+        print(f"{run[0]}, {run[1]}: {rate:.1f} frames/s, delay p50 {p50:.0f} ms, p99 {p99:.0f} ms, ", end="")
+        print(f"dropped {np.mean(dropped[run]):.0f} of {len(frames)}")
 
 
 if __name__ == "__main__":

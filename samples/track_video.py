@@ -1,7 +1,7 @@
-"""Follow objects through a video from boxes on its first frame, and write where they were.
+"""Track objects through a video from boxes on its first frame, and write where they were.
 
     python samples/track_video.py BUNDLE VIDEO OUT_DIR X0,Y0,X1,Y1 [X0,Y0,X1,Y1 …]
-Writes OUT_DIR/tracked.mp4 (masks drawn on the frames) and OUT_DIR/tracks.csv (a line an object and frame).
+Writes OUT_DIR/tracked.mp4 (masks drawn on the frames) and OUT_DIR/tracks.csv (a line per object and frame).
 """
 
 import csv
@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sam2edge import VideoTracker
-from sam2edge.runtime.media.sinks import VideoSink
-from sam2edge.runtime.media.sources import VideoSource
+from sam2edge import VideoSink, VideoSource, VideoTracker
 
 
 def centre(mask):
-    """Mean position (x, y) of a mask's pixels; the mask must not be empty."""
+    """Return the mean position (x, y) of a mask's pixels; the mask must not be empty."""
     rows, columns = np.nonzero(mask)
     return columns.mean(), rows.mean()
 

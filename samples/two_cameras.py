@@ -1,8 +1,8 @@
-"""Two cameras (or more) on one GPU: a tracker and a thread for each, the bundle opened once.
+"""Two or more cameras on one GPU: a tracker and a thread for each, and the bundle opened once.
 
     python samples/two_cameras.py BUNDLE OUT_DIR SOURCE=X0,Y0,X1,Y1 SOURCE=X0,Y0,X1,Y1 [--backend onnx-cuda]
 SOURCE is 0, /dev/video0, csi:0, rtsp://…, or a file; the box is on its first frame. Writes OUT_DIR/0.jsonl, 1.jsonl, …
-Ctrl-C ends. Graphs run without Python's lock, so that the threads do not wait for each other.
+Ctrl-C quits. Graphs run without holding Python's lock, so the threads do not wait for each other.
 """
 
 import argparse
@@ -12,14 +12,11 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from sam2edge import Bundle, VideoTracker
-from sam2edge.runtime.media.grabber import Grabber
-from sam2edge.runtime.media.sinks import JsonSink
-from sam2edge.runtime.media.sources import open_source
+from sam2edge import Bundle, Grabber, JsonSink, VideoTracker, open_source
 
 
 def follow(tracker, grabber, box, sink):
-    """Track one camera until its grabber ends; returns frames a second."""
+    """Track one camera until its grabber ends; return frames per second."""
     begin, count = time.monotonic(), 0
     for grabbed in grabber:
         result = tracker.track(grabbed.pixels)
@@ -31,7 +28,6 @@ def follow(tracker, grabber, box, sink):
 
 
 def main():
-    """Read the command line, start a thread a camera."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("out", type=Path)
@@ -40,7 +36,7 @@ def main():
     args = parser.parse_args()
 
     bundle = Bundle.open(args.bundle)  # reads and checks its files once
-    # Left from right to left: the cameras end, then the threads, then what these used.
+    # On exit the cameras end first, then the threads, then the trackers and files that the threads use.
     with ExitStack() as used, ThreadPoolExecutor(len(args.cameras)) as threads, ExitStack() as cameras:
         running = {}
         for number, (word, _, box) in enumerate(camera.rpartition("=") for camera in args.cameras):
