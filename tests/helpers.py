@@ -93,3 +93,19 @@ def assert_close(actual: Any, expected: Any, relative: float = 1e-4, what: str =
 def assert_same(actual: Any, expected: Any) -> None:
     """Check that arrays, results, or mappings or sequences of them are equal in every value."""
     assert_close(actual, expected, relative=0)
+
+
+def box_mask(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = (48, 64)) -> Masks:
+    """Return a mask of `size` (H,W) that covers a box."""
+    mask = np.zeros(size, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def result_of(masks: Mapping[int, Masks], index: int = 0, size: tuple[int, int] = (48, 64)) -> FrameResult:
+    """Return a result with exactly these masks (bool [H,W] by object id); an empty one is an absent object."""
+    stack = np.array([*masks.values()]).reshape(-1, *size)
+    logits = np.where(stack, 5, -5).astype(np.float32)
+    scores = np.where(stack.any(axis=(1, 2)), 3.25, -1.5).astype(np.float32)
+    ious = np.linspace(0.5, 0.75, len(masks), dtype=np.float32)
+    return FrameResult(index, tuple(masks), logits, ious, scores, size)

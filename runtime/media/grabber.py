@@ -88,7 +88,7 @@ class Reconnect:
         if not (0 <= self.first <= self.longest < math.inf and self.factor >= 1):
             raise InputError(f"expected 0 ≤ first ≤ longest (seconds) and factor ≥ 1 but got {self}")
         if self.attempts is not None and self.attempts < 0:
-            raise InputError(f"attempts must be 0 or more, or None to go on for ever, but is {self.attempts}")
+            raise InputError(f"attempts must be 0 or more, or None for no limit, but is {self.attempts}")
 
 
 class Grabber(Closeable):

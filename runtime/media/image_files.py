@@ -1,4 +1,4 @@
-"""Images in files: find, read and write them."""
+"""Finding, reading and writing image files."""
 
 from __future__ import annotations
 
@@ -16,26 +16,32 @@ from sam2edge.files import IMAGE_SUFFIXES, replacing_file, user_path
 
 
 def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
-    """The images that files, folders and glob patterns stand for, each once, and what is wrong with the others.
+    """Expand files, folders and glob patterns into images.
 
-    A folder stands for the images in it, by name, and not in its folders; in a pattern ** is any depth of folders.
-    A file that is named need not look like an image.
+    A folder stands for the images directly in it, ordered by name; ** in a pattern matches any depth of folders. A file
+    that is named need not have the suffix of an image.
+
+    Returns:
+        The images, each once, and a message for every name that stands for none.
     """
-    found: dict[Path, None] = {}
-    wrong = []
-    for given in names:
-        name = str(user_path(given))
+    images: dict[Path, None] = {}
+    problems = []
+    for path in map(user_path, names):
         try:
-            images, problem = _stands_for(name)
-        except OSError as error:  # a folder that may not be entered, a name that no file can have
-            images, problem = [], f"{name}: cannot be read: {error.strerror}"
-        found.update(dict.fromkeys(images))
-        wrong += [] if images else [problem]
-    return list(found), wrong
+            matches, problem = _expand(path)
+        except OSError as error:  # a folder without permission to enter, a name that no file can have
+            matches, problem = [], f"{path}: cannot be read: {error.strerror}"
+        images.update(dict.fromkeys(matches))
+        problems += [] if matches else [problem]
+    return list(images), problems
 
 
 def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """An image as RGB uint8 [H,W,3], turned as its EXIF says, without alpha. Raises MediaError."""
+    """Return an image as RGB uint8 [H,W,3], turned as its EXIF says, without alpha.
+
+    Raises:
+        MediaError: The file cannot be read, or not as an image.
+    """
     path = user_path(path)
     try:
         if not len(encoded := np.fromfile(path, np.uint8)):
@@ -52,7 +58,11 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
 
 
 def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
-    """Write RGB [H,W,3] or grey [H,W] in the format of the suffix; missing folders are made. Raises MediaError."""
+    """Write RGB [H,W,3] or grey [H,W] in the format of the suffix, and make missing folders.
+
+    Raises:
+        MediaError: The file cannot be written.
+    """
     path = user_path(path)
     encoded = cv2.imencode(path.suffix, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
     try:
@@ -62,18 +72,17 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8] | np
         raise MediaError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _stands_for(name: str) -> tuple[list[Path], str]:
-    """The images of one name, and what is wrong if there are none."""
-    path = Path(name)
+def _expand(path: Path) -> tuple[list[Path], str]:
+    """Return the images that a path stands for, and a message in case there are none."""
     if path.is_dir():
         images = sorted(file for file in path.iterdir() if _is_image(file))
-        return images, f"{name}: no images in this folder (they end with {', '.join(IMAGE_SUFFIXES)})"
+        return images, f"{path}: no images in this folder (they end with {', '.join(IMAGE_SUFFIXES)})"
     if path.exists():
         return [path], ""
-    if glob.has_magic(name):
-        images = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if _is_image(Path(match))]
-        return images, f"{name}: no image matches this pattern"
-    return [], f"{name}: no such image or folder"
+    if glob.has_magic(str(path)):
+        images = [match for match in map(Path, sorted(glob.glob(str(path), recursive=True))) if _is_image(match)]
+        return images, f"{path}: no image matches this pattern"
+    return [], f"{path}: no such image or folder"
 
 
 def _is_image(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Draw masks on the image they belong to."""
+"""Drawing masks on the image that they belong to."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
 
 _OPACITY = 0.4
 _SUBPIXEL_BITS = 4
-_REMEMBERED = 256
-"""So many objects' colours are kept; the ids of a camera that never stops may have no end."""
+_CACHED_COLORS = 256
+"""Limited, since a camera that never stops may bring ever new object ids."""
 
 
 def draw(frame: npt.NDArray[np.uint8], result: FrameResult) -> npt.NDArray[np.uint8]:
-    """Return a copy of `frame` with the result's masks on it: a tint, a contour and the object's id.
-
-    frame: RGB uint8 [H,W,3]. result: masks bool [N,H,W] with their object ids; an empty mask draws nothing.
-    """
+    """Return a copy of `frame` (RGB uint8 [H,W,3]) with each of the result's masks as a tint, a contour and its id."""
     return draw_masks(frame, result.object_ids, result.masks)
 
 
@@ -38,10 +35,9 @@ def draw_masks(image: npt.NDArray[np.uint8], object_ids: Sequence[int], masks: M
 
 
 def draw_everything(image: npt.NDArray[np.uint8], masks: Masks) -> npt.NDArray[np.uint8]:
-    """Return a copy of `image` with many masks on it that may lie in each other, without ids.
+    """Return a copy of `image` (RGB uint8 [H,W,3]) with many masks on it (bool [H,W] each), without ids.
 
-    image: RGB uint8 [H,W,3]. masks: bool [H,W] each; the n-th is object n, from 1. A pixel has the colour of the
-    smallest mask that it belongs to, so that what is nested stays clear.
+    The nth mask has the colour of object n, from 1. Masks may be nested: each pixel shows the smallest that covers it.
     """
     order = small_on_top(masks)
     labels = np.zeros(image.shape[:2], np.uint16)
@@ -60,10 +56,10 @@ def small_on_top(masks: Masks) -> list[int]:
     return [int(i) for i in np.argsort([-np.count_nonzero(mask) for mask in masks], kind="stable")]
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_CACHED_COLORS)
 def color(object_id: int) -> Color:
-    """Return the RGB colour of an object: always the same, and far from its neighbours'."""
-    # Steps of the golden ratio never come back to a hue, and each falls into the widest gap left.
+    """Return the RGB colour of an object, always the same and far from those of neighbouring ids."""
+    # Steps of the golden ratio never return to a hue, and each falls into the widest gap left.
     hue = (0.58 + object_id * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -81,7 +77,7 @@ def _draw_object(picture: npt.NDArray[np.uint8], object_id: int, mask: npt.NDArr
     _draw_label(picture, str(object_id), (top, y), color(object_id))
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_CACHED_COLORS)
 def _tint(object_id: int) -> npt.NDArray[np.uint8]:
     """Return the look-up table [256, 1, 3] that mixes a channel's value with the object's colour."""
     values = np.arange(256).reshape(256, 1, 1) * (1 - _OPACITY) + np.array(color(object_id)) * _OPACITY
@@ -99,7 +95,7 @@ def _draw_contour(
 
 
 def _smooth(contour: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Average each point of a closed contour with its neighbours: the pixels' stairs become a line."""
+    """Average each point of a closed contour with its neighbours, which turns the pixels' stairs into a line."""
     scaled = contour << _SUBPIXEL_BITS
     if len(contour) < 8:
         return scaled
@@ -109,7 +105,7 @@ def _smooth(contour: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 
 
 def _draw_label(picture: npt.NDArray[np.uint8], text: str, corner: tuple[int, int], plate: Color) -> None:
-    """Write `text` on a plate that stands on `corner`, moved as far as it takes to lie in the picture."""
+    """Write `text` on a plate that stands on `corner`, moved so that it lies within the picture."""
     height, width = picture.shape[:2]
     scale = max(0.4, min(height, width) / 1000)
     (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)

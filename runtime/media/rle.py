@@ -1,13 +1,12 @@
-"""Masks as COCO run lengths: the compressed string that COCO's JSON holds.
+"""Masks as COCO run lengths, the compressed strings in COCO's JSON.
 
-The format is that of pycocotools (cocoapi, common/maskApi.c: rleEncode, rleToString, rleFrString); the tests
-compare with it byte for byte. pycocotools itself is not used because the runtime needs only numpy, OpenCV and
-ONNX Runtime, and one C extension more is one build more on every device.
+The format is that of pycocotools (cocoapi, common/maskApi.c: rleEncode, rleToString, rleFrString); the tests compare
+with it byte for byte. pycocotools itself is not used: the runtime needs only numpy, OpenCV and ONNX Runtime, and
+another C extension would be another build on every device.
 
-A mask is read column by column as runs of zeros and ones in turn, the first of zeros and perhaps empty. From
-the fourth on, a run is kept as its difference from the run two before it. Each number becomes groups of five
-bits, lowest first, one character a group: bit 5 says that more follow, bit 4 of the last group is the sign,
-and 48 is added.
+A mask is read column by column as alternating runs of zeros and ones, the first of zeros and possibly empty. From the
+fourth on, a run is stored as its difference from the run two before it. Each number becomes groups of five bits, lowest
+first, one character per group: bit 5 says that more follow, bit 4 of the last group is the sign, and 48 is added.
 """
 
 from collections.abc import Mapping
@@ -18,41 +17,39 @@ import numpy.typing as npt
 
 from sam2edge.errors import InputError
 
-# Seven groups of five bits hold any difference of two runs of a mask of up to 2³¹ pixels.
+# Seven groups of five bits hold any difference between two runs of a mask of up to 2³¹ pixels.
 _MAX_GROUPS = 7
 
 
 class Rle(TypedDict):
-    """COCO's compressed run lengths: `size` is [height, width], `counts` the ASCII string."""
+    """COCO's compressed run lengths: `size` is [height, width], `counts` an ASCII string."""
 
     size: list[int]
     counts: str
 
 
 def encode(mask: npt.NDArray[np.bool_]) -> Rle:
-    """Return the run lengths of `mask` (bool [H,W]); InputError if it is anything else."""
+    """Return the run lengths of a mask (bool [H,W]); InputError if it is anything else."""
     _check(mask)
     return {"size": list(mask.shape), "counts": _pack(_runs(mask.ravel(order="F")))}
 
 
 def encode_uncompressed(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Return `size` and the run lengths of `mask` (bool [H,W]) as a list `counts`; InputError if it is anything else.
-
-    COCO reads this form too (pycocotools' frPyObjects).
-    """
+    """Return `size` and the run lengths `counts` of a mask (bool [H,W]) as lists, which pycocotools reads too."""
     _check(mask)
     return {"size": list(mask.shape), "counts": _runs(mask.ravel(order="F")).tolist()}
 
 
 def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """Return the mask (bool [H,W]) of run lengths made by `encode` or by pycocotools.
+    """Return the mask (bool [H,W]) of run lengths from `encode` or pycocotools.
 
-    Raises InputError if `counts` is no such string or its runs do not add up to `size`.
+    Raises:
+        InputError: `counts` is not a string of run lengths, or they do not add up to `size`.
     """
     height, width = rle["size"]
     runs = _unpack(rle["counts"])
     if (runs < 0).any() or runs.sum() != height * width:
-        raise InputError(f"the runs do not add up to {height}×{width} pixels, their size: {rle['counts']!r}")
+        raise InputError(f"the run lengths do not add up to {height}×{width} pixels: {rle['counts']!r}")
     values = np.arange(len(runs)) % 2 == 1
     mask: npt.NDArray[np.bool_] = np.repeat(values, runs).reshape(width, height).T
     return mask
@@ -64,7 +61,7 @@ def _check(mask: npt.NDArray[np.bool_]) -> None:
 
 
 def _runs(pixels: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Return the lengths of the runs in ``pixels``, the first one of zeros."""
+    """Return the lengths of the runs in `pixels`, the first of zeros."""
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     starts = [0, 0] if pixels.size and pixels[0] else [0]
     return np.diff(np.concatenate((starts, changes, [pixels.size])))
@@ -90,7 +87,7 @@ def _unpack(counts: str | bytes) -> npt.NDArray[np.int64]:
     text = counts.encode("utf-8") if isinstance(counts, str) else counts
     groups = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 0x20:
-        raise InputError(f"no COCO run lengths: {counts!r}")
+        raise InputError(f"not COCO run lengths: {counts!r}")
     ends = np.flatnonzero((groups & 0x20) == 0)
     lengths = np.diff(ends, prepend=-1)
     if lengths.max() > _MAX_GROUPS:

@@ -19,7 +19,7 @@ AT_ONCE = Reconnect(first=0, longest=0)
 
 
 def values(grabbed):
-    return [int(one.pixels[0, 0, 0]) for one in grabbed]
+    return [int(frame.pixels[0, 0, 0]) for frame in grabbed]
 
 
 def wait_for(condition):
@@ -39,8 +39,8 @@ def test_every_frame():
         grabbed = list(grabber)
         assert grabber.ended
     assert values(grabbed) == list(range(50))
-    assert [one.number for one in grabbed] == list(range(50))
-    arrived = [before, *(one.arrived for one in grabbed), time.monotonic()]
+    assert [frame.number for frame in grabbed] == list(range(50))
+    arrived = [before, *(frame.arrived for frame in grabbed), time.monotonic()]
     assert arrived == sorted(arrived)
     assert grabber.statistics == Statistics(delivered=50)
     assert source.closed.wait(PATIENCE)
@@ -109,7 +109,7 @@ def test_broken_frames_are_skipped(live):
     with Grabber(lambda: source, "every", report=reports.append) as grabber:
         grabbed = [grabber.read() for _ in range(3)]
     assert values(grabbed) == [0, 1, 2]
-    assert [one.number for one in grabbed] == [0, 6, 8]
+    assert [frame.number for frame in grabbed] == [0, 6, 8]
     assert grabber.statistics == Statistics(delivered=3, broken=6)
     # One report for those that follow each other.
     got_none = "a frame must be a numpy array uint8 [H,W,3] (RGB) but got NoneType"
@@ -125,9 +125,9 @@ def test_sizes_that_change():
     source = Simulated(frame, double, double, half, frame, live=False)
     with Grabber(lambda: source, report=reports.append) as grabber:
         grabbed = list(grabber)
-    assert [one.pixels.shape for one in grabbed] == [(48, 64, 3)] * 5
-    for one in (*grabbed[:3], grabbed[4]):
-        assert np.array_equal(one.pixels, frame)
+    assert [frame.pixels.shape for frame in grabbed] == [(48, 64, 3)] * 5
+    for same in (*grabbed[:3], grabbed[4]):
+        assert np.array_equal(same.pixels, frame)
     assert (grabbed[3].pixels == 70).all()
     assert grabber.statistics == Statistics(delivered=5, resized=3)
     sizes = ("128×96", "32×24", "64×48")
@@ -154,7 +154,7 @@ def test_live_source_is_opened_again(step, cause):
         grabbed = [grabber.read() for _ in range(3)]
         assert first.closed.is_set()
     assert values(grabbed) == [0, 1, 2]
-    assert [one.number for one in grabbed] == [0, 1, 2]
+    assert [frame.number for frame in grabbed] == [0, 1, 2]
     assert grabber.statistics == Statistics(delivered=3, reconnects=1)
     assert reports == [f"camera: lost ({cause}); trying again in 0 s", "camera: back at attempt 1"]
 
@@ -387,7 +387,7 @@ def test_report_may_use_the_grabber():
         (lambda: Reconnect(first=2, longest=1), "first ≤ longest"),
         (lambda: Reconnect(factor=0.5), "factor ≥ 1"),
         (lambda: Reconnect(longest=float("inf")), "expected 0 ≤ first"),
-        (lambda: Reconnect(attempts=-1), "attempts must be 0 or more, or None for ever, but is -1"),
+        (lambda: Reconnect(attempts=-1), "attempts must be 0 or more, or None for no limit, but is -1"),
     ],
 )
 def test_wrong_arguments(make, message):

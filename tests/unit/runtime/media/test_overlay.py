@@ -6,24 +6,19 @@ import numpy as np
 import pytest
 
 from sam2edge.runtime.media import overlay
-from sam2edge.runtime.model.result import FrameResult
+from tests.helpers import box_mask, result_of
 
-HEIGHT, WIDTH = 120, 160
+SHAPE = HEIGHT, WIDTH = 120, 160
 OPACITY = 0.4
 
 
-def result_of(masks):
-    """A result with these masks {object id: bool [H,W]}; logits of the frame's size give them exactly."""
-    stack = np.array([*masks.values()]).reshape(-1, HEIGHT, WIDTH)
-    logits = np.where(stack, 5, -5).astype(np.float32)
-    ones = np.ones(len(masks), np.float32)
-    return FrameResult(0, tuple(masks), logits, ones, ones, (HEIGHT, WIDTH))
+def box(*corners):
+    return box_mask(*corners, size=SHAPE)
 
 
-def box(x0, y0, x1, y1):
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
+def drawn_on(frame, masks):
+    """Draw masks {object id: bool [H,W]} on a frame of 120×160."""
+    return overlay.draw(frame, result_of(masks, size=SHAPE))
 
 
 def assert_has_colour(line, colour):
@@ -39,7 +34,7 @@ def frame():
 def test_fill_is_tinted_and_the_rest_is_the_frame(frame):
     mask = box(40, 50, 100, 90)
     before = frame.copy()
-    drawn = overlay.draw(frame, result_of({3: mask}))
+    drawn = drawn_on(frame, {3: mask})
     inner = np.s_[54:86, 44:96]
     expected = (1 - OPACITY) * frame[inner] + OPACITY * np.array(overlay.color(3))
     assert np.abs(drawn[inner] - expected).max() <= 0.51
@@ -51,14 +46,14 @@ def test_fill_is_tinted_and_the_rest_is_the_frame(frame):
 
 
 def test_contour_has_the_colour(frame):
-    drawn = overlay.draw(frame, result_of({1: box(40, 50, 100, 90)}))
+    drawn = drawn_on(frame, {1: box(40, 50, 100, 90)})
     for edge in (drawn[60:80, 40], drawn[60:80, 99], drawn[89, 50:90]):
         assert_has_colour(edge, overlay.color(1))
 
 
 def test_hole_stays_clear_and_gets_a_contour(frame):
     mask = box(20, 30, 140, 110) & ~box(60, 50, 100, 90)
-    drawn = overlay.draw(frame, result_of({1: mask}))
+    drawn = drawn_on(frame, {1: mask})
     hole = np.s_[53:87, 63:97]
     assert np.array_equal(drawn[hole], frame[hole])
     assert_has_colour(drawn[60:80, 100], overlay.color(1))
@@ -66,7 +61,7 @@ def test_hole_stays_clear_and_gets_a_contour(frame):
 
 def test_label_stands_on_the_mask():
     black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    drawn = overlay.draw(black, result_of({1: box(40, 50, 100, 90)}))
+    drawn = drawn_on(black, {1: box(40, 50, 100, 90)})
     above = drawn[:49]
     ys, xs = np.nonzero(above.any(axis=2))
     assert ys.max() == 48
@@ -81,15 +76,15 @@ def test_labels_tell_ids_apart():
     black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     mask = box(40, 50, 100, 90)
     # Any two ids give different plates, also when the colour is put aside.
-    plates = [(overlay.draw(black, result_of({i: mask}))[:49] == overlay.color(i)).all(axis=2) for i in (1, 2, 12)]
+    plates = [(drawn_on(black, {i: mask})[:49] == overlay.color(i)).all(axis=2) for i in (1, 2, 12)]
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(plates, 2))
 
 
 @pytest.mark.parametrize("mask", [box(0, 0, 8, 8), box(152, 0, 160, 8), box(0, 112, 8, 120), box(159, 119, 160, 120)])
 def test_label_at_the_border_stays_inside(mask):
     black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    drawn = overlay.draw(black, result_of({8: mask}))
-    reference = overlay.draw(black, result_of({8: box(40, 50, 100, 90)}))
+    drawn = drawn_on(black, {8: mask})
+    reference = drawn_on(black, {8: box(40, 50, 100, 90)})
 
     def plate(picture, rows):
         return (picture[rows] == overlay.color(8)).all(axis=2).sum()
@@ -100,22 +95,20 @@ def test_label_at_the_border_stays_inside(mask):
 
 def test_later_object_is_drawn_over_the_earlier(frame):
     mask = box(40, 50, 100, 90)
-    drawn = overlay.draw(frame, result_of({1: mask, 2: mask}))
+    drawn = drawn_on(frame, {1: mask, 2: mask})
     assert_has_colour(drawn[60:80, 40], overlay.color(2))
 
 
 @pytest.mark.parametrize("masks", [{}, {1: np.zeros((HEIGHT, WIDTH), bool)}])
 def test_nothing_to_draw(frame, masks):
-    drawn = overlay.draw(frame, result_of(masks))
+    drawn = drawn_on(frame, masks)
     assert np.array_equal(drawn, frame)
     assert not np.shares_memory(drawn, frame)
 
 
 def test_tiny_frame():
     frame = np.zeros((4, 4, 3), np.uint8)
-    logits = np.ones((1, 4, 4), np.float32)
-    ones = np.ones(1, np.float32)
-    drawn = overlay.draw(frame, FrameResult(0, (123456,), logits, ones, ones, (4, 4)))
+    drawn = overlay.draw(frame, result_of({123456: np.ones((4, 4), bool)}, size=(4, 4)))
     assert drawn.shape == (4, 4, 3)
     assert drawn.any()
 
@@ -131,7 +124,7 @@ def test_colours_are_fixed_and_distinct():
 
 def test_ids_that_never_end_do_not_fill_the_memory(frame):
     for first in range(1, 3000, 10):
-        overlay.draw(frame, result_of({first + n: box(8 * n, 8, 8 * n + 8, 16) for n in range(10)}))
+        drawn_on(frame, {first + n: box(8 * n, 8, 8 * n + 8, 16) for n in range(10)})
     assert max(overlay.color.cache_info().currsize, overlay._tint.cache_info().currsize) <= 256
 
 
