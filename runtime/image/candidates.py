@@ -46,15 +46,6 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Patch:
-    """Logits float32 [h,w] of the part of an image whose upper left pixel is `x`, `y`."""
-
-    x: int
-    y: int
-    logits: Floats
-
-
-@dataclass(frozen=True)
 class PackedMask:
     """The bits of a mask within its box. As upstream's, the box ends with the mask's last column and row, inclusive."""
 
@@ -102,15 +93,10 @@ def point_grid(side: int) -> npt.NDArray[np.float64]:
 
 
 def image_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float) -> list[Crop]:
-    """Return the whole image, then for layer i = 1, 2, … its 4^i overlapping crops, column by column.
+    """Return the whole image (H,W), then for layer i = 1, 2, … its 4^i overlapping crops, column by column.
 
-    Args:
-        image_size: (H,W).
-        layers: How many layers beside the whole image.
-        overlap_ratio: Overlap as a fraction of the image's shorter side in layer 1; halved in each further layer.
-
-    Raises:
-        InputError: The image is too small for that many crops.
+    `overlap_ratio` is of the image's shorter side in layer 1, and halves with each further layer. An InputError says
+    that the image is too small for that many crops.
     """
     height, width = image_size
     crops = [Crop((0, 0, width, height), 0)]
@@ -124,19 +110,17 @@ def image_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float) 
     return crops
 
 
-def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[Patch]:
-    """Yield for each mask the part of its logits, resized to `size` (H,W), outside which all are ≤ `level`.
+def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[tuple[int, int, Floats]]:
+    """Resize logits float32 [N,h,w] to `size` (H,W), but of each mask only the part outside which all are ≤ `level`.
 
     Upsampling all candidates of an image in full would take longer than the model on small devices. Bilinear values
     lie between those that they are made of, so nothing above `level` can appear away from the low-resolution pixels
     above it: only their neighbourhood is resized, and the result is the same as with
-    torch.nn.functional.interpolate(align_corners=False). Only values at the edge of a patch that are not above `level`
-    may differ. A mask that is nowhere above `level` gives any part.
+    torch.nn.functional.interpolate(align_corners=False). Only values at the edge of a part that are not above `level`
+    may differ.
 
-    Args:
-        logits: float32 [N,h,w].
-        size: (H,W) of the image or crop.
-        level: The lowest value of interest.
+    Yields:
+        x, y of the part's upper left pixel, and its logits; any part of a mask that is nowhere above `level`.
     """
     above = logits > np.float32(level)
     for mask, in_row, in_column in zip(logits, above.any(axis=2), above.any(axis=1), strict=True):
@@ -146,7 +130,7 @@ def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[Pat
         (top, bottom), (y0, y1) = _aligned(rows, len(mask), size[0])
         (left, right), (x0, x1) = _aligned(columns, mask.shape[1], size[1])
         part = mask[top:bottom, left:right]
-        yield Patch(x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR))
+        yield x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
 
 
 def without_duplicates(candidates: Sequence[Candidate], scores: Sequence[float], threshold: float) -> list[Candidate]:
@@ -176,12 +160,7 @@ def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> npt.ND
     This is torchvision's `nms` (ops/cpu/nms_kernel.cpp), which would bring PyTorch, in its float32 arithmetic.
     cv2.dnn.NMSBoxes agrees for boxes with an area and scores above 0. But it calls two boxes without an area identical
     (masks one pixel wide have such boxes), drops boxes whose score is 0 (cleaned masks have that score) and rounds the
-    threshold to float32.
-
-    Args:
-        boxes: [N,4] x0, y0, x1, y1.
-        scores: [N].
-        threshold: A box goes if its IoU with a better one that stays is above this.
+    threshold to float32. Boxes are [N,4] x0, y0, x1, y1; one goes if its IoU with a better one is above `threshold`.
     """
     order = np.argsort(-np.asarray(scores, np.float32), kind="stable")
     rest = np.asarray(boxes, np.float32).reshape(-1, 4)[order]

@@ -215,14 +215,14 @@ class AutomaticMaskGenerator(Closeable):
             logits, ious, points = logits[good], ious[good], points[good]
         kept = []
         level = self._mask_threshold - self._stability_score_offset
-        for patch, iou, point in zip(patches(logits, crop.size, level), ious, points, strict=True):
-            stability = float(stability_score(patch.logits, self._mask_threshold, self._stability_score_offset))
+        for (x, y, patch), iou, point in zip(patches(logits, crop.size, level), ious, points, strict=True):
+            stability = float(stability_score(patch, self._mask_threshold, self._stability_score_offset))
             if self._stability_score_thresh > 0 and stability < self._stability_score_thresh:
                 continue
             left, top = crop.box[:2]
-            mask = patch.logits > np.float32(self._mask_threshold)
-            x, y = (patch.x, patch.y) if mask.any() else (0, 0)  # upstream's box of an empty mask is the crop's corner
-            packed = PackedMask.pack(mask, (left + x, top + y))
+            mask = patch > np.float32(self._mask_threshold)
+            # Upstream's box of an empty mask is the crop's corner.
+            packed = PackedMask.pack(mask, (left + x, top + y) if mask.any() else (left, top))
             if not crop.cuts(packed.box, image_size):
                 in_image = (float(point[0]) + left, float(point[1]) + top)
                 kept.append(Candidate(packed, float(iou), stability, in_image, crop))

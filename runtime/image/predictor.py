@@ -16,14 +16,15 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
 from sam2edge.runtime.image.components import fill_small_components
-from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.embedding import Embedding, Floats
 from sam2edge.runtime.model.graphs import Graphs
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, upsample
-from sam2edge.runtime.model.prompts import EncodedPrompt
+from sam2edge.runtime.model.prompts import EncodedPrompt, check_arrays, check_logits, check_points
 from sam2edge.runtime.model.resize import check_frame, resize
 
 Prediction = tuple[Floats, Floats, Floats]
+_Prompts = tuple[Array, Array, Floats | None]
+"""Points [N,P,2] in pixels of the image, labels [N,P] and a mask input [N,1,4h,4h] or None."""
 
 _BYTES_PER_PIXEL = 1500
 """Memory that the encoder takes per pixel of its input. Tiny at 1024 was measured at 0.8 to 1.1 GB an image (onnx,
@@ -81,13 +82,10 @@ class ImagePredictor(Closeable):
         return self._images[-1]
 
     def set_image(self, image: object) -> None:
-        """Encode an image for the prompts that follow.
+        """Encode an image for the prompts that follow; raise FrameError for one that is invalid.
 
         Args:
             image: RGB uint8 [H,W,3]: a numpy array or what numpy converts to one, such as a PIL image of mode RGB.
-
-        Raises:
-            FrameError: The image is anything else.
         """
         self.set_embedding(self.encode(image))
 
@@ -99,8 +97,7 @@ class ImagePredictor(Closeable):
     def set_image_batch(self, image_list: Sequence[object]) -> None:
         """Encode several images of any sizes for `predict_batch`; `predict` then uses the last one, as upstream.
 
-        Raises:
-            FrameError: An image is invalid; the message names the first. (`encode_many` skips invalid images.)
+        A FrameError names the first invalid image, if there is one; `encode_many` skips those.
         """
         self._graphs.check_open()
         if not isinstance(image_list, (list, tuple)) or not image_list:
@@ -178,7 +175,7 @@ class ImagePredictor(Closeable):
             PromptError: The prompt is invalid, or no image is set.
         """
         prompt = self.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
-        return self._predict(self.embedding, *prompt, multimask_output, return_logits)
+        return self._predict(self.embedding, prompt, multimask_output, return_logits)
 
     def predict_batch(
         self,
@@ -192,8 +189,7 @@ class ImagePredictor(Closeable):
     ) -> tuple[list[Floats], list[Floats], list[Floats]]:
         """Call `predict` for every image of `set_image_batch`: lists with one entry per image give lists of results.
 
-        Raises:
-            PromptError: A prompt is invalid; the message names the image.
+        A PromptError names the image whose prompt is invalid.
         """
         self._graphs.check_open()
         if not self._is_batch:
@@ -213,8 +209,8 @@ class ImagePredictor(Closeable):
         predictions = []
         for index, (embedding, *values) in enumerate(zip(self._images, *columns, strict=True)):
             try:
-                prompt = self._check(embedding, *values, normalize_coords=normalize_coords)
-                predictions.append(self._predict(embedding, *prompt, multimask_output, return_logits))
+                prompt = self._check(embedding, values, normalize_coords)
+                predictions.append(self._predict(embedding, prompt, multimask_output, return_logits))
             except InputError as error:
                 raise type(error)(f"image {index} of {count}: {error}") from error
         masks, ious, logits = ([of_image[i] for of_image in predictions] for i in range(3))
@@ -227,15 +223,9 @@ class ImagePredictor(Closeable):
         box: npt.ArrayLike | None = None,
         mask_input: npt.ArrayLike | None = None,
         normalize_coords: bool = True,
-    ) -> tuple[Array, Array, Floats | None]:
-        """Return `predict`'s prompt as `decode` takes it: points [N,P,2] in pixels, labels [N,P], logits or None.
-
-        Raises:
-            PromptError: The prompt is invalid, or no image is set.
-        """
-        return self._check(
-            self.embedding, point_coords, point_labels, box, mask_input, normalize_coords=normalize_coords
-        )
+    ) -> _Prompts:
+        """Check `predict`'s prompt; return it for `decode`: points [N,P,2] in pixels, labels [N,P], logits or None."""
+        return self._check(self.embedding, (point_coords, point_labels, box, mask_input), normalize_coords)
 
     def decode(
         self,
@@ -265,24 +255,21 @@ class ImagePredictor(Closeable):
             PromptError: An argument is invalid, or no image is set.
         """
         embedding = self.embedding
-        coordinates, kinds = prompts.check_arrays(points, labels)
+        coordinates, kinds = check_arrays(points, labels)
         n, model = len(coordinates), self.model
-        mask = None if mask_input is None else prompts.check_logits(mask_input, n, model.mask_size)
+        mask = None if mask_input is None else check_logits(mask_input, n, model.mask_size)
         if mask is not None and len(mask) != n:
             raise PromptError(f"mask_input is for {len(mask)} prompts but there are {n}; give one a prompt")
         checks.flag("multimask", multimask, PromptError)
         expected = (n, model.hidden_dim, model.grid, model.grid)
         if features is not None and np.shape(features) != expected:
             raise PromptError(f"features must be {list(expected)} but got shape {list(np.shape(features))}")
-        return self._decode(embedding, coordinates, kinds, mask, multimask, wanted, features)
+        return self._decode(embedding, (coordinates, kinds, mask), multimask, wanted, features)
 
     def get_image_embedding(self) -> Floats:
         """Return the features of the image that is set, float32 [1,C,h,h], or of a batch, [B,C,h,h].
 
         As upstream's, they include the no-memory embedding, which `Embedding.features` do not.
-
-        Raises:
-            PromptError: No image is set.
         """
         images = self._images if self._is_batch else (self.embedding,)
         no_memory = np.array(self.model.no_memory_embedding, np.float32)[:, None, None]
@@ -338,42 +325,28 @@ class ImagePredictor(Closeable):
         for index, shape in group:
             yield index, shape if isinstance(shape, Sam2EdgeError) else next(encoded)
 
-    def _check(
-        self,
-        embedding: Embedding,
-        point_coords: npt.ArrayLike | None,
-        point_labels: npt.ArrayLike | None,
-        box: npt.ArrayLike | None,
-        mask_input: npt.ArrayLike | None,
-        *,
-        normalize_coords: bool,
-    ) -> tuple[Array, Array, Floats | None]:
+    def _check(self, embedding: Embedding, prompt: Sequence[npt.ArrayLike | None], normalize_coords: bool) -> _Prompts:
         checks.flag("normalize_coords", normalize_coords, PromptError)
-        if point_coords is None and point_labels is None and box is None and mask_input is None:
+        if all(value is None for value in prompt):
             raise PromptError("a prompt needs point_coords, a box or a mask_input")
-        points, labels = prompts.check_points(
+        point_coords, point_labels, box, mask_input = prompt
+        points, labels = check_points(
             point_coords, point_labels, box, embedding.size, in_pixels=normalize_coords, several=True
         )
         if mask_input is None:
             return points, labels, None
-        mask = prompts.check_logits(mask_input, len(points), self.model.mask_size)
+        mask = check_logits(mask_input, len(points), self.model.mask_size)
         if len(points) < len(mask):  # one prompt for several masks, or masks alone
             points, labels = np.repeat(points, len(mask), axis=0), np.repeat(labels, len(mask), axis=0)
         return points, labels, mask
 
     def _predict(
-        self,
-        embedding: Embedding,
-        points: Array,
-        labels: Array,
-        mask_input: Floats | None,
-        multimask_output: bool,
-        return_logits: bool,
+        self, embedding: Embedding, prompts: _Prompts, multimask_output: bool, return_logits: bool
     ) -> Prediction:
         checks.flag("multimask_output", multimask_output, PromptError)
         checks.flag("return_logits", return_logits, PromptError)
         wanted = ("masks", "ious") if multimask_output else ("mask", "iou")
-        decoded = self._decode(embedding, points, labels, mask_input, multimask_output, wanted)
+        decoded = self._decode(embedding, prompts, multimask_output, wanted)
         logits, ious = (decoded[name] for name in wanted)
         shown = logits
         if self._max_hole_area or self._max_sprinkle_area:
@@ -388,14 +361,13 @@ class ImagePredictor(Closeable):
     def _decode(
         self,
         embedding: Embedding,
-        points: Array,
-        labels: Array,
-        mask_input: Floats | None,
+        prompts: _Prompts,
         multimask: bool,
         wanted: Collection[str],
         features: Floats | None = None,
     ) -> dict[str, Floats]:
-        """Outputs for N prompts, in as few runs as the engines allow."""
+        """Return outputs for N prompts, in as few runs as the engines allow."""
+        points, labels, mask_input = prompts
         n = len(points)
         each = min(n, self._graphs.max_size("mask_decoder", "points") or n)
         runs = []

@@ -98,7 +98,8 @@ class Grabber(Closeable):
     their last frame, or raise what they fail with. The reader of a source that stalls is abandoned: what it still reads
     is thrown away, and it closes the source as soon as it can.
 
-    Use it in one thread; `close` and `statistics` may be called from any.
+    Use it in one thread; `close` and `statistics` may be called from any. `name`, `live`, `width`, `height`, `fps` and
+    `frame_count` are the source's when it was first opened.
 
     Args:
         open: Opens the source, and opens it again after a fault: lambda: CameraSource(0).
@@ -107,14 +108,6 @@ class Grabber(Closeable):
         reconnect: When to open a lost source again.
         stall_timeout: Seconds without a frame, reopening included, after which a live source counts as lost.
         report: Called by `read` with a sentence about every fault.
-
-    Attributes:
-        name: As of the source when it was first opened, like the attributes that follow.
-        live: Whether frames come at their own pace.
-        width: Width of all frames in pixels.
-        height: Height of all frames in pixels.
-        fps: Frames per second; None if unknown.
-        frame_count: How many frames the source claims to hold; None if unknown.
 
     Raises:
         InputError: The policy is unknown or a number is out of range.

@@ -37,11 +37,7 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
 
 
 def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
-    """Return an image as RGB uint8 [H,W,3], turned as its EXIF says, without alpha.
-
-    Raises:
-        MediaError: The file cannot be read, or not as an image.
-    """
+    """Return an image as RGB uint8 [H,W,3], turned as its EXIF says, without alpha; MediaError if that fails."""
     path = user_path(path)
     try:
         if not len(encoded := np.fromfile(path, np.uint8)):
@@ -58,11 +54,7 @@ def read_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
 
 
 def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
-    """Write RGB [H,W,3] or grey [H,W] in the format of the suffix, and make missing folders.
-
-    Raises:
-        MediaError: The file cannot be written.
-    """
+    """Write RGB [H,W,3] or grey [H,W] in the format of the suffix, and make its folder; MediaError if that fails."""
     path = user_path(path)
     encoded = cv2.imencode(path.suffix, pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
     try:

@@ -41,11 +41,7 @@ def encode_uncompressed(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
 
 
 def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """Return the mask (bool [H,W]) of run lengths from `encode` or pycocotools.
-
-    Raises:
-        InputError: `counts` is not a string of run lengths, or they do not add up to `size`.
-    """
+    """Return the mask (bool [H,W]) of run lengths from `encode` or pycocotools; InputError if they are damaged."""
     height, width = rle["size"]
     runs = _unpack(rle["counts"])
     if (runs < 0).any() or runs.sum() != height * width:

@@ -82,17 +82,14 @@ class VideoSink(Sink):
         self._frames += 1
 
     def close(self) -> None:
-        """Finish the video and give it its name. May be called again.
-
-        Raises:
-            MediaError: The video is not complete. (OpenCV does not report a full disk while writing.)
-        """
+        """Finish the video and give it its name; MediaError if it is incomplete. May be called again."""
         if not self._writer.isOpened():
             return
         self._writer.release()
         if not self._frames:
             self._discard()
             return
+        # OpenCV does not report a full disk.
         message = f"{self.path}: could not be written completely; is the disk full?"
         try:
             with VideoSource(self._temporary) as video:
@@ -130,12 +127,7 @@ class MaskSink(Sink):
             raise MediaError(f"{self.directory}: holds PNG files already; remove them or name another directory")
 
     def write(self, frame: Frame, result: FrameResult) -> None:
-        """Write one frame's labels.
-
-        Raises:
-            ObjectIdError: An id is not from 1 to 65535.
-            MediaError: The file cannot be written.
-        """
+        """Write one frame's labels; raise what `label_image` raises, and MediaError if the file cannot be written."""
         path = self.directory / f"{result.frame_index:05d}.png"
         labels = label_image(frame.shape[:2], result.object_ids, result.masks)
         try:
@@ -193,11 +185,7 @@ class JsonSink(Sink):
         self._frames += 1
 
     def close(self) -> None:
-        """Close the file and remove it if it is new and has no line. May be called again.
-
-        Raises:
-            MediaError: The disk is full.
-        """
+        """Close the file, and remove it if it is new and has no line; MediaError if the disk is full."""
         if self._stream.closed:
             return
         try:
@@ -213,8 +201,7 @@ def label_image(
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """Return an image [H,W] whose pixels are the id of the last mask (bool [H,W]) that covers them, 0 for none.
 
-    Raises:
-        ObjectIdError: An id is not from 1 to 65535.
+    An ObjectIdError says that an id is not from 1 to 65535.
     """
     for object_id in object_ids:
         if not 1 <= object_id <= _MAX_LABEL:

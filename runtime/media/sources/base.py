@@ -6,11 +6,14 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sized
+from typing import Generic, TypeVar
 
 from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.types import Frame
+
+Item = TypeVar("Item", bound="Frame | MediaError")
 
 
 class Source(Closeable):
@@ -46,7 +49,21 @@ class Source(Closeable):
         """Make another thread stop waiting for a frame, where that is possible."""
 
 
-class ArraySource(Source):
+class IteratedSource(Source, Generic[Item]):
+    """A source whose frames come from one iterator, which a subclass sets on opening, once it has read the first."""
+
+    _frames: Iterator[Item] = iter(())
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the frames not read yet."""
+        return self._frames
+
+    def close(self) -> None:
+        """Let go of the source; iteration then ends. May be called again."""
+        self._frames = iter(())
+
+
+class ArraySource(IteratedSource[Frame]):
     """Frames from any iterable: a list, or a generator around a camera's own driver.
 
     Args:
@@ -70,15 +87,7 @@ class ArraySource(Source):
         if first is None:
             raise MediaError(f"{name}: there are no frames")
         self.height, self.width = check_frame(first).shape[:2]
-        self._frames: Iterator[Frame] = itertools.chain([first], rest)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames not read yet, unchanged and unchecked."""
-        return self._frames
-
-    def close(self) -> None:
-        """Drop the frames that are left."""
-        self._frames = iter(())
+        self._frames = itertools.chain([first], rest)
 
 
 def known(value: float) -> float | None:

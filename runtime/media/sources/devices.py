@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import cv2
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.media.sources.base import Source, known
+from sam2edge.runtime.media.sources.base import IteratedSource, known
 from sam2edge.types import Frame
 
 _CAMERA_BACKEND = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
@@ -19,7 +19,7 @@ _WARM_UP = 10  # broken frames to skip on opening: some USB cameras start with a
 _MAX_FPS = 1000.0  # FFmpeg gives the stream's clock (90000) where it knows no rate
 
 
-class _Capture(Source):
+class _Capture(IteratedSource[Frame | MediaError]):
     """A live source that reads an opened cv2.VideoCapture; `advice` says what to do if it gives no picture."""
 
     live = True
@@ -37,13 +37,9 @@ class _Capture(Source):
         self.fps = fps if fps and fps <= _MAX_FPS else None
         self._frames = itertools.chain([first], rest)
 
-    def __iter__(self) -> Iterator[Frame | MediaError]:
-        """Yield frames as they come."""
-        return self._frames
-
     def close(self) -> None:
         """Release the camera or stream; iteration then ends. May be called again."""
-        self._frames = itertools.chain()
+        super().close()
         self._capture.release()
 
     def _read(self) -> Iterator[Frame | MediaError]:

@@ -13,14 +13,14 @@ import cv2
 from sam2edge.errors import MediaError
 from sam2edge.files import user_path
 from sam2edge.runtime.media.image_files import find_images, read_image
-from sam2edge.runtime.media.sources.base import Source, known
+from sam2edge.runtime.media.sources.base import IteratedSource, known
 from sam2edge.types import Frame
 
 # FFmpeg plays .txt and .nfo files as ANSI art; nobody wants to track in those.
 _TEXT = cv2.VideoWriter.fourcc(*"ansi")
 
 
-class VideoSource(Source):
+class VideoSource(IteratedSource[Frame]):
     """The frames of a video file, each a new contiguous RGB uint8 [H,W,3], turned as the file's orientation says.
 
     The first frame is decoded on opening: a file without a picture fails then and not in the middle of the work.
@@ -37,38 +37,31 @@ class VideoSource(Source):
         self.path = user_path(path)
         self.name = str(self.path)
         self._capture = open_capture(self.path)
-        first = self._decode()
+        rest = self._read()
+        first = next(rest, None)
         if first is None:
             self.close()
             raise MediaError(f"{self.path}: its first frame cannot be decoded: damaged, or a codec OpenCV lacks")
-        self._first: Frame | None = first
+        self._frames = itertools.chain([first], rest)
         self.height, self.width = first.shape[:2]
         self.fps = known(self._capture.get(cv2.CAP_PROP_FPS))
         frames = known(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = None if frames is None else int(frames)
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames not read yet."""
-        while (frame := self._next()) is not None:
-            yield frame
-
     def close(self) -> None:
         """Release the file; iteration then ends. May be called again."""
-        self._first = None
+        super().close()
         self._capture.release()
 
-    def _next(self) -> Frame | None:
-        if self._first is None:
-            return self._decode()
-        first, self._first = self._first, None
-        return first
-
-    def _decode(self) -> Frame | None:
-        decoded, frame = self._capture.read()
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if decoded else None
+    def _read(self) -> Iterator[Frame]:
+        while True:
+            decoded, frame = self._capture.read()
+            if not decoded:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-class ImageFolderSource(Source):
+class ImageFolderSource(IteratedSource[Frame | MediaError]):
     """The images of a folder, or those that match a pattern, ordered by the numbers in their names.
 
     An image that cannot be read is a broken frame, not the end; `width` and `height` are those of the first that can.
@@ -96,15 +89,7 @@ class ImageFolderSource(Source):
                 break
         else:
             raise MediaError(f"{self.name}: none of its {len(files)} images can be read; the first: {start[0]}")
-        self._frames: Iterator[Frame | MediaError] = itertools.chain(start, rest)
-
-    def __iter__(self) -> Iterator[Frame | MediaError]:
-        """Yield the images not read yet."""
-        return self._frames
-
-    def close(self) -> None:
-        """Drop the images that are left."""
-        self._frames = iter(())
+        self._frames = itertools.chain(start, rest)
 
 
 def open_capture(path: Path) -> cv2.VideoCapture:

@@ -92,13 +92,13 @@ def test_patches_are_what_upsampling_in_full_gives(size: tuple[int, int], side: 
     level = -3.0
     full = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=False)
     smaller = 0
-    for expected, patch in zip(full[0].numpy(), patches(logits, size, level), strict=True):
-        height, width = patch.logits.shape
+    for expected, (x, y, patch) in zip(full[0].numpy(), patches(logits, size, level), strict=True):
+        height, width = patch.shape
         placed = np.full(size, level - 1, np.float32)
-        placed[patch.y : patch.y + height, patch.x : patch.x + width] = patch.logits
+        placed[y : y + height, x : x + width] = patch
         seen = (expected > level + 1e-4) | (placed > level + 1e-4)
         assert np.abs(placed - expected)[seen].max(initial=0) < 1e-4
-        smaller += patch.logits.size < expected.size
+        smaller += patch.size < expected.size
     assert smaller >= (1 if size == (768, 1024) else 0)
 
 
