@@ -20,13 +20,9 @@ import pycocotools.mask
 import pytest
 from pycocotools.coco import COCO
 
-from sam2edge import Bundle, VideoTracker
+from sam2edge import Bundle, CallbackSink, Grabber, MediaError, Reconnect, VideoSource, VideoTracker
 from sam2edge.bundle import GRAPHS
-from sam2edge.errors import MediaError
 from sam2edge.runtime.media import rle
-from sam2edge.runtime.media.grabber import Grabber, Reconnect
-from sam2edge.runtime.media.sinks import CallbackSink
-from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import NANO, REPO
 from tests.helpers import CLIP, clip_frames, iou, true_masks
 from tests.simulated import Simulated, failing, opening
@@ -34,47 +30,69 @@ from tests.simulated import Simulated, failing, opening
 BALL, BLOCK = "101,47,176,122", "220,18,305,103"
 
 
-def run(script: str, *arguments: Path | str) -> str:
+def start(script: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPO / "samples" / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def run(script: str, *arguments: Path | str) -> str:
+    done = start(script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def assert_rows(output: str, patterns: list[str]) -> None:
+    """Check that the output has a row for each pattern, in their order."""
+    rows = output.splitlines()
+    assert len(rows) == len(patterns), output
+    for row, pattern in zip(rows, patterns, strict=True):
+        assert re.fullmatch(pattern, row), row
+
+
 def mean_iou(output: str) -> float:
-    (found,) = re.findall(r"mean IoU over all \d+ objects in view: ([\d.]+)", output)
-    return float(found)
+    (score,) = re.findall(r"mean IoU over all \d+ objects in view: ([\d.]+)", output)
+    return float(score)
 
 
-def test_mask_generator_speed(nano: Bundle, tmp_path: Path) -> None:
-    image = tmp_path / "noise.png"
-    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
-    printed = run("mask_generator_speed.py", nano.path, image, "1")
-    rows = re.findall(r"^(.*): [\d.]+ s, [\d.]+ × the bare runs$", printed, re.MULTILINE)
-    assert rows == ["bare runs", "defaults", "half of the candidates pass"]
+SPEEDS = {
+    "mask_generator_speed.py": (
+        ("noise.png", "1"),
+        [
+            *(rf"{name}: \d+ masks" for name in ("defaults", "half of the candidates pass")),
+            *(
+                rf"{name}: [\d.]+ s, [\d.]+ × the bare runs"
+                for name in ("bare runs", "defaults", "half of the candidates pass")
+            ),
+        ],
+    ),
+    "predict_speed.py": (
+        ("noise.png", "1"),
+        [rf"{masks}: decoder [\d.]+ ms, predict [\d.]+ × that" for masks in ("three masks", "one mask")],
+    ),
+    "objects_speed.py": (
+        ("3", "1"),
+        [
+            r"3 objects: one tracker [\d.]+ ms a frame, 3 trackers [\d.]+ ms, [\d.]+ ×",
+            r"IoU of the two ways' masks: at least 1\.0000",
+        ],
+    ),
+    "stream_speed.py": (
+        ("60", "1"),
+        [
+            rf"{source}, {mode}: [\d.]+ frames/s, delay p50 \d+ ms, p99 \d+ ms, dropped {dropped} of 120"
+            for source, dropped in (("file", "0"), ("camera of 60 fps", r"\d+"))
+            for mode in ("latency", "throughput")
+        ],
+    ),
+}
 
 
-def test_predict_speed(nano: Bundle, tmp_path: Path) -> None:
-    image = tmp_path / "noise.png"
-    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
-    printed = run("predict_speed.py", nano.path, image, "1")
-    rows = re.findall(r"^(.*): decoder [\d.]+ ms, predict [\d.]+ × that$", printed, re.MULTILINE)
-    assert rows == ["three masks", "one mask"]
-
-
-def test_objects_speed(nano: Bundle) -> None:
-    speed, agreement = run("objects_speed.py", nano.path, "3", "1").splitlines()
-    assert re.fullmatch(r"3 objects: one tracker [\d.]+ ms a frame, 3 trackers [\d.]+ ms, [\d.]+ ×", speed)
-    assert agreement == "IoU of the two ways' masks: at least 1.0000"
-
-
-def test_stream_speed(nano: Bundle) -> None:
-    rows = run("stream_speed.py", nano.path, "60", "1").splitlines()
-    assert [row.split(":")[0] for row in rows] == [
-        f"{source}, {mode}" for source in ("file", "camera of 60 fps") for mode in ("latency", "throughput")
-    ]
-    assert all(re.search(r"frames/s, delay p50 \d+ ms, p99 \d+ ms, dropped \d+ of 120$", row) for row in rows)
-    assert [row.split("dropped ")[1] for row in rows[:2]] == ["0 of 120"] * 2
+@pytest.mark.parametrize("script", SPEEDS)
+def test_speed(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("noise.png", np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    arguments, rows = SPEEDS[script]
+    assert_rows(run(script, nano.path, *arguments), rows)
 
 
 def test_demo_with_pooled_memory(pooled: Bundle, tmp_path: Path) -> None:
@@ -91,7 +109,7 @@ def test_demo_is_as_good_as_pytorch(nano: Bundle, tmp_path: Path) -> None:
 
 
 def test_knob_costs(nano: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row a setting; here two settings and one clip."""
+    """It prints a row per setting; here two settings and one clip."""
     monkeypatch.syspath_prepend(str(REPO / "samples"))
     knobs = load("knob_costs")
     monkeypatch.setattr(knobs, "SETTINGS", [{"track_every": 4}, {"track_every": 12}])
@@ -104,7 +122,7 @@ def test_knob_costs(nano: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def load(script: str) -> ModuleType:
-    """A sample as a module."""
+    """Return a sample as a module."""
     spec = importlib.util.spec_from_file_location(script, REPO / "samples" / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -119,7 +137,7 @@ def tracks(file: Path) -> list[dict[str, object]]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with two frames of the clip, and a file that is no image."""
+    """A folder with two frames of the clip, and a file that is not an image."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, frame in enumerate(clip_frames(2)):
@@ -129,7 +147,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_readme_lists_every_sample() -> None:
-    """And those to start from, which its first table lists, are short."""
+    """The samples to start from, which its first table lists, are short."""
     folder = REPO / "samples"
     tables = (folder / "README.md").read_text().split("measures itself")
     start, others = (re.findall(r"^\| \[([\w.]+)\]", table, re.MULTILINE) for table in tables)
@@ -154,8 +172,8 @@ def test_track_video(nano: Bundle, tmp_path: Path) -> None:
         rows = {(int(row["frame"]), int(row["object"])): row for row in csv.DictReader(file)}
     for frame in (0, 60):
         ys, xs = np.nonzero(true_masks(1)[frame])
-        found = float(rows[frame, 1]["x"]), float(rows[frame, 1]["y"])
-        assert found == pytest.approx((xs.mean(), ys.mean()), abs=5)
+        centre = float(rows[frame, 1]["x"]), float(rows[frame, 1]["y"])
+        assert centre == pytest.approx((xs.mean(), ys.mean()), abs=5)
     with VideoSource(tmp_path / "tracked.mp4") as video:
         assert len(list(video)) == 120
 
@@ -168,7 +186,7 @@ def test_camera_from_a_file(nano: Bundle, tmp_path: Path) -> None:
 
 
 def test_camera_that_vanishes(nano: Bundle) -> None:
-    """The same object is followed when the camera is back, and nobody is asked for a box again."""
+    """The same object is followed when the camera is back, and the user is not asked for a box again."""
     frames = clip_frames(6)
     before = Simulated(*frames[:3], failing(MediaError("unplugged")), size=(240, 320))
     after = Simulated(*frames[3:], failing(MediaError("unplugged")), size=(240, 320))
@@ -178,7 +196,7 @@ def test_camera_that_vanishes(nano: Bundle) -> None:
     with (
         VideoTracker(nano) as tracker,
         Grabber(opening(before, after), "every", reconnect=reconnect) as grabber,
-        pytest.raises(MediaError, match="given up"),
+        pytest.raises(MediaError, match="gave up after 1 attempts"),
     ):
         load("camera").follow(grabber, tracker, lambda frame: asked.append(1) or (101, 47, 176, 122), [sink])
     assert len(asked) == 1
@@ -216,9 +234,9 @@ def test_detector_boxes(nano: Bundle, tmp_path: Path) -> None:
     file = tmp_path / "tracks.jsonl"
     printed = run("detector_boxes.py", nano.path, CLIP, file).splitlines()
     assert [line.split(" at")[0] for line in printed] == [f"frame 0: object {n}" for n in (1, 2, 3)]
-    objects = {one["id"]: rle.decode(one["segmentation"]) for one in tracks(file)[20]["objects"]}
+    masks = [rle.decode(tracked["segmentation"]) for tracked in tracks(file)[20]["objects"]]
     for true in (1, 2, 3):
-        assert max(iou(mask, true_masks(true)[20]) for mask in objects.values()) > 0.7
+        assert max(iou(mask, true_masks(true)[20]) for mask in masks) > 0.7
 
 
 def test_boxes_of_another_detector(nano: Bundle, tmp_path: Path) -> None:
@@ -295,9 +313,9 @@ def test_label_folder(nano: Bundle, photos: Path, tmp_path: Path) -> None:
     assert re.search(r"masks on 2 images, 1 left out$", printed)
     data = COCO(str(file))  # checks and indexes it
     assert [image["file_name"] for image in data.loadImgs(data.getImgIds())] == ["0.png", "1.png"]
-    found = data.loadAnns(data.getAnnIds(imgIds=1, catIds=1))
-    assert all(one["bbox"] == pycocotools.mask.toBbox(one["segmentation"]).tolist() for one in found)
-    masks = [rle.decode(one["segmentation"]) for one in found]
+    labels = data.loadAnns(data.getAnnIds(imgIds=1, catIds=1))
+    assert all(label["bbox"] == pycocotools.mask.toBbox(label["segmentation"]).tolist() for label in labels)
+    masks = [rle.decode(label["segmentation"]) for label in labels]
     for toy in (1, 2, 3):
         assert max(iou(mask, true_masks(toy)[0]) for mask in masks) > 0.8
 
@@ -335,7 +353,7 @@ def test_orin(tmp_path: Path) -> None:
 def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     few = ("--backend", "onnx", "--objects", "2", "--frames", "3", "--long", "5", "--source", NANO)
-    rows = run("gpu_speed.py", nano.path, *few, "--csv", table).splitlines()
+    printed = run("gpu_speed.py", nano.path, *few, "--csv", table)
     times = r"median [\d.]+ ms, p99 [\d.]+, first \d+"
     graphs = ", ".join(rf"{graph} [\d.]+ ms" for graph in (*GRAPHS, "rest"))
     bundle = re.escape(str(nano.path))
@@ -345,39 +363,33 @@ def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path) -> None:
         rf"PyTorch eager, 2 objects: {times}; [\d.]+ × ours \(bar: at least 4\)",
         rf"{bundle}, memory over 5 frames: grows by -?[\d.]+ MiB, host and GPU \(bar 8: \w+\)",
     ]
-    assert len(rows) == len(expected)
-    for row, pattern in zip(rows, expected, strict=True):
-        assert re.fullmatch(pattern, row), row
-    assert len(table.read_text().splitlines()) == 1 + len(rows)
+    assert_rows(printed, expected)
+    assert len(table.read_text().splitlines()) == 1 + len(expected)
 
 
 def test_gpu_speed_with_another_python(nano: Bundle, tmp_path: Path) -> None:
-    """PyTorch's rows run in it, ours do not; one that fails takes no other along."""
-    asked = tmp_path / "asked"
+    """PyTorch's rows run in it, ours do not; a row that fails does not stop the others."""
+    called = tmp_path / "called"
     other = tmp_path / "other python"
-    other.write_text(f'#!/bin/sh\necho "$@" > "{asked}"\necho no torch here >&2\nexit 3\n')
+    other.write_text(f'#!/bin/sh\necho "$@" > "{called}"\necho no torch here >&2\nexit 3\n')
     other.chmod(0o755)
     table = tmp_path / "rows.csv"
     few = ("--backend", "onnx", "--objects", "1", "--frames", "3", "--long", "5", "--csv", table)
-    command = [REPO / "samples" / "gpu_speed.py", nano.path, *few, "--source", NANO, "--python", f"'{other}'"]
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = start("gpu_speed.py", nano.path, *few, "--source", NANO, "--python", f"'{other}'")
     rows = done.stdout.splitlines()
     assert (done.returncode, len(rows)) == (1, 4)
     assert re.fullmatch(r"PyTorch eager, 1 objects: the row PyTorch, .* failed: no torch here", rows[2])
     assert "grows by" in rows[3]
-    assert asked.read_text().startswith("-m sam2edge.bench.worker ")
+    assert called.read_text().startswith("-m sam2edge.bench.worker ")
     assert len(table.read_text().splitlines()) == 1 + 3
 
 
 def test_gpu_speed_says_what_is_missing(nano: Bundle) -> None:
-    command = [sys.executable, str(REPO / "samples" / "gpu_speed.py"), str(nano.path), "--source", "m", "--compile"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    missing, said, *rows = done.stderr.splitlines()
+    done = start("gpu_speed.py", nano.path, "--source", "m", "--compile")
+    missing, heading, *rows = done.stderr.splitlines()
     assert done.returncode == 1
     assert missing.startswith("the backend tensorrt does not run here: ")
-    assert said == "Rows that would be printed:"
+    assert heading == "Rows that would be printed:"
     assert rows == [
         *(f"  {nano.path} (custom), track, {n} objects" for n in (1, 4, 8)),
         f"  {nano.path} (custom), stages, 1 objects",

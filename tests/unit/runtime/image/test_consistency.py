@@ -33,8 +33,8 @@ def test_consistency(predictor: ImagePredictor) -> None:
 
 def test_consistency_is_one_without_perturbation(predictor: ImagePredictor) -> None:
     low = predictor.predict(box=BALL, multimask_output=False)[2]
-    found = consistency(predictor, [(138, 84)], [1], BALL, low, jitter=0, noise=0)
-    np.testing.assert_allclose(found, 1)
+    agreement = consistency(predictor, [(138, 84)], [1], BALL, low, jitter=0, noise=0)
+    np.testing.assert_allclose(agreement, 1)
 
 
 def test_consistency_is_repeatable(predictor: ImagePredictor) -> None:
@@ -56,7 +56,7 @@ def test_consistency_is_the_mean_of_pairs(predictor: ImagePredictor, monkeypatch
 
     monkeypatch.setattr(predictor, "decode", recorded)
     box = np.array(BALL)
-    found = consistency(predictor, [(2, 238), (138, 84)], [0, 1], box, multimask_output=False, n=5, jitter=0.1)
+    agreement = consistency(predictor, [(2, 238), (138, 84)], [0, 1], box, multimask_output=False, n=5, jitter=0.1)
     ((points, labels, mask_input, multimask), kwargs, decoded), *others = runs
     assert not others
     assert (mask_input, multimask) == (None, False)
@@ -69,8 +69,8 @@ def test_consistency_is_the_mean_of_pairs(predictor: ImagePredictor, monkeypatch
     assert np.std(kwargs["features"] - features) == pytest.approx(0.05 * features.std(), rel=0.02)
     masks = decoded["mask"][:, 0] > 0
     pairs = [(masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum() for i in range(5) for j in range(i)]
-    assert found[0] == pytest.approx(np.mean(pairs), rel=1e-6)
-    assert 0 < found[0] < 1
+    assert agreement[0] == pytest.approx(np.mean(pairs), rel=1e-6)
+    assert 0 < agreement[0] < 1
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_consistency_is_the_mean_of_pairs(predictor: ImagePredictor, monkeypatch
         ({"noise": "some"}, InputError, "noise must be a finite number"),
         ({"multimask_output": 1}, InputError, "multimask_output must be True or False"),
         ({"normalize_coords": 0}, InputError, "normalize_coords must be True or False"),
-        ({"box": [BALL, BLOCK]}, PromptError, "of one prompt but got 2; call it for each"),
+        ({"box": [BALL, BLOCK]}, PromptError, "takes one prompt but got 2; call it for each"),
         ({"box": (9, 9, 5, 5)}, PromptError, "inverted"),
         ({"box": None}, PromptError, "needs point_coords, a box or a mask_input"),
         ({"point_coords": [(5, 5)]}, PromptError, "given without point_labels"),

@@ -1,13 +1,14 @@
-"""What the words of the command line stand for."""
+"""What open_source opens, and frames from arrays."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sam2edge.errors import InputError
+from sam2edge.errors import FrameError, InputError, MediaError
 from sam2edge.runtime.media import sources
 from sam2edge.runtime.media.image_files import write_image
-from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource, csi_pipeline, open_source
+from sam2edge.runtime.media.sources import ArraySource, ImageFolderSource, VideoSource, csi_pipeline, open_source
 from tests.conftest import REPO
 from tests.simulated import grey
 
@@ -83,3 +84,35 @@ def test_csi_pipeline():
         "nvarguscamerasrc sensor-id=1 ! 'video/x-raw(memory:NVMM),width=640,height=480,framerate=60/1' "
         "! nvvidconv ! video/x-raw,format=BGRx"
     )
+
+
+def test_list_of_frames():
+    source = ArraySource([grey(i, (20, 30)) for i in range(3)], fps=5, name="mine")
+    assert (source.name, source.live, source.fps, source.frame_count) == ("mine", False, 5, 3)
+    assert (source.width, source.height) == (30, 20)
+    assert [int(frame[0, 0, 0]) for frame in source] == [0, 1, 2]
+    assert list(source) == []
+
+
+def test_generator_of_frames_is_read_lazily():
+    read = []
+
+    def frames():
+        for i in range(3):
+            read.append(i)
+            yield grey(i)
+
+    source = ArraySource(frames(), live=True)
+    assert (source.live, source.frame_count, read) == (True, None, [0])
+    assert next(iter(source))[0, 0, 0] == 0
+    assert next(iter(source))[0, 0, 0] == 1
+    assert read == [0, 1]
+    source.close()
+    assert list(source) == []
+
+
+def test_what_is_not_a_frame():
+    with pytest.raises(MediaError, match="mine: there are no frames"):
+        ArraySource([], name="mine")
+    with pytest.raises(FrameError, match="must be uint8"):
+        ArraySource([np.zeros((4, 4, 3))])

@@ -1,0 +1,193 @@
+"""Video files and folders of images: what is read from good ones, and a clear error for each kind of bad one."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from sam2edge.errors import MediaError
+from sam2edge.runtime.media.image_files import write_image
+from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource
+from tests.simulated import grey
+
+WIDTH, HEIGHT, FPS = 64, 48, 12.5
+# Frame i is of one colour, RGB; a codec keeps flat colours to within a few grey levels.
+COLOURS = np.array([(250, 10, 20), (10, 240, 20), (30, 20, 230), (200, 200, 10), (128, 128, 128)])
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "colours.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH, HEIGHT))
+    for colour in COLOURS:
+        writer.write(np.full((HEIGHT, WIDTH, 3), colour[::-1], np.uint8))
+    writer.release()
+    return path
+
+
+def test_video_frames_are_rgb_in_order(video):
+    with VideoSource(video) as source:
+        frames = list(source)
+    assert [frame.shape for frame in frames] == [(HEIGHT, WIDTH, 3)] * len(COLOURS)
+    assert all(frame.dtype == np.uint8 and frame.flags.c_contiguous for frame in frames)
+    means = np.array([frame.mean(axis=(0, 1)) for frame in frames])
+    assert np.abs(means - COLOURS).max() < 8
+
+
+def test_video_frames_are_not_overwritten(video):
+    with VideoSource(video) as source:
+        first, *_ = frames = list(source)
+    assert not any(np.shares_memory(first, frame) for frame in frames[1:])
+    assert first[0, 0, 0] > 240
+
+
+def test_video_numbers(video):
+    with VideoSource(str(video)) as source:
+        assert (source.path, source.width, source.height) == (video, WIDTH, HEIGHT)
+        assert source.fps == pytest.approx(FPS)
+        assert source.frame_count == len(COLOURS)
+
+
+def test_unknown_numbers_of_a_video_are_none(video, monkeypatch):
+    real = cv2.VideoCapture
+
+    class Silent:
+        """A capture that knows neither rate nor length, as of a stream."""
+
+        def __init__(self, path):
+            self.read, self.isOpened, self.release = (
+                getattr(real(path), name) for name in ("read", "isOpened", "release")
+            )
+
+        def get(self, what):
+            return {cv2.CAP_PROP_FPS: float("nan"), cv2.CAP_PROP_FRAME_COUNT: -1.0}.get(what, 0.0)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Silent)
+    source = VideoSource(video)
+    assert (source.fps, source.frame_count) == (None, None)
+
+
+def test_video_is_read_once_and_in_parts(video):
+    source = VideoSource(video)
+    first = next(iter(source))
+    rest = list(source)
+    assert first[0, 0, 0] > 240
+    assert len(rest) == len(COLOURS) - 1
+    assert list(source) == []
+
+
+def test_closed_video_ends(video):
+    with VideoSource(video) as source:
+        next(iter(source))
+    source.close()
+    assert list(source) == []
+
+
+def test_video_whose_name_looks_like_an_address(video, monkeypatch):
+    """As recorders name their files; FFmpeg would look for a protocol "2026-11-21T12"."""
+    monkeypatch.chdir(video.parent)
+    video.rename("2026-11-21T12:30.mp4")
+    with VideoSource("2026-11-21T12:30.mp4") as source:
+        assert (source.name, len(list(source))) == ("2026-11-21T12:30.mp4", source.frame_count)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone.mp4", "no such video file"),
+        ("x" * 300 + ".mp4", "cannot be read: File name too long"),
+        ("directory", "is a directory, expected a video file"),
+        ("empty.mp4", r"the file is empty \(0 bytes\)"),
+        ("notes.mp4", "not a video that OpenCV can open"),
+        ("notes.txt", "not a video that OpenCV can open"),
+    ],
+)
+def test_what_is_not_a_video(tmp_path, name, message):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "empty.mp4").touch()
+    for notes in ("notes.mp4", "notes.txt"):
+        (tmp_path / notes).write_text("no moving picture in here\n" * 100)
+    with pytest.raises(MediaError, match=f"{name}: {message}"):
+        VideoSource(tmp_path / name)
+
+
+def test_video_without_permission(video, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.R_OK)  # for root, too
+    with pytest.raises(MediaError, match=r"\.mp4: cannot be read: Permission denied"):
+        VideoSource(video)
+
+
+def test_video_cut_short(video):
+    video.write_bytes(video.read_bytes()[:200])
+    with pytest.raises(MediaError, match="or one cut short"):
+        VideoSource(video)
+
+
+def test_video_whose_first_frame_cannot_be_decoded(video):
+    content = video.read_bytes()
+    start = content.index(b"mdat") + 4
+    end = content.index(b"moov") - 4
+    video.write_bytes(content[:start] + b"\xaa" * (end - start) + content[end:])
+    with pytest.raises(MediaError, match="its first frame cannot be decoded"):
+        VideoSource(video)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """frame1.png has the value 1, and so on; in alphabetical order 10 would come before 2."""
+    for i in (1, 2, 10, 11):
+        write_image(tmp_path / f"frame{i}.png", grey(i, (20, 30)))
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def values(source):
+    return [str(item) if isinstance(item, MediaError) else int(item[0, 0, 0]) for item in source]
+
+
+def test_images_are_ordered_by_the_numbers_in_their_names(folder):
+    with ImageFolderSource(folder, fps=4) as source:
+        assert (source.width, source.height, source.frame_count, source.fps) == (30, 20, 4, 4)
+        assert (source.live, source.name) == (False, str(folder))
+        assert values(source) == [1, 2, 10, 11]
+        assert values(source) == []
+
+
+def test_images_are_rgb(tmp_path):
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[:] = (250, 100, 3)
+    write_image(tmp_path / "a.png", pixels)
+    assert np.array_equal(next(iter(ImageFolderSource(tmp_path))), pixels)
+
+
+def test_images_of_a_pattern(folder):
+    assert values(ImageFolderSource(f"{folder}/frame1*.png")) == [1, 10, 11]
+
+
+@pytest.mark.parametrize("broken", [1, 2, 11])
+def test_broken_image_is_not_the_end(folder, broken):
+    path = folder / f"frame{broken}.png"
+    path.write_bytes(path.read_bytes()[:20])
+    source = ImageFolderSource(folder)
+    assert (source.width, source.height, source.frame_count) == (30, 20, 4)
+    message = f"{path}: no image that OpenCV can read: another kind of file, or one cut short"
+    assert values(source) == [message if i == broken else i for i in (1, 2, 10, 11)]
+
+
+def test_folder_of_broken_images(folder):
+    for path in folder.glob("*.png"):
+        path.write_bytes(b"broken")
+    with pytest.raises(MediaError, match=r"none of its 4 images can be read; the first: .*frame1\.png: no image"):
+        ImageFolderSource(folder)
+
+
+def test_folder_without_images(tmp_path):
+    with pytest.raises(MediaError, match="no images in this folder"):
+        ImageFolderSource(tmp_path)
+
+
+def test_closed_folder(folder):
+    source = ImageFolderSource(folder)
+    source.close()
+    assert values(source) == []
