@@ -1,4 +1,4 @@
-"""Small holes and islands on drawn masks."""
+"""Small holes and islands of drawn masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sam2edge.runtime.image.components import fill_small_components, remove_smal
 
 
 def drawn() -> np.ndarray:
-    """A square of 20×20 with a hole of 2×2 and one of 4×4, and islands of 3×3 and 1."""
+    """Return a square of 20×20 with holes of 2×2 and 4×4, and islands of 3×3 and 1×1."""
     mask = np.zeros((40, 40), bool)
     mask[2:22, 2:22] = True
     mask[5:7, 5:7] = False
@@ -22,26 +22,26 @@ def test_holes_and_islands() -> None:
     expected = drawn()
     expected[5:7, 5:7] = True
     expected[37, 37] = False
-    found, changed = remove_small_components(drawn(), 5)
+    cleaned, changed = remove_small_components(drawn(), 5)
     assert changed
-    assert found.dtype == np.bool_
-    assert np.array_equal(found, expected)
+    assert cleaned.dtype == np.bool_
+    assert np.array_equal(cleaned, expected)
 
 
 def test_what_is_large_enough_stays() -> None:
     mask = drawn()
-    found, changed = remove_small_components(mask, 1)
+    cleaned, changed = remove_small_components(mask, 1)
     assert not changed
-    assert found is mask
+    assert cleaned is mask
 
 
 def test_the_largest_island_stays() -> None:
     mask = np.zeros((20, 20), bool)
     mask[2:5, 2:5] = True
     mask[10, 10] = True
-    found, changed = remove_small_components(mask, 100)
+    cleaned, changed = remove_small_components(mask, 100)
     assert changed
-    assert found.sum() == 9
+    assert cleaned.sum() == 9
 
 
 def test_corners_touch() -> None:
@@ -52,9 +52,9 @@ def test_corners_touch() -> None:
 
 def test_empty_and_full() -> None:
     for mask in (np.zeros((9, 9), bool), np.ones((9, 9), bool)):
-        found, changed = remove_small_components(mask, 50)
+        cleaned, changed = remove_small_components(mask, 50)
         assert not changed
-        assert np.array_equal(found, mask)
+        assert np.array_equal(cleaned, mask)
 
 
 def test_logits_of_small_holes_and_islands_are_filled_and_cleared() -> None:

@@ -1,6 +1,6 @@
 """The mask generator on a drawn model whose masks are known, and everything that can be wrong with its arguments.
 
-That it finds what upstream's finds is in tests/conformance.
+tests/conformance compares it with upstream's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMAGE = np.zeros((96, 128, 3), np.uint8)
 
 
 class DrawnPredictor(ImagePredictor):
-    """Each point gets three squares around it, of sides 1/8, 1/4 and 1 of the image; the first is the best."""
+    """Gives each point three squares around it, with sides 1/8, 1/4 and 1 of the image's; the first is the best."""
 
     def __init__(self) -> None:
         self.images: list[tuple[int, ...]] = []
@@ -108,11 +108,10 @@ def test_mask_threshold() -> None:
     assert shrunk < plain
 
 
-def test_duplicates_go() -> None:
+def test_duplicates_are_dropped() -> None:
     grid = np.array([[0.5, 0.5], [0.505, 0.5]])
     for threshold, count in ((0.7, 2), (1.0, 4)):
-        found = generate(points_per_side=None, point_grids=[grid], box_nms_thresh=threshold)
-        assert len(found) == count
+        assert len(generate(points_per_side=None, point_grids=[grid], box_nms_thresh=threshold)) == count
     assert generate(points_per_side=None, point_grids=[grid])[0]["point_coords"] == [[64.0, 48.0]]
 
 
@@ -126,9 +125,9 @@ def test_crops() -> None:
     assert predictor.resets == 1
     boxes = [tuple(record["crop_box"]) for record in records]
     assert boxes[-1] == (0, 0, 640, 480), "masks of smaller crops first"
-    # What the second point finds is cut off by every crop but the last one, whose corner is the image's.
-    found = {(box, tuple(record["point_coords"][0])) for box, record in zip(boxes, records, strict=True)}
-    corner = {box for box, (x, y) in found if (x - box[0]) > 0.9 * box[2]}
+    # The second point's masks are cut off by every crop but the last one, whose corner is the image's.
+    points = {(box, tuple(record["point_coords"][0])) for box, record in zip(boxes, records, strict=True)}
+    corner = {box for box, (x, y) in points if (x - box[0]) > 0.9 * box[2]}
     assert corner == {(239.0, 159.0, 401.0, 321.0)}
 
 
@@ -141,9 +140,10 @@ def test_downscaled_grids() -> None:
 
 def test_batches_change_nothing() -> None:
     predictor = DrawnPredictor()
-    found = AutomaticMaskGenerator(predictor, 5, 7, stability_score_thresh=0.2).generate(IMAGE)
+    records = AutomaticMaskGenerator(predictor, 5, 7, stability_score_thresh=0.2).generate(IMAGE)
     assert [run[0] for run in predictor.runs] == [7, 7, 7, 4]
-    assert [one["point_coords"] for one in found] == [one["point_coords"] for one in generate(points_per_side=5)]
+    expected = [record["point_coords"] for record in generate(points_per_side=5)]
+    assert [record["point_coords"] for record in records] == expected
 
 
 def test_mask_to_mask() -> None:
@@ -186,8 +186,9 @@ def test_nothing_found() -> None:
 def test_empty_masks_have_no_pixels(offset: float) -> None:
     """Thresholds of 0 keep everything, as upstream; with the larger offset there are logits above the lower one."""
     options = {"stability_score_thresh": 0, "stability_score_offset": offset, "mask_threshold": 1000.0}
-    found = generate(points_per_side=1, pred_iou_thresh=0, **options)
-    assert [(one["area"], one["bbox"], one["segmentation"].any()) for one in found] == [(0, [0.0] * 4, False)] * 3
+    for record in (records := generate(points_per_side=1, pred_iou_thresh=0, **options)):
+        assert (record["area"], record["bbox"], record["segmentation"].any()) == (0, [0.0] * 4, False)
+    assert len(records) == 3
 
 
 def test_a_given_predictor_stays_open() -> None:

@@ -228,12 +228,12 @@ def test_batch_is_as_one_image_after_the_other(predictor: ImagePredictor, image:
 def test_batch_with_prompts_of_different_kinds(predictor: ImagePredictor, image: Pixels) -> None:
     low = predictor.predict(**POINT, multimask_output=False)[2]
     predictor.set_image_batch([image] * 3)
-    found = predictor.predict_batch(
+    batch = predictor.predict_batch(
         [POINT["point_coords"], None, None], [[1], None, None], [None, BALL, None], [None, None, low]
     )
     predictor.set_image(image)
     for n, prompt in enumerate(({**POINT}, {"box": BALL}, {"mask_input": low})):
-        assert_close([values[n] for values in found], predictor.predict(**prompt))
+        assert_close([values[n] for values in batch], predictor.predict(**prompt))
 
 
 def sizes(image: Pixels) -> list[Pixels]:
@@ -243,12 +243,12 @@ def sizes(image: Pixels) -> list[Pixels]:
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 50, None])
 def test_encode_many(predictor: ImagePredictor, image: Pixels, batch_size: int | None) -> None:
     images = sizes(image)
-    found = list(predictor.encode_many(images, batch_size))
-    assert [index for index, _ in found] == list(range(7))
-    for (_, embedding), one in zip(found, images, strict=True):
-        expected = predictor.encode(one)
+    encoded = list(predictor.encode_many(images, batch_size))
+    assert [index for index, _ in encoded] == list(range(7))
+    for (_, embedding), alone in zip(encoded, images, strict=True):
+        expected = predictor.encode(alone)
         assert isinstance(embedding, Embedding)
-        assert embedding.size == one.shape[:2]
+        assert embedding.size == alone.shape[:2]
         for name in ("features", "high_res_0", "high_res_1"):
             values = getattr(embedding, name)
             assert not isinstance(values.base, np.ndarray), "a view would keep the whole batch alive"
@@ -267,8 +267,8 @@ def test_bad_images_do_not_lose_the_others(predictor: ImagePredictor, image: Pix
     def load(n: int) -> Any:
         return unreadable(n) if n in (1, 6) else broken.get(n, images[n])
 
-    found = dict(predictor.encode_many(map(load, range(7)), batch_size))
-    assert list(found) == list(range(7))
+    encoded = dict(predictor.encode_many(map(load, range(7)), batch_size))
+    assert list(encoded) == list(range(7))
     words = {
         0: (FrameError, "uint8"),
         1: (MediaError, "1.jpg: cannot be read"),
@@ -276,7 +276,7 @@ def test_bad_images_do_not_lose_the_others(predictor: ImagePredictor, image: Pix
         4: (FrameError, r"\[H,W,3\]"),
         6: (MediaError, "an image cannot be read: 6.jpg"),
     }
-    for n, value in found.items():
+    for n, value in encoded.items():
         if n in words:
             assert type(value) is words[n][0]
             assert words[n][1].replace("\\", "") in str(value)
@@ -528,12 +528,12 @@ def test_mask_threshold(nano: Bundle, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["max_hole_area", "max_sprinkle_area"])
 @pytest.mark.parametrize("value", [-1, np.nan, "9"])
-def test_small_regions_arguments(nano: Bundle, name: str, value: Any) -> None:
+def test_small_component_arguments(nano: Bundle, name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"{name} must be a finite number of at least 0 but got {value!r}"):
         ImagePredictor(nano, **{name: value})
 
 
-def test_small_regions_go_from_the_masks_alone(nano: Bundle, predictor: ImagePredictor, image: Pixels) -> None:
+def test_small_components_go_from_the_masks_alone(nano: Bundle, predictor: ImagePredictor, image: Pixels) -> None:
     plain, _, low = predictor.predict(box=BALL)
     with ImagePredictor(nano, max_hole_area=1e6, max_sprinkle_area=1e6) as filling:
         filling.set_image(image)

@@ -46,9 +46,9 @@ def test_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_there(folder: Path) -> None:
-    found, wrong = find_images([folder / "empty", folder / "in" / "b.png", folder / "gone.png", folder / "*.gif"])
-    assert found == [folder / "in" / "b.png"]
-    assert wrong == [
+    images, problems = find_images([folder / "empty", folder / "in" / "b.png", folder / "gone.png", folder / "*.gif"])
+    assert images == [folder / "in" / "b.png"]
+    assert problems == [
         f"{folder / 'empty'}: no images in this folder (they end with .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
         f"{folder / 'gone.png'}: no such image or folder",
         f"{folder / '*.gif'}: no image matches this pattern",
@@ -56,9 +56,9 @@ def test_what_is_not_there(folder: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_does_not_lose_the_others(folder: Path) -> None:
-    found, wrong = find_images(["x" * 300, folder / "in" / "b.png"])
-    assert found == [folder / "in" / "b.png"]
-    assert wrong == [f"{'x' * 300}: cannot be read: File name too long"]
+    images, problems = find_images(["x" * 300, folder / "in" / "b.png"])
+    assert images == [folder / "in" / "b.png"]
+    assert problems == [f"{'x' * 300}: cannot be read: File name too long"]
 
 
 def test_write_and_read(tmp_path: Path) -> None:
