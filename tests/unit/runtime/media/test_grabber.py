@@ -1,6 +1,6 @@
-"""The grabber, with sources that stall, vanish, change size and send what is no frame.
+"""The grabber, with sources that stall, vanish, change size and send things that are not frames.
 
-Sources wait for events and not for time, wherever the grabber does not measure time itself.
+Sources wait for events, not for time, wherever the grabber does not measure time itself.
 """
 
 import threading
@@ -25,7 +25,7 @@ def values(grabbed):
 def wait_for(condition):
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "this never came"
+        assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.005)
 
 
@@ -46,13 +46,13 @@ def test_every_frame():
     assert source.closed.wait(PATIENCE)
 
 
-def test_every_frame_holds_the_source_up():
+def test_every_frame_makes_the_source_wait():
     source = Simulated(*map(grey, range(50)), live=True)
     with Grabber(lambda: source, "every", stall_timeout=0.1) as grabber:
         first = grabber.read()
-        # Four wait, and the reader holds one.
+        # Four frames wait, and the reader holds one.
         wait_for(lambda: source.given == 6)
-        time.sleep(0.3)  # longer than the stall timeout: a source that is held up does not stall
+        time.sleep(0.3)  # longer than the stall timeout, but a source that has to wait does not stall
         assert source.given == 6
         rest = [grabber.read() for _ in range(49)]
     assert values([first, *rest]) == list(range(50))
@@ -71,7 +71,7 @@ def test_latest_frame():
     assert grabber.statistics == Statistics(delivered=2, dropped=9)
 
 
-def test_latest_frame_of_what_ends():
+def test_latest_frame_of_a_source_that_ends():
     done = threading.Event()
     with Grabber(lambda: Simulated(*map(grey, range(10)), done.set, live=False), "latest") as grabber:
         assert done.wait(PATIENCE)
@@ -79,7 +79,7 @@ def test_latest_frame_of_what_ends():
     assert grabber.statistics == Statistics(delivered=1, dropped=9)
 
 
-def test_what_it_tells_of_the_source():
+def test_numbers_of_the_source():
     with Grabber(lambda: ArraySource([grey(0, (20, 30))], fps=7, name="mine")) as grabber:
         assert (grabber.name, grabber.live, grabber.fps, grabber.frame_count) == ("mine", False, 7, 1)
         assert (grabber.width, grabber.height) == (30, 20)
@@ -111,7 +111,7 @@ def test_broken_frames_are_skipped(live):
     assert values(grabbed) == [0, 1, 2]
     assert [frame.number for frame in grabbed] == [0, 6, 8]
     assert grabber.statistics == Statistics(delivered=3, broken=6)
-    # One report for those that follow each other.
+    # One report for several in a row.
     got_none = "a frame must be a numpy array uint8 [H,W,3] (RGB) but got NoneType"
     assert reports == [f"camera: frame {i} is skipped: {got_none}" for i in (1, 7)]
 
@@ -180,7 +180,7 @@ def test_back_off_and_giving_up():
         assert caught.value.__cause__ is last
         assert grabber.ended
         assert grabber.read() is None
-    # From the start again after the frame in between.
+    # It starts over after the frame in between.
     assert [text.rsplit(" in ")[-1] for text in reports if "trying" in text] == [
         "0.01 s",
         "0.03 s",
@@ -233,7 +233,7 @@ def test_mistake_in_the_source_is_raised_as_it_is():
         assert grabber.ended
 
 
-def test_what_never_worked_is_not_tried_again():
+def test_a_source_that_never_worked_is_not_tried_again():
     tried = []
 
     def open_source():
@@ -248,7 +248,7 @@ def test_what_never_worked_is_not_tried_again():
 # sources that stall
 
 
-def test_stalled_source_is_left_behind():
+def test_stalled_source_is_abandoned():
     release, second_end = threading.Event(), threading.Event()
     stalled = Simulated(grey(0), release, grey(99), grey(99))
     reports = []
@@ -256,7 +256,7 @@ def test_stalled_source_is_left_behind():
     with Grabber(open_next, "every", reconnect=AT_ONCE, stall_timeout=0.2, report=reports.append) as grabber:
         assert values([grabber.read(), grabber.read()]) == [0, 1]
         assert stalled.interrupted
-        # It comes back: its frames are stale, and it is closed.
+        # It comes back, but its frames are stale, and it is closed.
         release.set()
         assert stalled.closed.wait(PATIENCE)
         second_end.set()
@@ -350,7 +350,7 @@ def test_close_from_another_thread_ends_the_iteration(last):
     assert values(got) == [0]
 
 
-def test_close_while_the_source_is_held_up():
+def test_close_while_the_source_waits():
     source = Simulated(*map(grey, range(50)), live=False)
     with Grabber(lambda: source) as grabber:
         wait_for(lambda: source.given == 5)
@@ -363,7 +363,7 @@ def test_close_while_the_source_is_held_up():
 
 
 def test_report_may_use_the_grabber():
-    """It is called without the lock, in the thread that reads."""
+    """It is called without the lock, in the thread that calls read."""
     seen = []
 
     def report(text):

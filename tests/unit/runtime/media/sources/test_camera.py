@@ -1,4 +1,4 @@
-"""Cameras, with a stand-in for OpenCV's class: there is no camera where these tests are run."""
+"""Cameras, with a stand-in for OpenCV's class: the machines that run these tests have no camera."""
 
 import cv2
 import numpy as np
@@ -21,12 +21,12 @@ def device(tmp_path):
 
 @pytest.fixture
 def plug_in(monkeypatch):
-    """Return a function that says what the camera gives: frames, None for a broken one; then it is gone."""
+    """Return a function that makes the camera give these frames (None: a broken one) and then disappear."""
 
     def plug_in(*frames, fps=30.0, opened=True):
         class Capture:
             def __init__(self, *arguments):
-                self.arguments, self.asked, self.released = arguments, {}, False
+                self.arguments, self.requested, self.released = arguments, {}, False
                 self.frames = list(frames)
                 made.append(self)
 
@@ -34,7 +34,7 @@ def plug_in(monkeypatch):
                 return opened
 
             def set(self, what, value):
-                self.asked[what] = value
+                self.requested[what] = value
 
             def get(self, what):
                 return {cv2.CAP_PROP_FPS: fps}[what]
@@ -65,15 +65,15 @@ def test_frames(device, plug_in):
     assert first[0, 0].tolist() == [0, 10, 255]
     assert second[0, 0].tolist() == [1, 11, 0]
     assert made[0].arguments == (device, cv2.CAP_V4L2)
-    assert made[0].asked == {}
+    assert made[0].requested == {}
     assert made[0].released
     assert list(source) == []
 
 
-def test_what_is_asked_for(device, plug_in):
+def test_requested_mode(device, plug_in):
     made = plug_in(BLUE)
     source = CameraSource(device, size=(640, 480), fps=15)
-    assert made[0].asked == {
+    assert made[0].requested == {
         cv2.CAP_PROP_FRAME_WIDTH: 640,
         cv2.CAP_PROP_FRAME_HEIGHT: 480,
         cv2.CAP_PROP_FPS: 15,
@@ -87,7 +87,7 @@ def test_broken_frame_is_not_the_end(device, plug_in):
     assert kinds == [np.ndarray, MediaError, np.ndarray]
 
 
-def test_broken_frames_at_the_start_are_passed_over(device, plug_in):
+def test_broken_frames_at_the_start_are_skipped(device, plug_in):
     plug_in(*[None] * 5, BLUE, BLUE)
     assert [item.shape for item in CameraSource(device)] == [(20, 30, 3)] * 2
 

@@ -1,4 +1,4 @@
-"""GStreamer, with Debian's packages where they are installed."""
+"""GStreamer pipelines; most tests need Debian's packages."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from sam2edge.runtime.media.sources import GStreamerSource
 
 
 def missing():
-    """What these tests need and is not installed."""
+    """Return what these tests need that is not installed."""
     if shutil.which("gst-launch-1.0") is None:
         return ["gst-launch-1.0"]
     elements = ("videotestsrc", "videoconvert", "pngdec", "v4l2src", "pnmenc")
@@ -29,7 +29,7 @@ needs_gstreamer = pytest.mark.skipif(
     bool(missing()),
     reason=f"no {missing()}: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-{{base,good,bad}}",
 )
-# 33 pixels a row: nothing that GStreamer would have to pad is left in the frames.
+# 33 pixels a row, which GStreamer pads: the padding must not be in the frames.
 SMALL = "video/x-raw,width=33,height=21,framerate=30/1"
 
 
@@ -47,7 +47,7 @@ class TestRun:
             frames = list(source)
         assert [frame.shape for frame in frames] == [(21, 33, 3)] * 5
         assert all(frame.dtype == np.uint8 and frame.flags.c_contiguous for frame in frames)
-        # Through YUV, so to within a few grey levels.
+        # Through YUV, so exact to within a few grey levels.
         assert np.abs(np.array(frames, int) - (0, 128, 255)).max() <= 3
         assert not is_running(source)
         assert list(source) == []
@@ -82,7 +82,7 @@ class TestRun:
             GStreamerSource("videotestsrc num-buffers=0")
 
     def test_failure_in_the_middle(self):
-        # The second frame has a size that the filter behind refuses.
+        # The second frame has a size that the filter after it refuses.
         parts = (f"videotestsrc num-buffers=1 ! video/x-raw,width={w},height=24 ! c." for w in (32, 64))
         source = GStreamerSource(f"concat name=c {' '.join(parts)} c. ! video/x-raw,width=32", live=False)
         frames = iter(source)
@@ -102,7 +102,7 @@ class TestRun:
             os.kill(source._process.pid, signal.SIGSTOP)
             with pytest.raises(MediaError, match="no frame for 2 s"):
                 list(source)
-            assert not is_running(source), "killed, since it does not even end by itself"
+            assert not is_running(source), "killed, since it would not end by itself"
 
     def test_interrupt_ends_a_wait(self):
         with GStreamerSource(f"videotestsrc is-live=true ! {SMALL}") as source:
@@ -150,8 +150,8 @@ print(source._process.pid)
 
 
 @pytest.mark.parametrize("what", ["hello", r"P6\n-4 4\n255\n", r"P6\n999999 999999\n255\n"])
-def test_what_is_no_frame(monkeypatch, tmp_path, what):
-    """Even if there is no end of it."""
+def test_output_that_is_not_a_frame(monkeypatch, tmp_path, what):
+    """It is refused even if it never ends."""
     program = tmp_path / "gst-launch-1.0"
     program.write_text(f"#!/bin/sh\nfor fd; do :; done\nwhile printf '{what}'; do :; done >/proc/self/fd/${{fd#fd=}}\n")
     program.chmod(0o755)

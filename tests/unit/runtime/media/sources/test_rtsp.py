@@ -19,7 +19,7 @@ PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-{base,goo
 
 
 class Server:
-    """The server as a process that can be stopped, killed and started again on the same port."""
+    """The server, in a process that can be stopped, killed and started again on the same port."""
 
     def __init__(self):
         self.port = 0
@@ -52,14 +52,14 @@ def server():
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """OpenCV warns of every stream that is lost."""
+    """OpenCV warns about every stream that is lost."""
     before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     yield
     cv2.utils.logging.setLogLevel(before)
 
 
 def is_ball(frame):
-    """A white disc on black, as videotestsrc draws it."""
+    """Return whether the frame shows videotestsrc's ball, a white disc on black."""
     return frame.shape == (120, 160, 3) and frame.max() > 200 and 100 < (frame[..., 0] > 128).sum() < 2500
 
 
@@ -119,7 +119,7 @@ def test_server_that_is_gone(server):
     server.start()
 
 
-def test_password_is_not_told():
+def test_password_stays_out_of_messages():
     with pytest.raises(MediaError) as caught:
         RtspSource("rtsp://admin:secret@127.0.0.1:1/ball", timeout=1)
     assert str(caught.value).startswith("rtsp://…@127.0.0.1:1/ball: cannot be opened")
