@@ -71,7 +71,7 @@ class Reconnect:
 
     Args:
         first: Seconds to wait before the first attempt.
-        factor: By how much each wait is longer than the one before.
+        factor: Each wait is this many times as long as the one before.
         longest: The longest wait in seconds.
         attempts: Attempts in a row without a frame after which to give up; None never gives up.
 
@@ -298,10 +298,8 @@ class Grabber(Closeable):
 class _Reader:
     """A thread that opens a source, hands over its frames until it is told to stop or the source ends, and closes it.
 
-    Attributes (guarded by `changed`):
-        last_frame: When the last frame was taken, or the reader made, in seconds of time.monotonic().
-        ended: Whether no more frames will come.
-        error: What the source failed with; None if it just ended.
+    The condition `changed` guards its attributes: `last_frame`, when the last frame was taken or the reader made, in
+    seconds of time.monotonic(); `ended`, whether no more frames will come; `error`, what the source failed with, if so.
     """
 
     def __init__(
