@@ -13,6 +13,7 @@ from tests.conftest import REPO
 
 PAGES = [
     REPO / "README.md",
+    REPO / "CONTRIBUTING.md",
     *sorted((REPO / "docs").rglob("*.md")),
     REPO / "samples" / "README.md",
     REPO / "samples" / "nano" / "README.md",

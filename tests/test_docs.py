@@ -1,4 +1,4 @@
-"""The page of graphs says what the contract says, examples in Python run, quoted messages exist, the site builds."""
+"""Examples in Python run, the page of graphs says what the contract says, quoted messages exist, the site builds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import sam2edge
 from sam2edge import Bundle
 from sam2edge.bundle import Model, TensorSpec, contract
 from tests.conftest import REPO
+from tests.documents import PAGES
 
 MODEL = Model(1024, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 256)
 SIDES = {"S": 1024, "h": 64, "2h": 128, "4h": 256, "C": 256, "C/4": 64, "C/8": 32, "M": 64}
@@ -42,29 +43,63 @@ def axes(shape: str, sides: dict[str, int]) -> tuple[int | str, ...]:
 
 
 @pytest.fixture
-def run_example(
+def run_examples(
     nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[str], str]:
-    """What a page's only example prints, run in a folder that looks like the repository."""
+) -> Callable[[str], list[str]]:
+    """Run a page's examples in a folder that looks like the repository; return what each prints."""
     (tmp_path / "samples").symlink_to(REPO / "samples")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "nano").symlink_to(nano.path)
     monkeypatch.chdir(tmp_path)
 
-    def run(page: str) -> str:
-        (code,) = re.findall(r"^```python\n(.*?)^```", (REPO / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
-        exec(compile(code, page, "exec"), {})
-        return capsys.readouterr().out
+    def run(page: str) -> list[str]:
+        printed = []
+        for code in re.findall(r"^```python\n(.*?)^```", (REPO / page).read_text(), re.MULTILINE | re.DOTALL):
+            exec(compile(code, page, "exec"), {})
+            printed.append(capsys.readouterr().out)
+        return printed
 
     return run
 
 
-def test_knobs_page(run_example: Callable[[str], str]) -> None:
-    assert run_example("how-to/knobs.md") == "object 3 is lost on frame 49\n"
+def test_readme_example(run_examples: Callable[[str], list[str]]) -> None:
+    (printed,) = run_examples("README.md")
+    rows = [re.fullmatch(r"(\d+) (\d+) \[(.+)\]", line) for line in printed.splitlines()]
+    assert [int(row[1]) for row in rows if row] == list(range(120))
+    assert all(int(row[2]) > 1000 and 0.5 < float(row[3]) <= 1 for row in rows if row)
 
 
-def test_sources_page(run_example: Callable[[str], str], tmp_path: Path) -> None:
-    assert run_example("how-to/sources.md").startswith("Statistics(delivered=120, dropped=0, broken=0,")
+def test_video_examples(run_examples: Callable[[str], list[str]]) -> None:
+    live, whole = (printed.splitlines() for printed in run_examples("docs/how-to/video.md"))
+    rows = [line.split() for line in live]
+    assert {int(object_id) for _, object_id, *_ in rows} == {1, 2}
+    assert int(rows[-1][0]) > 100
+    assert all(0 <= float(iou) <= 1 for *_, iou in rows)
+    assert [int(line.split()[0]) for line in whole] == [*range(60, 120), *range(60, -1, -1)]
+    assert all("[1, 3]" in line for line in whole)
+
+
+def test_image_example(run_examples: Callable[[str], list[str]]) -> None:
+    first, *others = run_examples("docs/how-to/images.md")[0].splitlines()
+    assert first.startswith("(1, 240, 320) ")
+    assert all(0.5 < float(number) <= 1 for number in re.findall(r"\[(.*?)\]", first))
+    assert [line.split()[0] for line in others] == [str(index) for index in range(20)]
+
+
+def test_confidence_example(run_examples: Callable[[str], list[str]]) -> None:
+    (printed,) = run_examples("docs/how-to/confidence.md")
+    rows = [line.split() for line in printed.splitlines()]
+    assert [row[:2] for row in rows[:2]] == [["0", "visible"], ["20", "visible"]]
+    assert ["60", "lost"] in [row[:2] for row in rows] or ["60", "occluded"] in [row[:2] for row in rows]
+
+
+def test_knobs_example(run_examples: Callable[[str], list[str]]) -> None:
+    assert run_examples("docs/how-to/knobs.md") == ["object 3 is lost on frame 49\n"]
+
+
+def test_sources_example(run_examples: Callable[[str], list[str]], tmp_path: Path) -> None:
+    (printed,) = run_examples("docs/how-to/sources.md")
+    assert printed.startswith("Statistics(delivered=120, dropped=0, broken=0,")
     lines = [json.loads(line) for line in (tmp_path / "out" / "tracks.jsonl").read_text().splitlines()]
     assert [line["frame_index"] for line in lines] == list(range(120))
     assert all(line["objects"][0]["visible"] for line in lines[:20])
@@ -90,6 +125,14 @@ def test_quoted_messages_are_those_of_the_code() -> None:
     texts = literals()
     pattern = {quote: ".*".join(map(re.escape, quote.strip("…").split("…"))) for quote in quoted}
     assert [quote for quote in quoted if not any(re.search(pattern[quote], text) for text in texts)] == []
+
+
+def test_pictures() -> None:
+    """They are small enough for a clone and a phone, and each is on a page."""
+    pages = "".join(page.read_text() for page in PAGES)
+    for picture in (REPO / "docs" / "images").iterdir():
+        assert picture.stat().st_size < 1_500_000
+        assert f"images/{picture.name}" in pages
 
 
 def test_site(tmp_path: Path) -> None:
