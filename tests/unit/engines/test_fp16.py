@@ -18,9 +18,9 @@ from sam2edge.export import export
 from sam2edge.export.mask_decoder import Stability
 from sam2edge.export.onnx_file import write_onnx
 from tests.conftest import NANO
-from tests.half_errors import rounded as rounded_bundle, run, track
 from tests.models import write_nano_2_0
-from tests.rounding import with_rounding
+from tools.fp16_errors import rounded as rounded_bundle, run, track
+from tools.rounding import with_rounding
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -1,8 +1,8 @@
-"""What INT8 costs on clips that calibration did not see: the table of docs/calibration.md, on the CPU.
+"""Measure what INT8 costs on clips that calibration did not see: the table of docs/how-to/calibration.md.
 
-    python -m tests.int8_errors BUNDLE
-Calibrates on the bundled clip without the gate. For each clip of samples/knob_costs.py: mean IoU with FP32's masks, and
-J&F with the true ones.
+    python -m tools.int8_errors BUNDLE
+calibrates on the bundled clip without the gate, and prints for each clip of samples/knob_costs.py the mean IoU with
+FP32's masks and J&F with the true ones.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.davis import contour_accuracy, davis_mean, region_similarity
 from sam2edge.engines.fp16 import ISLANDS
 from sam2edge.runtime.model.prompts import Prompt
-from tests.conftest import REPO
-from tests.half_errors import rounded
-from tests.rounding import with_e4m3
+from tools.fp16_errors import rounded
+from tools.rounding import with_e4m3
 
-sys.path.insert(0, str(REPO / "samples"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "samples"))
 import demo
 import knob_costs
 import make_clip
@@ -34,13 +33,13 @@ CLIPS = 7
 
 
 def j_and_f(masks: np.ndarray, true: np.ndarray) -> float:
-    """In percent, over the frames that DAVIS counts."""
+    """Return J&F in percent, over the frames that DAVIS counts."""
     scores = [davis_mean(np.stack([measure(*pair) for pair in zip(masks, true, strict=True)])) for measure in MEASURES]
     return 100 * float(np.mean(scores))
 
 
 def in_e4m3(int8: Bundle, source: Bundle, folder: Path) -> Bundle:
-    """An INT8 bundle with FP8's roundings in place of INT8's; its manifest is not rewritten."""
+    """Write an INT8 bundle with FP8's roundings in place of INT8's; the manifest is not written."""
     (directory := folder / "e4m3").mkdir()
     for name, graph in int8.manifest.graphs.items():
         model = with_e4m3(onnx.load(int8.graph_path(name)), onnx.load(source.graph_path(name)))

@@ -1,8 +1,8 @@
-"""What FP16 costs each output, and which island is needed: the tables of docs/engines.md, on the CPU.
+"""Measure what FP16 costs each output, and which islands are needed: the tables of docs/how-to/engines.md.
 
-    python -m tests.half_errors SOURCE BUNDLE [--clip]
-Errors against the FP32 graphs on the exporter's scenario, relative to the largest magnitude of the output. With --clip
-also the bundled clip, tracked with rounded graphs: IoU with the FP32 masks, and mean IoU with the true ones.
+    python -m tools.fp16_errors SOURCE BUNDLE [--clip]
+prints errors against the FP32 graphs on the exporter's scenario, relative to the largest magnitude of the output. With
+--clip it also tracks the bundled clip with rounded graphs, and prints the IoU with FP32's masks and the true ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sam2edge.export.reference import Reference
 from sam2edge.export.source import load_source
 from sam2edge.runtime.media.sources import VideoSource
 from samples.demo import CLIP, read_truth
-from tests.rounding import with_rounding
+from tools.rounding import with_rounding
 
 CANDIDATES = tuple(
     Fp32Island(graph, nodes, "candidate", optional=True)
@@ -38,7 +38,7 @@ LONG_AGE = 3000
 
 
 def rounded(bundle: Bundle, islands: Collection[Fp32Island], float_tensors: Collection[str], directory: Path) -> Bundle:
-    """The bundle with FP16's roundings in every graph; its manifest is not rewritten."""
+    """Write every graph with the roundings of FP16; the manifest is not written."""
     graphs = {}
     for name in GRAPHS:
         of_graph = [island for island in islands if island.graph == name]
@@ -57,25 +57,28 @@ def run(file: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def cases(source: str, bundle: Bundle) -> dict[str, tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Graph, inputs and FP32 outputs by name of the case."""
+    """Return graph, inputs and FP32 outputs of each case by its name."""
     loaded = load_source(source)
     frames, _ = parity_frames(None, bundle.model.image_size)
     reference = Reference(loaded.model, loaded.mean, loaded.std)
-    found = {}
+    inputs_of = {}
     with torch.inference_mode():
         for graph, inputs, _ in scenario(reference, frames):
             arrays = {name: value.numpy() for name, value in inputs.items()}
-            found[graph] = (graph, arrays)
+            inputs_of[graph] = (graph, arrays)
             if graph == "mask_decoder":  # pixels that FP16 does not have
-                found["mask_decoder, odd points"] = (graph, arrays | {"points": arrays["points"] + np.float32(0.37)})
+                inputs_of["mask_decoder, odd points"] = (
+                    graph,
+                    arrays | {"points": arrays["points"] + np.float32(0.37)},
+                )
             if graph == "memory_attention":
                 age = np.where(arrays["pointer_age"] > 15, LONG_AGE, arrays["pointer_age"])
-                found[f"memory_attention, age {LONG_AGE}"] = (graph, arrays | {"pointer_age": age})
-    return {name: (g, inputs, run(bundle.graph_path(g), inputs)) for name, (g, inputs) in found.items()}
+                inputs_of[f"memory_attention, age {LONG_AGE}"] = (graph, arrays | {"pointer_age": age})
+    return {name: (g, inputs, run(bundle.graph_path(g), inputs)) for name, (g, inputs) in inputs_of.items()}
 
 
 def track(bundle: Bundle) -> np.ndarray:
-    """Masks bool [T,N,H,W] of the clip's objects."""
+    """Track the objects of the bundled clip and return their masks, bool [T,N,H,W]."""
     prompts, _ = read_truth()
     masks = []
     with VideoTracker(bundle) as tracker, VideoSource(CLIP) as frames:
@@ -94,7 +97,7 @@ def main() -> None:
     parser.add_argument("--clip", action="store_true")
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle)
-    found = cases(args.source, bundle)
+    measured = cases(args.source, bundle)
     variants: dict[str, tuple[Collection[Fp32Island], Collection[str]]] = {
         "no island": ((), HOST_TENSORS),
         **{f"only {island.graph} {island.nodes}": ((island,), HOST_TENSORS) for island in ISLANDS},
@@ -113,7 +116,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             changed = rounded(bundle, islands, float_tensors, Path(directory))
             print(f"\n## {variant}")
-            for case, (graph, inputs, expected) in found.items():
+            for case, (graph, inputs, expected) in measured.items():
                 outputs = run(changed.graph_path(graph), inputs)
                 errors = {n: np.abs(outputs[n] - e).max() / np.abs(e).max() for n, e in expected.items()}
                 print(f"{case}: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))

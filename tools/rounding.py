@@ -1,8 +1,7 @@
-"""What an FP16 graph computes where every operator calculates in FP32 and stores FP16, on the CPU; and an FP8 graph.
+"""Emulate on the CPU an FP16 graph whose operators compute in FP32 and store FP16, and an FP8 graph.
 
-ONNX Runtime has few FP16 operators on the CPU. It puts casts around the others and then removes what cancels, even with
-every optimisation disabled: Log(Exp(x)) of an FP16 graph is x, where FP16 overflows. Explicit casts in an FP32 graph
-stay.
+ONNX Runtime has few FP16 operators on the CPU. It adds casts around the others and removes casts that cancel, even with
+all optimisations disabled: then Log(Exp(x)) is x where FP16 overflows. Explicit casts in an FP32 graph stay.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ E4M3_LARGEST = 448
 
 
 def with_rounding(model: ModelProto) -> ModelProto:
-    """The typed graph with FP32 arithmetic, and each of its FP16 tensors rounded to FP16; inputs and outputs FP32."""
+    """Return an FP16 graph as an FP32 graph in which each FP16 tensor is rounded; inputs and outputs are FP32."""
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
     values = (*graph.input, *graph.output, *graph.value_info)
@@ -52,9 +51,9 @@ def with_rounding(model: ModelProto) -> ModelProto:
 
 
 def with_e4m3(int8: ModelProto, source: ModelProto) -> ModelProto:
-    """An INT8 graph of `quantize` with FP8 (E4M3) in place of INT8, by the same ranges; source: its FP32 graph.
+    """Return an INT8 graph of `quantize` with FP8 (E4M3) in the same ranges; `source` is its FP32 graph.
 
-    Casts in place of Q/DQ nodes: ONNX Runtime fuses such nodes with what has no FP8 on the CPU, and then loads nothing.
+    It has casts in place of Q/DQ nodes, which ONNX Runtime would fuse with operators that have no FP8 on the CPU.
     """
     model = onnx.version_converter.convert_version(int8, 19)
     constants = {
