@@ -19,11 +19,11 @@ from sam2edge.calibration.measure.comparison import Comparison, Configuration, M
 from sam2edge.calibration.measure.gate import DEFAULT_GATE, Gate
 from sam2edge.calibration.measure.report import report_directory, write_report
 from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
-from sam2edge.engines.build import EngineBuilder, build, check_asked, check_memory
+from sam2edge.engines.build import EngineBuilder, build, check_bundle_precision, check_memory
 from sam2edge.engines.profiles import PRESETS, Preset
 from sam2edge.errors import GateError, InputError
-from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.base import Backend
+from sam2edge.types import Progress
 
 AUTO = "auto"
 
@@ -43,7 +43,7 @@ def build_checked(
     gate: Gate = DEFAULT_GATE,
     preset: Preset = PRESETS["desktop"],
     force: bool = False,
-    progress: tensorrt_api.Progress = lambda message, fraction: None,
+    progress: Progress = lambda message, fraction: None,
 ) -> tuple[Engines, list[Trial]]:
     """Build engines that track a clip as FP32 does, and write a report into OUT.report.
 
@@ -57,7 +57,7 @@ def build_checked(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     reference = _reference(opened, source)
     if precision != AUTO:
-        check_asked(opened, precision)
+        check_bundle_precision(opened, precision)
     directory = default_directory(opened.path, precision) if out is None else Path(out)
     check_replaceable(directory)
     workshop = EngineBuilder.here(preset)
@@ -116,7 +116,7 @@ def _auto(
     directory: Path,
     workshop: EngineBuilder,
     run: Callable[[str, Engines], Measurement],
-    progress: tensorrt_api.Progress,
+    progress: Progress,
 ) -> tuple[Engines, list[Trial]]:
     """Build every engine that is asked for once, under its own name, and leave those that were chosen."""
     quantized = bundle.manifest.calibration is not None

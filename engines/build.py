@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import onnx
 
@@ -35,6 +33,8 @@ from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BuildError, EngineError, InputError
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.tensorrt import this_target
+from sam2edge.runtime.backends.tensorrt_api import Shapes, TensorRT
+from sam2edge.types import Progress
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -49,25 +49,34 @@ def build(
     preset: Preset = PRESETS["desktop"],
     force: bool = False,
     check: Check = lambda engines: None,
-    progress: tensorrt_api.Progress = lambda message, fraction: None,
+    progress: Progress = lambda message, fraction: None,
 ) -> Engines:
     """Build the engines of a bundle, one graph after the other, which takes minutes.
 
-    out: their directory, BUNDLE.engines/PRECISION by default. precision: "fp16" (the types of the graphs, with the
-    FP32 islands of fp16.py), "fp32", or "int8" for a bundle that `calibrate` wrote, with FP16 around INT8. preset: the
-    sizes that the engines must take, and memory. force: build even what is there already for the same bundle, machine,
-    precision and preset. check: called with the engines at the end; what it raises refuses them. progress: called with
-    a message and the fraction done.
+    Engines that are already at `out` stay until all new ones are built and checked.
 
-    Raises EngineError without TensorRT or a GPU, BuildError when TensorRT fails or an engine got another precision,
-    BundleError, InputError. Engines that were at `out` stay until all new ones are there and checked.
+    Args:
+        bundle: The bundle or its path.
+        out: Directory of the engines; default BUNDLE.engines/PRECISION.
+        precision: "fp16" (with the FP32 islands of fp16.py), "fp32", or "int8" (with FP16 around it) for a bundle that
+            `calibrate` wrote.
+        preset: The sizes that the engines must accept, and how much memory they may take.
+        force: Build again what is there already for the same bundle, machine, precision and preset.
+        check: Called with the engines at the end; they are discarded if it raises.
+        progress: Called with a message and the fraction done.
+
+    Raises:
+        EngineError: There is no TensorRT or GPU.
+        BuildError: TensorRT failed, or an engine got another precision.
+        BundleError: The bundle cannot be used, or the engines not be written.
+        InputError: The bundle has no graphs for this precision.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    check_asked(opened, precision)
-    workshop = EngineBuilder.here(preset)
+    check_bundle_precision(opened, precision)
+    builder = EngineBuilder.here(preset)
     directory = default_directory(opened.path, precision) if out is None else Path(out)
     check_replaceable(directory)
-    if not force and (current := _current(directory, opened, workshop, precision)):
+    if not force and (current := _current(directory, opened, builder, precision)):
         check(current)
         progress("up to date", 1.0)
         return current
@@ -75,49 +84,49 @@ def build(
         engines: dict[str, Engine] = {}
         for index, name in enumerate(ENGINES):
             file = new / f"{name}.engine"
-            engines[name] = workshop.build(opened, name, precision, file, _part(progress, name, index))
+            engines[name] = builder.build(opened, name, precision, file, _part(progress, name, index))
             check_memory(engines, preset)
-        check(workshop.finished(new, precision, engines))
+        check(builder.finished(new, precision, engines))
     progress("done", 1.0)
-    return Engines.open(directory, opened, workshop.target)
+    return Engines.open(directory, opened, builder.target)
 
 
-def check_asked(bundle: Bundle, precision: str) -> None:
-    """InputError for a precision that is unknown, not offered, or not the bundle's."""
+def check_bundle_precision(bundle: Bundle, precision: str) -> None:
+    """Raise InputError for a precision that is unknown, not offered, or not the bundle's."""
     quantized = bundle.manifest.calibration is not None
     if precision == "fp8":
         raise InputError(
-            "fp8 is not offered: it follows FP32 less closely than int8 (docs/calibration.md); use fp16, or int8 for a "
-            "bundle of `sam2edge calibrate`"
+            "fp8 is not offered: it follows FP32 less closely than int8 (docs/explanation/precision.md); use fp16, or "
+            "int8 for a bundle of `sam2edge calibrate`"
         )
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)} but is {precision!r}")
     if quantized and precision != "int8":
         raise InputError(
             f"{bundle.path}: is an INT8 bundle, which has no {precision} graphs; build it with --precision int8, or "
-            "give the bundle it was made of"
+            "give the bundle it was made from"
         )
     if precision == "int8" and not quantized:
-        raise InputError(f"{bundle.path}: is no INT8 bundle; make one of it with `sam2edge calibrate`")
+        raise InputError(f"{bundle.path}: is not an INT8 bundle; make one from it with `sam2edge calibrate`")
 
 
-def _current(directory: Path, bundle: Bundle, workshop: EngineBuilder, precision: str) -> Engines | None:
-    """The engines that are there, if they are what would be built."""
+def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision: str) -> Engines | None:
+    """Return the existing engines if they are what would be built."""
     try:
-        engines = Engines.open(directory, bundle, workshop.target)
+        engines = Engines.open(directory, bundle, builder.target)
         for name in ENGINES:
             engines.read(name)
     except EngineError:
         return None
-    if engines.manifest.engines[RESIZE].graph_sha256 != _graph(bundle, RESIZE).sha256:
+    if engines.manifest.engines[RESIZE].graph_sha256 != _load_graph(bundle, RESIZE)[1]:
         return None
-    manifest, preset = engines.manifest, workshop.preset
+    manifest, preset = engines.manifest, builder.preset
     same = (manifest.precision, manifest.limits, manifest.workspace) == (precision, preset.limits, preset.workspace)
     return engines if same else None
 
 
-def _part(progress: tensorrt_api.Progress, name: str, index: int) -> tensorrt_api.Progress:
-    """Progress of one graph as a part of the whole."""
+def _part(progress: Progress, name: str, index: int) -> Progress:
+    """Turn the progress of one graph into that of the whole build."""
 
     def report(message: str, fraction: float) -> None:
         progress(f"{name}: {message}" if message else name, (index + fraction) / len(ENGINES))
@@ -126,7 +135,7 @@ def _part(progress: tensorrt_api.Progress, name: str, index: int) -> tensorrt_ap
 
 
 def check_memory(engines: dict[str, Engine], preset: Preset) -> None:
-    """BuildError when the engines so far take more than they may; better now than on the last graph or in the field."""
+    """Raise BuildError if the engines so far take too much memory: better now than after the last graph."""
     taken = sum(engine.bytes + engine.activation_bytes for engine in engines.values())
     if preset.memory is not None and taken > preset.memory:
         raise BuildError(
@@ -138,43 +147,33 @@ def check_memory(engines: dict[str, Engine], preset: Preset) -> None:
 
 @dataclass(frozen=True)
 class _Typed:
-    """A graph as it is built: serialised ONNX, and what the engine must be like.
-
-    inputs, outputs: numpy dtype names. float_nodes: nodes that stay FP32. quantized: how many tensors go to INT8.
-    """
+    """A serialised graph, and the types of its engine: dtype names of inputs and outputs, and of what is inside."""
 
     onnx: bytes
     inputs: dict[str, str]
     outputs: dict[str, str]
-    float_nodes: set[str]
+    float_nodes: set[str]  # stay FP32
     small_weights: dict[str, int]
-    quantized: int
+    quantized: int  # how many tensors become INT8
 
     @property
     def half_tensors(self) -> set[str]:
-        """Inputs and outputs that are FP16."""
+        """The inputs and outputs that are FP16."""
         return {name for name, dtype in {**self.inputs, **self.outputs}.items() if dtype == "float16"}
 
 
-@dataclass(frozen=True)
-class _Graph:
-    model: onnx.ModelProto
-    sha256: str
-
-
-def _graph(bundle: Bundle, name: str) -> _Graph:
-    """A graph of the bundle, or the one that resizes frames."""
+def _load_graph(bundle: Bundle, name: str) -> tuple[onnx.ModelProto, str]:
+    """Return a graph of the bundle, or the one that resizes frames, and its sha256."""
     if name != RESIZE:
-        return _Graph(onnx.load(bundle.graph_path(name)), bundle.manifest.graphs[name].sha256)
+        return onnx.load(bundle.graph_path(name)), bundle.manifest.graphs[name].sha256
     model = resize_graph(bundle.model.image_size)
-    return _Graph(model, hashlib.sha256(model.SerializeToString()).hexdigest())
+    return model, hashlib.sha256(model.SerializeToString()).hexdigest()
 
 
 def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool, float_io: bool) -> _Typed:
-    """Give a graph its types. What takes memory beside the result is freed on return.
+    """Give a graph the types of its engine. Intermediate graphs are freed on return.
 
-    half_scales: whether TensorRT reads FP16 around Q/DQ nodes; else the types of the engine come from flags. float_io:
-    see EngineBuilder.build.
+    Unless TensorRT reads `half_scales`, an INT8 graph stays as it is, and flags set the types of its engine.
     """
     float_nodes, small = set[str](), dict[str, int]()
     typed = model
@@ -197,15 +196,15 @@ def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool
 class EngineBuilder:
     """Builds single engines for one machine and preset."""
 
-    trt: ModuleType
+    api: TensorRT
     target: Target
     preset: Preset
 
     @staticmethod
     def here(preset: Preset) -> EngineBuilder:
-        """For this machine. Raises EngineError without TensorRT or a GPU."""
-        trt = tensorrt_api.load()
-        return EngineBuilder(trt, this_target(trt), preset)
+        """Make one for this machine; EngineError without TensorRT or a GPU."""
+        api = tensorrt_api.load()
+        return EngineBuilder(api, this_target(api), preset)
 
     def build(
         self,
@@ -213,97 +212,87 @@ class EngineBuilder:
         name: str,
         precision: str,
         file: Path,
-        progress: tensorrt_api.Progress,
+        progress: Progress,
         *,
         float_io: bool = False,
     ) -> Engine:
-        """Build one graph and write its engine. Network and builder are freed on return, before the next.
+        """Build one graph and write its engine; TensorRT's network and builder are freed on return.
 
-        float_io: inputs and outputs are FP32 whatever the precision, so that it may run beside FP32 engines.
-
-        Raises BuildError when TensorRT fails, or the engine has other types than were asked for.
+        With `float_io` inputs and outputs are FP32 whatever the precision, so that the engine can run beside FP32
+        engines. Raises BuildError if TensorRT fails, or if the engine has other types than were requested.
         """
         begin = time.perf_counter()
         progress("", 0.0)
-        precision = "fp32" if name == RESIZE else precision  # it rounds to whole numbers as the host does
-        source = _graph(bundle, name)
-        graph = _typed(source.model, name, precision, tensorrt_api.reads_half_scales(self.trt), float_io)
+        precision = "fp32" if name == RESIZE else precision  # its results are whole numbers, as on the host
+        model, sha256 = _load_graph(bundle, name)
+        graph = _typed(model, name, precision, self.api.reads_half_scales, float_io)
         shapes = profile(bundle.model, self.preset.limits, name)
-        logger, said = tensorrt_api.logger(self.trt)
-        said.clear()
-        content = self._compile(name, graph, precision, shapes, logger, progress)
+        self.api.errors.clear()
+        content = self._compile(name, graph, precision, shapes, progress)
         if content is None:
-            raise _failure(name, said)
+            raise self._failure(name)
         try:
-            engine = tensorrt_api.deserialized(self.trt, logger, content)
-            layers = tensorrt_api.layers(self.trt, engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
+            engine = self.api.deserialize(content)
+            layers = self.api.layers(engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
         except EngineError as error:
-            raise BuildError("; ".join([f"{name}: {error}", *said])) from error
+            raise BuildError("; ".join([f"{name}: {error}", *self.api.errors])) from error
         check_precision(name, precision, counts := count_precisions(layers), graph.quantized)
-        _check_types(name, {**graph.inputs, **graph.outputs}, tensorrt_api.tensor_dtypes(self.trt, engine))
+        _check_types(name, {**graph.inputs, **graph.outputs}, self.api.tensor_dtypes(engine))
         file.write_bytes(content)
         return Engine(
             file=file.name,
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
             precision=precision,
-            graph_sha256=source.sha256,
+            graph_sha256=sha256,
             inputs={tensor: Tensor(dtype, shapes.get(tensor, ())) for tensor, dtype in graph.inputs.items()},
             outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
             layers=counts,
             small_weights=graph.small_weights,
-            activation_bytes=tensorrt_api.activation_bytes(self.trt, engine),
+            activation_bytes=self.api.activation_bytes(engine),
             seconds=round(time.perf_counter() - begin, 1),
         )
 
     def finished(self, directory: Path, precision: str, engines: dict[str, Engine]) -> Engines:
-        """Write engines.json beside the engines of all four graphs."""
+        """Write engines.json beside the engines of all graphs."""
         manifest = EngineManifest(precision, self.target, self.preset.limits, self.preset.workspace, engines)
         write_manifest(directory, manifest)
         return Engines(directory, manifest)
 
     def _compile(
-        self,
-        name: str,
-        graph: _Typed,
-        precision: str,
-        shapes: dict[str, tensorrt_api.Shapes],
-        logger: Any,
-        progress: tensorrt_api.Progress,
+        self, name: str, graph: _Typed, precision: str, shapes: dict[str, Shapes], progress: Progress
     ) -> bytes | None:
-        """The serialised engine of a graph; None when TensorRT fails."""
-        trt = self.trt
-        builder = tensorrt_api.new_builder(trt, logger)
-        network = tensorrt_api.new_network(trt, builder)
-        _parser = tensorrt_api.parse(trt, network, logger, graph.onnx, name)  # kept until the end: it owns the weights
-        config = tensorrt_api.new_config(trt, builder, self.preset.workspace)
-        tensorrt_api.set_precision(trt, network, config, precision, graph.float_nodes, graph.half_tensors)
-        tensorrt_api.add_profile(trt, builder, config, shapes)
+        """Return the serialised engine of a graph, or None if TensorRT fails."""
+        api = self.api
+        builder = api.new_builder()
+        network = api.new_network(builder)
+        _parser = api.parse(network, graph.onnx, name)  # kept until the end: it owns the weights
+        config = api.new_config(builder, self.preset.workspace)
+        api.set_precision(network, config, precision, graph.float_nodes, graph.half_tensors)
+        api.add_profile(builder, config, shapes)
         timings = timing_cache.timing_cache_path(self.target.tensorrt, self.target.gpu)
-        if not tensorrt_api.use_timing_cache(trt, config, timing_cache.read(timings)):
-            tensorrt_api.use_timing_cache(trt, config, b"")  # of another driver, or damaged: begin anew and replace it
-        content = tensorrt_api.serialized(trt, builder, network, config, progress)
+        if not api.use_timing_cache(config, timing_cache.read(timings)):
+            api.use_timing_cache(config, b"")  # it is of another driver, or damaged: start afresh and replace it
+        content = api.build(builder, network, config, progress)
         if content is not None:
-            timing_cache.merge(timings, lambda others: tensorrt_api.merged_timing_cache(trt, config, others))
+            timing_cache.merge(timings, lambda others: api.merged_timing_cache(config, others))
         return content
 
-
-def _check_types(name: str, expected: dict[str, str], found: dict[str, str]) -> None:
-    """BuildError unless the engine's inputs and outputs have the types of the graph's."""
-    for tensor in sorted(expected.keys() | found.keys()):
-        if expected.get(tensor) != found.get(tensor):
-            raise BuildError(
-                f"{name}: {tensor} must be {expected.get(tensor)} but is {found.get(tensor)} in the engine; no engines "
-                "were written. Use another version of TensorRT, or build with another --precision"
+    def _failure(self, name: str) -> BuildError:
+        text, memory_ran_out = self.api.explain_errors()
+        if memory_ran_out:
+            return BuildError(
+                f"{name}: memory ran out during the build ({text}); close other programs, lower --max-objects, "
+                "--max-prompts or --workspace, or use --profile jetson"
             )
+        return BuildError(f"{name}: TensorRT could not build the engine: {text}")
 
 
-def _failure(name: str, errors: Collection[str]) -> BuildError:
-    """What TensorRT's log says, and what to lower where memory was too small."""
-    said, out_of_memory = tensorrt_api.explained(errors)
-    if out_of_memory:
-        return BuildError(
-            f"{name}: memory ran out during the build ({said}); close other programs, lower --max-objects, "
-            "--max-prompts or --workspace, or use --profile jetson"
-        )
-    return BuildError(f"{name}: TensorRT could not build the engine: {said}")
+def _check_types(name: str, expected: dict[str, str], actual: dict[str, str]) -> None:
+    """Raise BuildError unless the engine's inputs and outputs have the types of the graph's."""
+    for tensor in sorted(expected.keys() | actual.keys()):
+        if expected.get(tensor) != actual.get(tensor):
+            raise BuildError(
+                f"{name}: {tensor} must be {expected.get(tensor)} but is {actual.get(tensor)} in the engine; no "
+                "engines were written. Use another version of TensorRT, or build with another --precision"
+            )

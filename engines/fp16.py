@@ -1,10 +1,10 @@
-"""An FP32 graph of the bundle → the same graph with FP16 in its types and a few FP32 islands.
+"""Convert an FP32 graph of the bundle to FP16, except for a few FP32 islands.
 
-TensorRT 10 and 11 build exactly these types (strongly typed networks); 8 gets them with its FP16 flag.
+TensorRT 10 and newer build exactly these types (strongly typed networks); 8 chooses them with its FP16 flag.
 
-ONNX Runtime's converter (onnxruntime.transformers.float16) is the usual tool for this. It was tried: it rounds an
-input that is kept in FP32 to FP16 before an FP32 node reads it, which is what the points of a prompt must be spared,
-and it clips weights beyond FP16 without a word. Without islands a test compares the two.
+ONNX Runtime's converter (onnxruntime.transformers.float16) is the usual tool for this. It rounds an input that is kept
+in FP32 to FP16 before an FP32 node reads it, which the points of a prompt must be spared, and it clips weights beyond
+FP16 silently. A test compares the two without islands.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _QDQ_OPSET = 19
 _SUFFIX = {FLOAT: "float", HALF: "half"}
 
 HOST_TENSORS = frozenset({"points", "mask_input", "mask", "masks", "iou", "ious", "object_score"})
-"""Inputs and outputs that stay float32: what the host writes, reads and compares, as the contract has it.
+"""Inputs and outputs that stay float32, as in the contract: those that the host writes, reads or compares.
 
 The others (features, high_res_0, high_res_1, conditioned, memory, pointer, pointers) only pass from graph to graph.
-In FP16 they take half the memory and bandwidth, and the memory bank is the largest array there is.
+In FP16 they take half the memory and bandwidth, and the memory bank is the largest array.
 """
 
 
 @dataclass(frozen=True)
 class Fp32Island:
-    """Nodes of a graph that stay FP32: those whose name matches, and why. `optional`: not every model has them."""
+    """Nodes of a graph that stay FP32: those whose name matches a pattern. Not every model has `optional` ones."""
 
     graph: str
     nodes: str
@@ -57,44 +57,43 @@ ISLANDS = (
         "memory_encoder", r"/soft_mask/", "mask logits at the frame's size: rounded, pixels near 0 change sides"
     ),
 )
-"""docs/engines.md says what each of them changes."""
+"""docs/explanation/precision.md says what each of them changes."""
 
 
 def half(
     model: ModelProto, islands: Collection[Fp32Island] = (), float_tensors: Collection[str] = HOST_TENSORS
 ) -> ModelProto:
-    """A new model with FP16 where `model` has FP32, except in `islands` and the inputs and outputs `float_tensors`.
+    """Return a model with FP16 in place of FP32, except in the islands and the inputs and outputs `float_tensors`.
 
-    Of Q/DQ nodes scales and outputs get FP16, which they may have from opset 19 on; what is INT8 stays.
-
-    Raises BuildError for a weight that FP16 cannot hold, and for an island that is not in the graph.
+    INT8 tensors stay; the scales and outputs of Q/DQ nodes become FP16, which opset 19 allows. Raises BuildError for a
+    weight that FP16 cannot hold, and for an island that is not in the graph.
     """
     return _Halving(onnx.shape_inference.infer_shapes(model), islands, frozenset(float_tensors)).model()
 
 
 def island_nodes(graph: GraphProto, islands: Iterable[Fp32Island]) -> set[str]:
-    """Names of the nodes on islands; BuildError for an island without any that is not optional."""
-    found: set[str] = set()
+    """Return the names of the nodes on islands; BuildError if one that is not optional has none."""
+    nodes: set[str] = set()
     for island in islands:
         names = {node.name for node in graph.node if re.match(island.nodes, node.name)}
         if not names and not island.optional:
             raise BuildError(
                 f"{island.graph}: no node is called {island.nodes}…, which must stay FP32 ({island.reason}); "
-                "correct it in a recipe of yours, or the bundle is of another version of sam2edge: export it again"
+                "correct your recipe, or export the bundle again if another version of sam2edge wrote it"
             )
-        found |= names
-    return found
+        nodes |= names
+    return nodes
 
 
 class _Halving:
-    """Builds the new graph node by node. Every FP32 tensor is FP16 unless an FP32 node or input makes it."""
+    """Builds the new graph node by node. Every FP32 tensor becomes FP16 unless an FP32 node or input makes it."""
 
     def __init__(self, model: ModelProto, islands: Collection[Fp32Island], float_tensors: frozenset[str]) -> None:
         graph = model.graph
         if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
             raise BuildError(f"{graph.name}: has a subgraph, which no graph of a bundle has; export the bundle again")
         self._source, self._float_tensors = model, float_tensors
-        # Q/DQ nodes bear the names of tensors: where an island's output is quantised, its readers are no island
+        # Q/DQ nodes are named after tensors: those of an island's output are not part of the island
         self._island = island_nodes(graph, islands) - {node.name for node in graph.node if node.op_type in QDQ}
         values = (*graph.input, *graph.output, *graph.value_info)
         self._floats = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
@@ -139,9 +138,9 @@ class _Halving:
         node.CopyFrom(source)
         wanted = FLOAT if node.name in self._island else HALF
         if node.op_type == "QuantizeLinear":
-            wanted = self._types[node.input[0]]  # FP32 goes to INT8 without being rounded to FP16 first
+            wanted = self._types[node.input[0]]  # FP32 becomes INT8 without being rounded to FP16 first
         for index, name in enumerate(node.input):
-            # the scales of a Resize are FP32 by definition of the operator
+            # the operator Resize requires FP32 scales
             if name in self._floats or name in self._weights:
                 node.input[index] = self._as(name, FLOAT if node.op_type == "Resize" and index else wanted)
         if wanted == HALF:
@@ -150,7 +149,7 @@ class _Halving:
         self._nodes.append(node)
 
     def _as(self, name: str, wanted: int) -> str:
-        """The name under which a tensor can be had in a type."""
+        """Return the name of a tensor in a type, and convert it if there is none yet."""
         if self._types.get(name) == wanted:
             return name
         if (name, wanted) not in self._made:
@@ -175,7 +174,7 @@ class _Halving:
 
 
 def _raise_opset(model: ModelProto) -> None:
-    """To opset 19. Of the operators in a bundle, Split without sizes and reductions are written otherwise from 18."""
+    """Raise a model to opset 19; from 18 on, Split without sizes and reductions are written differently."""
     for node in model.graph.node:
         if node.op_type == "Split" and len(node.input) == 1:
             node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
@@ -185,7 +184,7 @@ def _raise_opset(model: ModelProto) -> None:
             model.graph.initializer.append(numpy_helper.from_array(np.array(axes.ints, np.int64), name))
             node.input.append(name)
             node.attribute.remove(axes)
-    opset = next(one for one in model.opset_import if one.domain == "")
+    opset = next(opset for opset in model.opset_import if opset.domain == "")
     opset.version, model.ir_version = max(opset.version, _QDQ_OPSET), max(model.ir_version, 9)
 
 
@@ -194,7 +193,7 @@ def _attribute(node: NodeProto, name: str) -> TensorProto | None:
 
 
 def _halve_attributes(node: NodeProto) -> None:
-    """FP16 for what a node makes out of nothing or of another type."""
+    """Convert what a node makes from nothing or from another type."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT:
             attribute.i = HALF
@@ -215,7 +214,7 @@ def _weight(tensor: TensorProto, name: str, wanted: int) -> TensorProto:
 
 
 def small_weights(model: ModelProto) -> dict[str, int]:
-    """How many of a graph's FP32 weights FP16 turns to 0, and how many it holds with fewer bits (below 6.1e-5)."""
+    """Count the FP32 weights of a graph that FP16 turns to 0, and those it holds with fewer bits (below 6.1e-5)."""
     zero = subnormal = 0
     for tensor in model.graph.initializer:
         if tensor.data_type == FLOAT:

@@ -1,4 +1,4 @@
-"""How large the inputs of the engines may get: optimisation profiles from the graph contract and a few limits."""
+"""How large the inputs of the engines may be: optimisation profiles from the graph contract and a few limits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from sam2edge.runtime.backends.tensorrt_api import Shape, Shapes
 class Preset:
     """Limits and memory for a kind of machine; PRESETS has "desktop" and "jetson".
 
-    workspace: bytes of scratch memory that a layer may ask for, during the build and after. memory: bytes that the
-    engines may take together, weights and activations; None for no limit. A build that goes beyond fails.
+    Attributes:
+        name: Its name in messages.
+        limits: The largest inputs.
+        workspace: Bytes of scratch memory that a layer may use, during the build and after.
+        memory: Bytes of weights and activations beyond which the build fails; None for no limit.
     """
 
     name: str
@@ -25,17 +28,17 @@ class Preset:
 
 PRESETS = {
     "desktop": Preset("desktop", Limits(), 4 << 30),
-    # of the 8 GB that CPU and GPU share, system, camera and the user's program need about half
+    # the system, the camera and the user's program need about half of the 8 GB that CPU and GPU share
     "jetson": Preset("jetson", Limits(objects=4, prompts=16), 1 << 30, 4 << 30),
 }
 
 
 def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
-    """Smallest, usual and largest shape of every dynamic input of a graph.
+    """Return the smallest, usual and largest shape of every dynamic input of a graph.
 
-    The usual one is what kernels are chosen for: a full memory bank, one object, and the two padding points that
-    objects without a prompt get. P = 0 is a mask alone as prompt of an image, which one padding point would change.
-    Frames to be resized are usually 1280×720.
+    Kernels are chosen for the usual shape: a full memory bank, one object, and the two padding points that objects
+    without a prompt get; 1280×720 for frames to resize. P = 0 is for an image prompted with a mask alone, which a
+    padding point would change.
     """
     if graph == RESIZE:
         return _resize_profile(model.image_size, limits.side)

@@ -1,8 +1,7 @@
-"""The timing cache: how long kernels took on this GPU, shared by all builds so that the next one need not measure.
+"""The timing cache: how long kernels took on this GPU, so that the next build need not measure them again.
 
-One file for each TensorRT version and GPU, under a lock (fcntl), replaced whole, so that builds in other processes
-and a kill at any time leave it readable. A build takes a copy, and merges its own measurements with what the file
-holds by then.
+There is one file for each TensorRT version and GPU. It is locked (fcntl) and replaced as a whole, so that it survives
+concurrent builds and kills. A build starts from a copy, and at its end merges its measurements with the file.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from sam2edge.files import cache_directory, replacing_file
 
 
 def timing_cache_path(tensorrt: str, gpu: str) -> Path:
-    """$XDG_CACHE_HOME/sam2edge/timing-VERSION-GPU.cache; ~/.cache without that variable."""
+    """Return $XDG_CACHE_HOME/sam2edge/timing-VERSION-GPU.cache; without that variable in ~/.cache."""
     return cache_directory() / f"timing-{tensorrt}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}.cache"
 
 
 def read(file: Path) -> bytes:
-    """What the file holds; b"" where there is none."""
+    """Return the content of the file; b"" if there is none."""
     with _locked(file):
         return file.read_bytes() if file.exists() else b""
 
 
 def merge(file: Path, merged_with: Callable[[bytes], bytes]) -> None:
-    """Replace the content by what `merged_with` makes of it, with nobody else between."""
+    """Replace the content by what `merged_with` makes of it, while the file is locked."""
     with _locked(file), replacing_file(file) as new:
         new.write_bytes(merged_with(file.read_bytes() if file.exists() else b""))
 
@@ -37,7 +36,7 @@ def merge(file: Path, merged_with: Callable[[bytes], bytes]) -> None:
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
     try:
-        # a file of its own: the cache itself is replaced, and a lock on the old one would hold nobody
+        # on a file of its own, since the cache itself is replaced
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.with_name(f"{file.name}.lock").open("w")
     except OSError as error:

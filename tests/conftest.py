@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,19 @@ def bedroom(shared_data: Path) -> npt.NDArray[np.uint8]:
 
     with VideoSource(shared_data / "bedroom.mp4") as source:
         return np.stack(list(islice(source, 0, 64, 2)))
+
+
+@pytest.fixture
+def gpu() -> Iterator[Any]:
+    """A stand-in for the GPU of this machine (tests/fake_gpu.py); it must have lost nothing at the end."""
+    from tests.fake_gpu import Gpu
+
+    made = Gpu()
+    with pytest.MonkeyPatch.context() as patch:  # of its own, for tests that undo theirs
+        made.install(patch)
+        yield made
+        gc.collect()
+        made.check()
 
 
 @pytest.fixture(scope="session")

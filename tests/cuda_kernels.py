@@ -1,6 +1,6 @@
-"""Which nodes of a graph ONNX Runtime's CUDA provider has no kernel for, so that the CPU would run them.
+"""The nodes of a graph for which ONNX Runtime's CUDA provider has no kernel, so that the CPU would run them.
 
-From docs/OperatorKernels.md of onnxruntime, opset 17, 1.21 and later: the types that are called T there.
+The types are those called T in onnxruntime's docs/OperatorKernels.md, for opset 17 and version 1.21 and later.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KERNELS = {
 
 @functools.cache
 def without_kernel(file: str, disable_quant_qdq: str) -> frozenset[str]:
-    """Operators with their types, such as "Clip INT32", after what ONNX Runtime does before it gives nodes away."""
+    """Return operators with their types, such as "Clip INT32", as ONNX Runtime has them when it assigns nodes."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.disable_quant_qdq", disable_quant_qdq)

@@ -1,4 +1,4 @@
-"""Stand-ins for a device that a documented command names: cameras, a screen, a GPU; and a person who ends it."""
+"""Stand-ins for the devices in documented commands (cameras, a screen), and for a user who ends the commands."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from tests.simulated import PATIENCE
 
 ENOUGH = 3
-"""Frames after which the person ends what would go on for ever."""
+"""Frames after which the user ends a command that would run forever."""
 
 
 def plug_in_cameras(patch: pytest.MonkeyPatch, folder: Path, frame: np.ndarray) -> None:
-    """Every camera and stream shows one frame, RGB uint8 [H,W,3]: through OpenCV and through gst-launch-1.0."""
+    """Make every camera and stream show one frame, RGB uint8 [H,W,3], through OpenCV and gst-launch-1.0."""
     real, exists = cv2.VideoCapture, os.path.exists
 
     class Camera:
@@ -50,7 +50,7 @@ def plug_in_cameras(patch: pytest.MonkeyPatch, folder: Path, frame: np.ndarray) 
     picture, program = folder / "frame.ppm", folder / "bin" / "gst-launch-1.0"
     cv2.imwrite(str(picture), frame[..., ::-1])
     program.parent.mkdir(exist_ok=True)
-    # The last argument says to which pipe the pictures go: fd=N.
+    # The last argument names the pipe for the pictures: fd=N.
     program.write_text(
         f"#!/bin/sh\nfor last; do :; done\nwhile cat {picture} >/dev/fd/${{last#fd=}}; do sleep 0.03; done\n"
     )
@@ -59,7 +59,7 @@ def plug_in_cameras(patch: pytest.MonkeyPatch, folder: Path, frame: np.ndarray) 
 
 
 def plug_in_screen(patch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The pictures that are shown on it, BGR; the person presses q."""
+    """Return the list of BGR pictures that are shown on the screen; the user presses q."""
     shown: list[np.ndarray] = []
     patch.setenv("DISPLAY", ":0")
     patch.setattr(cv2, "currentUIFramework", lambda: "QT5")
@@ -73,7 +73,7 @@ def plug_in_screen(patch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def interrupting(enough: Callable[[], bool]) -> Iterator[None]:
-    """Press Ctrl-C when there is enough, and in the end in any case."""
+    """Press Ctrl-C when `enough` returns true, or after a minute."""
     over = threading.Event()
 
     def watch() -> None:

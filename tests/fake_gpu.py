@@ -1,10 +1,9 @@
-"""A stand-in for a GPU: pycuda.driver, the calls of libcuda and sessions of ONNX Runtime on it.
+"""A stand-in for a GPU: pycuda.driver, the calls of libcuda, sessions of ONNX Runtime and a whole backend on it.
 
-It behaves as the real ones where a mistake would otherwise not show. Work waits in streams until somebody waits for
-it. Page-locked memory is read and written then, and not when a copy is queued. Memory that was freed, or that is not
-the GPU's, cannot be used. New memory holds noise. A recorded graph reads and writes the addresses that it was recorded
-with. Objects that are freed where no context is current are lost (`lost`), and a thread that ends with a context on
-its stack has failed (`check`).
+It is strict where mistakes would otherwise not show. Queued work happens when its stream is waited for, and not before;
+page-locked memory is read and written then. Memory that was freed, or that is not the GPU's, cannot be used. New memory
+holds noise. A recorded graph reads and writes the addresses that it was recorded with. Objects that are freed while no
+context is current are lost (`lost`), and a thread must not end with a context on its stack (`check`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import onnxruntime
 
+from sam2edge.bundle import TensorSpec
+from sam2edge.engines.fp16 import HOST_TENSORS
+from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.backends.cuda import context, driver
+from sam2edge.runtime.backends.cuda.backend import CudaBackend
+from sam2edge.runtime.backends.cuda.runner import CudaRunner, Signature
 from tests.cuda_kernels import without_kernel
 
 INVALID, OUT_OF_MEMORY, UNSUPPORTED = 1, 2, 900
@@ -26,7 +30,7 @@ NAMES = {INVALID: b"CUDA_ERROR_INVALID_VALUE", UNSUPPORTED: b"CUDA_ERROR_STREAM_
 
 
 class Gpu:
-    """faults: end_capture and launch give an error code, mem_limit bytes are all there is."""
+    """The GPU. `faults`: the error codes of end_capture and launch, the memory in bytes, whether waiting fails."""
 
     def __init__(self):
         self.faults = SimpleNamespace(end_capture=0, launch=0, mem_limit=1 << 40, synchronize=False)
@@ -51,8 +55,8 @@ class Gpu:
         monkeypatch.setitem(sys.modules, "pycuda", package)
         monkeypatch.setitem(sys.modules, "pycuda.driver", self.driver)
         monkeypatch.setattr(driver, "library", lambda: self.libcuda)
-        found = context.Context(self.driver)
-        monkeypatch.setattr(context, "_primary", lambda: found)
+        primary = context.Context(self.driver)
+        monkeypatch.setattr(context, "_primary", lambda: primary)
 
     @property
     def stack(self):
@@ -63,7 +67,7 @@ class Gpu:
         return sum(len(block) for block in self.blocks.copy().values())
 
     def check(self):
-        """Nothing was lost and no thread has a context left."""
+        """Check that nothing was lost and that no thread has a context left."""
         assert self.lost == []
         assert not any(self.stacks.values())
 
@@ -72,7 +76,7 @@ class Gpu:
             raise self.driver.LogicError(f"{what} failed: invalid device context - no currently active context?")
 
     def memory(self, address, size):
-        """The bytes on the GPU there, uint8 [size]; all of one array."""
+        """Return the bytes at an address, uint8 [size], which must belong to one array."""
         assert address, "a null address"
         for begin, block in self.blocks.copy().items():  # other threads free meanwhile
             if begin <= address and address + size <= begin + len(block):
@@ -91,9 +95,24 @@ class Gpu:
         stream = self.streams[stream] if isinstance(stream, int) else stream
         (stream.pending if stream.capturing is None else stream.capturing).append(operation)
 
+    def queue_run(self, stream, run, inputs, outputs):
+        """Queue a run of a graph; inputs and outputs are (dtype, shape, address), an output's shape may be None."""
+
+        def operation():
+            results = run({name: self.read(*place) for name, place in inputs.items()})
+            for name, (dtype, shape, address) in outputs.items():
+                assert (results[name].dtype, results[name].shape) == (dtype, shape or results[name].shape)
+                put(self.memory(address, results[name].nbytes), results[name])
+
+        self.queue(stream, operation)
+
+    def read(self, dtype, shape, address):
+        """Return a copy of an array on the GPU."""
+        return self.memory(address, int(np.prod(shape)) * dtype.itemsize).copy().view(dtype).reshape(shape)
+
 
 def make_driver(gpu):
-    """The module pycuda.driver, with what is used of it (names and arguments as in pycuda 2022.1 to 2026.1)."""
+    """Make the module pycuda.driver with the names that are used (as in pycuda 2022.1 to 2026.1)."""
     cuda = ModuleType("pycuda.driver")
 
     class Error(Exception):
@@ -109,7 +128,7 @@ def make_driver(gpu):
         pass
 
     class Freed:
-        """What must be freed where a context is current."""
+        """An object that must be freed while a context is current."""
 
         gone = False
 
@@ -203,7 +222,7 @@ def make_driver(gpu):
     for thing in (Error, MemoryError, LogicError, LaunchError, Stream, Context, mem_alloc, pagelocked_empty,
                   memcpy_htod_async, memcpy_dtoh_async, memcpy_dtod_async, memset_d8_async):  # fmt: skip
         setattr(cuda, thing.__name__, thing)
-    cuda.init = lambda: None
+    cuda.gpu, cuda.init = gpu, lambda: None
     cuda.Device = lambda ordinal: SimpleNamespace(retain_primary_context=Context)
     return cuda
 
@@ -213,7 +232,7 @@ def put(to, source):
 
 
 class LibCuda:
-    """What is called through ctypes; `old` is a driver before CUDA 11.4."""
+    """The functions that are called through ctypes; `old` is a driver before CUDA 11.4."""
 
     def __init__(self, gpu, old=False):
         self._gpu = gpu
@@ -276,9 +295,9 @@ TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int32)"
 
 
 class Session:
-    """A session on the GPU's memory and on the stream that it was given; the arithmetic is the CPU's.
+    """A session on the GPU's memory and on the stream that it was given, computed on the CPU.
 
-    loads: whether the CUDA libraries are there; without them ONNX Runtime warns and goes on with the CPU.
+    Unless `loads`, CUDA's libraries are not there: ONNX Runtime then warns and continues on the CPU.
     """
 
     real = onnxruntime.InferenceSession
@@ -324,19 +343,14 @@ class Session:
             if inputs[tensor.name][0] != TYPES[tensor.type]:
                 raise RuntimeError(f"Unexpected input data type for {tensor.name}")
 
-        def operation():
-            arrays = {name: read(self._gpu, *where) for name, where in inputs.items()}
-            for (kind, shape, address), found in zip(
-                outputs.values(), self._session.run(list(outputs), arrays), strict=True
-            ):
-                assert (found.shape, found.dtype) == (shape, kind)
-                put(self._gpu.memory(address, found.nbytes), found)
+        def run(arrays):
+            return dict(zip(outputs, self._session.run(list(outputs), arrays), strict=True))
 
-        self._gpu.queue(self._stream, operation)
+        self._gpu.queue_run(self._stream, run, inputs, outputs)
 
 
 class Binding:
-    """What of onnxruntime.IOBinding takes addresses."""
+    """The methods of onnxruntime.IOBinding that take addresses."""
 
     def __init__(self, session):
         self._names = [{tensor.name for tensor in side} for side in (session.get_inputs(), session.get_outputs())]
@@ -361,21 +375,15 @@ class Binding:
 
 
 def entry(options, name):
-    """An entry of session options, "0" where there is none."""
+    """Return an entry of session options, "0" if there is none."""
     try:
         return options.get_session_config_entry(name)
     except RuntimeError:
         return "0"
 
 
-def read(gpu, kind, shape, address):
-    """A copy of an array on the GPU."""
-    size = int(np.prod(shape)) * kind.itemsize
-    return gpu.memory(address, size).copy().view(kind).reshape(shape)
-
-
 def install_onnxruntime(monkeypatch, gpu):
-    """Let ONNX Runtime have a CUDA provider."""
+    """Give ONNX Runtime a CUDA provider."""
 
     def session(file, options, providers, **settings):
         if providers[0][0] == "CUDAExecutionProvider":
@@ -384,3 +392,64 @@ def install_onnxruntime(monkeypatch, gpu):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+
+
+class SimulatedDevice(CudaBackend):
+    """A backend on the installed stand-in: its arrays cannot be read on the host, its work waits, frames are recorded.
+
+    With `half`, arrays that only pass between graphs are FP16, as those of FP16 engines. `resize` is an ONNX file that
+    resizes frames of up to 320 pixels. It counts new arrays and waits.
+    """
+
+    def __init__(self, half=False, resize=None):
+        super().__init__()
+        self.half, self.resize, self._inner = half, resize, open_backend("onnx")
+        self.gpu, self.allocated, self.waits = self.context.cuda.gpu, 0, 0
+
+    @property
+    def replayed(self):
+        return self.gpu.launches
+
+    def open(self, graph):
+        return _SimulatedRunner(self, graph.name, self._inner.open(graph))
+
+    def resizer(self, bundle, size):
+        return self.open(self.resize) if self.resize and max(size) <= 320 else None
+
+    def zeros(self, shape, dtype=np.float32):
+        self.allocated += 1
+        return super().zeros(shape, dtype)
+
+    def staging(self, shape, dtype=np.float32):
+        self.allocated += 1
+        return super().staging(shape, dtype)
+
+    def synchronize(self):
+        self.waits += 1
+        super().synchronize()
+
+
+class _SimulatedRunner(CudaRunner):
+    def __init__(self, device, name, inner):
+        session = inner._session
+        inputs, outputs = (
+            tuple(TensorSpec(tensor.name, np.dtype(TYPES[tensor.type]).name, tuple(tensor.shape)) for tensor in tensors)
+            for tensors in (session.get_inputs(), session.get_outputs())
+        )
+        dtypes = {spec.name: np.dtype(spec.dtype) for spec in (*inputs, *outputs)}
+        if device.half:
+            dtypes |= {name: np.dtype("f2") for name in dtypes.keys() - HOST_TENSORS if dtypes[name] == np.float32}
+        super().__init__(device, Signature(name, inputs, outputs, dtypes))
+        self._inner, self._types = inner, {spec.name: spec.dtype for spec in inputs}
+
+    def _enqueue(self, inputs, outputs):
+        inputs, outputs = (
+            {name: (array.dtype, array.shape, array.address) for name, array in arrays.items()}
+            for arrays in (inputs, outputs)
+        )
+
+        def run(arrays):
+            results = self._inner.run({name: array.astype(self._types[name]) for name, array in arrays.items()})
+            return {name: array.astype(outputs[name][0]) for name, array in results.items()}
+
+        self._backend.gpu.queue_run(self._backend.stream.handle, run, inputs, outputs)

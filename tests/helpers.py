@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge import FrameResult, VideoTracker
+from sam2edge import Bundle, FrameResult, VideoTracker
+from sam2edge.bundle import contract
 from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import REPO
 
@@ -109,3 +110,15 @@ def result_of(masks: Mapping[int, Masks], index: int = 0, size: tuple[int, int] 
     scores = np.where(stack.any(axis=(1, 2)), 3.25, -1.5).astype(np.float32)
     ious = np.linspace(0.5, 0.75, len(masks), dtype=np.float32)
     return FrameResult(index, tuple(masks), logits, ious, scores, size)
+
+
+def graph_inputs(bundle: Bundle, graph: str, sides: Mapping[str, int], seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Return random inputs of a graph by its contract, with these sizes of the dynamic axes."""
+    random = np.random.default_rng(seed)
+    inputs = {}
+    for spec in contract(bundle.model)[graph][0]:
+        shape = tuple(sides[side] if isinstance(side, str) else side for side in spec.shape)
+        high = {"uint8": 256, "int32": 2, "bool": 2}.get(spec.dtype)
+        values = random.standard_normal(shape) if high is None else random.integers(0, high, shape)
+        inputs[spec.name] = values.astype(spec.dtype)
+    return inputs

@@ -1,4 +1,4 @@
-"""A source that does what a script says: a stand-in for cameras that fail."""
+"""A source that follows a script: a stand-in for cameras that fail."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from sam2edge.errors import MediaError
 from sam2edge.runtime.media.sources import Source
 
 PATIENCE = 20
-"""Seconds that a test waits for what must come soon."""
+"""Seconds that a test waits for something that should happen soon."""
 
 
 def grey(value, size=(48, 64)):
-    """A frame of one value."""
+    """Make a frame of one value."""
     return np.full((*size, 3), value, np.uint8)
 
 
 class Simulated(Source):
-    """Plays a script: waits for events, calls functions, and gives everything else.
+    """Plays a script: waits for events, calls functions, and yields everything else.
 
-    given: how many things it gave. closed: an event that is set when it was closed.
+    It counts what it has `given`, and sets the event `closed` when it is closed.
     """
 
     def __init__(self, *script, live=True, name="camera", size=(48, 64)):
@@ -47,7 +47,7 @@ class Simulated(Source):
 
 
 def failing(error):
-    """A step of a script that raises."""
+    """Make a step of a script that raises."""
 
     def fail():
         raise error
@@ -56,7 +56,7 @@ def failing(error):
 
 
 def opening(*sources):
-    """A function that opens one source after the other, raises those that are errors, and then a MediaError."""
+    """Make a function that opens one source after the other, raises those that are errors, and then a MediaError."""
     rest = iter(sources)
 
     def open_next():

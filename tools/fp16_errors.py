@@ -1,4 +1,4 @@
-"""Measure what FP16 costs each output, and which islands are needed: the tables of docs/how-to/engines.md.
+"""Measure what FP16 costs each output, and which islands are needed: the tables of docs/explanation/precision.md.
 
     python -m tools.fp16_errors SOURCE BUNDLE [--clip]
 prints errors against the FP32 graphs on the exporter's scenario, relative to the largest magnitude of the output. With

@@ -1,4 +1,4 @@
-"""Measure what INT8 costs on clips that calibration did not see: the table of docs/how-to/calibration.md.
+"""Measure what INT8 costs on clips that calibration did not see: the table of docs/explanation/precision.md.
 
     python -m tools.int8_errors BUNDLE
 calibrates on the bundled clip without the gate, and prints for each clip of samples/knob_costs.py the mean IoU with

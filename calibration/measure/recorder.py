@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from sam2edge.bundle import Bundle
-from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
-from sam2edge.runtime.backends.wrapped import WrappedBackend, WrappedRunner
+from sam2edge.runtime.backends.base import (
+    AnyArray,
+    Array,
+    Backend,
+    DeviceArray,
+    GraphRunner,
+    WrappedBackend,
+    WrappedRunner,
+    open_backend,
+)
 
 RECORDING = "recording"
 """What the time of keeping runs is added to: work of whoever looks on, and no part of a frame."""

@@ -1,7 +1,7 @@
-"""What a graph costs: floating-point operations and bytes moved, counted for given sizes.
+"""What a graph costs: its floating-point operations and bytes moved, counted for given sizes.
 
-A count, not a measurement. With the speed of a device (`seconds`) it gives a time that the graph takes at least, as it
-is written. Layers that a compiler merges further, attention above all, may take less.
+With the speed of a device (`seconds`) the count gives a lower bound of the time that the graph takes as it is written.
+Layers that a compiler fuses further, above all attention, may take less.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ _POINTWISE = frozenset(
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a node, or of one with the pointwise nodes after it.
+    """The cost of a node, or of one that is fused with the pointwise nodes after it.
 
-    flops: 2 for a multiply-add of a product or convolution; nothing else is counted. read, written: bytes, in the
-    types of the graph.
+    `flops` has 2 for each multiply-add of a product or convolution; `read` and `written` are bytes in its own types.
     """
 
     name: str
@@ -39,18 +38,17 @@ class Cost:
 
     @property
     def moved(self) -> int:
-        """Bytes read and written."""
+        """Return the bytes read and written."""
         return self.read + self.written
 
 
 def graph_cost(model: ModelProto, dims: Mapping[str, int], fused: bool = False) -> list[Cost]:
-    """Costs in the graph's order, with its dynamic axes (B, N, T, K, P) of the sizes `dims`.
+    """Count the costs of a graph's nodes, in its order, with dynamic axes (B, N, T, K, P) of the sizes `dims`.
 
-    Nodes that only name memory anew cost nothing and are left out: reshapes, parts of the first axis, and the
-    transposition of a product's factor, which products do themselves. fused: pointwise nodes join what makes their last
-    input, as every compiler has it, and what stays between them is not moved.
-
-    Raises InputError for an axis without a size, and for a tensor whose shape is not known before the graph runs.
+    Nodes that only rename memory cost nothing and are left out: reshapes, parts of the first axis, and the
+    transposition of a factor, which products do themselves. If `fused`, pointwise nodes join the node that makes their
+    last input, as in every compiler, and tensors between them are not moved. Raises InputError for an axis without a
+    size, and for a tensor whose shape is not known before the graph runs.
     """
     sizes, graph, memory = _Sizes(model, dims), model.graph, _Memory()
     factors = _factors(graph)
@@ -71,7 +69,7 @@ def graph_cost(model: ModelProto, dims: Mapping[str, int], fused: bool = False) 
     for index, group in enumerate(groups):
         for name in (name for node in group for name in node.input if name):
             if maker.get(memory.whole(name)) != index:
-                read[index][memory.part(name)] = name  # once, however many nodes of the group read it
+                read[index][memory.part(name)] = name  # counted once for all nodes of the group
                 leaving.add(memory.whole(name))
     return [
         Cost(
@@ -86,22 +84,19 @@ def graph_cost(model: ModelProto, dims: Mapping[str, int], fused: bool = False) 
 
 
 def least_bytes(model: ModelProto, dims: Mapping[str, int]) -> int:
-    """Bytes that are moved whatever a compiler does: inputs, outputs and weights of the graph, once each."""
+    """Return the bytes that any compiler must move: inputs, outputs and weights of the graph, once each."""
     graph = model.graph
     names = [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
     return _Sizes(model, dims).bytes(dict.fromkeys(names))
 
 
 def seconds(costs: Iterable[Cost], flops: float, bandwidth: float) -> float:
-    """Time of all, one after the other, each bound by its arithmetic or by its bytes.
-
-    flops, bandwidth: operations and bytes a second of the device.
-    """
+    """Return the time of all costs in sequence on a device of `flops` operations and `bandwidth` bytes per second."""
     return sum(max(cost.flops / flops, cost.moved / bandwidth) for cost in costs)
 
 
 class _Memory:
-    """Whose memory a view names: of which tensor, and of which part of it."""
+    """Tells for a view which tensor it is a view of, and of which part of it."""
 
     def __init__(self) -> None:
         self._part: dict[str, str] = {}
@@ -120,7 +115,7 @@ class _Memory:
 
 
 class _Sizes:
-    """Shape and type of every tensor."""
+    """The shape and type of every tensor."""
 
     def __init__(self, model: ModelProto, dims: Mapping[str, int]) -> None:
         fixed = ModelProto()
@@ -160,7 +155,7 @@ def _width(dtype: int) -> int:
 
 
 def _factors(graph: GraphProto) -> set[str]:
-    """Tensors that nothing but products read."""
+    """Return the tensors that only products read."""
     others = {name for node in graph.node if node.op_type != "MatMul" for name in node.input}
     return {name for node in graph.node if node.op_type == "MatMul" for name in node.input} - others
 

@@ -1,7 +1,7 @@
-"""What boards and cards can do at most, for those who choose one before they own it (`sam2edge inspect --device`).
+"""Peak performance of boards and cards, to choose one before buying it (`sam2edge inspect --device`).
 
-Peaks are dense and of the GPU alone (no sparsity, no DLA). Where a page gives only the sparse figure, it is halved
-here; `note` says so, and what else was derived. FP16 is with FP16 accumulation where that is faster (GeForce).
+Peaks are dense and of the GPU alone (no sparsity, no DLA). Where a source has only the sparse figure, it is halved;
+`note` says so, and what else was derived. FP16 is with FP16 accumulation where that is faster (GeForce).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _A100 = "https://gist.github.com/gengwg/3520df2ebf8872e5ee4818367e3a4122"
 _H100 = "https://glennklockwood.com/garden/processors/h100"
 _H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 
-# operations a clock of one tensor core: Xavier and Turing; GeForce and workstation cards; Orin and A100
+# operations per clock of one tensor core: Xavier and Turing; GeForce and workstation cards; Orin and A100
 _QUARTER = "peaks: tensor cores × clock × 128 FP16 or 256 INT8 operations"
 _HALF = "peaks: tensor cores × clock × 256 FP16 or 512 INT8 operations"
 _FULL = "peaks: tensor cores × clock × 512 FP16 or 1024 INT8 operations"
@@ -45,10 +45,11 @@ _NOT_OPENED = "not checked: this page could not be opened, others quote it so"
 
 @dataclass(frozen=True)
 class Device:
-    """A board or card. fp16, int8: peaks in 10¹² operations a second. bandwidth: GB/s. memory: GB.
+    """A board or card: peaks in 10¹² operations per second, bandwidth in GB/s, memory in GB.
 
-    source: a page that says the figures, or what they follow from, and was read unless note says "not checked". note:
-    what of them was derived, and how; empty if nothing.
+    Attributes:
+        source: A page with these figures or those they are derived from; it was read unless `note` says otherwise.
+        note: Which figures were derived or not checked, and how.
     """
 
     title: str
@@ -102,11 +103,11 @@ DEVICES = {
     "h100": Device("H100 SXM", 989, 1979, 3350, 80, _H100),
     "h200": Device("H200 SXM", 989, 1979, 4800, 141, _H200, f"{_SPARSE}; {_NOT_OPENED}"),
 }
-"""By the name that the command takes."""
+"""Devices by their names on the command line."""
 
 
 def find_device(name: str) -> Device:
-    """A device by its name in DEVICES. Raises InputError."""
+    """Return a device by its name in DEVICES, or raise InputError."""
     if name not in DEVICES:
         raise InputError(f"unknown device {name!r}; choose from {', '.join(DEVICES)}")
     return DEVICES[name]

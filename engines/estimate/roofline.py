@@ -1,4 +1,4 @@
-"""What a frame takes at least on a device: counted operations and bytes at the device's peaks. Nothing is run."""
+"""Lower bounds of the time of a frame on a device, from counted operations and bytes. Nothing is run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from sam2edge.engines.fp16 import half
 
 @dataclass(frozen=True)
 class Bound:
-    """Of a graph, a part of one, or a frame.
+    """Lower bounds for a graph, or a sum of graphs; seconds in FP16 and INT8.
 
-    flops: 2 a multiply-add of a product or convolution. least: bytes in FP16, inputs, outputs and weights once. fp16,
-    int8: seconds. moved, written: bytes and seconds of the FP16 graph as it is written, if each kernel is limited by
-    its arithmetic or its bytes, one after the other; a compiler that fuses attention may do better.
+    Attributes:
+        flops: 2 for each multiply-add of a product or convolution.
+        least: Bytes of inputs, outputs and weights in FP16, once each.
+        moved: Bytes that the kernels of the FP16 graph move as it is written.
+        written: Seconds of these kernels in sequence, each limited by its arithmetic or its bytes; a compiler that
+            fuses attention may do better.
     """
 
     flops: int
@@ -38,17 +41,17 @@ class Bound:
 
 
 def frame_sizes(bundle: Bundle, objects: int) -> dict[str, int]:
-    """The graphs' dynamic axes for a frame on which all objects have a full bank."""
+    """Return the sizes of the graphs' dynamic axes for a frame on which all objects have a full bank."""
     model = bundle.model
     return {"B": 1, "N": objects, "T": model.memory_frames + 1, "K": model.max_pointers, "P": 2}
 
 
 def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Bound]:
-    """The floor of each graph for a frame on which `objects` are tracked.
+    """Return the lower bounds of each graph for a frame with this number of objects.
 
-    FP16 takes at least its arithmetic at full speed, and at least the time in which inputs, outputs and weights are
-    moved once. INT8 is as `sam2edge calibrate` has it: products with weights, at most all of them; the attention's
-    others and what goes between layers stay FP16. Raises InputError as graph_cost does.
+    FP16 takes at least the time of its arithmetic at full speed, and of moving inputs, outputs and weights once. INT8
+    is for products with weights, as in `sam2edge calibrate`: the other products of attention and what passes between
+    layers stay FP16. Raises InputError as `graph_cost` does.
     """
     sizes, bandwidth = frame_sizes(bundle, objects), device.bandwidth * 1e9
     bounds = {}
@@ -74,24 +77,24 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
     return bounds
 
 
-def parts(bundle: Bundle, device: Device, objects: int, most: int) -> Iterator[tuple[str, str, int, int, float]]:
-    """The parts of each graph that take most as it is written: graph, part, FLOP, bytes moved, seconds."""
+def parts(bundle: Bundle, device: Device, objects: int, count: int) -> Iterator[tuple[str, str, int, int, float]]:
+    """Yield the slowest parts of each graph as it is written: graph, part, FLOP, bytes moved, seconds."""
     flops, bandwidth = device.fp16 * 1e12, device.bandwidth * 1e9
     for name in GRAPHS:
-        found: dict[str, list[Cost]] = defaultdict(list)
+        costs_of: dict[str, list[Cost]] = defaultdict(list)
         for cost in graph_cost(half(onnx.load(bundle.graph_path(name))), frame_sizes(bundle, objects), fused=True):
             module = re.match(r"/([^/]+)/", cost.name)
-            found[f"{module[1] if module else 'in between'}, {cost.operator}"].append(cost)
-        for part, some in sorted(found.items(), key=lambda one: -seconds(one[1], flops, bandwidth))[:most]:
-            moved = sum(cost.moved for cost in some)
-            yield name, part, sum(cost.flops for cost in some), moved, seconds(some, flops, bandwidth)
+            costs_of[f"{module[1] if module else 'in between'}, {cost.operator}"].append(cost)
+        for part, costs in sorted(costs_of.items(), key=lambda item: -seconds(item[1], flops, bandwidth))[:count]:
+            moved = sum(cost.moved for cost in costs)
+            yield name, part, sum(cost.flops for cost in costs), moved, seconds(costs, flops, bandwidth)
 
 
 def _weights(model: ModelProto) -> tuple[int, set[str]]:
-    """Bytes that INT8 saves on FP16 weights of products, and the names of the nodes of such products."""
+    """Return the bytes that INT8 saves on the FP16 weights of products, and the names of these products."""
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     float32 = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    # of a graph that is quantised already, weights come through these
+    # the weights of a graph that is quantised already
     stored = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose")]
     named = {node.name for node in products if {*node.input[:2]} & (sizes.keys() | stored)}

@@ -1,8 +1,8 @@
-"""The small interface behind which graphs run: a backend opens graphs, and holds the arrays that go between them.
+"""The interface behind which graphs run: a backend opens graphs, and holds the arrays that are passed between them.
 
-On a GPU those arrays stay there (`DeviceArray`), and work is only queued: `copy`, `run_into` and `replay` are done in
-the order in which they were called, and `synchronize` waits for them. On the CPU device arrays are numpy arrays and all
-is done at once; a backend that only opens graphs that run on numpy arrays has nothing else to write.
+On a GPU those arrays stay there (`DeviceArray`) and work is only queued: `copy`, `run_into` and `replay` happen in the
+order of the calls, and `synchronize` waits for them. On the CPU device arrays are numpy arrays, and everything happens
+at once. A backend whose graphs run on numpy arrays has to define nothing but `open`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Array = npt.NDArray[Any]
 
 
 class DeviceArray(Protocol):
-    """A contiguous array in a device's memory; a numpy array is one of the CPU's."""
+    """A contiguous array in a device's memory; for the CPU, a numpy array."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As numpy's."""
+        """As of a numpy array."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As numpy's."""
+        """As of a numpy array."""
 
     def __getitem__(self, index: Any, /) -> Any:
-        """A view: one entry of the first axis, or contiguous entries of it."""
+        """Return a view of one entry of the first axis, or of contiguous entries."""
 
 
 AnyArray = Array | DeviceArray
@@ -45,60 +45,66 @@ class GraphRunner(ABC):
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Outputs by name for inputs by name, contiguous arrays as the contract says (sam2edge.bundle.contract).
+        """Run the graph and wait for its outputs; BackendError if the engine fails.
 
-        Inputs may be the backend's device arrays, too. The outputs are new numpy arrays that the caller may keep; what
-        the backend has in another precision is converted. Raises BackendError when the engine fails.
+        Args:
+            inputs: Contiguous numpy arrays, or device arrays of the backend, by name as in the contract
+                (sam2edge.bundle.contract).
+
+        Returns:
+            New numpy arrays by name, in the types of the contract, which the caller may keep.
         """
 
     def run_outputs(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
-        """As `run`, with no other outputs than those that are wanted: the others need not leave the device."""
-        found = self.run(inputs)
-        return {name: found[name] for name in wanted}
+        """As `run`, with only the wanted outputs: the others need not leave the device."""
+        outputs = self.run(inputs)
+        return {name: outputs[name] for name in wanted}
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        """Queue a run on device arrays of the types that `dtype` says. Outputs that are not given are dropped.
+        """Queue a run on device arrays, none of which may be both input and output. Raises BackendError.
 
-        An output array is no input of the same run. Raises BackendError when the engine fails.
+        Args:
+            inputs: All inputs by name; those of floats have the type that `dtype` returns.
+            outputs: Arrays to write by name, likewise. Outputs that are not here are dropped.
         """
-        found = self.run(inputs)
-        for name, to in outputs.items():
-            cast("Array", to)[...] = found[name]
+        values = self.run(inputs)
+        for name, array in outputs.items():
+            cast("Array", array)[...] = values[name]
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Type of a floating-point input or output as device array."""
+        """Return the type of a floating-point input or output as device array."""
         return np.dtype(np.float32)
 
     def max_size(self, name: str, axis: int = 0) -> int | None:
-        """How many entries an axis of an input may have; None: any number."""
+        """Return the largest size of an axis of an input; None for no limit."""
         return None
 
 
 class Backend(ABC):
-    """A way to run graphs on a device."""
+    """A way to run graphs on a device. The defaults are for backends that run on numpy arrays."""
 
     @abstractmethod
     def open(self, graph: Path) -> GraphRunner:
-        """Load a graph file of a bundle; BackendError when the backend cannot read it."""
+        """Load a graph file of a bundle; BackendError if the backend cannot."""
 
     def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
-        """What resizes frames of a size (H,W) on the device (engines/resize.py); None if that is done on the host."""
+        """Load the graph that resizes frames of a size (H,W), see engines/resize.py; None to resize on the host."""
         return None
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
-        """A new array on the device."""
+        """Make an array on the device."""
         return np.zeros(shape, dtype)
 
     def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new numpy array of zeros that `copy` may read or write later, when the caller has gone on (page-locked)."""
+        """Make a numpy array of zeros that a queued `copy` can read or write later (page-locked)."""
         return np.zeros(shape, dtype)
 
     def copy(self, source: AnyArray, to: AnyArray) -> None:
-        """Queue a copy between arrays of one shape and dtype; each is a device array or from `staging`."""
+        """Queue a copy between arrays of one shape and dtype, each on the device or made by `staging`."""
         cast("Array", to)[...] = cast("Array", source)
 
     def download(self, array: AnyArray) -> Array:
-        """A new numpy array with the values of one on the device, in float32 if it is of floats; waits for it."""
+        """Wait for an array of the device and return its values as a new numpy array, floats as float32."""
         staging = self.staging(array.shape, array.dtype)
         if isinstance(array, np.ndarray):
             staging[...] = array
@@ -108,29 +114,96 @@ class Backend(ABC):
         return staging.astype(np.float32, copy=False) if staging.dtype.kind == "f" else staging
 
     def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
-        """Queue `steps`, which only call `copy` and `run_into`; later ones of the same key may be queued as recorded.
+        """Queue the work of `steps`, by calling it or by repeating what it queued before under the same key.
 
-        So with one key, steps use the same arrays (with other content) in the same order every time.
+        Args:
+            key: Names work that uses the same arrays, whatever their content, in the same order every time.
+            steps: Calls `copy` and `run_into` and nothing else of the backend.
         """
         steps()
 
     def forget(self) -> None:  # noqa: B027  nothing is recorded on the CPU
-        """Drop all recordings, which hold their arrays."""
+        """Drop all recordings of `replay`, which keep their arrays alive."""
 
     def synchronize(self) -> None:  # noqa: B027  nothing is queued on the CPU
-        """Wait until all that was queued is done. Raises BackendError if it failed."""
+        """Wait until all queued work is done; BackendError if it failed."""
 
     def new_stream(self) -> Backend:
-        """The same device and arrays with a queue of its own, for another thread."""
+        """Return a backend for another thread: the same device and arrays, with a stream of its own."""
         return self
 
 
-def open_backend(name: str | Backend) -> Backend:
-    """The backend called `name`, one of sam2edge.runtime.BACKENDS.
+class WrappedRunner(GraphRunner):
+    """Passes everything on to `inner`, so that a subclass holds only what it changes.
 
-    onnx: ONNX Runtime on the CPU. onnx-cuda: its CUDA provider. tensorrt: the engines that `sam2edge build` made of the
-    bundle. auto: what is right without any preparation, which is onnx. A Backend of the caller's own is taken as it is.
-    Raises BackendError for an unknown name, and when what the name promises is not on this machine.
+    None of the three ways to run calls another one.
+    """
+
+    def __init__(self, inner: GraphRunner) -> None:
+        self.inner = inner
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        return self.inner.run(inputs)
+
+    def run_outputs(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
+        return self.inner.run_outputs(inputs, wanted)
+
+    def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
+        self.inner.run_into(inputs, outputs)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self.inner.dtype(name)
+
+    def max_size(self, name: str, axis: int = 0) -> int | None:
+        return self.inner.max_size(name, axis)
+
+
+class WrappedBackend(Backend):
+    """Passes everything on to `inner`. The runners and streams that it returns are those of `inner`, not wrapped."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+
+    def open(self, graph: Path) -> GraphRunner:
+        return self.inner.open(graph)
+
+    def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
+        return self.inner.resizer(bundle, size)
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
+        return self.inner.zeros(shape, dtype)
+
+    def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        return self.inner.staging(shape, dtype)
+
+    def copy(self, source: AnyArray, to: AnyArray) -> None:
+        self.inner.copy(source, to)
+
+    def download(self, array: AnyArray) -> Array:
+        return self.inner.download(array)
+
+    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
+        self.inner.replay(key, steps)
+
+    def forget(self) -> None:
+        self.inner.forget()
+
+    def synchronize(self) -> None:
+        self.inner.synchronize()
+
+    def new_stream(self) -> Backend:
+        return self.inner.new_stream()
+
+
+def open_backend(name: str | Backend) -> Backend:
+    """Open a backend by its name; a Backend is returned as it is.
+
+    Args:
+        name: "onnx" (ONNX Runtime on the CPU), "onnx-cuda" (its CUDA provider), "tensorrt" (the engines that
+            `sam2edge build` made of the bundle), or "auto": what works without any preparation, which is "onnx".
+
+    Raises:
+        BackendError: The name is unknown, or this machine lacks what the backend needs.
     """
     if isinstance(name, Backend):
         return name

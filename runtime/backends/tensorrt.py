@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,43 +30,62 @@ from sam2edge.runtime.backends.cuda.backend import CudaBackend
 from sam2edge.runtime.backends.cuda.context import out_of_memory
 from sam2edge.runtime.backends.cuda.memory import CudaArray
 from sam2edge.runtime.backends.cuda.runner import CudaRunner, Signature
-from sam2edge.runtime.backends.cuda.stream import Queue
+from sam2edge.runtime.backends.cuda.stream import Stream
+from sam2edge.runtime.backends.tensorrt_api import TensorRT
+
+if TYPE_CHECKING:
+    import tensorrt
 
 Specs = tuple[TensorSpec, ...]
 
 
-class TensorRTBackend(CudaBackend):
-    """Runs the engines that `sam2edge build` made for this GPU.
+def this_target(api: TensorRT) -> Target:
+    """Return the TensorRT and GPU of this machine, or raise EngineError without a GPU."""
+    try:
+        gpu = gpus.first_gpu()
+    except BackendError as error:
+        raise EngineError(f"TensorRT needs an NVIDIA GPU, but {error}; see `sam2edge doctor`") from error
+    return Target(api.version, gpu.name, gpu.compute_capability)
 
-    engines: their directory; by default that of the bundle, BUNDLE.engines/PRECISION with the first of
-    sam2edge.bundle.engines.PREFERENCE that is there. Its streams share the engines. Raises BackendError without
-    TensorRT, a GPU or pycuda.
+
+class TensorRTBackend(CudaBackend):
+    """Runs the engines that `sam2edge build` made for this GPU. All streams of a backend share its engines.
+
+    Args:
+        engines: Directory of the engines. Default: BUNDLE.engines/PRECISION, with the first precision of
+            sam2edge.bundle.engines.PREFERENCE that was built.
+
+    Raises:
+        BackendError: There is no TensorRT, GPU or pycuda.
     """
 
     def __init__(self, engines: str | os.PathLike[str] | None = None) -> None:
         try:
-            self._trt = tensorrt_api.load()
-            self._target = this_target(self._trt)
+            self._api = tensorrt_api.load()
+            self._target = this_target(self._api)
         except EngineError as error:
             raise BackendError(str(error)) from error
         super().__init__()
         self._directory = None if engines is None else Path(engines)
-        self._loaded = _Loaded(self._trt, threading.Lock(), weakref.WeakValueDictionary())
+        self._loaded = _LoadedEngines(self._api, threading.Lock(), weakref.WeakValueDictionary())
 
     def open(self, graph: Path) -> GraphRunner:
         """Load the engine of a bundle's graph file.
 
-        Raises StaleEngineError and DamagedEngineError; BackendError when the bundle has no engines or memory runs out.
+        Raises:
+            StaleEngineError: The engines are not for this bundle or machine.
+            DamagedEngineError: Their files are not as they were written.
+            BackendError: The bundle has no engines, or memory ran out.
         """
         bundle, engines = self._engines(graph.parent)
         names = [name for name, listed in bundle.manifest.graphs.items() if listed.file == graph.name]
         if not names:
-            raise BackendError(f"{graph}: no graph of the bundle")
+            raise BackendError(f"{graph}: not a graph of the bundle")
         inputs, outputs = contract(bundle.model)[names[0]]
         return self._runner(engines, names[0], graph.name, inputs, outputs)
 
     def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
-        """What resizes frames up to the size that the engines were built for; the host resizes larger ones."""
+        """Load the engine that resizes frames; None for frames larger than it was built for."""
         opened, engines = self._engines(bundle)
         if max(size) > engines.manifest.limits.side:
             return None
@@ -82,68 +100,59 @@ class TensorRTBackend(CudaBackend):
 
     def _engines(self, path: Path) -> tuple[Bundle, Engines]:
         bundle = Bundle(path, read_manifest(path))  # its graphs are not read
-        return bundle, Engines.open(self._directory or _taken(bundle), bundle, self._target)
+        return bundle, Engines.open(self._directory or _preferred(bundle), bundle, self._target)
 
-    def _runner(self, engines: Engines, name: str, called: str, inputs: Specs, outputs: Specs) -> GraphRunner:
+    def _runner(self, engines: Engines, name: str, title: str, inputs: Specs, outputs: Specs) -> GraphRunner:
         with self.exclusive():
             engine = self._loaded.engine(engines, name)
         listed = engines.manifest.engines[name]
-        dtypes = {tensor: said.dtype for tensor, said in {**listed.inputs, **listed.outputs}.items()}
-        # it would write beyond arrays of other types
-        if dtypes != tensorrt_api.tensor_dtypes(self._trt, engine.engine):
+        dtypes = {tensor: entry.dtype for tensor, entry in {**listed.inputs, **listed.outputs}.items()}
+        # otherwise the engine would write beyond the end of arrays of other types
+        if dtypes != self._api.tensor_dtypes(engine.engine):
             raise DamagedEngineError(
                 f"{engines.path / MANIFEST}: lists other inputs, outputs or types of {name} than its engine has; build "
                 "the engines again with `sam2edge build --force`"
             )
         signature = Signature(
-            called,
+            title,
             inputs,
             outputs,
             {tensor: np.dtype(dtype) for tensor, dtype in dtypes.items()},
             {name: (tensor.profile[0], tensor.profile[2]) for name, tensor in listed.inputs.items() if tensor.profile},
         )
-        return _Runner(self, signature, engine, self._trt)
+        return _Runner(self, signature, engine, self._api)
 
     def activations(self) -> CudaArray:
-        """What engines calculate in: one array for all on this queue, since they run one after the other."""
+        """Return the memory that engines compute in: one array for all, since they run one after the other."""
         return self.scratch("activations", (self._loaded.activation_bytes,), np.uint8)
 
 
-def this_target(trt: ModuleType) -> Target:
-    """Return TensorRT and the GPU of this machine, or raise EngineError."""
-    try:
-        gpu = gpus.first_gpu()
-    except BackendError as error:
-        raise EngineError(f"TensorRT needs an NVIDIA GPU, but {error}; see `sam2edge doctor`") from error
-    return Target(tensorrt_api.version(trt), gpu.name, gpu.compute_capability)
-
-
-def _taken(bundle: Bundle) -> Path:
-    found = engine_directories(bundle.path)
-    if not found:
+def _preferred(bundle: Bundle) -> Path:
+    directories = engine_directories(bundle.path)
+    if not directories:
         directory = default_directory(bundle.path, PREFERENCE[0]).parent
         raise BackendError(
             f"{bundle.path}: has no engines in {directory}; build them with `sam2edge build {bundle.path}`"
         )
-    return found[0]
+    return directories[0]
 
 
 @dataclass(eq=False)
 class _Engine:
-    """TensorRT's ICudaEngine, and what its runs take beside weights, inputs and outputs."""
+    """TensorRT's engine, and what its runs take beside weights, inputs and outputs."""
 
-    engine: Any
+    engine: tensorrt.ICudaEngine
     activation_bytes: int
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """Engines in use, by their file and its hash, since a new build may take the place of one that is in use.
+class _LoadedEngines:
+    """The engines in use, whose weights are on the GPU once for all streams of a backend.
 
-    Weights are on the GPU once for a backend and its forks.
+    Their keys are file and hash, since a new build may replace the files of engines in use.
     """
 
-    trt: ModuleType
+    api: TensorRT
     lock: threading.Lock
     engines: weakref.WeakValueDictionary[tuple[Path, str], _Engine]
 
@@ -151,17 +160,16 @@ class _Loaded:
         listed = engines.manifest.engines[name]
         file = engines.path / listed.file
         with self.lock:
-            found = self.engines.get((file, listed.sha256))
-            if found is None:
-                logger, said = tensorrt_api.logger(self.trt)
-                said.clear()
+            loaded = self.engines.get((file, listed.sha256))
+            if loaded is None:
+                self.api.errors.clear()
                 try:
-                    engine = tensorrt_api.deserialized(self.trt, logger, engines.read(name))
+                    engine = self.api.deserialize(engines.read(name))
                 except EngineError as error:
-                    raise _failure(f"{file}: {error}", said) if said else error from error
-                found = _Engine(engine, tensorrt_api.activation_bytes(self.trt, engine))
-                self.engines[file, listed.sha256] = found
-            return found
+                    raise _failure(self.api, f"{file}: {error}") if self.api.errors else error from error
+                loaded = _Engine(engine, self.api.activation_bytes(engine))
+                self.engines[file, listed.sha256] = loaded
+            return loaded
 
     @property
     def activation_bytes(self) -> int:
@@ -170,15 +178,15 @@ class _Loaded:
         return max(engine.activation_bytes for engine in engines if engine is not None)
 
 
-def _failure(what: str, said: Collection[str]) -> BackendError:
-    text, full = tensorrt_api.explained(said)
-    return out_of_memory(f"{what}: {text}") if full else BackendError(f"{what}: {text}")
+def _failure(api: TensorRT, what: str) -> BackendError:
+    text, memory_ran_out = api.explain_errors()
+    return out_of_memory(f"{what}: {text}") if memory_ran_out else BackendError(f"{what}: {text}")
 
 
 class _Runner(CudaRunner):
-    def __init__(self, backend: TensorRTBackend, signature: Signature, engine: _Engine, trt: ModuleType) -> None:
+    def __init__(self, backend: TensorRTBackend, signature: Signature, engine: _Engine, api: TensorRT) -> None:
         super().__init__(backend, signature)
-        self._tensorrt, self._engine, self._trt = backend, engine, trt
+        self._tensorrt, self._engine, self._api = backend, engine, api
 
     def _enqueue(self, inputs: Mapping[str, CudaArray], outputs: Mapping[str, CudaArray]) -> None:
         execution = self._tensorrt.resource(self._engine, self._new_execution)
@@ -186,51 +194,50 @@ class _Runner(CudaRunner):
         execution.enqueue(dynamic, {**inputs, **outputs}, self._tensorrt.activations())
 
     def _new_execution(self) -> _Execution:
-        _, said = tensorrt_api.logger(self._trt)
-        said.clear()
-        context = tensorrt_api.new_context(self._trt, self._engine.engine)
+        self._api.errors.clear()
+        context = self._api.new_context(self._engine.engine)
         if context is None:
-            raise _failure(f"{self._signature.name}: TensorRT makes no execution context", said)
-        return _Execution(self._trt, self._engine, context, self._signature.name, self._tensorrt.queue)
+            raise _failure(self._api, f"{self._signature.name}: TensorRT makes no execution context")
+        return _Execution(self._api, self._engine, context, self._signature.name, self._tensorrt.stream)
 
 
 class _Execution:
     """An execution context. What is already set is not set again, which spares TensorRT most of its work."""
 
-    def __init__(self, trt: ModuleType, engine: _Engine, context: Any, name: str, queue: Queue) -> None:
-        self._trt, self._engine, self._contexts, self._name, self._queue = trt, engine, [context], name, queue
+    def __init__(
+        self, api: TensorRT, engine: _Engine, context: tensorrt.IExecutionContext, name: str, stream: Stream
+    ) -> None:
+        self._api, self._engine, self._contexts, self._name, self._stream = api, engine, [context], name, stream
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._activations = 0
-        weakref.finalize(self, _end, queue, self._contexts)
+        weakref.finalize(self, _end, stream, self._contexts)
 
     def enqueue(
         self, shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, CudaArray], activations: CudaArray
     ) -> None:
         """Queue a run with these shapes of dynamic inputs, and arrays for all inputs and outputs."""
-        (context,) = self._contexts
-        _, said = tensorrt_api.logger(self._trt)
-        said.clear()
+        context: tensorrt.IExecutionContext = self._contexts[0]
+        self._api.errors.clear()
         for name, shape in shapes.items():
             if self._shapes.get(name) != shape:
-                self._check(tensorrt_api.set_shape(self._trt, context, name, shape))
+                self._check(context.set_input_shape(name, shape))
                 self._shapes[name] = shape
         for name, array in arrays.items():
             if self._addresses.get(name) != array.address:
-                self._check(tensorrt_api.set_address(self._trt, context, name, array.address))
+                self._check(context.set_tensor_address(name, array.address))
                 self._addresses[name] = array.address
         if self._activations != activations.address:
-            tensorrt_api.set_activations(self._trt, context, activations.address, activations.nbytes)
+            self._api.set_activations(context, activations.address, activations.nbytes)
             self._activations = activations.address
-        self._check(tensorrt_api.enqueue(self._trt, context, self._queue.handle))
+        self._check(context.execute_async_v3(self._stream.handle))
 
-    def _check(self, done: bool) -> None:
-        if not done:
-            _, said = tensorrt_api.logger(self._trt)
-            raise _failure(f"{self._name}: TensorRT failed", said)
+    def _check(self, accepted: bool) -> None:
+        if not accepted:
+            raise _failure(self._api, f"{self._name}: TensorRT failed")
 
 
-def _end(queue: Queue, contexts: list[Any]) -> None:
-    queue.drain()
-    with queue.context.active():
+def _end(stream: Stream, contexts: list[Any]) -> None:
+    stream.drain()
+    with stream.context.active():
         contexts.clear()

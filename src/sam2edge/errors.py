@@ -11,7 +11,7 @@
     │   └── ParityError          a graph was written but differs from PyTorch
     ├── EngineError              TensorRT engines cannot be built or used; the message says what to do
     │   ├── BuildError           an engine could not be built
-    │   ├── StaleEngineError     built of another graph, or for another TensorRT, GPU or precision
+    │   ├── StaleEngineError     built from another graph, or for another TensorRT, GPU or precision
     │   └── DamagedEngineError   missing, truncated or edited since it was built
     ├── GateError                the gate refuses masks, INT8 ranges or outputs; the message says which and how far off
     ├── BackendError             a backend or device that was asked for is not there, or failed
@@ -70,7 +70,7 @@ class BuildError(EngineError):
 
 
 class StaleEngineError(EngineError):
-    """An engine was built of another graph, or for another TensorRT, GPU or precision."""
+    """An engine was built from another graph, or for another TensorRT, GPU or precision."""
 
 
 class DamagedEngineError(EngineError):

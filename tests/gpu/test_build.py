@@ -32,10 +32,10 @@ def test_build(request: pytest.FixtureRequest, target: Target, precision: str) -
     assert {
         engine.inputs["features"].dtype for engine in engines.manifest.engines.values() if "features" in engine.inputs
     } == {"float32" if precision == "fp32" else "float16"}
-    trt = tensorrt_api.load()
+    api = tensorrt_api.load()
     for name in GRAPHS:
         print(name, engines.manifest.engines[name].layers, engines.manifest.engines[name].seconds, "s")
-        engine = tensorrt_api.deserialized(trt, tensorrt_api.logger(trt)[0], engines.read(name))
+        engine = api.deserialize(engines.read(name))
         for tensor, shapes in profile(bundle.model, SMALL.limits, name).items():
             assert [tuple(shape) for shape in engine.get_tensor_profile_shape(tensor, 0)] == list(shapes)
     assert timing_cache.timing_cache_path(target.tensorrt, target.gpu).stat().st_size > 0

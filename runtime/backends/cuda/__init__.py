@@ -1,1 +1,1 @@
-"""What the GPU backends share: the driver's context, arrays on the device, the queue and recordings of it."""
+"""What the GPU backends share: the context, arrays on the device, streams and the graphs recorded on them."""

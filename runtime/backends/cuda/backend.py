@@ -1,4 +1,4 @@
-"""What is common to the backends on an NVIDIA GPU: arrays, copies, the queue, and recordings of what is queued."""
+"""What the backends on an NVIDIA GPU share: arrays, copies, the stream, and recordings of queued work."""
 
 from __future__ import annotations
 
@@ -18,44 +18,43 @@ from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray
 from sam2edge.runtime.backends.cuda import driver
 from sam2edge.runtime.backends.cuda.context import primary
 from sam2edge.runtime.backends.cuda.memory import CudaArray, Memory
-from sam2edge.runtime.backends.cuda.stream import Queue, Recorded
+from sam2edge.runtime.backends.cuda.stream import RecordedGraph, Stream
 
 _RECORDINGS = 8
-"""Keys that have recordings, or will have with their next run; each holds execution contexts."""
+"""How many keys may have a recording, or get one with their next run; each holds execution contexts."""
 _SEEN = 64
-"""Keys that ran once and are remembered."""
+"""How many keys that ran once are remembered."""
 
 T = TypeVar("T")
 
 
 class Recording:
-    """What belongs to the steps of one key. Its resources are never touched again once `graph` is there.
+    """What belongs to the steps of one key: arrays whose addresses are recorded, and what the runs of graphs need.
 
-    held: arrays whose addresses are in the graph. resources: what a run of a graph file needs for itself, by the
-    file and by which of its runs within the steps it is.
+    `resources` are by graph file and number of its run within the steps (`counts`), and never change once recorded.
     """
 
     def __init__(self) -> None:
         self.held: list[object] = []
         self.resources: dict[Hashable, Any] = {}
         self.counts: Counter[Hashable] = Counter()
-        self.graph: Recorded | None = None
+        self.graph: RecordedGraph | None = None
 
 
 class CudaBackend(Backend):
-    """Arrays and copies on the first GPU; a subclass opens graphs. Each fork, and only it, has a queue of its own.
+    """Arrays and copies on the first GPU, on a stream of its own; a subclass opens graphs.
 
-    Any thread may call, one at a time is let in. Raises BackendError without a driver, a GPU or pycuda.
+    Any thread may call it, and one at a time is admitted. Raises BackendError without a driver, a GPU or pycuda.
     """
 
     def __init__(self) -> None:
         self.context = primary()
         self._memory = Memory(self.context)
-        self._begin_queue()
+        self._begin_stream()
 
-    def _begin_queue(self) -> None:
-        """All that belongs to one queue."""
-        self.queue = Queue(self.context, self._memory)
+    def _begin_stream(self) -> None:
+        """Make everything that belongs to one stream."""
+        self.stream = Stream(self.context, self._memory)
         self._lock = threading.RLock()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
@@ -64,43 +63,43 @@ class CudaBackend(Backend):
         self._plain: dict[Hashable, Any] = {}
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
-        """A new array on the GPU, filled when this returns, so that any queue may use it."""
+        """Make an array on the GPU. It is filled when this returns, so that any stream may use it."""
         return self._memory.zeros(tuple(shape), dtype)
 
     def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new page-locked numpy array of zeros."""
+        """Make a page-locked numpy array of zeros."""
         return self._memory.staging(tuple(shape), dtype)
 
     def copy(self, source: AnyArray, to: AnyArray) -> None:
-        """Queue a copy; BackendError unless shapes and dtypes are the same, both have no gaps and one is the GPU's."""
+        """Queue a copy between contiguous arrays of one shape and dtype, at least one on the GPU; else BackendError."""
         if (source.shape, source.dtype) != (to.shape, to.dtype):
             raise BackendError(
-                f"copies are between arrays of one shape and dtype, not from {source.dtype}{list(source.shape)} to "
-                f"{to.dtype}{list(to.shape)}"
+                "copy() needs arrays of one shape and dtype, but they are "
+                f"{source.dtype}{list(source.shape)} and {to.dtype}{list(to.shape)}"
             )
         for array in (source, to):
             if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
-                raise BackendError("copies need arrays without gaps: copy whole entries of the first axis")
+                raise BackendError("copy() needs contiguous arrays: copy whole entries of the first axis")
         if math.prod(source.shape) == 0:
             return
         cuda = self.context.cuda
         with self.exclusive():
             self.hold(source, to)
             if isinstance(source, CudaArray) and isinstance(to, CudaArray):
-                cuda.memcpy_dtod_async(to.address, source.address, to.nbytes, self.queue.stream)
+                cuda.memcpy_dtod_async(to.address, source.address, to.nbytes, self.stream.pycuda)
             elif isinstance(to, CudaArray):
-                cuda.memcpy_htod_async(to.address, cast("Array", source), self.queue.stream)
+                cuda.memcpy_htod_async(to.address, cast("Array", source), self.stream.pycuda)
             elif isinstance(source, CudaArray):
-                cuda.memcpy_dtoh_async(to, source.address, self.queue.stream)
+                cuda.memcpy_dtoh_async(to, source.address, self.stream.pycuda)
             else:
-                raise BackendError("one of the arrays of a copy must be on the GPU; copy on the host with numpy")
+                raise BackendError("copy() needs an array on the GPU; copy between arrays on the host with numpy")
 
     def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
-        """Queue `steps`: twice as they are, then recorded as a CUDA graph, which is launched from then on.
+        """Queue `steps`: by calling them twice, then as a CUDA graph that is recorded once and launched from then on.
 
-        The second time they run with what they will be recorded with, since TensorRT prepares for shapes when it first
-        meets them. Of many keys those last used are kept. A recording that fails raises BackendError; nothing of the
-        steps was done then.
+        The second time they already use the resources that will be recorded, since TensorRT prepares for shapes at
+        their first use. Of many keys, those last used are kept. If recording fails, this raises BackendError, and none
+        of the steps were done.
         """
         with self.exclusive():
             if self._under_way is not None:
@@ -126,46 +125,46 @@ class CudaBackend(Backend):
                     self._seen.popitem(last=False)
 
     def forget(self) -> None:
-        """Drop all recordings and what runs need besides, such as memory that is kept for later."""
+        """Drop all recordings, the resources of other runs, and memory that is kept for later."""
         with self.exclusive():
             self._recordings.clear()
             self._seen.clear()
             self._plain.clear()
-            self.queue.scratch.clear()
-            self.queue.wait()
+            self.stream.scratch.clear()
+            self.stream.wait()
             self._memory.settle(keep=0)
 
     def synchronize(self) -> None:
-        """Wait until all that was queued is done; BackendError if it failed."""
+        """Wait until all queued work is done; BackendError if it failed."""
         with self.exclusive():
-            self.queue.wait()
+            self.stream.wait()
             self._memory.settle()
 
     def new_stream(self) -> Backend:
-        """The same GPU and arrays with a queue of its own. Graphs are opened anew on it.
+        """Return a backend on the same GPU and arrays with a stream of its own, on which graphs are opened anew.
 
-        An array that one queue writes may be read by another once the first was synchronised.
+        One stream may read what another one wrote once that was synchronised.
         """
         other = copy.copy(self)
-        other._begin_queue()
+        other._begin_stream()
         return other
 
-    # What runners of graphs need.
+    # For the runners of graphs.
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Let no other thread use the queue, and make the context current."""
+        """Keep other threads from the stream, and make the context current."""
         with self._lock, self.context.active():
-            self.queue.use()
+            self.stream.use()
             yield
 
     def hold(self, *used: object) -> None:
-        """Keep what the steps use as long as their recording."""
+        """Keep what the steps use as long as their recording lives."""
         if self._under_way is not None:
             self._under_way.held.extend(used)
 
     def resource(self, name: Hashable, make: Callable[[], T]) -> T:
-        """What the next run of a graph uses alone: nothing that is in a recording may be changed afterwards."""
+        """Return what the next run of a graph needs for itself: what is in a recording must never be changed again."""
         recording = self._under_way
         if recording is None:
             if name not in self._plain:
@@ -180,12 +179,12 @@ class CudaBackend(Backend):
         return cast("T", recording.resources[place])
 
     def scratch(self, name: Hashable, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
-        """An array for the moment, whatever is in it: the same memory again for the same name, if that is enough."""
+        """Return a temporary array of undefined content, in the memory of the last one of its name if that suffices."""
         kind = np.dtype(dtype)
         size = math.prod(shape) * kind.itemsize
-        if name not in self.queue.scratch or self.queue.scratch[name].nbytes < size:
-            self.queue.scratch[name] = self._memory.array((size,), np.uint8)
-        array = self.queue.scratch[name].reinterpreted(shape, kind)
+        if name not in self.stream.scratch or self.stream.scratch[name].nbytes < size:
+            self.stream.scratch[name] = self._memory.array((size,), np.uint8)
+        array = self.stream.scratch[name].reinterpreted(shape, kind)
         self.hold(array)
         return array
 
@@ -198,8 +197,8 @@ class CudaBackend(Backend):
         finally:
             self._under_way = None
 
-    def _recorded(self, key: Hashable, recording: Recording, steps: Callable[[], None]) -> Recorded:
-        stream = self.queue.handle
+    def _recorded(self, key: Hashable, recording: Recording, steps: Callable[[], None]) -> RecordedGraph:
+        stream = self.stream.handle
         driver.begin_capture(stream)
         self._capturing = True
         try:
@@ -207,7 +206,7 @@ class CudaBackend(Backend):
                 steps()
         except BaseException:
             del self._recordings[key]
-            with contextlib.suppress(BackendError):  # what made the steps fail tells more
+            with contextlib.suppress(BackendError):  # the error of the steps says more
                 driver.destroy_graph(driver.end_capture(stream))
             raise
         finally:
@@ -215,7 +214,7 @@ class CudaBackend(Backend):
         try:
             graph = driver.end_capture(stream)
             try:
-                return Recorded(self.queue, graph)
+                return RecordedGraph(self.stream, graph)
             finally:
                 driver.destroy_graph(graph)
         except BackendError:

@@ -1,8 +1,8 @@
 """The GPU's primary context, which PyTorch, ONNX Runtime and TensorRT use too, made current only while it is needed.
 
-pycuda keeps a stack of contexts for each thread. A thread that ends with anything on it ends the process, and an object
-that is freed where the context is not current is lost with a warning. So every use of pycuda here is inside of
-`active`, and what is freed is freed by name (`free`) and not when Python gets round to it.
+pycuda keeps a stack of contexts for each thread. A thread that ends with a context on its stack ends the process, and
+an object that is freed where its context is not current leaks with a warning. So every use of pycuda is inside
+`active`, and memory is freed explicitly (`free`) and not by the garbage collector.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from sam2edge.errors import BackendError
 
 NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING: the default stream, which PyTorch uses, does not wait for the stream nor the stream for it.
-With a stream that does, what PyTorch queues during a recording would break the recording."""
+"""CU_STREAM_NON_BLOCKING: the stream and the default stream, which PyTorch uses, do not wait for each other.
+Otherwise what PyTorch queues during a recording would break the recording."""
 
 _lock = threading.Lock()
 
 
 class Context:
-    """The primary context of the first GPU that CUDA_VISIBLE_DEVICES leaves. cuda: the module pycuda.driver."""
+    """The primary context of the first GPU in CUDA_VISIBLE_DEVICES; `cuda` is the module pycuda.driver."""
 
     def __init__(self, cuda: Any) -> None:
         self.cuda = cuda
@@ -35,7 +35,7 @@ class Context:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Make the context current in this thread; what CUDA says against the block becomes BackendError."""
+        """Make the context current in this thread, and turn errors of CUDA into BackendError."""
         self._primary.push()
         try:
             yield
@@ -43,23 +43,23 @@ class Context:
             raise out_of_memory(str(error)) from error
         except self.cuda.Error as error:
             raise BackendError(
-                f"CUDA failed: {error}; what was queued is lost. If it stays, start the process anew, and see "
+                f"CUDA failed: {error}; the queued work is lost. If this repeats, restart the process, and see "
                 "`sam2edge doctor`"
             ) from error
         finally:
             self.cuda.Context.pop()
 
 
-def out_of_memory(said: str) -> BackendError:
-    """The error for a full GPU; `said`: what CUDA or TensorRT says."""
+def out_of_memory(reason: str) -> BackendError:
+    """Make the error for a full GPU, with the message of CUDA or TensorRT."""
     return BackendError(
-        f"GPU memory ran out ({said}); close other programs, lower max_objects, build engines with a lower "
+        f"GPU memory ran out ({reason}); close other programs, lower max_objects, build engines with a lower "
         "--max-objects or --max-prompts, or export with a smaller --image-size or with --memory-pool 2"
     )
 
 
 def primary() -> Context:
-    """The context of this process; BackendError without pycuda or a GPU."""
+    """Return the context of this process; BackendError without pycuda or a GPU."""
     with _lock:
         return _primary()
 

@@ -1,7 +1,7 @@
-"""The calls of the CUDA driver that pycuda lacks: what is queued on a stream, recorded and launched as a whole.
+"""The calls of the CUDA driver that pycuda lacks: to record what is queued on a stream and launch it as a whole.
 
-Handles are integers, that of a stream is pycuda's `stream.handle`. A context must be current (context.py). Every call
-raises BackendError with CUDA's own name for what went wrong.
+Handles are integers; a stream's is pycuda's `stream.handle`. A context must be current (context.py). Every call raises
+BackendError with CUDA's own name and description of the error.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from sam2edge.errors import BackendError
 
 LIBCUDA = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 _RELAXED = 2
-"""CU_STREAM_CAPTURE_MODE_RELAXED. The stricter modes turn memory that this or any thread allocates or frees meanwhile
-(PyTorch in another thread, the garbage collector in this one) into an error of the capture. Nothing of it goes into the
-recording, so it may be allowed."""
+"""CU_STREAM_CAPTURE_MODE_RELAXED. In stricter modes the capture fails if this or any thread allocates or frees memory
+meanwhile (PyTorch in another thread, the garbage collector in this one), which is harmless: none of it is recorded."""
 
 
 @functools.cache
 def library() -> Any:
-    """libcuda; BackendError where there is no driver."""
+    """Load libcuda; BackendError if there is no driver."""
     try:
         return ctypes.CDLL(LIBCUDA)
     except OSError as error:
@@ -30,25 +29,25 @@ def library() -> Any:
 
 
 def begin_capture(stream: int) -> None:
-    """From here on what this thread queues on the stream is recorded and not run."""
+    """Record from here on what this thread queues on the stream, instead of running it."""
     _call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), ctypes.c_int(_RELAXED))
 
 
 def end_capture(stream: int) -> int:
-    """The recorded graph. The stream is as before, even when this raises because something could not be recorded."""
+    """Return the recorded graph. From here on the stream runs its work again, even if this raises."""
     graph = ctypes.c_void_p()
     _call("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
     if not graph.value:
-        raise BackendError("CUDA recorded nothing: cuStreamEndCapture gave no graph")
+        raise BackendError("CUDA recorded nothing: cuStreamEndCapture returned no graph")
     return graph.value
 
 
 def instantiate(graph: int) -> int:
-    """A graph that can be launched, of one that was recorded and may be destroyed then."""
+    """Make an executable of a recorded graph, which may be destroyed afterwards."""
     executable = ctypes.c_void_p()
     if hasattr(library(), "cuGraphInstantiateWithFlags"):
         _call("cuGraphInstantiateWithFlags", ctypes.byref(executable), ctypes.c_void_p(graph), ctypes.c_ulonglong(0))
-    else:  # before CUDA 11.4; the last three would say which node is wrong
+    else:  # before CUDA 11.4; the last three would report the node that fails
         no_log = (None, None, ctypes.c_size_t(0))
         _call("cuGraphInstantiate_v2", ctypes.byref(executable), ctypes.c_void_p(graph), *no_log)
     assert executable.value is not None
@@ -61,12 +60,12 @@ def launch(executable: int, stream: int) -> None:
 
 
 def destroy_executable(executable: int) -> None:
-    """Free what `instantiate` gave."""
+    """Free an executable that `instantiate` made."""
     _call("cuGraphExecDestroy", ctypes.c_void_p(executable))
 
 
 def destroy_graph(graph: int) -> None:
-    """Free what `end_capture` gave."""
+    """Free a graph that `end_capture` returned."""
     _call("cuGraphDestroy", ctypes.c_void_p(graph))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +25,7 @@ class Gpu:
 
 
 class GpuError(BackendError):
-    """The NVIDIA driver or a GPU cannot be used.
-
-    Attributes:
-        part: "NVIDIA driver" or "GPU 0".
-        detail: What is wrong with it.
-        advice: What to do about that.
-        missing: Whether it is not there at all.
-
-    """
+    """The NVIDIA driver or a GPU (`part`) cannot be used, or is not even there (`missing`)."""
 
     def __init__(self, part: str, detail: str, advice: str, *, missing: bool = False) -> None:
         super().__init__(f"{part}: {detail} ({advice})")
@@ -47,7 +40,7 @@ def first_gpu() -> Gpu:
 
 
 def count_gpus() -> int:
-    """Start the driver and count its GPUs, or raise GpuError."""
+    """Start the driver and count its GPUs, or raise GpuError. Call this before the functions below."""
     part = "NVIDIA driver"
     try:
         driver.library()
@@ -55,29 +48,29 @@ def count_gpus() -> int:
         advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
         raise GpuError(part, f"{driver.LIBCUDA} is not there", advice, missing=True) from error
     advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"
-    _call(part, advice, "cuInit", 0)
     count = ctypes.c_int()
+    _call(part, advice, "cuInit", 0)
     _call(part, advice, "cuDeviceGetCount", ctypes.byref(count))
     return count.value
 
 
 def cuda_version() -> str:
-    """Return the newest version of CUDA that the driver runs, such as "12.8". The driver must have been started."""
+    """Return the newest version of CUDA that the driver runs, such as "12.8"."""
     version = ctypes.c_int()
     _call("NVIDIA driver", "run nvidia-smi", "cuDriverGetVersion", ctypes.byref(version))
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def find_gpu(index: int) -> Gpu:
-    """Describe one GPU, or raise GpuError. The driver must have been started."""
+    """Describe one GPU, or raise GpuError."""
     device, memory, title = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()
-    part, advice = f"GPU {index}", "run nvidia-smi"
-    _call(part, advice, "cuDeviceGet", ctypes.byref(device), index)
-    _call(part, advice, "cuDeviceGetName", title, len(title), device)
-    _call(part, advice, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
-    _call(part, advice, "cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
-    _call(part, advice, "cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+    ask = functools.partial(_call, f"GPU {index}", "run nvidia-smi")
+    ask("cuDeviceGet", ctypes.byref(device), index)
+    ask("cuDeviceGetName", title, len(title), device)
+    ask("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    ask("cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
+    ask("cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
     return Gpu(title.value.decode(), f"{major.value}.{minor.value}", memory.value)
 
 

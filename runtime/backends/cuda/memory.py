@@ -1,7 +1,7 @@
-"""Arrays on the GPU and page-locked ones on the host, and when their memory may be used again.
+"""Arrays on the GPU, page-locked arrays on the host, and when their memory may be used again.
 
-An array may be dropped while queued work still reads or writes it. Its memory is given to somebody else only when
-every queue was waited for since then.
+An array may be dropped while queued work still reads or writes it. Its memory is reused only after every stream was
+waited for since then.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sam2edge.runtime.backends.cuda.context import NON_BLOCKING, Context
 
 _ALIGNMENT = 512
 _KEPT = 64 << 20
-"""Bytes on the GPU that are kept for the next array of the same size; allocating makes the whole GPU wait."""
+"""Bytes on the GPU that are kept for new arrays of the same sizes: an allocation makes the whole GPU wait."""
 
 
 class CudaArray:
-    """A contiguous array in GPU memory, which it keeps alive; so does each of its views. address: of its first byte."""
+    """A contiguous array in GPU memory at an address. It and each of its views keep the memory alive."""
 
     def __init__(self, memory: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._memory, self.address, self.shape, self.dtype = memory, address, shape, dtype
@@ -39,7 +39,7 @@ class CudaArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> CudaArray:
-        """A view of one entry of the first axis, or of entries without gaps."""
+        """Return a view of one entry of the first axis, or of contiguous entries."""
         if not self.shape:
             raise IndexError("an array without axes has no entries")
         count, entry = self.shape[0], self.shape[1:]
@@ -47,7 +47,7 @@ class CudaArray:
         if isinstance(index, slice):
             first, last, stride = index.indices(count)
             if stride != 1:
-                raise IndexError(f"entries of an array on the GPU must follow each other, but the step is {stride}")
+                raise IndexError(f"entries of an array on the GPU must be contiguous, but the step is {stride}")
             shape = (max(last - first, 0), *entry)
             return CudaArray(self._memory, self.address + first * step, shape, self.dtype)
         position = operator.index(index)
@@ -56,7 +56,7 @@ class CudaArray:
         return CudaArray(self._memory, self.address + position % count * step, entry, self.dtype)
 
     def reinterpreted(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> CudaArray:
-        """The memory from its first byte on as another array, which must fit."""
+        """Return its memory as another array, which must not be larger."""
         return CudaArray(self._memory, self.address, shape, dtype)
 
     def __array__(self, *arguments: Any, **options: Any) -> Array:
@@ -67,12 +67,12 @@ class CudaArray:
 
 
 class _Handle:
-    """Lives as long as an array on the GPU or a view of it does."""
+    """Lives as long as an array on the GPU or a view of it."""
 
 
 @dataclass(eq=False)
 class _Block:
-    """Memory as pycuda gave it: what has free(), bytes, and whether it is the GPU's."""
+    """Memory that pycuda allocated, with its size in bytes."""
 
     allocation: Any
     size: int
@@ -85,19 +85,19 @@ class _Block:
 
 @dataclass(eq=False)
 class Timeline:
-    """How far a queue is: ticks at which it was last used, and at which the last wait for it began that is over."""
+    """How far a stream is: the ticks of its last use, and of the start of the last wait that is over."""
 
     used: int = -1
     waited: int = -1
 
     def is_past(self, tick: int) -> bool:
-        """Whether nothing is under way that was queued before a tick."""
+        """Tell whether all work that was queued before a tick is done."""
         return self.waited > tick or self.waited >= self.used
 
 
 @dataclass(eq=False)
 class _Store:
-    """What outlives a Memory until it is freed. dropped: (tick, block), appended by the garbage collector."""
+    """The part of a Memory that outlives it; `dropped` has blocks to free and the ticks when they were dropped."""
 
     context: Context
     streams: list[Any]
@@ -115,36 +115,36 @@ class _Store:
 
 
 class Memory:
-    """All arrays of a backend and its forks. Used by any thread."""
+    """All arrays of a backend, on any of its streams, for any thread."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._lock = threading.RLock()
         self._ticks = itertools.count()
-        with context.active():  # filling an array waits for no queue's work
+        with context.active():  # a stream of its own, so that filling an array waits for no other work
             self._store = _Store(context, [context.cuda.Stream(NON_BLOCKING)])
         self._timelines: list[Timeline] = []
         weakref.finalize(self, self._store.free_all)
 
     def new_timeline(self) -> Timeline:
-        """For a queue, which may use all arrays from now on."""
+        """Return the timeline of a new stream, which may use all arrays from now on."""
         with self._lock:
             self._timelines.append(timeline := Timeline())
         return timeline
 
     def end_timeline(self, timeline: Timeline) -> None:
-        """The queue has done all and will do no more."""
+        """Remove the timeline of a stream that will do no more work."""
         with self._lock:
             self._timelines.remove(timeline)
 
     def tick(self) -> int:
-        """The present: what was dropped before has a lower number."""
+        """Return the present: what was dropped before has a lower number."""
         return next(self._ticks)
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
-        """A new array on the GPU, whatever is in it; BackendError when memory runs out."""
+        """Make an array on the GPU with undefined content; BackendError if memory runs out."""
         kind = np.dtype(dtype)
-        # TensorRT wants an address for empty arrays too
+        # TensorRT needs an address for empty arrays too
         size = max(-(-math.prod(shape) * kind.itemsize // _ALIGNMENT), 1) * _ALIGNMENT
         block = self._take(size)
         handle = _Handle()
@@ -152,7 +152,7 @@ class Memory:
         return CudaArray(handle, block.address, shape, kind)
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
-        """A new array on the GPU, filled when this returns."""
+        """Make an array of zeros on the GPU; it is filled when this returns."""
         array = self.array(shape, dtype)
         if array.nbytes:
             with self._lock, self._context.active():
@@ -162,7 +162,7 @@ class Memory:
         return array
 
     def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """A new page-locked numpy array of zeros."""
+        """Make a page-locked numpy array of zeros."""
         kind = np.dtype(dtype)
         size = max(math.prod(shape) * kind.itemsize, 1)
         with self._context.active():
@@ -170,13 +170,13 @@ class Memory:
         # pycuda's own array would be freed where the last of its views goes, in any thread
         buffer = (ctypes.c_uint8 * size).from_address(memory.ctypes.data)
         finalizer = weakref.finalize(buffer, self._drop, _Block(memory.base, size, on_gpu=False))
-        finalizer.atexit = False  # others may still write there
+        finalizer.atexit = False  # queued work may still write there
         array: Array = np.frombuffer(memoryview(buffer), kind, math.prod(shape)).reshape(shape)
         array[...] = 0
         return array
 
     def settle(self, keep: int = _KEPT) -> None:
-        """Free what was dropped and no queue uses any more, but for `keep` bytes of the GPU."""
+        """Free dropped memory that no stream uses any more, except `keep` bytes on the GPU."""
         with self._lock:
             for tick, block in self._all_dropped():
                 if self._is_unused(tick) and not (block.on_gpu and (keep := keep - block.size) >= 0):
@@ -186,14 +186,14 @@ class Memory:
 
     def _take(self, size: int) -> _Block:
         with self._lock:
-            entries, found = self._all_dropped(), None
-            for tick, block in entries:
-                if found is None and block.on_gpu and block.size == size and self._is_unused(tick):
-                    found = block
+            reused = None
+            for tick, block in self._all_dropped():
+                if reused is None and block.on_gpu and block.size == size and self._is_unused(tick):
+                    reused = block
                 else:
                     self._store.dropped.append((tick, block))
-        if found is not None:
-            return found
+        if reused is not None:
+            return reused
         try:
             return self._allocate(size)
         except BackendError:
@@ -201,7 +201,7 @@ class Memory:
             return self._allocate(size)
 
     def _all_dropped(self) -> list[tuple[int, _Block]]:
-        """Taken out one by one, since the garbage collector may add to them meanwhile."""
+        """Take them out one by one, since the garbage collector may add some meanwhile."""
         return [self._store.dropped.popleft() for _ in range(len(self._store.dropped))]
 
     def _allocate(self, size: int) -> _Block:
@@ -212,5 +212,5 @@ class Memory:
         return all(timeline.is_past(tick) for timeline in self._timelines)
 
     def _drop(self, block: _Block) -> None:
-        # called by the garbage collector, in any thread at any moment: it takes no lock and calls no CUDA
+        # the garbage collector calls this in any thread at any moment, so that it takes no lock and calls no CUDA
         self._store.dropped.append((self.tick(), block))

@@ -1,4 +1,4 @@
-"""Runs of a graph on arrays on the GPU: what is checked before, and runs from the host to the host."""
+"""Runs of a graph on the GPU: what is checked before, and the copies to the GPU and back."""
 
 from __future__ import annotations
 
@@ -28,10 +28,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of a graph file, called `name` in messages.
-
-    dtypes: as arrays on the device. limits: smallest and largest shape of the inputs that have any.
-    """
+    """Inputs and outputs of a graph: contract, types on the device, smallest and largest shapes of limited inputs."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -39,16 +36,16 @@ class Signature:
     dtypes: Mapping[str, np.dtype[Any]]
     limits: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
 
-    def check_inputs(self, found: Mapping[str, Any]) -> dict[str, Shape]:
-        """Shapes of the outputs for these inputs; BackendError for a name or shape that is wrong."""
-        if found.keys() != {spec.name for spec in self.inputs}:
+    def check_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Shape]:
+        """Return the shapes of the outputs for these inputs; BackendError for a wrong name or shape."""
+        if inputs.keys() != {spec.name for spec in self.inputs}:
             raise BackendError(
                 f"{self.name}: inputs must be {', '.join(spec.name for spec in self.inputs)} but are "
-                f"{', '.join(sorted(found)) or 'none'}"
+                f"{', '.join(sorted(inputs)) or 'none'}"
             )
         sides: dict[str, int] = {}
         for spec in self.inputs:
-            shape = tuple(found[spec.name].shape)
+            shape = tuple(inputs[spec.name].shape)
             expected = tuple(sides.get(side, side) if isinstance(side, str) else side for side in spec.shape)
             if len(shape) != len(expected) or any(
                 isinstance(side, int) and side != given for side, given in zip(expected, shape, strict=True)
@@ -56,8 +53,10 @@ class Signature:
                 raise BackendError(f"{self.name}: {spec.name} must be {_text(expected)} but is {_text(shape)}")
             sides.update({side: given for side, given in zip(expected, shape, strict=True) if isinstance(side, str)})
             self._check_limits(spec, shape)
-        return {spec.name: tuple(sides.get(side, -1) if isinstance(side, str) else side for side in spec.shape)
-                for spec in self.outputs}  # fmt: skip
+        return {
+            spec.name: tuple(sides.get(side, -1) if isinstance(side, str) else side for side in spec.shape)
+            for spec in self.outputs
+        }
 
     def _check_limits(self, spec: TensorSpec, shape: Shape) -> None:
         if spec.name not in self.limits:
@@ -70,7 +69,7 @@ class Signature:
                 )
 
     def check_array(self, name: str, array: Any, shape: Shape) -> CudaArray:
-        """BackendError unless it is an array on the GPU of this shape and of the tensor's type."""
+        """Return the array; BackendError unless it is on the GPU with this shape and the tensor's type."""
         if not isinstance(array, CudaArray):
             raise BackendError(f"{self.name}: {name} must be an array on the GPU but is a {type(array).__name__}")
         if (array.shape, array.dtype) != (shape, self.dtypes[name]):
@@ -81,11 +80,11 @@ class Signature:
         return array
 
     def as_device(self, name: str, array: Any) -> Array:
-        """A host array in the tensor's type there; BackendError unless it has that or is of floats."""
+        """Convert an array on the host to the tensor's type on the GPU; BackendError unless both are of floats."""
         host, kind = np.ascontiguousarray(array), self.dtypes[name]
         if host.dtype != kind and not (host.dtype.kind == kind.kind == "f"):
             raise BackendError(f"{self.name}: {name} must be {kind} but is {host.dtype}")
-        with np.errstate(over="ignore"):  # infinite there as everywhere in FP16
+        with np.errstate(over="ignore"):  # becomes infinite, as everywhere in FP16
             return host.astype(kind, copy=False)
 
 
@@ -94,62 +93,62 @@ def _text(shape: tuple[object, ...]) -> str:
 
 
 class CudaRunner(GraphRunner):
-    """One graph on the GPU, on the queue of `backend`."""
+    """One graph on the GPU, on the stream of its backend."""
 
     def __init__(self, backend: CudaBackend, signature: Signature) -> None:
         self._backend, self._signature = backend, signature
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Type of an input or output as device array; BackendError for a name that the graph lacks."""
+        """Return the type of any input or output as device array; BackendError for an unknown name."""
         if name not in self._signature.dtypes:
             raise BackendError(f"{self._signature.name} has no {name}; it has {', '.join(self._signature.dtypes)}")
         return self._signature.dtypes[name]
 
     def max_size(self, name: str, axis: int = 0) -> int | None:
-        """What the engines were built for."""
+        """Return the limit that the engines were built for."""
         return self._signature.limits[name][1][axis] if name in self._signature.limits else None
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Copy to the GPU what is not there, run, wait, and copy all outputs back as the contract has them."""
+        """Copy the inputs to the GPU that are not there, run, and return all outputs in the types of the contract."""
         return self.run_outputs(inputs, [spec.name for spec in self._signature.outputs])
 
     def run_outputs(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
-        """As `run`, and copy back what is wanted."""
+        """As `run`, but copy back only the wanted outputs."""
         signature, backend = self._signature, self._backend
         shapes = signature.check_inputs(inputs)
         with backend.exclusive():
-            there = {}
+            on_gpu = {}
             for name, value in inputs.items():
                 if isinstance(value, CudaArray):
-                    there[name] = signature.check_array(name, value, value.shape)
+                    on_gpu[name] = signature.check_array(name, value, value.shape)
                     continue
                 host = signature.as_device(name, value)
-                there[name] = backend.scratch((signature.name, name), host.shape, host.dtype)
-                backend.copy(host, there[name])
+                on_gpu[name] = backend.scratch((signature.name, name), host.shape, host.dtype)
+                backend.copy(host, on_gpu[name])
             outputs = self._all_outputs({}, shapes)
-            self._enqueue(there, outputs)
-            found = {name: np.empty(outputs[name].shape, outputs[name].dtype) for name in wanted}
-            for name, array in found.items():
+            self._enqueue(on_gpu, outputs)
+            results = {name: np.empty(outputs[name].shape, outputs[name].dtype) for name in wanted}
+            for name, array in results.items():
                 backend.copy(outputs[name], array)
             backend.synchronize()
         dtypes = {spec.name: spec.dtype for spec in signature.outputs}
-        return {name: array.astype(dtypes[name], copy=False) for name, array in found.items()}
+        return {name: array.astype(dtypes[name], copy=False) for name, array in results.items()}
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        """Queue a run. BackendError for arrays that are not on the GPU, or of a wrong name, shape or dtype."""
+        """Queue a run; BackendError for arrays that are not on the GPU or have a wrong name, shape or dtype."""
         signature, backend = self._signature, self._backend
         shapes = signature.check_inputs(inputs)
-        there = {name: signature.check_array(name, array, tuple(array.shape)) for name, array in inputs.items()}
+        checked = {name: signature.check_array(name, array, tuple(array.shape)) for name, array in inputs.items()}
         for name in outputs:
             if name not in shapes:
                 raise BackendError(f"{signature.name} has no output {name}; it has {', '.join(shapes)}")
         given = {name: signature.check_array(name, array, shapes[name]) for name, array in outputs.items()}
         with backend.exclusive():
-            backend.hold(*there.values(), *given.values())
-            self._enqueue(there, self._all_outputs(given, shapes))
+            backend.hold(*checked.values(), *given.values())
+            self._enqueue(checked, self._all_outputs(given, shapes))
 
     def _all_outputs(self, given: Mapping[str, CudaArray], shapes: Mapping[str, Shape]) -> dict[str, CudaArray]:
-        """With a place for those that are dropped, in the order of the graph."""
+        """Add scratch arrays for the outputs that are dropped, in the order of the graph."""
         name = self._signature.name
         return {
             output: given[output]
@@ -160,4 +159,4 @@ class CudaRunner(GraphRunner):
 
     @abstractmethod
     def _enqueue(self, inputs: Mapping[str, CudaArray], outputs: Mapping[str, CudaArray]) -> None:
-        """Queue a run on arrays that are checked; the backend is entered and the context current."""
+        """Queue a run on checked arrays. The caller has `exclusive` use of the stream."""

@@ -1,4 +1,4 @@
-"""One queue of work on the GPU (a CUDA stream) and graphs that were recorded on it."""
+"""A CUDA stream, on which work is queued, and graphs that were recorded on it."""
 
 from __future__ import annotations
 
@@ -13,50 +13,56 @@ from sam2edge.runtime.backends.cuda.context import NON_BLOCKING, Context
 from sam2edge.runtime.backends.cuda.memory import CudaArray, Memory, Timeline
 
 
-class Queue:
-    """A stream, which is waited for before it ends. scratch: arrays that only its own work uses."""
+class Stream:
+    """A stream, whose work is waited for before it is destroyed. One thread at a time uses it.
+
+    Attributes:
+        scratch: Arrays that only its own work uses.
+    """
 
     def __init__(self, context: Context, memory: Memory) -> None:
         self.context, self._memory = context, memory
         with context.active():
-            self._streams = [context.cuda.Stream(NON_BLOCKING)]  # a list, which `_end` can empty
+            self._streams = [context.cuda.Stream(NON_BLOCKING)]  # a list, which `_destroy_stream` can empty
         self._timeline = memory.new_timeline()
         self.scratch: dict[Hashable, CudaArray] = {}
-        weakref.finalize(self, _end, context, memory, self._timeline, self._streams, self.scratch)
+        weakref.finalize(self, _destroy_stream, context, memory, self._timeline, self._streams, self.scratch)
 
     @property
-    def stream(self) -> Any:
-        """Pycuda's Stream."""
+    def pycuda(self) -> Any:
+        """The pycuda.driver.Stream."""
         return self._streams[0]
 
     @property
     def handle(self) -> int:
-        """CUstream."""
-        return int(self.stream.handle)
+        """The CUstream."""
+        return int(self.pycuda.handle)
 
     def use(self) -> None:
-        """Say that something is going to be queued. Called by one thread at a time, and so is `wait`."""
+        """Announce that work is going to be queued."""
         self._timeline.used = self._memory.tick()
 
     def wait(self) -> None:
-        """Until all that was queued is done; BackendError if it failed."""
+        """Wait until all queued work is done; BackendError if it failed."""
         begin = self._memory.tick()
         with self.context.active():
-            self.stream.synchronize()
+            self.pycuda.synchronize()
         self._timeline.waited = begin
 
     def drain(self) -> None:
-        """The same for the garbage collector, which may come while another thread queues something.
+        """Wait, for the garbage collector, which may run while another thread queues work.
 
-        What failed is over too. Who queued it is told; here nobody could hear it.
+        Work that failed has ended too. The thread that queued it gets the error; here nobody could handle it.
         """
         with contextlib.suppress(BackendError), self.context.active():
-            self.stream.synchronize()
+            self.pycuda.synchronize()
 
 
-def _end(context: Context, memory: Memory, timeline: Timeline, streams: list[Any], scratch: dict[Any, Any]) -> None:
+def _destroy_stream(
+    context: Context, memory: Memory, timeline: Timeline, streams: list[Any], scratch: dict[Any, Any]
+) -> None:
     with context.active():
-        with contextlib.suppress(context.cuda.Error):  # see Queue.drain
+        with contextlib.suppress(context.cuda.Error):  # see Stream.drain
             streams[0].synchronize()
         streams.clear()
     memory.end_timeline(timeline)
@@ -65,20 +71,20 @@ def _end(context: Context, memory: Memory, timeline: Timeline, streams: list[Any
         memory.settle(keep=0)
 
 
-class Recorded:
-    """A graph that can be launched. It waits for its queue before it goes."""
+class RecordedGraph:
+    """A CUDA graph that can be launched on its stream, which is waited for before the graph is destroyed."""
 
-    def __init__(self, queue: Queue, graph: int) -> None:
-        self._queue = queue
+    def __init__(self, stream: Stream, graph: int) -> None:
+        self._stream = stream
         self._executable = driver.instantiate(graph)
-        weakref.finalize(self, _destroy, queue, self._executable)
+        weakref.finalize(self, _destroy_graph, stream, self._executable)
 
     def launch(self) -> None:
-        """Queue all that was recorded. The context is current."""
-        driver.launch(self._executable, self._queue.handle)
+        """Queue all that was recorded. The context must be current."""
+        driver.launch(self._executable, self._stream.handle)
 
 
-def _destroy(queue: Queue, executable: int) -> None:
-    queue.drain()
-    with contextlib.suppress(BackendError), queue.context.active():
+def _destroy_graph(stream: Stream, executable: int) -> None:
+    stream.drain()
+    with contextlib.suppress(BackendError), stream.context.active():
         driver.destroy_executable(executable)

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from sam2edge.bundle import Bundle
-from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray, GraphRunner
-from sam2edge.runtime.backends.wrapped import WrappedBackend, WrappedRunner
+from sam2edge.runtime.backends.base import (
+    AnyArray,
+    Array,
+    Backend,
+    DeviceArray,
+    GraphRunner,
+    WrappedBackend,
+    WrappedRunner,
+)
 
 STEPS = {"device arrays": "zeros", "recordings": "replay"}
 """What a backend may do better than the interface does by itself, by the method that it overrides then."""

@@ -1,7 +1,7 @@
-"""engines.json: what the engines in a directory were built of and for, and whether they may be loaded here.
+"""The TensorRT engines of a bundle: engines.json, and whether engines may be loaded on this machine.
 
-An engine runs code when it is loaded, and one for another GPU or TensorRT may also give wrong values. So it is
-compared with its bundle, with the machine and with its hash before TensorRT sees a byte of it.
+Loading an engine runs its code, and one for another GPU or TensorRT may also compute wrong values. So engines are
+checked against their bundle, the machine and their hash before TensorRT sees a byte of them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ SCHEMA = 1
 RESIZE = "resize"
 """Name of the graph that resizes frames (engines/resize.py)."""
 ENGINES = (*GRAPHS, RESIZE)
-"""Of the bundle's graphs, and the one that resizes frames."""
+"""Names of the bundle's graphs and the one that resizes frames."""
 MANIFEST = "engines.json"
 PREFERENCE = ("auto", "fp16", "int8", "fp32")
-"""Which engines are taken when a bundle has several: the first that are there. "auto" was measured on this GPU."""
+"""The order in which the engines of a bundle are looked for. "auto" was measured on this GPU."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the engines must take at most; InputError for what is no integer or below 1.
+    """The largest inputs that engines accept; InputError for a value below 1.
 
-    objects: tracked at a time. conditioning_frames: VideoTracker's max_conditioning_frames. prompts: in one run of
-    the mask decoder on images (AutomaticMaskGenerator's points_per_batch). points: of one prompt; a box is two.
-    images: in one run of the image encoder. side: rows and columns of frames that are resized on the GPU; larger ones
-    are resized on the host.
+    Attributes:
+        objects: Objects that are tracked at a time.
+        conditioning_frames: VideoTracker's max_conditioning_frames.
+        prompts: Prompts in one run of the mask decoder on images (AutomaticMaskGenerator's points_per_batch).
+        points: Points of one prompt; a box counts as two.
+        images: Images in one run of the image encoder.
+        side: Rows and columns of frames that are resized on the GPU; larger frames are resized on the host.
     """
 
     objects: int = 16
@@ -53,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Target:
-    """What engines are built for. They run nowhere else."""
+    """The TensorRT and GPU that engines are built for, and run on."""
 
     tensorrt: str
     gpu: str
@@ -62,7 +65,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: numpy dtype name; smallest, usual and largest shape of an input with dynamic sides."""
+    """An input or output: its numpy dtype name, and for dynamic inputs the smallest, usual and largest shape."""
 
     dtype: str
     profile: tuple[tuple[int, ...], ...] = ()
@@ -70,10 +73,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine file. precision: "fp32", "fp16" or "int8". graph_sha256: of the ONNX file that it was built of.
+    """One engine file.
 
-    layers: how many calculating layers have which precision, as the engine itself says. small_weights: how many
-    FP16 turned to 0, and how many it holds with fewer bits. activation_bytes: what running it takes beside weights.
+    Attributes:
+        precision: "fp32", "fp16" or "int8".
+        graph_sha256: Hash of the ONNX file that it was built from.
+        layers: Number of computing layers by precision, as the engine reports them.
+        small_weights: How many weights FP16 turned to 0 ("zero") or holds with fewer bits ("subnormal").
+        activation_bytes: Memory that running it takes beside its weights.
     """
 
     file: str
@@ -91,7 +98,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class EngineManifest:
-    """What engines.json says. precision: what was asked for; "auto" chose one for each engine."""
+    """The content of engines.json. With precision "auto" each engine has its own."""
 
     precision: str
     target: Target
@@ -101,33 +108,33 @@ class EngineManifest:
 
 
 def default_directory(bundle: Path, precision: str) -> Path:
-    """Where the engines of a bundle are looked for: BUNDLE.engines/PRECISION.
+    """Return where the engines of a bundle are looked for: BUNDLE.engines/PRECISION.
 
-    Beside the bundle and not in it: engines are of one machine, bundles are copied between machines and may be
-    read-only, and an unlisted file in a bundle is an error.
+    They are beside the bundle and not in it, since engines belong to one machine, while bundles are copied between
+    machines and may be read-only, and since an unlisted file in a bundle is an error.
     """
     bundle = bundle.resolve()
     return bundle.with_name(f"{bundle.name}.engines") / precision
 
 
 def engine_directories(bundle: Path) -> list[Path]:
-    """Where engines of a bundle are, in the order in which they are taken."""
+    """Return the directories with engines of a bundle, in order of preference."""
     directories = (default_directory(bundle, precision) for precision in PREFERENCE)
     return [directory for directory in directories if (directory / MANIFEST).is_file()]
 
 
 @dataclass(frozen=True)
 class Engines:
-    """Engines that may be loaded on this machine for this bundle. Nothing of them was executed yet."""
+    """Engines that may be loaded on this machine for this bundle. None of them was loaded yet."""
 
     path: Path
     manifest: EngineManifest
 
     @staticmethod
     def open(path: str | os.PathLike[str], bundle: Bundle, target: Target) -> Engines:
-        """Read engines.json and compare it with the bundle and the machine; sizes of files too, not their hashes.
+        """Check engines.json against the bundle, the machine and the sizes of the files, not yet their hashes.
 
-        Raises StaleEngineError and DamagedEngineError; each says how to build again.
+        Raises StaleEngineError or DamagedEngineError; each says how to build them again.
         """
         directory = Path(path)
         manifest = read_manifest(directory, bundle)
@@ -144,7 +151,7 @@ class Engines:
         return Engines(directory, manifest)
 
     def read(self, graph: str) -> bytes:
-        """The serialised engine of a graph, for TensorRT; DamagedEngineError unless its hash is right."""
+        """Return the serialised engine of a graph; DamagedEngineError unless its hash is right."""
         engine = self.manifest.engines[graph]
         content = (self.path / engine.file).read_bytes()
         if hashlib.sha256(content).hexdigest() != engine.sha256:
@@ -162,7 +169,7 @@ def _stale(manifest: EngineManifest, bundle: Bundle, target: Target) -> list[str
         for field, title in names.items()
         if (built := getattr(manifest.target, field)) != (here := getattr(target, field))
     ]
-    # beside an INT8 bundle may lie engines of the FP32 graphs that it was made of, where those were faster
+    # the engines of an INT8 bundle may be built from the FP32 graphs it was made from, where those were faster
     calibration = bundle.manifest.calibration
     origin = calibration.source if calibration else {}
     changed = [
@@ -170,7 +177,7 @@ def _stale(manifest: EngineManifest, bundle: Bundle, target: Target) -> list[str
         for name in GRAPHS
         if manifest.engines[name].graph_sha256 not in (bundle.manifest.graphs[name].sha256, origin.get(name))
     ]
-    return reasons + ([f"built of another {', '.join(changed)}.onnx than is in {bundle.path}"] if changed else [])
+    return reasons + ([f"built from another {', '.join(changed)}.onnx than is in {bundle.path}"] if changed else [])
 
 
 def _again(bundle: Bundle, precision: str) -> str:
@@ -178,7 +185,7 @@ def _again(bundle: Bundle, precision: str) -> str:
 
 
 def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
-    """Read engines.json alone; DamagedEngineError."""
+    """Read engines.json without checking the engines; DamagedEngineError."""
     file = directory / MANIFEST
     if not file.is_file():
         raise DamagedEngineError(f"{file}: missing; build engines with `sam2edge build {bundle.path}`")
@@ -203,17 +210,17 @@ def _manifest_from(data: dict[str, Any]) -> EngineManifest:
     for name in ENGINES:
         engine = dict(data["engines"][name])
         for side in ("inputs", "outputs"):
-            engine[side] = {tensor: _tensor(said) for tensor, said in engine[side].items()}
+            engine[side] = {tensor: _tensor(fields) for tensor, fields in engine[side].items()}
         engines[name] = Engine(**{**engine, "sha256": str(engine["sha256"])})
     target, limits = Target(**data["target"]), Limits(**data["limits"])
     return EngineManifest(str(data["precision"]), target, limits, int(data["workspace"]), engines)
 
 
-def _tensor(said: dict[str, Any]) -> Tensor:
-    profile = tuple(tuple(map(int, shape)) for shape in said["profile"])
+def _tensor(fields: dict[str, Any]) -> Tensor:
+    profile = tuple(tuple(map(int, shape)) for shape in fields["profile"])
     if len(profile) not in (0, 3) or len({len(shape) for shape in profile}) > 1:
-        raise ValueError(f"profile {said['profile']!r}")
-    return Tensor(str(said["dtype"]), profile)
+        raise ValueError(f"profile {fields['profile']!r}")
+    return Tensor(str(fields["dtype"]), profile)
 
 
 def write_manifest(directory: Path, manifest: EngineManifest) -> None:
@@ -223,10 +230,12 @@ def write_manifest(directory: Path, manifest: EngineManifest) -> None:
 
 
 def check_replaceable(out: Path) -> None:
-    """EngineError if anything but engines, whole or damaged, lies at `out`."""
+    """Raise EngineError if anything but engines, whole or damaged, is at `out`."""
     if not out.exists():
         return
     parts = {MANIFEST, *(f"{name}.engine" for name in ENGINES)}
     foreign = sorted({entry.name for entry in out.iterdir()} - parts) if out.is_dir() else [out.name]
     if foreign:
-        raise EngineError(f"{out}: exists and holds no engines (what is {foreign[0]}?); give another path or remove it")
+        raise EngineError(
+            f"{out}: exists but does not hold engines (unexpected {foreign[0]}); give another path or remove it"
+        )

@@ -22,7 +22,7 @@ from sam2edge.bundle import GRAPHS
 from sam2edge.errors import BackendError
 from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import NANO, REPO
-from tests.simulated_device import SimulatedDevice
+from tests.fake_gpu import SimulatedDevice
 
 CLIP, MASKS = REPO / "samples" / "clip.mp4", REPO / "samples" / "clip_masks.npz"
 
@@ -112,6 +112,7 @@ def test_fewer_memory_frames(nano: Bundle, tmp_path: Path) -> None:
     assert (masks_of(tmp_path / "1.npz") != masks_of(tmp_path / "6.npz")).any()
 
 
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("without", "replayed"), [("", True), ("recordings", False), ("device arrays", False)])
 def test_device(nano: Bundle, monkeypatch: pytest.MonkeyPatch, without: str, replayed: bool) -> None:
     device = SimulatedDevice()

@@ -23,7 +23,7 @@ from sam2edge.bench.waterfall import Step, waterfall
 from sam2edge.bundle import GRAPHS
 from sam2edge.errors import BackendError, InputError
 from tests.conftest import REPO
-from tests.simulated_device import SimulatedDevice
+from tests.fake_gpu import SimulatedDevice
 
 STAGES = {**{name: 10.0 * n for n, name in enumerate(GRAPHS, 1)}, "rest": 5.0}
 
@@ -236,6 +236,7 @@ def test_another_model_is_no_step(nano: Bundle, pooled: Bundle) -> None:
     assert {r.name for r in rows if r.memory_frames} == {f"{nano.path.name} fp32"}
 
 
+@pytest.mark.usefixtures("gpu")
 def test_plan_of_a_device(nano: Bundle, nano_int8: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Precisions without what it has besides, then that with the last precision; ONNX Runtime is something else."""
     real = plan.open_backend

@@ -19,13 +19,14 @@ from sam2edge.runtime.backends.base import Array, Backend, open_backend
 from sam2edge.runtime.backends.onnx_cuda import OnnxCudaBackend
 from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import REPO
-from tests.simulated_device import SimulatedDevice
+from tests.fake_gpu import SimulatedDevice
 
-SLOW = 0.02
+pytestmark = pytest.mark.usefixtures("gpu")
+SLOW = 0.1
 
 
 class SlowDevice(SimulatedDevice):
-    """Whose memory attention takes 20 ms more."""
+    """Whose memory attention takes `SLOW` seconds more."""
 
     def open(self, graph: Any) -> Any:
         runner = super().open(graph)

@@ -22,7 +22,7 @@ from onnx import TensorProto
 
 from sam2edge.runtime.backends.cuda import gpus
 from tests.conftest import SHARED
-from tests.fake_gpu import Gpu, put, read
+from tests.fake_gpu import Gpu
 
 Api = dict[str, dict[str, str]]
 FOLDER = SHARED / "tensorrt" / "api"
@@ -505,19 +505,18 @@ class IExecutionContext:
         assert self._without, "a context with memory of its own"
         assert set(self._shapes) == set(built["profile"])
         assert set(self._addresses) == set(built["tensors"])
-        shapes, addresses, memory, gpu = dict(self._shapes), dict(self._addresses), self._memory, fake.gpu
+        memory, gpu, shapes = self._memory, fake.gpu, {**self._engine._inputs(), **self._shapes}
+        places = {
+            name: (np.dtype(NUMPY[built["tensors"][name]]), shapes.get(name), address)
+            for name, address in self._addresses.items()
+        }
 
-        def operation():
+        def run(inputs):
             gpu.memory(memory, self._engine._memory)[:] = 0xEE
-            inputs = {}
-            for name, static in self._engine._inputs().items():
-                shape = shapes.get(name, static)
-                inputs[name] = read(gpu, np.dtype(NUMPY[built["tensors"][name]]), shape, addresses[name])
-            for name, found in self._engine._run(inputs).items():
-                assert found.dtype == NUMPY[built["tensors"][name]]
-                put(gpu.memory(addresses[name], found.nbytes), found)
+            return self._engine._run(inputs)
 
-        gpu.queue(stream, operation)
+        inputs = {name: place for name, place in places.items() if name in shapes}
+        gpu.queue_run(stream, run, inputs, {name: place for name, place in places.items() if name not in shapes})
         self._recorded = gpu.streams[stream].capturing is not None
         return True
 

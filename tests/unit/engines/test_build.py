@@ -25,6 +25,7 @@ from sam2edge.engines.fp16 import HOST_TENSORS
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
 from sam2edge.runtime.backends.cuda import driver, gpus
+from sam2edge.runtime.backends.tensorrt_api import TensorRT8
 from tests.unit.engines.fake_tensorrt import FakeTensorRT
 
 VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
@@ -49,8 +50,20 @@ def fake(request, monkeypatch):
 
 
 def built(engines, graph):
-    """What the stand-in wrote as the engine."""
+    """Return what the stand-in wrote as the engine."""
     return json.loads(engines.read(graph))
+
+
+def dtypes(engine):
+    return {name: tensor.dtype for name, tensor in {**engine.inputs, **engine.outputs}.items()}
+
+
+def half_dtypes(inputs, outputs):
+    """Return the types of inputs and outputs of an FP16 or INT8 engine."""
+    return {
+        spec.name: "float16" if spec.dtype == "float32" and spec.name not in HOST_TENSORS else spec.dtype
+        for spec in (*inputs, *outputs)
+    }
 
 
 def builds(fake):
@@ -66,18 +79,15 @@ def test_all_graphs_are_built_as_asked(fake, nano, tmp_path):
     assert (manifest.precision, manifest.limits) == ("fp16", Limits())
     typed = not fake.__version__.startswith("8")
     for name, (inputs, outputs) in contract(nano.model).items():
-        engine, said = manifest.engines[name], built(engines, name)
+        engine, content = manifest.engines[name], built(engines, name)
         assert engine.graph_sha256 == nano.manifest.graphs[name].sha256
-        assert said["profile"] == {
+        assert content["profile"] == {
             tensor: [list(shape) for shape in shapes] for tensor, shapes in profile(nano.model, Limits(), name).items()
         }
-        assert said["workspace"] == {"WORKSPACE": 4 << 30}
-        assert said["typed"] is typed
-        assert said["flags"] == ([] if typed else ["FP16", "OBEY_PRECISION_CONSTRAINTS"])
-        assert {tensor: said.dtype for tensor, said in {**engine.inputs, **engine.outputs}.items()} == {
-            spec.name: "float16" if spec.dtype == "float32" and spec.name not in HOST_TENSORS else spec.dtype
-            for spec in (*inputs, *outputs)
-        }
+        assert content["workspace"] == {"WORKSPACE": 4 << 30}
+        assert content["typed"] is typed
+        assert content["flags"] == ([] if typed else ["FP16", "OBEY_PRECISION_CONSTRAINTS"])
+        assert dtypes(engine) == half_dtypes(inputs, outputs)
         assert engine.layers["fp16"] > 5 * engine.layers.get("fp32", 0)
     fractions = [fraction for _, fraction in reports]
     assert fractions == sorted(fractions)
@@ -90,28 +100,12 @@ def test_frames_are_resized_in_fp32(fake, nano, tmp_path):
     """Whatever the precision of the others, since what it gives is whole numbers."""
     preset = Preset("small", Limits(side=600), 1 << 30)
     engines = build(nano, tmp_path / "out", preset=preset)
-    engine, said = engines.manifest.engines["resize"], built(engines, "resize")
+    engine, content = engines.manifest.engines["resize"], built(engines, "resize")
     assert engine.precision == "fp32"
-    assert said["flags"] == []
-    assert said["profile"]["frame"] == [[1, 1, 3], [600, 600, 3], [600, 600, 3]]
-    assert said["profile"]["columns"] == [[128, 1], [128, 600], [128, 600]]
-    assert {tensor: said.dtype for tensor, said in {**engine.inputs, **engine.outputs}.items()} == {
-        "frame": "uint8",
-        "rows": "float32",
-        "columns": "float32",
-        "image": "uint8",
-    }
-
-
-def test_engines_whose_resize_is_another_are_built_again(fake, nano, tmp_path):
-    build(nano, tmp_path / "out")
-    file = tmp_path / "out" / "engines.json"
-    data = json.loads(file.read_text())
-    data["engines"]["resize"]["graph_sha256"] = "of an older sam2edge"
-    file.write_text(json.dumps(data))
-    before = len(builds(fake))
-    build(nano, tmp_path / "out")
-    assert len(builds(fake)) == before + len(ENGINES)
+    assert content["flags"] == []
+    assert content["profile"]["frame"] == [[1, 1, 3], [600, 600, 3], [600, 600, 3]]
+    assert content["profile"]["columns"] == [[128, 1], [128, 600], [128, 600]]
+    assert dtypes(engine) == {"frame": "uint8", "rows": "float32", "columns": "float32", "image": "uint8"}
 
 
 def test_islands_are_held_by_constraints_on_8(monkeypatch, nano, tmp_path):
@@ -132,21 +126,26 @@ def test_fp32(fake, nano, tmp_path):
         assert built(engines, name)["flags"] == []
 
 
-def test_an_engine_of_another_precision_fails(fake, nano, tmp_path):
-    fake.faults.ignore_precision = True
-    with pytest.raises(BuildError, match=r"image_encoder: fp16 was asked for, but .* \(\d+ fp32\); no engines were"):
-        build(nano, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("fault", "bundle", "precision", "actual"),
+    [("ignore_precision", "nano", "fp16", "fp32"), ("no_int8", "nano_int8", "int8", "fp16")],
+)
+def test_an_engine_of_another_precision_fails(fake, request, tmp_path, fault, bundle, precision, actual):
+    setattr(fake.faults, fault, True)
+    message = rf"image_encoder: {precision} was asked for, but .* \(\d+ {actual}\); no engines were"
+    with pytest.raises(BuildError, match=message):
+        build(request.getfixturevalue(bundle), tmp_path / "out", precision=precision)
     assert not (tmp_path / "out").exists()
 
 
 def test_8_is_set_up_as_10_is(fake, nano, tmp_path):
     """Contexts share the profile, and no library of NVIDIA's beside TensorRT is needed."""
-    said = built(build(nano, tmp_path / "out"), "mask_decoder")
-    assert said["shared"]
+    content = built(build(nano, tmp_path / "out"), "mask_decoder")
+    assert content["shared"]
     edge_mask, jit = (
         list(fake.api["TacticSource"]).index(name) for name in ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
     )
-    assert said["sources"] == ((1 << edge_mask) + (1 << jit) if fake.__version__.startswith("8") else None)
+    assert content["sources"] == ((1 << edge_mask) + (1 << jit) if fake.__version__.startswith("8") else None)
 
 
 def test_no_builder(fake, nano, tmp_path):
@@ -163,11 +162,15 @@ def test_8_may_hide_a_whole_graph_in_one_region(monkeypatch, nano, tmp_path, pre
     assert engines.manifest.engines["mask_decoder"].layers == {region: 1, "fp32": 4}
 
 
-def test_8_without_its_flag_never_builds_fp32_quietly(monkeypatch, nano, tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "bundle", "precision"), [("_allow_half", "nano", "fp16"), ("_allow_int8", "nano_int8", "int8")]
+)
+def test_8_without_its_flag_fails(monkeypatch, request, tmp_path, flag, bundle, precision):
+    """It does not silently build a higher precision."""
     fake = install(monkeypatch, "8.6.0")
-    monkeypatch.setattr("sam2edge.runtime.backends.tensorrt_api._set_precision_flags", lambda *arguments: None)
-    with pytest.raises(BuildError, match="fp16 was asked for"):
-        build(nano, tmp_path / "out")
+    monkeypatch.setattr(TensorRT8, flag, lambda *arguments: None)
+    with pytest.raises(BuildError, match=f"{precision} was asked for"):
+        build(request.getfixturevalue(bundle), tmp_path / "out", precision=precision)
     assert len(builds(fake)) == 1
 
 
@@ -188,7 +191,7 @@ def test_a_graph_that_the_parser_does_not_know(fake, nano, tmp_path):
         build(Bundle(other, nano.manifest), tmp_path / "out", precision="fp32")
 
 
-def test_what_is_up_to_date_is_not_built_again(fake, nano, tmp_path):
+def test_only_what_is_not_up_to_date_is_built_again(fake, nano, tmp_path):
     first = build(nano, tmp_path / "out")
     assert build(nano, tmp_path / "out") == first
     assert len(builds(fake)) == len(ENGINES)
@@ -197,8 +200,14 @@ def test_what_is_up_to_date_is_not_built_again(fake, nano, tmp_path):
     (tmp_path / "out" / "mask_decoder.engine").write_bytes(b"x" * first.manifest.engines["mask_decoder"].bytes)
     build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
     assert len(builds(fake)) == 3 * len(ENGINES)
-    build(nano, tmp_path / "out", force=True)
+    file = tmp_path / "out" / "engines.json"
+    data = json.loads(file.read_text())
+    data["engines"]["resize"]["graph_sha256"] = "of an older sam2edge"
+    file.write_text(json.dumps(data))
+    build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
     assert len(builds(fake)) == 4 * len(ENGINES)
+    build(nano, tmp_path / "out", force=True)
+    assert len(builds(fake)) == 5 * len(ENGINES)
 
 
 def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_path):
@@ -273,18 +282,18 @@ def test_a_build_that_is_killed_leaves_what_was_there(monkeypatch, nano, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("said", "advice"),
+    ("log", "advice"),
     [
         ("[executionContext.cpp] OutOfMemory: requested 9 GiB", "--max-objects, --max-prompts or --workspace"),
         ("Cuda Runtime (out of memory)", "--profile jetson"),
         ("Could not find any implementation for node X", "could not build the engine: Could not find"),
     ],
 )
-def test_a_failed_build_says_why(fake, nano, tmp_path, said, advice):
-    fake.faults.build_error = said
+def test_a_failed_build_says_why(fake, nano, tmp_path, log, advice):
+    fake.faults.build_error = log
     with pytest.raises(BuildError, match=f"image_encoder: .*{re.escape(advice)}") as raised:
         build(nano, tmp_path / "out")
-    assert said in str(raised.value)
+    assert log in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -317,7 +326,7 @@ def test_foreign_engines_are_refused(fake, nano, tmp_path, change, reason):
 
 def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, pooled, tmp_path):
     target = build(nano, tmp_path / "out").manifest.target
-    reason = "built of another memory_attention, memory_encoder.onnx than is in"
+    reason = "built from another memory_attention, memory_encoder.onnx than is in"
     with pytest.raises(StaleEngineError, match=reason):
         Engines.open(tmp_path / "out", pooled, target)
     build(pooled, tmp_path / "out")
@@ -367,7 +376,7 @@ def test_a_wrong_manifest_is_refused(monkeypatch, nano, tmp_path, edit, reason):
 def test_nothing_else_is_replaced(fake, nano, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
-    with pytest.raises(EngineError, match=r"out: exists and holds no engines \(what is thesis\.tex\?\)"):
+    with pytest.raises(EngineError, match=r"out: exists but does not hold engines \(unexpected thesis\.tex\)"):
         build(nano, tmp_path / "out")
 
 
@@ -405,37 +414,21 @@ def test_int8(fake, nano_int8, tmp_path):
     engines = build(nano_int8, tmp_path / "out", precision="int8")
     typed = not fake.__version__.startswith("8")
     for name, (inputs, outputs) in contract(nano_int8.model).items():
-        engine, said = engines.manifest.engines[name], built(engines, name)
+        engine = engines.manifest.engines[name]
         assert engine.precision == "int8"
-        assert said["flags"] == ([] if typed else ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"])
-        assert {tensor: said.dtype for tensor, said in {**engine.inputs, **engine.outputs}.items()} == {
-            spec.name: "float16" if spec.dtype == "float32" and spec.name not in HOST_TENSORS else spec.dtype
-            for spec in (*inputs, *outputs)
-        }
+        assert built(engines, name)["flags"] == ([] if typed else ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"])
+        assert dtypes(engine) == half_dtypes(inputs, outputs)
         nodes = onnx.load(nano_int8.graph_path(name)).graph.node
         dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
         assert engine.layers["int8"] == sum(dequantized.issuperset(node.input[:2]) for node in nodes if node.input)
         assert engine.layers["fp16"] > 5 * engine.layers.get("fp32", 0)
 
 
-def test_int8_that_became_something_else_fails(fake, nano_int8, tmp_path):
-    fake.faults.no_int8 = True
-    with pytest.raises(BuildError, match=r"image_encoder: int8 was asked for, but .* \(\d+ fp16\); no engines were"):
-        build(nano_int8, tmp_path / "out", precision="int8")
-
-
-def test_8_without_the_int8_flag_never_builds_fp16_quietly(monkeypatch, nano_int8, tmp_path):
-    install(monkeypatch, "8.6.0")
-    monkeypatch.setattr("sam2edge.runtime.backends.tensorrt_api._set_int8", lambda *arguments: None)
-    with pytest.raises(BuildError, match="int8 was asked for"):
-        build(nano_int8, tmp_path / "out", precision="int8")
-
-
 def test_engines_of_the_fp32_graphs_may_lie_beside_an_int8_bundle(fake, nano, nano_int8, pooled, tmp_path):
     engines = build(nano, tmp_path / "out")
     assert Engines.open(tmp_path / "out", nano_int8, engines.manifest.target) == engines
     other = build(pooled, tmp_path / "other")
-    with pytest.raises(StaleEngineError, match="built of another memory_attention, memory_encoder"):
+    with pytest.raises(StaleEngineError, match="built from another memory_attention, memory_encoder"):
         Engines.open(tmp_path / "other", nano_int8, other.manifest.target)
 
 
@@ -443,8 +436,8 @@ def test_engines_of_the_fp32_graphs_may_lie_beside_an_int8_bundle(fake, nano, na
     ("precision", "message"),
     [
         ("int4", "precision must be one of fp32, fp16, int8 but is 'int4'"),
-        ("fp8", r"fp8 is not offered: it follows FP32 less closely than int8 \(docs/calibration\.md\)"),
-        ("int8", "nano: is no INT8 bundle; make one of it with `sam2edge calibrate`"),
+        ("fp8", r"fp8 is not offered: it follows FP32 less closely than int8 \(docs/explanation/precision\.md\)"),
+        ("int8", "nano: is not an INT8 bundle; make one from it with `sam2edge calibrate`"),
     ],
 )
 def test_a_precision_that_is_not_there(nano, precision, message):

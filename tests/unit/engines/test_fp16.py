@@ -156,7 +156,7 @@ def test_small_weights_are_counted():
 
 def test_a_missing_island_is_an_error(nano):
     graph = onnx.load(nano.graph_path("image_encoder")).graph
-    with pytest.raises(BuildError, match=r"mask_decoder: no node is called /stability/….*export it again"):
+    with pytest.raises(BuildError, match=r"mask_decoder: no node is called /stability/….*export the bundle again"):
         island_nodes(graph, of("mask_decoder"))
 
 

@@ -59,49 +59,43 @@ def test_layers_that_move_data_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts"),
+    ("requested", "counts", "quantized"),
     [
-        ("fp16", {"fp16": 20, "fp32": 6, "unknown": 40}),
-        ("fp16", {"fp16": 1}),
-        ("fp32", {"fp32": 9, "unknown": 4}),
-        ("fp16", {"fused fp16": 1, "fp32": 9}),
-        ("fp16", {"fused": 1, "fp16": 2, "fp32": 9}),
-        ("fp32", {"fused": 1}),
-        ("int8", {"fused": 2, "fp16": 1, "fp32": 4}),
+        ("fp16", {"fp16": 20, "fp32": 6, "unknown": 40}, 0),
+        ("fp16", {"fp16": 1}, 0),
+        ("fp32", {"fp32": 9, "unknown": 4}, 0),
+        ("fp16", {"fused fp16": 1, "fp32": 9}, 0),
+        ("fp16", {"fused": 1, "fp16": 2, "fp32": 9}, 0),
+        ("fp32", {"fused": 1}, 0),
+        ("int8", {"fused": 2, "fp16": 1, "fp32": 4}, 0),
+        ("int8", {"int8": 5, "fp16": 30, "fp32": 6}, 10),
+        ("int8", {"int8": 9, "unknown": 30}, 10),
     ],
 )
-def test_what_was_asked_for(asked: str, counts: dict[str, int]) -> None:
-    check_precision("graph", asked, counts)
-
-
-@pytest.mark.parametrize("counts", [{"int8": 5, "fp16": 30, "fp32": 6}, {"int8": 9, "unknown": 30}])
-def test_int8_with_10_tensors_quantized(counts: dict[str, int]) -> None:
-    check_precision("graph", "int8", counts, 10)
-
-
-@pytest.mark.parametrize("counts", [{"int8": 4, "fp16": 30}, {"int8": 9, "fp16": 3, "fp32": 5}, {"fp16": 30}])
-def test_too_little_int8(counts: dict[str, int]) -> None:
-    with pytest.raises(BuildError, match="graph: int8 was asked for"):
-        check_precision("graph", "int8", counts, 10)
+def test_the_requested_precision_raises_nothing(requested: str, counts: dict[str, int], quantized: int) -> None:
+    check_precision("graph", requested, counts, quantized)
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts", "said"),
+    ("requested", "counts", "quantized", "message"),
     [
-        ("fp16", {"fp32": 20}, "20 fp32"),
-        ("fp16", {"fp16": 6, "fp32": 20}, "6 fp16, 20 fp32"),
-        ("fp16", {"fp16": 6, "int8": 1}, "6 fp16, 1 int8"),
-        ("fp16", {"unknown": 30}, "30 unknown"),
-        ("fp16", {}, "no layers"),
-        ("fp32", {"fp32": 20, "fp16": 1}, "1 fp16, 20 fp32"),
-        ("fp32", {"fp32": 20, "int8": 1}, "20 fp32, 1 int8"),
-        ("fp32", {"unknown": 2}, "2 unknown"),
-        ("fp32", {"fp32": 3, "fused fp16": 1}, "3 fp32, 1 fused fp16"),
-        ("fp16", {"fp32": 3, "fused": 1}, "3 fp32, 1 fused"),
-        ("fp16", {"fp16": 3, "fused int8": 1}, "3 fp16, 1 fused int8"),
-        ("int8", {"fp32": 3, "fused": 1}, "3 fp32, 1 fused"),
+        ("fp16", {"fp32": 20}, 0, "20 fp32"),
+        ("fp16", {"fp16": 6, "fp32": 20}, 0, "6 fp16, 20 fp32"),
+        ("fp16", {"fp16": 6, "int8": 1}, 0, "6 fp16, 1 int8"),
+        ("fp16", {"unknown": 30}, 0, "30 unknown"),
+        ("fp16", {}, 0, "no layers"),
+        ("fp32", {"fp32": 20, "fp16": 1}, 0, "1 fp16, 20 fp32"),
+        ("fp32", {"fp32": 20, "int8": 1}, 0, "20 fp32, 1 int8"),
+        ("fp32", {"unknown": 2}, 0, "2 unknown"),
+        ("fp32", {"fp32": 3, "fused fp16": 1}, 0, "3 fp32, 1 fused fp16"),
+        ("fp16", {"fp32": 3, "fused": 1}, 0, "3 fp32, 1 fused"),
+        ("fp16", {"fp16": 3, "fused int8": 1}, 0, "3 fp16, 1 fused int8"),
+        ("int8", {"fp32": 3, "fused": 1}, 0, "3 fp32, 1 fused"),
+        ("int8", {"int8": 4, "fp16": 30}, 10, "30 fp16, 4 int8"),
+        ("int8", {"int8": 9, "fp16": 3, "fp32": 5}, 10, "3 fp16, 5 fp32, 9 int8"),
+        ("int8", {"fp16": 30}, 10, "30 fp16"),
     ],
 )
-def test_what_was_not(asked: str, counts: dict[str, int], said: str) -> None:
-    with pytest.raises(BuildError, match=rf"graph: {asked} was asked for, but .* \({said}\)"):
-        check_precision("graph", asked, counts)
+def test_another_precision(requested: str, counts: dict[str, int], quantized: int, message: str) -> None:
+    with pytest.raises(BuildError, match=rf"graph: {requested} was asked for, but .* \({message}\)"):
+        check_precision("graph", requested, counts, quantized)

@@ -17,7 +17,7 @@ from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.backends.base import Backend, GraphRunner
 from sam2edge.runtime.model.prompts import Prompt
 from tests.conftest import REPO
-from tests.simulated_device import SimulatedDevice
+from tests.fake_gpu import SimulatedDevice
 
 CLIP = REPO / "samples" / "clip.mp4"
 PROMPTS = {1: Prompt(box=(101, 47, 176, 122)), 7: Prompt(box=(220, 18, 305, 103))}
@@ -55,7 +55,7 @@ def test_a_run_holds_what_the_tracker_gives(nano):
     assert run.seconds[0, STAGES.index("memory_attention")] == 0
 
 
-def test_a_device_is_watched_without_taking_its_arrays_away(nano):
+def test_a_device_is_watched_without_taking_its_arrays_away(gpu, nano):
     run, recorded = track_clip(nano, Clip(CLIP, 6), PROMPTS, SimulatedDevice(half=True), record=(3,))
     plain, reference = track_clip(nano, Clip(CLIP, 6), PROMPTS, record=(3,))
     assert compare(plain, run).mean > 0.98

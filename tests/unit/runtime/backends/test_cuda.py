@@ -12,7 +12,7 @@ import pytest
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import context, driver
 from sam2edge.runtime.backends.cuda.backend import CudaBackend
-from tests.fake_gpu import INVALID, UNSUPPORTED, Gpu, LibCuda
+from tests.fake_gpu import INVALID, UNSUPPORTED, LibCuda
 
 
 class Copies(CudaBackend):
@@ -20,15 +20,6 @@ class Copies(CudaBackend):
 
     def open(self, graph):
         raise NotImplementedError
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    made = Gpu()
-    made.install(monkeypatch)
-    yield made
-    gc.collect()
-    made.check()
 
 
 @pytest.fixture
@@ -94,10 +85,10 @@ def test_views_are_of_the_first_axis(backend):
 
 
 @pytest.mark.parametrize(
-    ("index", "said"), [(4, "entry 4 of an array on the GPU with 4"), (slice(0, 4, 2), "the step is 2")]
+    ("index", "message"), [(4, "entry 4 of an array on the GPU with 4"), (slice(0, 4, 2), "the step is 2")]
 )
-def test_wrong_views(backend, index, said):
-    with pytest.raises(IndexError, match=said):
+def test_wrong_views(backend, index, message):
+    with pytest.raises(IndexError, match=message):
         backend.zeros((4, 2))[index]
 
 
@@ -121,13 +112,13 @@ def test_a_copy_is_done_when_it_is_waited_for(backend):
 
 def test_copies_of_other_arrays_are_refused(backend):
     array = backend.zeros((2, 3))
-    with pytest.raises(BackendError, match=r"not from float32\[3, 2\] to float32\[2, 3\]"):
+    with pytest.raises(BackendError, match=r"they are float32\[3, 2\] and float32\[2, 3\]"):
         backend.copy(backend.staging((3, 2)), array)
-    with pytest.raises(BackendError, match=r"not from float16\[2, 3\]"):
+    with pytest.raises(BackendError, match=r"they are float16\[2, 3\]"):
         backend.copy(backend.staging((2, 3), np.float16), array)
-    with pytest.raises(BackendError, match="without gaps"):
+    with pytest.raises(BackendError, match="needs contiguous arrays"):
         backend.copy(backend.staging((2, 6))[:, ::2], array)
-    with pytest.raises(BackendError, match="must be on the GPU"):
+    with pytest.raises(BackendError, match="needs an array on the GPU"):
         backend.copy(backend.staging((2,)), backend.staging((2,)))
 
 
@@ -330,8 +321,8 @@ def test_a_recording_that_fails(gpu, backend):
     backend.replay("key", steps)
     backend.replay("key", steps)
     gpu.faults.end_capture = UNSUPPORTED
-    said = r"cuStreamEndCapture failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED \(900\): what CUDA says"
-    with pytest.raises(BackendError, match=said):
+    message = r"cuStreamEndCapture failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED \(900\): what CUDA says"
+    with pytest.raises(BackendError, match=message):
         backend.replay("key", steps)
     gpu.faults.end_capture = 0
     for _ in range(4):

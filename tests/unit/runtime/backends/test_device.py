@@ -16,8 +16,8 @@ from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.image.consistency import consistency
+from tests.fake_gpu import SimulatedDevice
 from tests.helpers import BALL, BLOCK, Frames, assert_close, clip_frames, iou, play, true_masks
-from tests.simulated_device import SimulatedDevice
 
 EVENTS = {
     0: [(5, {"box": BALL})],
@@ -26,6 +26,9 @@ EVENTS = {
     30: [5, (9, {"mask": true_masks(2)[30]})],
 }
 """Objects join, are corrected and leave; in 40 frames every length of the bank comes more than three times."""
+
+
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def test_frames_are_resized_on_the_device(nano: Bundle, clip: Frames, tmp_path: 
                     found, expected = tracker.prompt(1, box=box), other.prompt(1, box=box)
                 assert_close(found, expected, 1e-2)
         ahead, plain = tracker.encode(frames[0]), other.encode(frames[0])
-    np.testing.assert_allclose(ahead.features.values, plain.features, atol=1e-2 * np.abs(plain.features).max())
+    assert_close(device.download(ahead.features), plain.features, 1e-2)
 
 
 def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Frames) -> None:
@@ -122,7 +125,7 @@ def test_a_correction_outlives_queued_work_that_is_lost(
             if failing:
 
                 def lose() -> None:
-                    device._queue.clear()
+                    device.stream.pycuda.pending.clear()
                     raise BackendError("what was queued is lost")
 
                 monkeypatch.setattr(device, "synchronize", lose)

@@ -8,8 +8,7 @@ from unittest.mock import create_autospec, sentinel
 
 import pytest
 
-from sam2edge.runtime.backends.base import Backend, GraphRunner
-from sam2edge.runtime.backends.wrapped import WrappedBackend, WrappedRunner
+from sam2edge.runtime.backends.base import Backend, GraphRunner, WrappedBackend, WrappedRunner
 
 METHODS = [
     (wrapper, kind, name)
