@@ -56,20 +56,24 @@ def make_demo(bundle: Path) -> None:
 def make_page(bundle: Path) -> None:
     """Click on each toy, follow them for 45 frames and photograph the window."""
     programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    with tempfile.TemporaryDirectory() as folder, VideoTracker(bundle) as tracker:
-        with Session(tracker, Path(folder) / "masks") as session, Browser(*programs, folder) as browser:
-            session.open("samples/clip.mp4")
-            player, stop = Player(session), threading.Event()
-            thread = threading.Thread(target=player.run, args=(stop,))
-            thread.start()
-            try:
-                with Server(player) as server:
-                    browser.open(server.url)
-                    click_and_follow(browser)
-                    (IMAGES / "ui.png").write_bytes(browser.screenshot())
-            finally:
-                stop.set()
-                thread.join()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        VideoTracker(bundle) as tracker,
+        Session(tracker, Path(folder) / "masks") as session,
+        Browser(*programs, folder) as browser,
+    ):
+        session.open("samples/clip.mp4")
+        player, stop = Player(session), threading.Event()
+        thread = threading.Thread(target=player.run, args=(stop,))
+        thread.start()
+        try:
+            with Server(player) as server:
+                browser.open(server.url)
+                click_and_follow(browser)
+                (IMAGES / "ui.png").write_bytes(browser.screenshot())
+        finally:
+            stop.set()
+            thread.join()
 
 
 def click_and_follow(browser: Browser, frames: int = 30) -> None:
