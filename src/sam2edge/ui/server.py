@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path in _CALLS:
             _CALLS[path](self.server.player, self._body())
         else:
-            raise _RefusalError(404, f"there is no call {path!r}; there are upload, {', '.join(_CALLS)}")
+            raise _RefusalError(404, f"there is no call {path!r}; the calls are upload, {', '.join(_CALLS)}")
         self._send(200, b"{}", "application/json")
 
     def _body(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Session(Closeable):
         return None if self._grabber is None else self._grabber.fps
 
     def view(self) -> View:
-        """Return what is to be seen now."""
+        """Return a view of the current state."""
         return View(
             source=self._name,
             live=self.live,

@@ -1,4 +1,4 @@
-"""A session in a thread: playing, looking and acting from others."""
+"""A session in a thread: playing it, and looking and acting from other threads."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ def watch(player, condition):
     views = [player.wait(-1, PATIENCE)]
     while not condition(views[-1]):
         views.append(player.wait(views[-1].version, PATIENCE))
-        assert views[-1], "this never came"
+        assert views[-1], "timed out"
     return views
 
 
@@ -95,8 +95,8 @@ def test_a_file_plays_at_its_own_pace(player, open_clip):
     assert view.rate > 0
 
 
-def test_who_looks_seldom_gets_the_newest(player, open_clip):
-    """Views do not queue up: after a long time there is one, the last."""
+def test_a_slow_viewer_gets_the_newest_view(player, open_clip):
+    """Views do not queue up: after a long time there is only the last one."""
     open_clip()
     first = player.wait(-1, PATIENCE)
     player.play()
@@ -137,7 +137,7 @@ def test_a_late_click(session, simulate, behind, refused):
         gates[-1].set()
 
 
-def test_a_click_on_what_was_open_before(player, simulate, released):
+def test_a_click_on_the_previous_source(player, simulate, released):
     """The camera runs when the click on the video comes, and only one frame has come since."""
     simulate(ArraySource([grey(0)]), Simulated(grey(1), released, live=True))
     player.open("clip")
@@ -166,7 +166,7 @@ def test_undo_and_save(player, open_clip, tmp_path):
     assert (view.clicks, view.folder) == ((), None)
 
 
-def test_what_fails_is_raised_where_it_was_asked_for(player):
+def test_errors_are_raised_in_the_calling_thread(player):
     with pytest.raises(MediaError, match=r"missing\.mp4: no such video file"):
         player.open("missing.mp4")
     assert player.wait(-1, PATIENCE).source is None
@@ -207,7 +207,7 @@ def test_after_the_end(session):
 
 
 def error_of(player: Player) -> str:
-    """What somebody is told who looks while the player ends."""
+    """Return the error of waiting for a view while the player ends."""
     version = player.wait(-1, PATIENCE).version
     with pytest.raises(InputError) as caught:
         player.wait(version, PATIENCE)

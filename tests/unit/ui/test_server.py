@@ -1,4 +1,4 @@
-"""What the server answers, through HTTP and without a browser."""
+"""The server's answers over HTTP, without a browser."""
 
 import http.client
 import json
@@ -59,7 +59,7 @@ def view(ask, after=-1, have=-1):
     return json.loads(line), cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB) if jpeg else None
 
 
-# who is answered
+# which requests are answered
 
 
 def test_every_address_has_its_own_token(session):
@@ -237,7 +237,7 @@ def test_a_call_that_is_too_long(call):
 def test_unknown_call(call):
     status, text = call("fly")
     assert status == 404
-    assert text.startswith("there is no call 'fly'; there are upload, open, ")
+    assert text.startswith("there is no call 'fly'; the calls are upload, open, ")
 
 
 def test_a_get_request_makes_no_call(ask, call):

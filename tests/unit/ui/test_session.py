@@ -1,4 +1,4 @@
-"""What a person does with a video, without a browser and without threads."""
+"""What a person does with a video, without a browser or threads."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_a_clicked_object_is_followed(clip_session):
 
 
 def test_tracking_starts_with_the_first_click(clip_session, nano):
-    """Frames before it, and a try that was removed again, leave no trace."""
+    """Earlier frames, and an object that was removed again, leave no trace."""
     clip_session.click(BLOCK)
     clip_session.advance()
     clip_session.remove(2)
@@ -86,7 +86,7 @@ def test_no_frame_in_time(session, simulate, released):
 # opening
 
 
-def test_what_cannot_be_opened_leaves_what_is_open(clip_session):
+def test_a_source_that_cannot_be_opened_leaves_the_open_one(clip_session):
     clip_session.click(BALL)
     with pytest.raises(MediaError, match="no such video file"):
         clip_session.open("missing.mp4")
@@ -145,7 +145,7 @@ def test_nothing_is_open(session, act):
         act(session)
 
 
-def test_faults_are_told_until_frames_come_again(session, simulate, released):
+def test_a_fault_is_shown_until_the_next_frame(session, simulate, released):
     simulate(Simulated(grey(1), released, MediaError("torn"), grey(2), grey(3), live=False))
     session.open("clip")
     released.set()
@@ -197,7 +197,7 @@ def test_a_correction_on_a_later_frame(clip_session, nano):
         np.testing.assert_array_equal(clip_session.view().result.logits, tracker.track(frames[2]).logits)
 
 
-def test_undo_is_as_if_it_had_never_been(clip_session):
+def test_undo_leaves_no_trace(clip_session):
     clip_session.click(BALL)
     clip_session.click(BLOCK)
     before = clip_session.view().result
@@ -214,7 +214,7 @@ def test_undo_is_as_if_it_had_never_been(clip_session):
 
 
 def test_undo_of_corrections(clip_session):
-    """What the tracker had found without them is back, and so is the way on from there."""
+    """The tracker's own result is back, and tracking goes on from it."""
     clip_session.click(BALL)
     clip_session.advance()
     before = clip_session.view().result
@@ -276,12 +276,12 @@ def test_more_objects_than_there_is_room_for(clip_session):
 
 
 def saved(folder):
-    """Label images by their names, and lines."""
+    """Return the label images by their names, and the lines."""
     images = {file.name: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in (folder / "masks").iterdir()}
     return images, [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
 
 
-def test_saved_is_what_was_seen_last(clip_session, tmp_path):
+def test_a_frame_is_saved_as_last_seen(clip_session, tmp_path):
     """A frame without objects, one with a correction, and the one on which saving ends."""
     clip_session.advance()
     clip_session.save(True)
@@ -307,7 +307,7 @@ def test_saved_is_what_was_seen_last(clip_session, tmp_path):
             np.testing.assert_array_equal(rle.decode(line["objects"][n]["segmentation"]), result.masks[n])
 
 
-def test_each_time_a_new_folder(clip_session, tmp_path):
+def test_saving_again_makes_a_new_folder(clip_session, tmp_path):
     clip_session.save(True)
     clip_session.save(True)
     clip_session.save(False)
@@ -325,14 +325,14 @@ def test_another_source_ends_saving(clip_session, tmp_path):
     assert list(saved(tmp_path / "saved" / "001")[0]) == ["00000.png"]
 
 
-def test_no_folder_can_be_made(clip_session, tmp_path):
+def test_a_folder_that_cannot_be_made(clip_session, tmp_path):
     (tmp_path / "saved").write_text("")
     with pytest.raises(MediaError, match="saved: this directory cannot be made"):
         clip_session.save(True)
     assert clip_session.view().folder is None
 
 
-def test_a_full_disk_ends_saving_and_not_tracking(clip_session, monkeypatch):
+def test_a_full_disk_ends_saving_but_not_tracking(clip_session, monkeypatch):
     clip_session.click(BALL)
     clip_session.save(True)
     monkeypatch.setattr(module.MaskSink, "write", lambda *arguments: failing(MediaError("disk is full"))())
