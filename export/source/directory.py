@@ -48,15 +48,7 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
     check_layout(f"{directory}: the weights do not fit config.json", layout(config), shapes(tensors))
     check_finite(directory, tensors)
     mean, std = _normalisation(directory)
-    return Source(
-        model=assemble(config, tensors),
-        name=name,
-        sha256=digest,
-        version=_version(config),
-        size=_size(config),
-        mean=mean,
-        std=std,
-    )
+    return Source(assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
 
 
 def download(model_id: str) -> Path:

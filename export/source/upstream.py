@@ -88,15 +88,7 @@ def from_upstream(path: Path, image_size: int | None) -> Source:
     check_finite(path, state)
     # cat copies even a single tensor, so that the file's storages, with the optimizer's state, can be freed
     tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
-    return Source(
-        model=assemble(config, tensors),
-        name=path.name,
-        sha256=digest,
-        version=version,
-        size=size,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+    return Source(assemble(config, tensors), path.name, digest, version, size, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _read_state_dict(path: Path) -> dict[str, Any]:
