@@ -43,7 +43,6 @@ def play(tracker: VideoTracker, frames: Iterable[Any], events: Mapping[int, Iter
         tracker: plays the session.
         frames: what `tracker.track` takes.
         events: by frame, in order, `(object id, arguments of prompt)` or the bare id of an object to remove.
-
     """
     for t, frame in enumerate(frames):
         yield tracker.track(frame)
@@ -70,7 +69,6 @@ def assert_close(actual: Any, expected: Any, relative: float = 1e-4, what: str =
         expected: the same.
         relative: the largest difference allowed; 0 for equal values.
         what: names the values in the message.
-
     """
     if isinstance(expected, FrameResult):
         for name in ("frame_index", "object_ids", "lost", "states"):

@@ -16,11 +16,11 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
 from sam2edge.runtime.image.components import fill_small_components
-from sam2edge.runtime.model.embedding import Embedding, Floats
-from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.graphs import Embedding, Graphs
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, upsample
 from sam2edge.runtime.model.prompts import EncodedPrompt, check_arrays, check_logits, check_points
 from sam2edge.runtime.model.resize import check_frame, resize
+from sam2edge.types import Floats
 
 Prediction = tuple[Floats, Floats, Floats]
 _Prompts = tuple[Array, Array, Floats | None]
@@ -259,7 +259,7 @@ class ImagePredictor(Closeable):
         n, model = len(coordinates), self.model
         mask = None if mask_input is None else check_logits(mask_input, n, model.mask_size)
         if mask is not None and len(mask) != n:
-            raise PromptError(f"mask_input is for {len(mask)} prompts but there are {n}; give one a prompt")
+            raise PromptError(f"mask_input is for {len(mask)} prompts but there are {n}; give one for each prompt")
         checks.flag("multimask", multimask, PromptError)
         expected = (n, model.hidden_dim, model.grid, model.grid)
         if features is not None and np.shape(features) != expected:
@@ -387,7 +387,7 @@ class ImagePredictor(Closeable):
         if n == 1:
             return embedding.features
         if self._repeated is None or self._repeated[0] is not embedding or self._repeated[1].shape[0] != n:
-            repeated = self._graphs.zeros("mask_decoder", "conditioned", (n, *embedding.features.shape[1:]))
+            repeated = self._graphs.zeros("mask_decoder", "conditioned", n)
             for row in range(n):
                 self._graphs.backend.copy(embedding.features[0], repeated[row])
             self._repeated = embedding, repeated

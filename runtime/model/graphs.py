@@ -1,4 +1,4 @@
-"""The graphs of a bundle, opened together; what the video tracker and the image predictor share."""
+"""The graphs of a bundle, opened together, and the embeddings that the image encoder makes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,33 @@ import numpy.typing as npt
 from sam2edge.bundle import Bundle, contract
 from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
-from sam2edge.runtime.model.embedding import Embedding
-from sam2edge.runtime.model.frame_loader import FrameLoader
 from sam2edge.runtime.model.prompts import EncodedPrompt
-from sam2edge.types import Bools
+from sam2edge.runtime.model.staging import FrameLoader
+from sam2edge.types import Bools, Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """An encoded image: what prompts are decoded on and objects are tracked in.
+
+    Its arrays lie where the backend that made them runs; on the CPU they are numpy's, float32. At S = 1024 they take
+    16 MB, in FP16 half of that.
+
+    Attributes:
+        features: [1,C,h,h], without the no-memory embedding, which the decoder's graph adds.
+        high_res_0: [1,C/8,4h,4h].
+        high_res_1: [1,C/4,2h,2h].
+        size: (H,W) of the image.
+    """
+
+    features: AnyArray
+    high_res_0: AnyArray
+    high_res_1: AnyArray
+    size: tuple[int, int]
 
 
 class Graphs:
-    """Some graphs of a bundle on a backend.
-
-    bundle: a Bundle or the path of one. names: which graphs. owner: what messages call the object that uses them.
-    Raises BundleError and BackendError.
-    """
+    """Some graphs of a bundle on a backend; `owner` is what messages call the object that uses them."""
 
     def __init__(
         self, bundle: Bundle | str | os.PathLike[str], backend: str | Backend, names: tuple[str, ...], owner: str
@@ -34,25 +50,44 @@ class Graphs:
         self.backend, self.model, self._owner = open_backend(backend), opened.model, owner
         self._bundle = opened.path
         self._files = {name: opened.graph_path(name) for name in names}
-        self._inputs = {name: [spec.name for spec in contract(opened.model)[name][0]] for name in names}
+        self._contract = contract(opened.model)
         self._graphs: dict[str, GraphRunner] = {name: self.backend.open(file) for name, file in self._files.items()}
         self._encoding = threading.Lock()
 
     def check_open(self) -> None:
-        """BackendError after close()."""
+        """Raise BackendError after close()."""
         if not self._graphs:
             raise BackendError(f"the {self._owner} is closed; make a new one")
 
-    def run(self, graph: str, **inputs: AnyArray) -> dict[str, Array]:
-        """Outputs of a graph by name, as numpy arrays; see sam2edge.bundle.contract."""
-        return self._graphs[graph].run(inputs)
+    def run(self, graph: str, values: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
+        """Run a graph and return the outputs that are wanted, as numpy arrays. values: its inputs, among others."""
+        return self._graphs[graph].run_outputs(self._pick(graph, values), wanted)
 
     def run_into(self, graph: str, values: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        """Queue a run on device arrays. values: the graph's inputs by name, among others."""
-        self._graphs[graph].run_into({name: values[name] for name in self._inputs[graph]}, outputs)
+        """Queue a run on device arrays. values: the graph's inputs, among others."""
+        self._graphs[graph].run_into(self._pick(graph, values), outputs)
 
-    def zeros(self, graph: str, name: str, shape: tuple[int, ...]) -> DeviceArray:
-        """A new device array for an input or output of a graph, which says its type."""
+    def _pick(self, graph: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {spec.name: values[spec.name] for spec in self._contract[graph][0]}
+
+    def decode(
+        self,
+        embedding: Embedding,
+        conditioned: AnyArray,
+        prompt: EncodedPrompt,
+        add_no_memory: Bools,
+        multimask: bool,
+        wanted: Collection[str],
+    ) -> dict[str, Array]:
+        """Run the mask decoder for N prompts on features [N,C,h,h]; see EncodedPrompt.inputs."""
+        inputs = prompt.inputs(self.model, add_no_memory, multimask)
+        return self.run("mask_decoder", {**vars(embedding), **inputs, "conditioned": conditioned}, wanted)
+
+    def zeros(self, graph: str, name: str, *sizes: int) -> DeviceArray:
+        """Return a new device array for an input or output of a graph; sizes: of its dynamic axes, in order."""
+        [axes] = {spec.shape for specs in self._contract[graph] for spec in specs if spec.name == name}
+        size = iter(sizes)
+        shape = tuple(next(size) if isinstance(axis, str) else axis for axis in axes)
         return self.backend.zeros(shape, self._graphs[graph].dtype(name))
 
     def upload(self, *pairs: tuple[AnyArray, DeviceArray]) -> None:
@@ -69,36 +104,31 @@ class Graphs:
         self.backend.synchronize()
 
     def empty_maps(self, images: int = 1) -> dict[str, DeviceArray]:
-        """New device arrays for what the image encoder gives of B images."""
-        side, channels = self.model.grid, self.model.hidden_dim
-        shapes = {
-            "features": (images, channels, side, side),
-            "high_res_0": (images, channels // 8, 4 * side, 4 * side),
-            "high_res_1": (images, channels // 4, 2 * side, 2 * side),
-        }
-        return {name: self.zeros("image_encoder", name, shape) for name, shape in shapes.items()}
+        """Return new device arrays for the image encoder's outputs for B images."""
+        _, maps = self._contract["image_encoder"]
+        return {spec.name: self.zeros("image_encoder", spec.name, images) for spec in maps}
 
     def max_size(self, graph: str, name: str, axis: int = 0) -> int | None:
-        """How many entries an axis of a graph's input may have; None: any number."""
+        """Return how many entries an axis of a graph's input may have; None: any number."""
         return self._graphs[graph].max_size(name, axis)
 
-    def loader(self) -> FrameLoader:
-        """What brings frames to the image encoder."""
-        return FrameLoader(self.backend, self._bundle, self.model.image_size)
+    def loader(self, backend: Backend) -> FrameLoader:
+        """Return a new FrameLoader for the image encoder on this backend or a stream of it."""
+        return FrameLoader(backend, self._bundle, self.model.image_size)
 
-    def encode(self, frame: npt.NDArray[np.uint8]) -> Embedding:
-        """Encode one RGB frame, uint8 [H,W,3], which is checked already; in a queue of its own."""
-        with self._encoding:  # a stream that was given up may be at it yet when the next one begins
-            ahead = self._prefetch
-            ahead.loader.stage(frame)
-            return ahead.encode(ahead.loader.load(), [frame.shape[:2]])[0]
+    def encode(self, frame: Frame) -> Embedding:
+        """Encode one frame that was checked already, on a stream of its own."""
+        with self._encoding:  # a stream that was given up may still be encoding when the next one begins
+            prefetch = self._prefetch
+            prefetch.loader.stage(frame)
+            return prefetch.encode(prefetch.loader.load(), [frame.shape[:2]])[0]
 
     def encode_batch(self, images: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
         """Encode RGB images uint8 [B,S,S,3] that were of `sizes` (H,W); see `encode`."""
-        staging = self._prefetch.backend.staging(images.shape, np.uint8)
+        backend = self._prefetch.backend
+        staging, device = backend.staging(images.shape, np.uint8), backend.zeros(images.shape, np.uint8)
         staging[...] = images
-        device = self._prefetch.backend.zeros(images.shape, np.uint8)
-        self._prefetch.backend.copy(staging, device)
+        backend.copy(staging, device)
         return self._prefetch.encode(device, sizes)
 
     @cached_property
@@ -106,10 +136,10 @@ class Graphs:
         backend = self.backend.new_stream()
         shared = backend is self.backend
         encoder = self._graphs["image_encoder"] if shared else backend.open(self._files["image_encoder"])
-        return _Prefetch(backend, encoder, FrameLoader(backend, self._bundle, self.model.image_size), self.empty_maps)
+        return _Prefetch(backend, encoder, self.loader(backend), self.empty_maps)
 
     def check_embedding(self, embedding: object, size: tuple[int, int] | None = None) -> Embedding:
-        """The embedding; FrameError for anything else, for that of another model or of a frame not of `size` (H,W)."""
+        """Return the embedding; raise FrameError unless it is one of this model and of a frame of `size` (H,W)."""
         side, channels = self.model.grid, self.model.hidden_dim
         if not isinstance(embedding, Embedding):
             raise FrameError(f"an embedding must be what encode() returns but got {type(embedding).__name__}")
@@ -125,24 +155,6 @@ class Graphs:
             raise FrameError(f"the embedding is of a frame of {list(embedding.size)} but all must be {list(size)}")
         return embedding
 
-    def decode(
-        self,
-        embedding: Embedding,
-        conditioned: AnyArray,
-        prompt: EncodedPrompt,
-        add_no_memory: Bools,
-        multimask: bool,
-        wanted: Collection[str],
-    ) -> dict[str, Array]:
-        """Run the mask decoder for N prompts on features [N,C,h,h] and return the outputs that are wanted."""
-        inputs = {
-            **prompt.inputs(self.model, add_no_memory, multimask),
-            "conditioned": conditioned,
-            "high_res_0": embedding.high_res_0,
-            "high_res_1": embedding.high_res_1,
-        }
-        return self._graphs["mask_decoder"].run_outputs(inputs, wanted)
-
     def close(self) -> None:
         """Free the graphs and what the backend recorded. May be called again."""
         self._graphs.clear()
@@ -152,7 +164,7 @@ class Graphs:
 
 @dataclass(frozen=True)
 class _Prefetch:
-    """A queue with an image encoder of its own, so that a thread may encode while another one tracks."""
+    """A stream with an image encoder of its own, so that one thread may encode while another tracks."""
 
     backend: Backend
     encoder: GraphRunner
@@ -165,8 +177,8 @@ class _Prefetch:
         each = [maps]
         if len(sizes) > 1:  # in arrays of their own, so that one does not keep the others alive
             each = [self.empty_maps(1) for _ in sizes]
-            for row, one in enumerate(each):
-                for name, to in one.items():
+            for row, own in enumerate(each):
+                for name, to in own.items():
                     self.backend.copy(maps[name][row : row + 1], to)
         self.backend.synchronize()
-        return [Embedding(**one, size=size) for one, size in zip(each, sizes, strict=True)]
+        return [Embedding(**own, size=size) for own, size in zip(each, sizes, strict=True)]

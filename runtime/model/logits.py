@@ -47,7 +47,6 @@ def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float
 
     Raises:
         InputError: for logits or numbers that are invalid.
-
     """
     try:
         values = np.asarray(logits, np.float32)

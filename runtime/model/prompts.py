@@ -24,15 +24,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What marks one object on a frame: points, a box or both, or a mask alone.
-
-    Attributes:
-        points: [P,2] x, y in pixels of the frame, or [2] for one.
-        labels: [P], 1 on the object (the default) or 0 on the background.
-        box: x0, y0, x1, y1 in pixels of the frame.
-        mask: [H,W] bool or integer, nonzero is the object, or float of 0 and 1, as the image predictor gives them.
-
-    """
+    """A prompt for one object on a frame: the arguments of `VideoTracker.prompt`, which checks them."""
 
     points: npt.ArrayLike | None = None
     labels: npt.ArrayLike | None = None
@@ -58,30 +50,15 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """N prompts as the mask decoder takes them.
+    """N prompts as the mask decoder takes them."""
 
-    Attributes:
-        points: float32 [N,P,2] in pixels of the model's square, box corners first, a padding point last.
-        labels: int32 [N,P], also BOX_FROM, BOX_TO and NO_POINT.
-        mask_input: float32 [N,1,4h,4h], or None.
-        logits: float32 [N,1,4h,4h] of mask prompts, which are themselves the output; None for points.
-
-    """
-
-    points: Floats
-    labels: Ints
-    mask_input: Floats | None = None
-    logits: Floats | None = None
+    points: Floats  # [N,P,2] in pixels of the model's square, box corners first, a padding point last
+    labels: Ints  # [N,P]
+    mask_input: Floats | None = None  # [N,1,4h,4h]
+    logits: Floats | None = None  # [N,1,4h,4h] of mask prompts, which are themselves the output
 
     def inputs(self, model: Model, add_no_memory: Bools, multimask: bool) -> dict[str, npt.NDArray[Any]]:
-        """Return the mask decoder's inputs that do not depend on the frame.
-
-        Args:
-            model: the model's numbers.
-            add_no_memory: bool [N], whether each prompt is decoded on features that attended to no memory.
-            multimask: whether `mask` is the best of three.
-
-        """
+        """Return the mask decoder's inputs that do not depend on the frame; multimask: `mask` is the best of three."""
         n, side = len(self.points), model.mask_size
         return {
             "add_no_memory": add_no_memory,
@@ -152,30 +129,16 @@ def check_points(
     needs_labels: bool = True,
     several: bool = False,
 ) -> tuple[Doubles, Ints]:
-    """Check the points and boxes of one or several prompts on an image.
+    """Check prompts and return points [N,P,2] in pixels of an image of `size` (H,W), box corners first, and labels.
 
-    Args:
-        points: [P,2] x, y, or [2]; of several prompts also [N,P,2].
-        labels: one for each point: 1 object, 0 background; of several prompts also -1, no point, so that prompts may
-            differ in their number of points.
-        boxes: [4] x0, y0, x1, y1; of several prompts also [N,4].
-        size: (H,W) of the image.
-        in_pixels: whether points and boxes are in pixels of the image; otherwise in 0…1 of it.
-        needs_labels: whether points must come with labels; otherwise they are on the object.
-        several: whether the arguments are the image predictor's, of N prompts and under its names.
-
-    Returns:
-        Points float64 [N,P,2] in pixels, box corners first, and their labels int32 [N,P]. Without points and boxes N
-        is 1 and P is 0.
-
-    Raises:
-        PromptError: for anything that is invalid.
-
+    One prompt has points [P,2] or [2] with labels 1 (object) or 0 (background), and a box [4]; N is 1. `several` are
+    under the image predictor's names, as [N,P,2] and [N,4] too; label -1, no point, lets them differ in their number of
+    points. Without `in_pixels` all are in 0…1 of the image; without `needs_labels` points are on the object by default.
     """
     names = ("point_coords", "point_labels") if several else ("points", "labels")
     if (points is None and labels is not None) or (needs_labels and points is not None and labels is None):
         given, missing = names if labels is None else names[::-1]
-        raise PromptError(f"{given} were given without {missing}; give both, one label a point")
+        raise PromptError(f"{given} were given without {missing}; give both, one label for each point")
     coordinates, kinds = np.empty((1, 0, 2)), np.empty((1, 0), np.int32)
     if points is not None:
         coordinates = _check_shape(names[0], points, several)
@@ -190,7 +153,7 @@ def check_points(
     n = len(corners)
     if points is not None and len(coordinates) != n:
         raise PromptError(
-            f"got {n} boxes but points for {len(coordinates)} prompts; give as many, point_coords as [N,P,2]"
+            f"got {n} boxes but points for {len(coordinates)} prompts; give one set of points for each box, as [N,P,2]"
         )
     corner_kinds = np.broadcast_to(np.array([BOX_FROM, BOX_TO], np.int32), (n, 2))
     coordinates = np.broadcast_to(coordinates, (n, *coordinates.shape[1:]))
@@ -204,19 +167,16 @@ def check_arrays(points: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Doubles,
     if numbers.ndim != 3 or numbers.shape[2] != 2 or not len(numbers):
         raise PromptError(f"points must be [N,P,2] (x, y) with N ≥ 1 but got shape {list(numbers.shape)}")
     if kinds.shape != numbers.shape[:2]:
-        raise PromptError(f"labels must be {list(numbers.shape[:2])}, one a point, but got shape {list(kinds.shape)}")
+        raise PromptError(
+            f"labels must be {list(numbers.shape[:2])}, one for each point, but got shape {list(kinds.shape)}"
+        )
     return numbers, _check_kinds(kinds, (NO_POINT, BACKGROUND, FOREGROUND, BOX_FROM, BOX_TO), "labels are -1 to 3")
 
 
 def check_logits(mask_input: npt.ArrayLike, count: int, side: int) -> Floats:
     """Check logits that are fed back for `count` prompts and return them as float32 [N,1,side,side].
 
-    Args:
-        mask_input: [1,side,side], [1,1,side,side] or [N,1,side,side]; one for all prompts is repeated, and several
-            may be for one prompt.
-        count: number of prompts.
-        side: of the low-resolution logits.
-
+    One [1,side,side] or [1,1,side,side] for all prompts is repeated; several [N,1,side,side] may be for one prompt.
     """
     numbers = _numbers("mask_input", mask_input).astype(np.float32)
     if numbers.ndim == 3:
@@ -227,7 +187,7 @@ def check_logits(mask_input: npt.ArrayLike, count: int, side: int) -> Floats:
             f"shape {list(np.shape(mask_input))}; of several masks give one, as logits[i:i+1]"
         )
     if len(numbers) != count and 1 not in (len(numbers), count):
-        raise PromptError(f"mask_input is for {len(numbers)} prompts but there are {count}; give one a prompt")
+        raise PromptError(f"mask_input is for {len(numbers)} prompts but there are {count}; give one for each prompt")
     return np.repeat(numbers, count, axis=0) if len(numbers) == 1 else numbers
 
 
@@ -259,7 +219,7 @@ def _check_labels(name: str, labels: npt.ArrayLike | None, shape: tuple[int, ...
         kinds = np.atleast_1d(kinds)
     if kinds.shape != shape:
         expected = list(shape) if several else shape[0]
-        raise PromptError(f"{name} must be one a point: {expected} but got shape {list(kinds.shape)}")
+        raise PromptError(f"{name} must be one for each point: {expected} but got shape {list(kinds.shape)}")
     known, meaning = [BACKGROUND, FOREGROUND], "1 is the object, 0 the background"
     if several:
         known, meaning = [NO_POINT, *known], f"{meaning}, -1 no point"

@@ -22,7 +22,7 @@ Pixels = TypeVar("Pixels", np.uint8, np.float32)
 
 
 def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = "a frame") -> npt.NDArray[np.uint8]:
-    """The frame, if it is uint8 [H,W,3] (and of `size` (H,W), if given); FrameError about `what` otherwise."""
+    """Return a frame uint8 [H,W,3], of `size` (H,W) if given; raise FrameError about `what` for anything else."""
     if not isinstance(frame, np.ndarray):
         raise FrameError(f"{what} must be a numpy array uint8 [H,W,3] (RGB) but got {type(frame).__name__}")
     if frame.dtype != np.uint8:
@@ -40,10 +40,10 @@ def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = 
 
 
 def resize(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
-    """Antialiased bilinear resize of [H,W] or [H,W,3] to [size,size,…]; uint8 is rounded after each axis.
+    """Resize [H,W] or [H,W,3] to [size,size,…], bilinearly with antialiasing; uint8 is rounded after each axis.
 
-    Same as torch.nn.functional.interpolate(mode="bilinear", antialias=True), which is what transformers' image
-    processor calls; width first, then height.
+    The result is that of torch.nn.functional.interpolate(mode="bilinear", antialias=True), which transformers' image
+    processor calls: width first, then height.
     """
     across = cv2.transpose(_filter_rows(cv2.transpose(pixels), size))
     return _filter_rows(across, size)
@@ -63,9 +63,7 @@ def _filter_rows(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
 
 
 def filter_weights(source: int, target: int) -> npt.NDArray[np.float32]:
-    """The triangle filter from `source` rows to `target` as a matrix [target,source]; the unit matrix for one size."""
-    if source == target:
-        return np.eye(target, dtype=np.float32)
+    """Return the triangle filter from `source` rows to `target` as a matrix [target,source]."""
     weights = np.zeros((target, source), np.float32)
     for start, first, band in _bands(source, target):
         weights[start : start + len(band), first : first + band.shape[1]] = band
@@ -74,7 +72,7 @@ def filter_weights(source: int, target: int) -> npt.NDArray[np.float32]:
 
 @functools.lru_cache(maxsize=8)
 def _bands(source: int, target: int) -> tuple[tuple[int, int, npt.NDArray[np.float32]], ...]:
-    """Triangle filter from `source` rows to `target`, in blocks: first output row, first input row, weights."""
+    """Return the triangle filter in blocks: first output row, first input row, weights."""
     scale = source / target
     reach = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale

@@ -1,49 +1,81 @@
-"""One frame of the tracker and the objects in it, in arrays that are allocated once and used again.
+"""One frame of SAM 2's memory loop, from top to bottom in the order in which it happens.
 
-What goes from graph to graph lies where the backend runs. Only what the host needs comes down with the frame: logits,
-predicted IoUs and object scores.
+`TrackedFrame.track` is what the tracker does with a frame: remember the frame before, encode the image, attend to
+memories, decode, encode what is to be remembered. `find_objects`, its middle, and `prompt_object` are the video
+predictor's too, which keeps memories in a way of its own. The rules are those of the upstream video predictor
+(sam2_video_predictor.py, sam2_base.py); docs/explanation/architecture.md lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.runtime.backends.base import DeviceArray
-from sam2edge.runtime.model.embedding import Embedding
-from sam2edge.runtime.model.frame_loader import FrameLoader
-from sam2edge.runtime.model.graphs import Graphs
-from sam2edge.runtime.model.staging import Upload, Uploads
-from sam2edge.runtime.video.steps import Objects, without_prompts
+from sam2edge.bundle import Model
+from sam2edge.runtime.backends.base import AnyArray, Array, DeviceArray
+from sam2edge.runtime.model.graphs import Embedding, Graphs
+from sam2edge.runtime.model.logits import ABSENT_LOGIT, LOGIT_LIMIT
+from sam2edge.runtime.model.prompts import MASK_LOGIT, EncodedPrompt
+from sam2edge.runtime.model.staging import FrameLoader, Staged, Staging
+from sam2edge.runtime.video.memory_bank import MemoryBank, Times
+from sam2edge.types import Bools, Frame
 
-Frame = npt.NDArray[np.uint8]
-Times = npt.NDArray[np.int64]
+OUTPUTS = {
+    "memory_attention": ("conditioned",),
+    "mask_decoder": ("mask", "iou", "object_score", "pointer"),
+    "memory_encoder": ("memory",),
+}
+"""The outputs that are used of each graph that runs for N objects."""
+_ON_HOST = ("mask", "iou", "object_score")
+
+Run = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+"""Runs a graph on its inputs, which are given among other values, and returns its OUTPUTS."""
+
+
+@dataclass(frozen=True)
+class MemoryRules:
+    """Which frames objects remember; VideoTracker documents the numbers."""
+
+    min_confidence: float
+    corrections_condition: bool
+
+    def is_sure(self, objects: ObjectStates) -> Bools:
+        """Tell which objects were seen for sure: bool [N]."""
+        sure: Bools = (objects.object_score > 0) & (objects.iou >= self.min_confidence)
+        return sure[:, 0]
+
+    def keeps(self, objects: ObjectStates) -> Bools:
+        """Tell which objects remember the frame: bool [N]."""
+        return objects.prompted | self.is_sure(objects) | (self.min_confidence == 0)
+
+    def conditions(self, objects: ObjectStates) -> Bools:
+        """Tell for which objects it is a conditioning frame: bool [N]."""
+        return objects.first | (objects.prompted & self.corrections_condition)
 
 
 class TrackedFrame:
     """A frame with room for `capacity` objects, of which `count` rows are in use.
 
-    loader, uploads: may be those of other frames, since every call here but `delete` and `remember` waits for its work.
-    memory, pointers: what each object would remember of the frame, device arrays [capacity,L,M] and [capacity,C].
-    times: [count] frames that each object remembered before this one. doubtful: [count] frames in a row, up to this
-    one, on which it was not seen for sure.
+    Its arrays are allocated once and used again. What goes from graph to graph stays on the device; only logits,
+    predicted IoUs and object scores come down with the frame. `loader` and `staging` may serve several frames, since
+    every method but `delete` and `_remember` waits until its work is done.
+
+    Attributes:
+        times: [count] frames that each object remembered before this one.
+        doubtful: [count] frames in a row, up to this one, on which each object was not seen for sure.
     """
 
-    def __init__(self, graphs: Graphs, capacity: int, loader: FrameLoader, uploads: Uploads) -> None:
-        model, zeros = graphs.model, graphs.zeros
-        self._graphs, self._backend, self._loader, self._uploads = graphs, graphs.backend, loader, uploads
-        side, mask_side = model.grid, model.mask_size
+    def __init__(self, graphs: Graphs, capacity: int, loader: FrameLoader, staging: Staging) -> None:
+        self._graphs, self._backend, self._loader, self._staging = graphs, graphs.backend, loader, staging
         self._key, self._maps = object(), graphs.empty_maps()
         self._size = (0, 0)
-        self._conditioned = zeros("memory_attention", "conditioned", (capacity, model.hidden_dim, side, side))
-        self.pointers = zeros("mask_decoder", "pointer", (capacity, model.hidden_dim))
-        self.memory = zeros("memory_encoder", "memory", (capacity, model.memory_tokens, model.memory_dim))
-        shown = {"mask": (capacity, 1, mask_side, mask_side), "iou": (capacity, 1), "object_score": (capacity, 1)}
-        self._shown = {name: zeros("mask_decoder", name, shape) for name, shape in shown.items()}
-        self._seen = {name: self._backend.staging(shape) for name, shape in shown.items()}
+        self._arrays = {name: graphs.zeros(graph, name, capacity) for graph, names in OUTPUTS.items() for name in names}
+        self._host = {name: self._backend.staging(self._arrays[name].shape) for name in _ON_HOST}
         self._first, self._prompted = np.zeros(capacity, bool), np.zeros(capacity, bool)
         self._constants: dict[int, Mapping[str, DeviceArray]] = {}
         self._corrected = False
@@ -53,28 +85,24 @@ class TrackedFrame:
 
     @property
     def embedding(self) -> Embedding:
-        """The frame's; a view that is overwritten when the frame is filled again."""
+        """The frame's embedding; a view that is overwritten when another frame is tracked in these arrays."""
         return Embedding(**self._maps, size=self._size)
 
-    def objects(self, begin: int = 0, end: int | None = None) -> Objects:
-        """Rows from `begin` to `end`, all by default; views. `conditioned` and `pointers` are device arrays."""
-        rows = slice(begin, self.count if end is None else end)
-        return Objects(
-            conditioned=self._conditioned[rows],
-            first=self._first[rows],
-            prompted=self._prompted[rows],
-            logits=self._seen["mask"][rows],
-            ious=self._seen["iou"][rows],
-            scores=self._seen["object_score"][rows],
-            pointers=self.pointers[rows],
-        )
+    def objects(self) -> ObjectStates:
+        """Return the state of all objects: views, of which `conditioned` and `pointer` are on the device."""
+        device = {name: self._arrays[name] for name in ("conditioned", "pointer")}
+        arrays = {**device, **self._host, "first": self._first, "prompted": self._prompted}
+        return ObjectStates(**{name: array[: self.count] for name, array in arrays.items()})
 
-    def fill(self, frame: Frame | Embedding, memories: Mapping[str, Any], times: Times) -> None:
-        """Find N objects in another frame by what they remember, and encode what they would remember of it.
+    def track(
+        self, frame: Frame | Embedding, before: TrackedFrame | None, bank: MemoryBank, rules: MemoryRules
+    ) -> None:
+        """Find the objects of the frame before in the next one. An error leaves the frame before as it was.
 
-        frame: RGB uint8 [H,W,3], which is encoded, or an embedding, which is copied. memories: inputs of the
-        memory-attention graph but `features`. times: [N].
+        A frame with pixels is encoded here, an embedding is copied.
         """
+        times = np.zeros(0, np.int64) if before is None else before._remember(bank, rules)
+        memories = bank.read(times)
         self.count = n = len(times)
         self.times, self.doubtful = times, np.zeros(n, np.int64)
         self._first[:n] = self._prompted[:n] = self._corrected = False
@@ -86,80 +114,147 @@ class TrackedFrame:
         else:
             self._size = frame.shape[:2]
             self._loader.stage(frame)
-        staged: dict[str, Upload] = {}
-        device: dict[str, DeviceArray] = {}
+        ages, values = {}, {}
         if n:
-            staged = {name: self._uploads.stage(name, memories[name]) for name in ("memory_age", "pointer_age")}
-            device = {**self._untouched(n), "memory": memories["memory"], "pointers": memories["pointers"]}
+            ages = {name: self._staging.stage(name, memories[name]) for name in ("memory_age", "pointer_age")}
+            values = {**self._unprompted(n), "memory": memories["memory"], "pointers": memories["pointers"]}
         key = self._key, pixels and self._loader.generation, n
-        self._backend.replay(key, lambda: self._steps(n, pixels, staged, device))
+        self._backend.replay(key, lambda: self._queue_steps(n, pixels, ages, values))
         self._backend.synchronize()
+        if before is not None:
+            self.doubtful = np.where(rules.is_sure(self.objects()), 0, before.doubtful + 1)
 
-    def _untouched(self, n: int) -> Mapping[str, DeviceArray]:
-        """Inputs that say that nothing was prompted, which are made once for each N."""
+    def _remember(self, bank: MemoryBank, rules: MemoryRules) -> Times:
+        """Write what the objects remember of this frame, and return each object's time after it."""
+        objects = self.objects()
+        keeps, conditions = rules.keeps(objects), rules.conditions(objects)
+        if self._corrected and self.count:  # until another frame is tracked here, since queued work may be lost
+            binarize = self._staging.stage("binarize of a correction", objects.prompted)
+            self._backend.copy(binarize.host, binarize.device)
+            rows = {name: self._arrays[name][: self.count] for name in ("mask", "object_score")}
+            self._run("memory_encoder", {**self._maps, **rows, "binarize": binarize.device})
+        for row in np.flatnonzero(keeps).tolist():
+            memory, pointer = self._arrays["memory"][row], self._arrays["pointer"][row]
+            bank.write(row, int(self.times[row]), memory, pointer, bool(conditions[row]))
+        return self.times + keeps
+
+    def _unprompted(self, n: int) -> Mapping[str, DeviceArray]:
+        """Return the inputs that say that nothing was prompted; they are uploaded once for each N."""
         if n not in self._constants:
-            values = {**without_prompts(self._graphs.model, n), "binarize": np.zeros(n, bool)}
-            self._constants[n] = {name: self._uploads.constant(name, value) for name, value in values.items()}
+            values = {**unprompted(self._graphs.model, n), "binarize": np.zeros(n, bool)}
+            self._constants[n] = {name: self._staging.constant(name, value) for name, value in values.items()}
         return self._constants[n]
 
-    def _steps(self, n: int, pixels: bool, staged: Mapping[str, Upload], device: Mapping[str, DeviceArray]) -> None:
-        """All work on a frame that is queued; see Backend.replay."""
+    def _queue_steps(self, n: int, pixels: bool, ages: Mapping[str, Staged], values: Mapping[str, DeviceArray]) -> None:
+        """Queue all work on a frame; see Backend.replay."""
         if pixels:
             self._graphs.run_into("image_encoder", {"image": self._loader.load()}, self._maps)
         if n:
-            for upload in staged.values():
-                self._backend.copy(upload.host, upload.device)
-            values = {**device, **self._maps, **{name: upload.device for name, upload in staged.items()}}
-            values |= {"conditioned": self._conditioned[:n]}
-            self._graphs.run_into("memory_attention", values, {"conditioned": values["conditioned"]})
-            shown = {name: array[:n] for name, array in self._shown.items()}
-            self._graphs.run_into("mask_decoder", values, {**shown, "pointer": self.pointers[:n]})
-            for name, array in shown.items():
-                self._backend.copy(array, self._seen[name][:n])
-            self._encode_memory(values | shown)
+            for age in ages.values():
+                self._backend.copy(age.host, age.device)
+            values = {**self._maps, **values, **{name: age.device for name, age in ages.items()}}
+            values = find_objects(self._run, values)
+            for name, array in self._host.items():
+                self._backend.copy(values[name], array[:n])
+            self._run("memory_encoder", values)
 
-    def _encode_memory(self, values: Mapping[str, DeviceArray]) -> None:
-        self._graphs.run_into("memory_encoder", values, {"memory": self.memory[: self.count]})
+    def _run(self, graph: str, values: Mapping[str, DeviceArray]) -> Mapping[str, DeviceArray]:
+        outputs = {name: self._arrays[name][: self.count] for name in OUTPUTS[graph]}
+        self._graphs.run_into(graph, values, outputs)
+        return outputs
 
-    def remember(self) -> None:
-        """Encode the memories again if a prompt came after `fill`; until the next one, since the work may be lost."""
-        if self._corrected and self.count:
-            binarize = self._uploads.stage("binarize of a correction", self._prompted[: self.count])
-            self._backend.copy(binarize.host, binarize.device)
-            shown = {name: array[: self.count] for name, array in self._shown.items()}
-            self._encode_memory({**self._maps, **shown, "binarize": binarize.device})
+    def prompt(self, row: int, prompt: EncodedPrompt) -> None:
+        """Prompt the object of a row, or, after the last one, a new object."""
+        known = self.objects().row(row) if row < self.count else None
+        self.write(row, prompt_object(self._graphs, self.embedding, known, prompt))
 
-    def found(self, row: int) -> tuple[Objects, int]:
-        """Copies of what `put` overwrites in a row; with `*` these are its arguments that bring it back."""
-        values = {
-            name: self._backend.download(array) if name == "pointers" else array.copy()
-            for name, array in vars(self.objects(row, row + 1)).items()
-            if name != "conditioned"  # which no prompt changes
-        }
-        return Objects(conditioned=self._conditioned[row : row + 1], **values), int(self.doubtful[row])
+    def snapshot(self, row: int) -> tuple[ObjectStates, int]:
+        """Return copies of what `write` overwrites in a row; with `*` they are its arguments that restore it."""
+        values = self.objects().row(row)
+        copies = {name: getattr(values, name).copy() for name in ("first", "prompted", *_ON_HOST)}
+        pointer = self._backend.download(values.pointer)
+        return dataclasses.replace(values, **copies, pointer=pointer), int(self.doubtful[row])
 
-    def put(self, row: int, values: Objects, doubtful: int = 0) -> None:
+    def write(self, row: int, values: ObjectStates, doubtful: int = 0) -> None:
         """Overwrite a row with the only row of `values`, or append it. doubtful: see the class."""
-        shown = {"mask": values.logits, "iou": values.ious, "object_score": values.scores}
-        arrays = [(values.pointers, self.pointers), *((new, self._shown[name]) for name, new in shown.items())]
-        if row == self.count:
-            arrays.append((values.conditioned, self._conditioned))
-        self._graphs.upload(*((new, to[row : row + 1]) for new, to in arrays))  # first, since it may fail
+        names = ["pointer", *_ON_HOST, *(["conditioned"] if row == self.count else [])]  # no prompt changes the last
+        self._graphs.upload(*((getattr(values, name), self._arrays[name][row : row + 1]) for name in names))
+        # Only now, since the upload may fail
         if row == self.count:
             self.count += 1
             self.times, self.doubtful = np.append(self.times, 0), np.append(self.doubtful, 0)
         self.doubtful[row] = doubtful
         self._first[row], self._prompted[row] = values.first[0], values.prompted[0]
         self._corrected = True
-        for name, new in shown.items():
-            self._seen[name][row] = new[0]
+        for name, array in self._host.items():
+            array[row] = getattr(values, name)[0]
 
     def delete(self, row: int) -> None:
         """Remove a row; those after it move up."""
         self.count -= 1
-        for array in (self._conditioned, self.pointers, self.memory, *self._shown.values()):
+        for array in self._arrays.values():
             for to in range(row, self.count):
                 self._backend.copy(array[to + 1], array[to])
-        for values in (self._first, self._prompted, *self._seen.values()):
+        for values in (self._first, self._prompted, *self._host.values()):
             values[row : self.count] = values[row + 1 : self.count + 1]
         self.times, self.doubtful = np.delete(self.times, row), np.delete(self.doubtful, row)
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectStates:
+    """What is known of N objects on one frame, one row an object; the names are those of the graphs' outputs."""
+
+    conditioned: AnyArray  # [N,C,h,h] on the host or the device
+    first: Array  # bool [N]: the object joined on this frame, so `conditioned` saw no memory
+    prompted: Array  # bool [N]
+    mask: Array  # [N,1,4h,4h] raw logits
+    iou: Array  # [N,1]
+    object_score: Array  # [N,1]
+    pointer: AnyArray  # [N,C] on the host or the device
+
+    def row(self, row: int) -> ObjectStates:
+        """Return one row, which is a view."""
+        return ObjectStates(**{name: values[row : row + 1] for name, values in vars(self).items()})
+
+    @property
+    def shown(self) -> npt.NDArray[np.float32]:
+        """Logits [N,1,4h,4h] with -1024 where the object's score says that it is absent; a new array."""
+        shown: npt.NDArray[np.float32] = self.mask.copy()  # np.where takes several times as long
+        shown[~(self.object_score[:, 0] > 0)] = ABSENT_LOGIT
+        return shown
+
+
+def find_objects(run: Run, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Find N objects in a frame by its embedding, their memories and `unprompted`; return these and the outputs."""
+    values = {**values, **run("memory_attention", values)}
+    return {**values, **run("mask_decoder", values)}
+
+
+def unprompted(model: Model, n: int) -> dict[str, Array]:
+    """Return the mask decoder's inputs that are the same on all frames on which N objects are only tracked."""
+    return EncodedPrompt.none(n).inputs(model, np.zeros(n, bool), _multimask(model, 0))
+
+
+def prompt_object(
+    graphs: Graphs, embedding: Embedding, known: ObjectStates | None, prompt: EncodedPrompt
+) -> ObjectStates:
+    """Prompt one object on a frame. known: its state there, None if the object is new."""
+    first = np.ones(1, bool) if known is None else known.first
+    features = conditioned = embedding.features if known is None else known.conditioned
+    if prompt.logits is None:
+        previous = None if known is None else np.clip(known.shown, -LOGIT_LIMIT, LOGIT_LIMIT)
+        prompt = dataclasses.replace(prompt, mask_input=previous)
+        add_no_memory, multimask = first, _multimask(graphs.model, prompt.points.shape[1] - 1, bool(first[0]))
+    else:  # a mask is itself the output; only its pointer comes from the decoder, on features without memory
+        features, add_no_memory, multimask = embedding.features, np.zeros(1, bool), False
+    decoded = graphs.decode(embedding, features, prompt, add_no_memory, multimask, OUTPUTS["mask_decoder"])
+    if prompt.logits is not None:
+        decoded["mask"], decoded["iou"] = prompt.logits, np.ones((1, 1), np.float32)
+        decoded["object_score"] = np.full((1, 1), MASK_LOGIT, np.float32)
+    return ObjectStates(conditioned=conditioned, first=first, prompted=np.ones(1, bool), **decoded)
+
+
+def _multimask(model: Model, points: int, first: bool = False) -> bool:
+    """Tell whether the best of three masks is taken for this number of points (sam2_base.py, _use_multimask)."""
+    in_range = model.multimask_min_points <= points <= model.multimask_max_points
+    return in_range and (first or model.multimask_for_tracking)

@@ -1,6 +1,6 @@
 """The frames of a whole video in any order, read when they are asked for.
 
-Nothing but a few decoded frames of a video file is held, however long the video is.
+However long the video is, only a few decoded frames of it are held.
 """
 
 from __future__ import annotations
@@ -18,25 +18,24 @@ from sam2edge.errors import FrameError, InputError, MediaError
 from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.media.sources.files import open_capture
 from sam2edge.runtime.model.resize import check_frame
-
-Frame = npt.NDArray[np.uint8]
+from sam2edge.types import Frame
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _HELD_BYTES = 64 << 20
-"""Decoded frames of a video file that are held, for going backward; at least four frames."""
+"""Size of the decoded frames of a video file that are held for going backward; at least four are."""
 _NEAR = 64
-"""Up to so many frames forward are decoded; further away, a seek is quicker."""
+"""Frames up to this far ahead are decoded one by one; for later ones a seek is quicker."""
 
 
 class Frames(ABC):
-    """The frames of a video. count: how many. size: (H,W) of all of them."""
+    """The `count` frames of a video, all of one `size` (H,W)."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.size: tuple[int, int] = self._read(0).shape[:2]
 
     def read(self, index: int) -> Frame:
-        """Frame `index`, RGB uint8 [H,W,3]; do not write into it. Raises MediaError and FrameError."""
+        """Return a frame, RGB uint8 [H,W,3], which must not be written to; raise MediaError or FrameError."""
         frame = self._read(index)
         if frame.shape[:2] != self.size:
             (height, width), (first_height, first_width) = frame.shape[:2], self.size
@@ -48,22 +47,16 @@ class Frames(ABC):
 
     @abstractmethod
     def _read(self, index: int) -> Frame:
-        """A frame of any size."""
+        """Return a frame of any size."""
 
 
 def open_frames(video: object) -> Frames:
-    """The frames of a folder, of a video file, or in memory.
-
-    video: the path of a folder of JPEG or PNG files that are named by their numbers (00000.jpg, 00001.jpg, …; they are
-    taken in order, from whichever number on), the path of a video file, an array uint8 [T,H,W,3], or a sequence of
-    arrays uint8 [H,W,3] (RGB), of which one is asked for at a time. Arrays are not copied. Raises MediaError,
-    FrameError and InputError.
-    """
+    """Open the frames of a folder, of a video file, or in memory; VideoPredictor.init_state describes them."""
     if isinstance(video, (str, os.PathLike)):
         path = Path(video)
         try:
             return _Folder(path) if path.is_dir() else _VideoFile(path)
-        except OSError as error:  # a folder that may not be entered, a name that no file can have
+        except OSError as error:  # a folder without access, or a name that no file can have
             raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
     if isinstance(video, np.ndarray) and (video.ndim != 4 or video.dtype != np.uint8):
         raise FrameError(f"frames in an array must be uint8 [T,H,W,3] but got {video.dtype} {list(video.shape)}")
@@ -110,10 +103,10 @@ class _Folder(Frames):
 
 
 class _VideoFile(Frames):
-    """A video file: decoded once to count its frames, then where it is read.
+    """A video file, decoded once to count its frames, then where it is read.
 
-    OpenCV's seeks land on other frames in some files, so the time stamp of the frame after a seek says where that is. A
-    file without distinct time stamps, or in which frames are missing after a seek, is decoded from its start instead.
+    OpenCV's seeks land on other frames in some files, so the time stamp after a seek tells which frame it found. A file
+    without distinct time stamps, or in which frames are missing after a seek, is decoded from its start instead.
     """
 
     def __init__(self, path: Path) -> None:
@@ -145,7 +138,7 @@ class _VideoFile(Frames):
         if self._index_of and not self._at < index <= self._at + _NEAR:
             self._seek(index)
         if not self._step_to(index):
-            self._index_of = {}  # its seeks are not to be trusted
+            self._index_of = {}  # seeks in this file cannot be trusted
             self._restart()
             self._step_to(index)
         decoded, frame = self._capture.retrieve() if self._at == index else (False, None)
@@ -155,7 +148,7 @@ class _VideoFile(Frames):
         return picture
 
     def _seek(self, index: int) -> None:
-        """Stand on a frame up to `index`, which a seek may overshoot, or before the first."""
+        """Go to a frame up to `index`, which a seek may overshoot, or before the first."""
         for back in (0, _NEAR):
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, max(index - back, 0))
             if self._capture.grab():
@@ -166,7 +159,7 @@ class _VideoFile(Frames):
         self._restart()
 
     def _step_to(self, index: int) -> bool:
-        """Go forward to a frame; False if that cannot be done."""
+        """Go forward to a frame; return False if that cannot be done."""
         if index < self._at:
             self._restart()
         while self._at < index:
@@ -178,7 +171,7 @@ class _VideoFile(Frames):
         return True
 
     def _time(self) -> int:
-        """Microseconds since the start, of the frame last grabbed."""
+        """Return the time stamp of the frame last grabbed, in microseconds."""
         return round(1000 * self._capture.get(cv2.CAP_PROP_POS_MSEC))
 
     def _restart(self) -> None:

@@ -1,12 +1,12 @@
 """Segment a whole video: the methods of upstream's SAM2VideoPredictor on the exported graphs.
 
-The rules are those of upstream's sam2_video_predictor.py; docs/architecture.md says where this departs.
+The rules are those of upstream's sam2_video_predictor.py; docs/explanation/architecture.md lists the departures.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,24 +17,19 @@ from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
-from sam2edge.runtime.model.embedding import Embedding, Floats
 from sam2edge.runtime.model.graphs import Graphs
 from sam2edge.runtime.model.logits import ABSENT_LOGIT, upsample
 from sam2edge.runtime.model.prompts import EncodedPrompt, check_object_id, check_points
+from sam2edge.runtime.video.frame import OUTPUTS, ObjectStates, find_objects, prompt_object, unprompted
 from sam2edge.runtime.video.frames import open_frames
 from sam2edge.runtime.video.state import InferenceState, Output, Points, VideoObject, gather
-from sam2edge.runtime.video.steps import MemoryLoop
+from sam2edge.types import Floats
 
 FrameMasks = tuple[int, list[int], Floats]
 
 
 class VideoPredictor(Closeable):
     """Masks of objects through a whole video; code written for SAM2VideoPredictor runs with it.
-
-    bundle: a Bundle or the path of one. backend: a name of sam2edge.runtime.BACKENDS or a Backend.
-    add_all_frames_to_correct_as_cond:
-    frames that are corrected after they were tracked become conditioning frames too, which are attended to from
-    everywhere; else, and as upstream's released models, only frames prompted before are.
 
     Masks are numpy arrays of logits, float32 [N,1,H,W], -1024 where an object is absent or unknown: `masks > 0` is the
     object, and upstream's `.cpu().numpy()` has to go. Objects are independent of each other, but those that are tracked
@@ -46,6 +41,13 @@ class VideoPredictor(Closeable):
 
     Wrong arguments raise errors of the InputError family and change nothing. Not safe for use by several threads at a
     time; several predictors are. Raises BundleError, BackendError and InputError.
+
+    Args:
+        bundle: a Bundle or the path of one.
+        backend: a name of sam2edge.runtime.BACKENDS or a Backend.
+        add_all_frames_to_correct_as_cond: whether frames that are corrected after they were tracked become conditioning
+            frames too, which are attended to from everywhere. Otherwise, and as in upstream's released models, only
+            frames that were prompted before are.
     """
 
     def __init__(
@@ -59,7 +61,6 @@ class VideoPredictor(Closeable):
             "add_all_frames_to_correct_as_cond", add_all_frames_to_correct_as_cond
         )
         self._graphs = Graphs(bundle, backend, GRAPHS, "predictor")
-        self._loop = MemoryLoop(self._graphs)
         self._held_memories = 2 * self._graphs.model.memory_frames
 
     def init_state(
@@ -69,12 +70,12 @@ class VideoPredictor(Closeable):
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = False,
     ) -> InferenceState:
-        """Start on a video.
+        """Start on a video. Raises MediaError, FrameError and InputError.
 
-        video_path: a folder of JPEG or PNG files named by their numbers (00000.jpg, …), a video file, an array uint8
-        [T,H,W,3], or a sequence of arrays uint8 [H,W,3] (RGB). Arrays are not copied and must not be changed. A video
-        file is decoded once here, to count its frames. The other arguments are upstream's and without effect: frames
-        are read when needed, and all that is kept is in main memory. Raises MediaError, FrameError and InputError.
+        It may be a folder of JPEG or PNG files named by their numbers (00000.jpg, …, from any number on), a video file,
+        an array uint8 [T,H,W,3], or a sequence of arrays uint8 [H,W,3] (RGB), which is asked for one at a time. Arrays
+        are not copied and must not be changed. A video file is decoded once here, to count its frames. The other
+        arguments are upstream's and have no effect: frames are read when needed, all that is kept is in main memory.
         """
         self._graphs.check_open()
         return InferenceState(self, open_frames(video_path))
@@ -90,15 +91,21 @@ class VideoPredictor(Closeable):
         normalize_coords: bool = True,
         box: npt.ArrayLike | None = None,
     ) -> FrameMasks:
-        """Prompt an object on a frame; a new id joins.
+        """Prompt an object on a frame, or correct it on a frame that was tracked. Raises InputError.
 
-        points: [P,2] x, y in pixels of the frame, with labels [P] 1 (object) or 0 (background). box: x0, y0, x1, y1;
-        may come with points. A leading axis of 1 is taken too. clear_old_points: the prompt replaces those on the frame
-        before it; False: its points are added to them, and a box cannot be. normalize_coords: False: all are in 0…1
-        of the frame. On a frame that was tracked, the prompt corrects what was found there.
+        Args:
+            inference_state: from init_state.
+            frame_idx: number of the frame, from 0.
+            obj_id: any integer; a new one joins.
+            points: [P,2] x, y in pixels of the frame, or [1,P,2].
+            labels: [P], 1 on the object or 0 on the background, or [1,P].
+            clear_old_points: whether the prompt replaces those on the frame before it; otherwise its points are added
+                to them, and a box cannot be given.
+            normalize_coords: whether points and box are in pixels; otherwise they are in 0…1 of the frame.
+            box: x0, y0, x1, y1, [4] or [1,4]; may come with points.
 
-        Returns the frame's index, all object ids, and their masks on this frame. Raises InputError, PromptError and
-        ObjectIdError.
+        Returns:
+            The frame's index, all object ids, and their masks on this frame.
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         checks.flag("clear_old_points", clear_old_points)
@@ -127,10 +134,9 @@ class VideoPredictor(Closeable):
     def add_new_mask(
         self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: npt.NDArray[Any]
     ) -> FrameMasks:
-        """Say what an object's mask is on a frame, in place of prompts there before; a new id joins.
+        """Give an object's mask on a frame, in place of earlier prompts there; as add_new_points_or_box otherwise.
 
-        mask: bool or integer [H,W] of the frame's size, nonzero is the object, or float of 0 and 1. Returns as
-        add_new_points_or_box. Raises InputError, PromptError and ObjectIdError.
+        The mask is bool or integer [H,W] of the frame's size, nonzero is the object, or float of 0 and 1.
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         encoded = EncodedPrompt.of_mask(mask, state.frames.size, self._graphs.model)
@@ -144,15 +150,20 @@ class VideoPredictor(Closeable):
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
     ) -> Iterator[FrameMasks]:
-        """Find every object on every frame from `start_frame_idx` on.
+        """Find every object on every frame from `start_frame_idx` on; prompted frames keep the prompt's result.
 
-        start_frame_idx: None: the earliest conditioning frame of any object. max_frame_num_to_track: how many frames
-        after the first, None: to the end. reverse: backward, to frame 0; a start there yields nothing, as upstream's.
-        Prompted frames keep what came of the prompt.
+        Prompts and objects that are added meanwhile count from the next propagation on; removed objects drop out.
+        Raises InputError at once, and PromptError on the way if nothing was prompted or an object has no conditioning
+        frame.
 
-        Yields a frame's index, all object ids and their masks, as it goes. Prompts that are added meanwhile count from
-        the next propagation on, and so do objects that join; removed objects drop out. Raises InputError at once, and
-        PromptError on the way if nothing was prompted or an object has no conditioning frame.
+        Args:
+            inference_state: from init_state.
+            start_frame_idx: the first frame; None: the earliest conditioning frame of any object.
+            max_frame_num_to_track: how many frames after the first; None: all.
+            reverse: whether to go backward, to frame 0; a start there yields nothing, as upstream's.
+
+        Yields:
+            A frame's index, all object ids and their masks.
         """
         state = self._check_state(inference_state)
         if start_frame_idx is not None:
@@ -167,7 +178,7 @@ class VideoPredictor(Closeable):
     ) -> FrameMasks | None:
         """Take back the prompts for an object on a frame; the next propagation tracks it there as elsewhere.
 
-        Returns as add_new_points_or_box, or None without need_output. Raises InputError and ObjectIdError.
+        Returns the same as add_new_points_or_box, or None without need_output. Raises InputError and ObjectIdError.
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         checks.flag("need_output", need_output)
@@ -179,10 +190,10 @@ class VideoPredictor(Closeable):
     def remove_object(
         self, inference_state: InferenceState, obj_id: int, strict: bool = False, need_output: bool = True
     ) -> tuple[list[int], list[tuple[int, Floats]]]:
-        """Forget an object. strict: an unknown id is an error.
+        """Forget an object; with `strict` an unknown id is an error. Raises InputError and ObjectIdError.
 
-        Returns the ids that remain, and for every frame on which the object was prompted the frame's index and masks;
-        no frames without need_output or when none remain. Raises InputError and ObjectIdError.
+        Returns the ids that remain, and the index and masks of every frame on which the object was prompted; no frames
+        without need_output or when no object remains.
         """
         state = self._check_state(inference_state)
         obj_id = check_object_id(obj_id)
@@ -223,16 +234,16 @@ class VideoPredictor(Closeable):
         points: Points | None,
     ) -> FrameMasks:
         """Run a prompt; an error before its end leaves the object and the state as they were."""
-        embedding = self._embedding(state, frame)
+        embedding = state.embedding(frame, self._graphs.encode)
         is_first = frame not in item.reverse or not item.conditioning  # upstream fails without any memory
         before, known = item.output(frame), None
         if prompt.logits is None and before is not None:
             conditioned: AnyArray = embedding.features
             if not is_first:
                 memories = self._memories(state, [item], frame, item.reverse[frame])
-                conditioned = self._loop.condition(embedding, memories)
+                conditioned = self._run("memory_attention", {**vars(embedding), **memories})["conditioned"]
             known = before.as_known(conditioned, is_first)
-        output = Output.of(self._loop.prompt(embedding, known, prompt), 0)
+        output = Output.of(prompt_object(self._graphs, embedding, known, prompt))
         conditioning = is_first or self._corrections_condition or frame in item.conditioning
         state.objects[obj_id] = item
         item.inputs[frame] = points
@@ -272,12 +283,16 @@ class VideoPredictor(Closeable):
         if not items:
             return
         memories = self._memories(state, items, frame, reverse)
-        found = self._loop.find(self._embedding(state, frame), memories)
+        embedding = state.embedding(frame, self._graphs.encode)
+        inputs = {**vars(embedding), **memories, **unprompted(self._graphs.model, len(items))}
+        values = find_objects(self._run, inputs)
+        never, names = np.zeros(len(items), bool), ("conditioned", *OUTPUTS["mask_decoder"])
+        objects = ObjectStates(first=never, prompted=never, **{name: values[name] for name in names})
         for row, item in enumerate(items):
-            item.store(frame, Output.of(found, row), conditioning=False)
+            item.store(frame, Output.of(objects.row(row)), conditioning=False)
 
     def _memories(self, state: InferenceState, items: list[VideoObject], frame: int, reverse: bool) -> dict[str, Array]:
-        """What objects remember on a frame; spatial memories are encoded here, when they are first needed or again."""
+        """Return memory attention's inputs; spatial memories are encoded here, when first needed or dropped since."""
         missing: dict[int, list[VideoObject]] = {}
         for item in items:
             for t in item.attended(frame, reverse, self._graphs.model)[0]:
@@ -287,12 +302,13 @@ class VideoPredictor(Closeable):
                     missing.setdefault(t, []).append(item)
         for t, without in missing.items():
             outputs = [item.stored(t) for item in without]
-            encoded = self._loop.remember(
-                self._embedding(state, t),
-                np.concatenate([output.logits for output in outputs]).astype(np.float32),
-                np.concatenate([output.score for output in outputs]),
-                np.array([output.prompted for output in outputs]),
-            )
+            values = {
+                **vars(state.embedding(t, self._graphs.encode)),
+                "mask": np.concatenate([output.logits for output in outputs]).astype(np.float32),
+                "object_score": np.concatenate([output.score for output in outputs]),
+                "binarize": np.array([output.prompted for output in outputs]),
+            }
+            encoded = self._run("memory_encoder", values)["memory"]
             for item, memory in zip(without, encoded, strict=True):
                 item.memories[t] = memory.copy()
         gathered = gather(items, frame, reverse, self._graphs.model)
@@ -300,15 +316,11 @@ class VideoPredictor(Closeable):
             item.forget_far(self._held_memories)
         return gathered
 
-    def _embedding(self, state: InferenceState, frame: int) -> Embedding:
-        embedding = state.find_embedding(frame)
-        if embedding is None:
-            embedding = self._graphs.encode(state.frames.read(frame))
-            state.hold_embedding(frame, embedding)
-        return embedding
+    def _run(self, graph: str, values: Mapping[str, Any]) -> dict[str, Array]:
+        return self._graphs.run(graph, values, OUTPUTS[graph])
 
     def _masks(self, state: InferenceState, frame: int) -> Floats:
-        """Masks [N,1,H,W] of all objects on a frame, as far as they are known."""
+        """Return the masks [N,1,H,W] of all objects on a frame, as far as they are known."""
         outputs = [item.output(frame) for item in state.objects.values()]
         side = self._graphs.model.mask_size
         absent = np.full((1, 1, side, side), ABSENT_LOGIT, np.float32)
@@ -316,7 +328,7 @@ class VideoPredictor(Closeable):
 
     @staticmethod
     def _upsample(state: InferenceState, logits: list[npt.NDArray[np.floating]]) -> Floats:
-        """Logits [1,1,4h,4h] of N ≥ 1 objects at the video's size: float32 [N,1,H,W], a new array."""
+        """Return logits [1,1,4h,4h] of N ≥ 1 objects at the video's size: float32 [N,1,H,W], a new array."""
         return upsample(np.concatenate(logits).astype(np.float32), state.frames.size)
 
 
@@ -329,7 +341,7 @@ def _check_conditioned(objects: dict[int, VideoObject]) -> None:
 
 
 def _without_batch(value: npt.ArrayLike | None, axes: int) -> npt.ArrayLike | None:
-    """A prompt without the leading axis of 1 that upstream takes too; left to the checks if it is no such."""
+    """Drop the leading axis of 1 that upstream takes too; the checks refuse other values."""
     try:
         array = np.asarray(value)
     except ValueError:

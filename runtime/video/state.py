@@ -1,8 +1,8 @@
-"""What is known of a video and of the objects in it, between the calls of the video predictor."""
+"""The video predictor's state between calls: a video, the objects in it, and what each of them remembers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from sam2edge.bundle import Model
 from sam2edge.runtime.backends.base import AnyArray, Array
-from sam2edge.runtime.model.embedding import Embedding
+from sam2edge.runtime.model.graphs import Embedding
+from sam2edge.runtime.video.frame import ObjectStates
 from sam2edge.runtime.video.frames import Frames
 from sam2edge.runtime.video.memory_bank import EMPTY
-from sam2edge.runtime.video.steps import Objects
+from sam2edge.types import Frame
 
 _EMBEDDINGS = 3
 """Frames whose embeddings are held: the one that is prompted or tracked, and the last two."""
@@ -33,58 +34,55 @@ class Output:
     prompted: bool
 
     @staticmethod
-    def of(objects: Objects, row: int) -> Output:
-        """A row, copied, so that the objects do not keep each other's arrays."""
-        one = objects.row(row)
-        return Output(one.shown, one.scores.copy(), one.pointers.copy(), bool(one.prompted[0]))
+    def of(state: ObjectStates) -> Output:
+        """Copy the state of one object, so that it does not keep other objects' arrays alive."""
+        pointer = np.array(state.pointer)
+        return Output(state.shown, state.object_score.copy(), pointer, bool(state.prompted[0]))
 
-    def as_known(self, conditioned: AnyArray, first: bool) -> Objects:
-        """The row that a further prompt refines."""
-        return Objects(
+    def as_known(self, conditioned: AnyArray, first: bool) -> ObjectStates:
+        """Return the state that a further prompt refines."""
+        return ObjectStates(
             conditioned=conditioned,
             first=np.full(1, first),
             prompted=np.full(1, self.prompted),
-            logits=self.logits.astype(np.float32),
-            ious=np.ones((1, 1), np.float32),
-            scores=self.score,
-            pointers=self.pointer,
+            mask=self.logits.astype(np.float32),
+            iou=np.ones((1, 1), np.float32),
+            object_score=self.score,
+            pointer=self.pointer,
         )
 
 
 class VideoObject:
-    """What is known of one object; all dictionaries are by frame.
-
-    conditioning, others: outputs that are memories, on conditioning frames and elsewhere. pending: outputs of prompts
-    since the last propagation, which become memories when the next one starts, and whether each is a conditioning
-    frame. inputs: prompts that hold, None for a mask. reverse: the direction in which a frame was last tracked.
-    memories: spatial memories [L,M], of the conditioning frames and the few others used last.
-    """
+    """One object; all dictionaries are by frame."""
 
     def __init__(self) -> None:
+        # Outputs that are memories, on conditioning frames and elsewhere
         self.conditioning: dict[int, Output] = {}
         self.others: dict[int, Output] = {}
+        # Outputs of prompts since the last propagation, which become memories when the next one starts, and whether
+        # each is a conditioning frame
         self.pending: dict[int, tuple[Output, bool]] = {}
-        self.inputs: dict[int, Points | None] = {}
-        self.reverse: dict[int, bool] = {}
-        self.memories: dict[int, Array] = {}
+        self.inputs: dict[int, Points | None] = {}  # prompts that hold, None for a mask
+        self.reverse: dict[int, bool] = {}  # the direction in which a frame was last tracked
+        self.memories: dict[int, Array] = {}  # [L,M], of the conditioning frames and the few others used last
 
     def output(self, frame: int) -> Output | None:
-        """What is known of the object on a frame, the last prompt included."""
+        """Return the object's output on a frame, with the last prompt; None if there is none."""
         if frame in self.pending:
             return self.pending[frame][0]
         return self.conditioning.get(frame) or self.others.get(frame)
 
     def stored(self, frame: int) -> Output:
-        """The output that is the memory of a frame; there must be one."""
+        """Return the output that is the memory of a frame; there must be one."""
         return self.conditioning[frame] if frame in self.conditioning else self.others[frame]
 
     def is_kept(self, frame: int) -> bool:
-        """Whether propagation leaves the frame as it is, since a prompt holds there that is a memory already."""
+        """Tell whether propagation leaves the frame as it is, since a prompt there is a memory already."""
         corrected = frame in self.inputs and frame in self.others and self.others[frame].prompted
         return frame in self.conditioning or corrected
 
     def store(self, frame: int, output: Output, conditioning: bool) -> None:
-        """Take an output as the memory of a frame, in place of an earlier one."""
+        """Make an output the memory of a frame, in place of an earlier one."""
         for known in (self.conditioning, self.others, self.memories):
             known.pop(frame, None)
         (self.conditioning if conditioning else self.others)[frame] = output
@@ -96,7 +94,7 @@ class VideoObject:
         self.pending.clear()
 
     def clear_prompts(self, frame: int) -> None:
-        """Take back the prompts on a frame; what came of them stays as if it had been tracked."""
+        """Take back the prompts on a frame; their output stays as if it had been tracked."""
         self.inputs.pop(frame, None)
         self.pending.pop(frame, None)
         if frame in self.conditioning:
@@ -104,9 +102,9 @@ class VideoObject:
             self.reverse.pop(frame, None)
 
     def attended(self, frame: int, reverse: bool, model: Model) -> tuple[dict[int, int], dict[int, int]]:
-        """Frames whose memories and whose pointers are attended to on a frame, with their ages.
+        """Return the frames whose memories, and those whose pointers, a frame attends to, with their ages.
 
-        All conditioning frames, wherever they lie, with age 0; the last ones in the direction of travel with their
+        Conditioning frames have age 0 wherever they lie; the last frames in the direction of travel have their
         distance. Pointers of conditioning frames that are still to come are left out (sam2_base.py,
         _prepare_memory_conditioned_features).
         """
@@ -120,7 +118,7 @@ class VideoObject:
         return memories, pointers
 
     def forget_far(self, held: int) -> None:
-        """Drop spatial memories but those of conditioning frames and of the `held` others used last."""
+        """Drop spatial memories except those of conditioning frames and of the `held` others used last."""
         others = [frame for frame in self.memories if frame not in self.conditioning]
         for frame in others[:-held]:
             del self.memories[frame]
@@ -129,9 +127,9 @@ class VideoObject:
 
 
 class InferenceState:
-    """One video, its prompts and what was tracked; made by `VideoPredictor.init_state`.
+    """One video, its prompts and results, made by `VideoPredictor.init_state`.
 
-    state["num_frames"], state["video_height"], state["video_width"] and state["obj_ids"] are as upstream's; the rest of
+    state["num_frames"], state["video_height"], state["video_width"] and state["obj_ids"] are upstream's; the rest of
     upstream's dictionary has no counterpart.
     """
 
@@ -151,21 +149,17 @@ class InferenceState:
             raise KeyError(f"{key!r}: a state has {', '.join(values)}")
         return values[key]
 
-    def find_embedding(self, frame: int) -> Embedding | None:
-        """The embedding of a frame that was used lately."""
-        if frame in self._embeddings:
-            self._embeddings[frame] = self._embeddings.pop(frame)
-        return self._embeddings.get(frame)
-
-    def hold_embedding(self, frame: int, embedding: Embedding) -> None:
-        """Hold an embedding until others were used more lately."""
+    def embedding(self, frame: int, encode: Callable[[Frame], Embedding]) -> Embedding:
+        """Return a frame's embedding, encoded unless it is one of those used last."""
+        embedding = self._embeddings.pop(frame, None) or encode(self.frames.read(frame))
         self._embeddings[frame] = embedding
         if len(self._embeddings) > _EMBEDDINGS:
             del self._embeddings[next(iter(self._embeddings))]
+        return embedding
 
 
 def gather(objects: Sequence[VideoObject], frame: int, reverse: bool, model: Model) -> dict[str, Array]:
-    """Inputs of the memory-attention graph for N objects on a frame; all their spatial memories must be held."""
+    """Return memory attention's inputs for N objects on a frame; all their spatial memories must be held."""
     attended = [item.attended(frame, reverse, model) for item in objects]
     n, tokens = len(objects), model.memory_tokens
     slots = max(len(memories) for memories, _ in attended)

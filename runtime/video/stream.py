@@ -9,7 +9,7 @@ from time import monotonic
 
 from sam2edge.errors import InputError
 from sam2edge.runtime.media.grabber import Grabbed
-from sam2edge.runtime.model.embedding import Embedding
+from sam2edge.runtime.model.graphs import Embedding
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.tracker import VideoTracker
 
@@ -18,7 +18,7 @@ MODES = ("latency", "throughput")
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
-    """A frame and what was found in it. delay: seconds from the frame's arrival to its result."""
+    """A frame and the tracker's result; `delay` is the time in seconds from the frame's arrival to its result."""
 
     grabbed: Grabbed
     result: FrameResult
@@ -28,13 +28,15 @@ class Tracked:
 def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latency") -> Iterator[Tracked]:
     """Track every frame that a grabber gives; the caller may prompt and remove objects between two of them.
 
-    mode: "latency" takes a frame, tracks it and yields it before it takes the next. "throughput" reads and encodes the
-    next frame in a thread while the current one is tracked: more frames a second where there is a core or a GPU to
-    spare, and each up to one frame later. The results are the same. The frame read ahead is lost when the iteration is
-    given up early.
+    The results are the same in both modes. Raises InputError for an unknown mode, at once, and for frames without a
+    grabber, and what the grabber and the tracker raise.
 
-    Raises InputError for an unknown mode, at once, and for frames without a grabber; what the grabber and the tracker
-    raise.
+    Args:
+        frames: a Grabber.
+        tracker: is given every frame.
+        mode: "latency" takes a frame, tracks it and yields it before it takes the next. "throughput" reads and encodes
+            the next frame in a thread while the current one is tracked: more frames a second where a core or a GPU is
+            idle, each up to one frame later. The frame read ahead is lost when the iteration ends early.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
@@ -78,5 +80,6 @@ def _encoded_ahead(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator
             result = tracker.track(grabbed.pixels if embedding is None else embedding)
             yield Tracked(grabbed, result, monotonic() - grabbed.arrived)
     finally:
-        # Not waited for: a source that gives no frame would hold up whoever stops. Closeable the grabber ends it.
+        # Not waited for, since a source that gives no frame would keep the caller from stopping. Closing the grabber
+        # ends it.
         thread.shutdown(wait=False, cancel_futures=True)

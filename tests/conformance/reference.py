@@ -84,7 +84,7 @@ class Expected:
 
 
 class ReferenceTracker:
-    """Plays a clip through the model in any order of frames, one session an object.
+    """Plays a clip through the model in any order of frames, with one session for each object.
 
     frames: uint8 [T,H,W,3], resized by sam2edge's own resize, which is compared elsewhere.
     """
@@ -125,7 +125,7 @@ class ReferenceTracker:
         del self.sessions[object_id]
 
     def results(self, frame: int) -> dict[int, Expected]:
-        """What is stored of a frame."""
+        """Return the results stored for a frame."""
         return {object_id: self._expected(session, frame) for object_id, session in self.sessions.items()}
 
     def _prompted_session(self, frame: int, object_id: int, **prompt: Any) -> Sam2VideoInferenceSession:

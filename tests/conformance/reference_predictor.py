@@ -45,7 +45,7 @@ class ReferencePredictor(ReferenceTracker):
     def propagate(
         self, start: int | None = None, length: int | None = None, reverse: bool = False
     ) -> Iterator[tuple[int, dict[int, Expected]]]:
-        """Yield what is found on each frame."""
+        """Yield the results of each frame."""
         for session in self.sessions.values():
             stored = session.output_dict_per_obj[0]
             for frame, out in session.pending.items():

@@ -1,4 +1,4 @@
-"""Scripted sessions: what happens on which frame. Both trackers play them; see test_tracker.py.
+"""Scripted sessions, by frame. Both trackers play them; see test_tracker.py.
 
 Prompts are in fractions of the frame, so that one script fits every clip.
 """
@@ -26,19 +26,19 @@ class Scenario:
     tracker: dict[str, Any] = field(default_factory=dict)
 
     def frames(self, clip: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The clip as this session sees it."""
+        """Return the clip as this session sees it."""
         frames = clip[:FRAMES].copy()
         frames[self.hidden.start : self.hidden.stop] = np.linspace(40, 90, frames.shape[2], dtype=np.uint8)[:, None]
         return frames
 
 
 def prompt(object_id: int, **arguments: Any) -> tuple[int, dict[str, Any]]:
-    """An event."""
+    """Return an event."""
     return object_id, arguments
 
 
 def in_pixels(arguments: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    """A prompt's arguments for a frame size; `mask` is an ellipse (x, y, rx, ry)."""
+    """Return a prompt's arguments in pixels; `mask` is an ellipse (x, y, rx, ry)."""
     out = dict(arguments)
     if "points" in out:
         out["points"] = np.array(out["points"]) * (width, height)

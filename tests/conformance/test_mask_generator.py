@@ -23,16 +23,17 @@ from sam2edge import AutomaticMaskGenerator, Bundle
 from sam2edge.export.reference import Reference
 from sam2edge.export.source import load_source
 from tests.conftest import NANO
+from tests.helpers import clip_frames, iou
 
 Image = npt.NDArray[np.uint8]
 
-# The bundled model knows no trucks: it gets thresholds that leave some masks.
+# The bundled model does not know trucks, so these thresholds leave some of its masks.
 LOW = {"points_per_side": 8, "pred_iou_thresh": 0.4, "stability_score_thresh": 0.5, "stability_score_offset": 0.5}
 
 
 @dataclasses.dataclass
-class Found:
-    """What the reference says of a mask; box x0, y0, x1, y1, the last pixel inclusive."""
+class Expected:
+    """A mask of the reference; its box is x0, y0, x1, y1, with the last pixel inclusive."""
 
     mask: Tensor
     iou: float
@@ -62,20 +63,20 @@ class UpstreamGenerator:
     use_m2m: bool = False
     multimask_output: bool = True
 
-    def generate(self, image: Image) -> list[Found]:
+    def generate(self, image: Image) -> list[Expected]:
         height, width = image.shape[:2]
-        found = []
+        masks = []
         crops = self.crops(height, width)
         for box, layer in crops:
             in_crop = self.in_crop(image, box, self.points_per_side // self.crop_n_points_downscale_factor**layer)
-            found += suppress(in_crop, [one.iou for one in in_crop], self.box_nms_thresh)
+            masks += suppress(in_crop, [one.iou for one in in_crop], self.box_nms_thresh)
         if len(crops) > 1:
-            areas = [(one.crop[2] - one.crop[0]) * (one.crop[3] - one.crop[1]) for one in found]
-            found = suppress(found, [1 / area for area in areas], self.crop_nms_thresh)
+            areas = [(one.crop[2] - one.crop[0]) * (one.crop[3] - one.crop[1]) for one in masks]
+            masks = suppress(masks, [1 / area for area in areas], self.crop_nms_thresh)
         if self.min_mask_region_area > 0:
-            unchanged = [self.clean(one) for one in found]
-            found = suppress(found, unchanged, max(self.box_nms_thresh, self.crop_nms_thresh))
-        return found
+            unchanged = [self.clean(one) for one in masks]
+            masks = suppress(masks, unchanged, max(self.box_nms_thresh, self.crop_nms_thresh))
+        return masks
 
     def crops(self, height: int, width: int) -> list[tuple[list[int], int]]:
         crops = [([0, 0, width, height], 0)]
@@ -90,24 +91,24 @@ class UpstreamGenerator:
                     crops.append(([x, y, min(x + w, width), min(y + h, height)], layer))
         return crops
 
-    def in_crop(self, image: Image, crop: list[int], side: int) -> list[Found]:
+    def in_crop(self, image: Image, crop: list[int], side: int) -> list[Expected]:
         x0, y0, x1, y1 = crop
         size, square = (y1 - y0, x1 - x0), 16 * self.model.grid
         pixels = torch.from_numpy(image[y0:y1, x0:x1].copy()).permute(2, 0, 1)[None]
         pixels = F.interpolate(pixels, (square, square), mode="bilinear", antialias=True)
         encoded = self.model.image_encoder(pixels.permute(0, 2, 3, 1))
-        found = []
+        masks = []
         for row in range(side):
             for column in range(side):
                 point = ((column + 0.5) / side, (row + 0.5) / side)
-                for logits, iou in self.decode(encoded, [square * point[0], square * point[1]]):
+                for logits, predicted in self.decode(encoded, [square * point[0], square * point[1]]):
                     full = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0]
                     at = (point[0] * size[1], point[1] * size[0])
-                    found += self.judge(full, float(iou), at, crop, image.shape[:2])
-        return found
+                    masks += self.judge(full, float(predicted), at, crop, image.shape[:2])
+        return masks
 
     def decode(self, encoded: dict[str, Tensor], point: list[float]) -> list[tuple[Tensor, Tensor]]:
-        """Low-resolution logits and predicted IoU of all masks of a point."""
+        """Return low-resolution logits and predicted IoU of all masks of a point."""
         out = self.run(encoded, point, None)
         if not self.multimask_output:
             masks = [(out["mask"][0, 0], out["iou"][0, 0])]
@@ -134,7 +135,7 @@ class UpstreamGenerator:
 
     def judge(
         self, logits: Tensor, iou: float, point: tuple[float, float], crop: list[int], image: tuple[int, ...]
-    ) -> list[Found]:
+    ) -> list[Expected]:
         if not iou > self.pred_iou_thresh > 0:
             return []
         threshold, offset = self.mask_threshold, self.stability_score_offset
@@ -148,11 +149,11 @@ class UpstreamGenerator:
         edges = zip(box, crop, [0, 0, image[1], image[0]], strict=True)
         if any(abs(side - of_crop) <= 20 and abs(side - of_image) > 20 for side, of_crop, of_image in edges):
             return []
-        return [Found(mask, iou, stability, (point[0] + x0, point[1] + y0), box, crop)]
+        return [Expected(mask, iou, stability, (point[0] + x0, point[1] + y0), box, crop)]
 
-    def clean(self, found: Found) -> bool:
-        """Fill holes and drop islands; whether there were none."""
-        before = found.mask.numpy()
+    def clean(self, mask: Expected) -> bool:
+        """Fill holes and drop islands; return whether there were none."""
+        before = mask.mask.numpy()
         after = before.copy()
         for inside in (False, True):
             _, labels, stats, _ = cv2.connectedComponentsWithStats((after == inside).astype(np.uint8), connectivity=8)
@@ -162,8 +163,8 @@ class UpstreamGenerator:
                 small.remove(max(parts, key=lambda part: stats[part, cv2.CC_STAT_AREA]))
             for part in small:
                 after[labels == part] = not inside
-        found.mask = torch.from_numpy(after)
-        found.box = box_of(found.mask)
+        mask.mask = torch.from_numpy(after)
+        mask.box = box_of(mask.mask)
         return bool((before == after).all())
 
 
@@ -172,11 +173,11 @@ def box_of(mask: Tensor) -> list[int]:
     return [int(x.min()), int(y.min()), int(x.max()), int(y.max())]
 
 
-def suppress(found: list[Found], scores: list[float], threshold: float) -> list[Found]:
-    kept: list[Found] = []
-    for i in sorted(range(len(found)), key=lambda i: -scores[i]):
-        if all(box_iou(found[i].box, one.box) <= threshold for one in kept):
-            kept.append(found[i])
+def suppress(masks: list[Expected], scores: list[float], threshold: float) -> list[Expected]:
+    kept: list[Expected] = []
+    for i in sorted(range(len(masks)), key=lambda i: -scores[i]):
+        if all(box_iou(masks[i].box, one.box) <= threshold for one in kept):
+            kept.append(masks[i])
     return kept
 
 
@@ -202,14 +203,12 @@ def truck(shared_data: Path) -> Image:
 
 @pytest.fixture(scope="module")
 def toys() -> Image:
-    """The first frame of the bundled clip, which the bundled model knows: 320×240."""
-    decoded, frame = cv2.VideoCapture(str(NANO.parent / "clip.mp4")).read()
-    assert decoded
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    """The first frame of the bundled clip, whose objects the bundled model knows: 320×240."""
+    return clip_frames(1)[0]
 
 
 def check(nano: Bundle, model: Reference, image: Image, least: int, **options: Any) -> list[dict[str, Any]]:
-    """Compare all masks and their records; there must be at least so many."""
+    """Compare all masks and their records, of which there must be at least `least`."""
     with AutomaticMaskGenerator(nano, **options) as generator:
         records = generator.generate(image)
     with torch.inference_mode():
@@ -220,7 +219,7 @@ def check(nano: Bundle, model: Reference, image: Image, least: int, **options: A
     left = list(records)
     for one in expected:
         mask = one.mask.numpy()
-        ious = [(mask & record["segmentation"]).sum() / (mask | record["segmentation"]).sum() for record in left]
+        ious = [iou(mask, record["segmentation"]) for record in left]
         assert max(ious) >= 0.99
         record = left.pop(int(np.argmax(ious)))
         x0, y0, x1, y1 = one.box

@@ -25,7 +25,7 @@ Played = Iterator[tuple[str, FrameResult, npt.NDArray[np.float32], dict[int, Exp
 
 
 def play(scenario: Scenario, clip: npt.NDArray[np.uint8], bundle: Bundle, model: UpstreamModel) -> Played:
-    """Play a scenario on both sides; yields what each says after every event."""
+    """Play a scenario on both sides, and yield both results after every event."""
     frames = scenario.frames(clip)
     height, width = frames.shape[1:3]
     condition = "max_conditioning_frames" in scenario.tracker
@@ -33,7 +33,7 @@ def play(scenario: Scenario, clip: npt.NDArray[np.uint8], bundle: Bundle, model:
         reference = ReferenceTracker(model, frames, condition)
 
         def state(what: str, result: FrameResult, expected: dict[int, Expected]) -> tuple:
-            return what, result, tracker._tracked.objects().pointers.copy(), expected
+            return what, result, tracker._tracked.objects().pointer.copy(), expected
 
         order = range(FRAMES - 1, -1, -1) if scenario.reverse else range(FRAMES)
         for t in order:
@@ -50,7 +50,7 @@ def play(scenario: Scenario, clip: npt.NDArray[np.uint8], bundle: Bundle, model:
 
 
 def check(played: Played) -> list[FrameResult]:
-    """Compare everything; the tracker's results, for scenarios that must have shown something."""
+    """Compare everything and return the tracker's results, since a scenario must have shown something."""
     results = []
     for what, result, pointers, expected in played:
         assert result.object_ids == tuple(expected), what
@@ -66,7 +66,7 @@ def check(played: Played) -> list[FrameResult]:
 
 
 def exported(directory: Path, image_size: int | None = None) -> tuple[Bundle, UpstreamModel]:
-    """A model directory as bundle and as reference."""
+    """Return a model directory as bundle and as reference."""
     model = UpstreamModel.from_pretrained(directory, dtype=torch.float32).eval()
     return export(directory, directory.parent / "bundle", image_size=image_size), model
 

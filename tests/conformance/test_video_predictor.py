@@ -140,16 +140,16 @@ SESSIONS: dict[str, list[Step]] = {
 def play(
     session: list[Step], frames: npt.NDArray[np.uint8], bundle: Bundle, model: UpstreamModel, corrections: bool = False
 ) -> list[float]:
-    """Play a session on both sides and compare every step; the share of the frame that each step's masks cover."""
+    """Play a session on both sides, compare every step, and return the share of the frame that its masks cover."""
     height, width = frames.shape[1:3]
     covered = []
     with VideoPredictor(bundle, add_all_frames_to_correct_as_cond=corrections) as predictor, torch.inference_mode():
         reference = ReferencePredictor(model, frames, corrections)
         state = predictor.init_state(frames)
 
-        def compare(what: str, frame: int, found: Any, expected: dict[int, Expected]) -> None:
-            check(f"{what}, frame {frame}", state, frame, found, expected)
-            covered.append(float((found[2] > 0).mean()))
+        def compare(what: str, frame: int, output: Any, expected: dict[int, Expected]) -> None:
+            check(f"{what}, frame {frame}", state, frame, output, expected)
+            covered.append(float((output[2] > 0).mean()))
 
         for number, (verb, arguments) in enumerate(session):
             what = f"step {number}, {verb}"
@@ -162,15 +162,15 @@ def play(
                     mask = in_pixels(arguments, height, width)["mask"]
                     compare(what, frame, predictor.add_new_mask(state, frame, object_id, mask), expected)
                 else:
-                    found = predictor.add_new_points_or_box(state, frame, object_id, **values)
-                    compare(what, frame, found, expected)
+                    output = predictor.add_new_points_or_box(state, frame, object_id, **values)
+                    compare(what, frame, output, expected)
             elif verb == "propagate":
                 yielded = predictor.propagate_in_video(state, *arguments.values())
-                for found, (frame, expected) in zip(yielded, reference.propagate(**arguments), strict=True):
-                    compare(what, frame, found, expected)
+                for output, (frame, expected) in zip(yielded, reference.propagate(**arguments), strict=True):
+                    compare(what, frame, output, expected)
             elif verb == "clear":
-                found = predictor.clear_all_prompts_in_frame(state, arguments["frame"], arguments["object_id"])
-                compare(what, arguments["frame"], found, reference.clear(**arguments))
+                output = predictor.clear_all_prompts_in_frame(state, arguments["frame"], arguments["object_id"])
+                compare(what, arguments["frame"], output, reference.clear(**arguments))
             elif verb == "remove":
                 reference.remove(**arguments)
                 ids, updated = predictor.remove_object(state, arguments["object_id"])
@@ -183,18 +183,19 @@ def play(
     return covered
 
 
-def check(what: str, state: InferenceState, frame: int, found: Any, expected: dict[int, Expected]) -> None:
-    index, object_ids, masks = found
+def check(what: str, state: InferenceState, frame: int, output: Any, expected: dict[int, Expected]) -> None:
+    index, object_ids, masks = output
     assert (index, object_ids) == (frame, list(expected)), what
     assert (masks.dtype, masks.shape) == (np.float32, (len(expected), 1, *state.frames.size)), what
     for mask, (object_id, one) in zip(masks, expected.items(), strict=True):
-        output = state.objects[object_id].output(frame)
-        if output is None:
+        stored = state.objects[object_id].output(frame)
+        if stored is None:
             assert (mask == -1024).all(), what
             assert (one.logits == -1024).all(), what
             continue
-        assert_close(output.logits[0, 0], one.logits, RELATIVE, f"{what}, object {object_id}: logits")
-        assert_close(output.pointer[0], one.pointer, RELATIVE, f"{what}, object {object_id}: pointer")
+        logits = stored.logits[0, 0].astype(np.float32)
+        assert_close(logits, one.logits, RELATIVE, f"{what}, object {object_id}: logits")
+        assert_close(stored.pointer[0], one.pointer, RELATIVE, f"{what}, object {object_id}: pointer")
         assert iou(mask[0] > 0, one.mask) >= 0.999, f"{what}, object {object_id}"
 
 

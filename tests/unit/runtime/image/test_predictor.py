@@ -18,7 +18,7 @@ from sam2edge.bundle import Model
 from sam2edge.errors import BackendError, FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime.image import predictor as predictor_module
 from sam2edge.runtime.image.predictor import default_batch_size
-from sam2edge.runtime.model.embedding import Embedding
+from sam2edge.runtime.model.graphs import Embedding
 from sam2edge.runtime.model.logits import upsample
 from tests.helpers import BALL, BLOCK, HEIGHT, STAR, WIDTH, assert_close, assert_same, clip_frames
 
@@ -332,8 +332,8 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN point": ({"point_coords": [(np.nan, 5)], "point_labels": [1]}, "point_coords must be finite"),
     "point outside": ({"point_coords": [(320, 5)], "point_labels": [1]}, "outside the 320×240"),
     "point above": ({"point_coords": [(5, -1)], "point_labels": [0]}, "outside the 320×240"),
-    "too few labels": ({"point_coords": [(5, 5), (6, 6)], "point_labels": [1]}, r"one a point: \[2\] .* \[1\]"),
-    "labels [1,P]": ({"point_coords": [(5, 5)], "point_labels": [[1]]}, r"one a point: \[1\] .* \[1, 1\]"),
+    "too few labels": ({"point_coords": [(5, 5), (6, 6)], "point_labels": [1]}, r"one for each point: \[2\] .* \[1\]"),
+    "labels [1,P]": ({"point_coords": [(5, 5)], "point_labels": [[1]]}, r"one for each point: \[1\] .* \[1, 1\]"),
     "label of a corner": ({"point_coords": [(5, 5)], "point_labels": [2]}, "unknown label 2; .* box as box="),
     "half a label": ({"point_coords": [(5, 5)], "point_labels": [0.5]}, "unknown label 0.5"),
     "label in words": ({"point_coords": [(5, 5)], "point_labels": ["object"]}, "point_labels must be numbers"),

@@ -1,4 +1,4 @@
-"""Prompts in pixels of the frame become what the decoder takes, or an error that says what is wrong."""
+"""Prompts in pixels of the frame become the decoder's inputs, or an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = Model(SIDE, 256, 64, 6, 16, 0, 1, True, tuple(map(tuple, KERNEL.tolist()
 @pytest.mark.parametrize(
     ("prompt", "points", "labels"),
     [
-        pytest.param({"points": [(50, 25)]}, [(32, 32)], [1], id="label 1 unless said"),
+        pytest.param({"points": [(50, 25)]}, [(32, 32)], [1], id="label 1 by default"),
         pytest.param({"points": (50, 25)}, [(32, 32)], [1], id="one point without brackets"),
         pytest.param({"points": (50, 25), "labels": 0}, [(32, 32)], [0], id="one label without brackets"),
         pytest.param({"points": [(0, 0), (199.5, 99)], "labels": [0, 1]}, [(0, 0), (127.68, 126.72)], [0, 1]),
@@ -72,9 +72,9 @@ def test_no_prompt() -> None:
         ({"points": [(1, 100)]}, r"point \[1.0, 100.0\] lies outside the 200×100 frame"),
         ({"points": [(-0.5, 1)]}, r"point \[-0.5, 1.0\] lies outside"),
         ({"points": [(1, -1)]}, r"point \[1.0, -1.0\] lies outside"),
-        ({"points": (1, 1), "labels": []}, r"one a point: 1 but got shape \[0\]"),
-        ({"points": [(1, 1), (2, 2)], "labels": [1]}, r"one a point: 2 but got shape \[1\]"),
-        ({"points": [(1, 1)], "labels": [[1]]}, r"one a point: 1 but got shape \[1, 1\]"),
+        ({"points": (1, 1), "labels": []}, r"one for each point: 1 but got shape \[0\]"),
+        ({"points": [(1, 1), (2, 2)], "labels": [1]}, r"one for each point: 2 but got shape \[1\]"),
+        ({"points": [(1, 1)], "labels": [[1]]}, r"one for each point: 1 but got shape \[1, 1\]"),
         ({"points": [(1, 1)], "labels": ["object"]}, "labels must be numbers"),
         ({"points": [(1, 1)], "labels": [np.nan]}, "labels must be finite"),
         ({"points": [(1, 1)], "labels": [2]}, "unknown label 2; 1 is the object, 0 the background"),
@@ -154,7 +154,7 @@ def dot(height: int, width: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def test_encode_mask_refuses_what_vanishes() -> None:
+def test_encode_refuses_a_mask_that_vanishes() -> None:
     with pytest.raises(PromptError, match="less than half a pixel of the model's 128×128 image"):
         Prompt(mask=dot(720, 1280)).encode((720, 1280), MODEL)
     assert (Prompt(mask=dot(SIDE, SIDE)).encode((SIDE, SIDE), MODEL).logits > -10).any()

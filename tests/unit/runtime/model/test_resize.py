@@ -1,4 +1,4 @@
-"""Frames resized as the reference resizes them, value by value, and what is no frame."""
+"""Frames resized as the reference resizes them, value by value, and values that are refused as frames."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sam2edge.runtime.model.resize import check_frame, resize
 
 
 def reference(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """What transformers' image processor makes of an image: antialiased bilinear on uint8."""
+    """Resize as transformers' image processor does: antialiased bilinear on uint8."""
     channels_first = torch.from_numpy(image).permute(2, 0, 1)[None]
     resized = functional.interpolate(channels_first, (size, size), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
 def check(image: npt.NDArray[np.uint8], size: int) -> None:
-    """PyTorch rounds the weights too; we only round the values: 1 apart at most, 2 when a pixel is made of few."""
+    """PyTorch rounds the weights too: values differ by 1 at most, or by 2 where a pixel is made of few."""
     resized = resize(image, size)
     assert (resized.shape, resized.dtype) == ((size, size, 3), np.uint8)
     difference = np.abs(resized.astype(int) - reference(image, size))

@@ -1,4 +1,4 @@
-"""A tracker behind a grabber does not notice what befalls the source, and what was written stays."""
+"""Faults of a source change neither the results of a tracker behind a grabber nor what was written."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.simulated import Simulated, failing, opening
 
 COUNT = 24
 FRAMES = int(os.environ.get("SAM2EDGE_SOAK_FRAMES", "2000")) // 10
-"""How long it goes on at random; `make soak` is the long form."""
+"""How many frames of random faults are tracked; `make soak` is the long form."""
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def frames():
 
 
 def track(bundle, frames, path):
-    """Track the clip's first objects; returns the numbers of visible pixels, so that nobody compares nothing."""
+    """Track the clip's first objects and return the numbers of visible pixels, which show that there is something."""
     pixels = []
     with VideoTracker(bundle) as tracker, JsonSink(path) as sink:
         for frame in frames:
@@ -80,7 +80,7 @@ class Flaky(Simulated):
 
 
 def test_faults_again_and_again(nano):
-    """Every frame that a source gave is tracked or counted as broken, and what was left behind goes."""
+    """Every frame that a source gave is tracked or counted as broken, and the threads of lost sources end."""
     random = np.random.default_rng(0)
     opened, tracked, threads = [], [], []
 

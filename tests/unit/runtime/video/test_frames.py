@@ -66,7 +66,7 @@ def test_real_camera_footage(shared_data: Path) -> None:
 
 
 def capture(monkeypatch: pytest.MonkeyPatch, **overrides: Any) -> dict[str, int]:
-    """Have files opened by a capture whose methods are replaced; how often frames were grabbed, files opened."""
+    """Replace methods of the capture that opens files; return how often frames were grabbed and files opened."""
     calls = {"grab": 0, "open": 0}
     real = cv2.VideoCapture
 
@@ -109,7 +109,7 @@ def test_seeks_that_land_elsewhere(clip: Clip, monkeypatch: pytest.MonkeyPatch, 
 
 
 def without_frame_70_after_a_seek() -> dict[str, Any]:
-    """Overrides: time stamps that jump over 70 once a seek was made, as where a damaged frame is left out."""
+    """Return overrides whose time stamps jump over 70 after a seek, as if a damaged frame were left out."""
     sought = []
 
     def seek(real: Any, what: int, index: float) -> bool:
@@ -131,7 +131,7 @@ UNRELIABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("overrides", UNRELIABLE.values(), ids=UNRELIABLE)
-def test_files_that_cannot_be_sought(clip: Clip, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any]) -> None:
+def test_files_without_reliable_seeks(clip: Clip, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any]) -> None:
     calls = capture(monkeypatch, **overrides)
     frames = open_frames(CLIP)
     for index in (100, 60, 75, 3):
@@ -203,7 +203,7 @@ FRAME = np.zeros((4, 6, 3), np.uint8)
     ],
     ids=str,
 )
-def test_no_video(video: object, error: type[Exception], words: str) -> None:
+def test_videos_that_are_refused(video: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         open_frames(video)
 
@@ -217,7 +217,7 @@ def test_no_video(video: object, error: type[Exception], words: str) -> None:
         (["1.png", "001.png"], r"has the same number as .*1\.png; remove one"),
     ],
 )
-def test_a_folder_that_is_no_video(clip: Clip, tmp_path: Path, names: list[str], words: str) -> None:
+def test_folders_that_are_refused(clip: Clip, tmp_path: Path, names: list[str], words: str) -> None:
     for name in names:
         write_image(tmp_path / f"{name}.png", clip[0])
         (tmp_path / f"{name}.png").rename(tmp_path / name)

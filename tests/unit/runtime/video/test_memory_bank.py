@@ -1,4 +1,4 @@
-"""The memory bank: which frames an object is reminded of, and how old they are said to be.
+"""The memory bank: which frames an object is reminded of, and with which ages.
 
 In the tests every stored array holds one number, `tag(frame, object)`, so that a read shows whose memory it is.
 """
@@ -20,7 +20,7 @@ RECENT, POINTERS = 6, 15
 
 
 class Numpy(Backend):
-    """Arrays alone."""
+    """A backend that only makes arrays."""
 
     def open(self, graph):
         raise NotImplementedError
@@ -28,7 +28,7 @@ class Numpy(Backend):
 
 @dataclasses.dataclass
 class FakeGraphs:
-    """What a bank needs of the graphs."""
+    """The part of Graphs that a bank uses."""
 
     model: Model = MODEL
     backend: Backend = dataclasses.field(default_factory=Numpy)
@@ -36,13 +36,14 @@ class FakeGraphs:
     def max_size(self, graph, name, axis):
         return None
 
-    def zeros(self, graph, name, shape):
-        assert (graph, name) in {("memory_attention", "memory"), ("memory_attention", "pointers")}
-        return self.backend.zeros(shape)
+    def zeros(self, graph, name, rows, slots):
+        assert graph == "memory_attention"
+        shapes = {"memory": (self.model.memory_tokens, self.model.memory_dim), "pointers": (self.model.hidden_dim,)}
+        return self.backend.zeros((rows, slots, *shapes[name]))
 
 
 Ages = list[tuple[int, float]]
-"""What one object is reminded of: (age, tag), sorted."""
+"""One object's memories or pointers: (age, tag), sorted."""
 
 
 def tag(frame: int, object_id: int) -> float:
@@ -58,13 +59,13 @@ def write(bank: MemoryBank, frame: int, object_ids: list[int], conditioning: set
 
 
 def read(bank: MemoryBank, rows: int, frame: int) -> list[tuple[Ages, Ages]]:
-    """Memories and pointers of each row; checks what holds for every read."""
+    """Return the memories and pointers of each row, and check what holds for every read."""
     inputs = bank.read(np.full(rows, frame))
     assert inputs["memory"].shape[2:] == (4, 2)
     assert inputs["pointers"].shape[2:] == (3,)
     memory = inputs["memory"].reshape(*inputs["memory"].shape[:2], 8)
     values = {"memory": memory, "pointer": -inputs["pointers"]}
-    found: list[list[Ages]] = [[] for _ in range(rows)]
+    ages: list[list[Ages]] = [[] for _ in range(rows)]
     for name, stored in values.items():
         age = inputs[f"{name}_age"]
         assert age.dtype == np.int32
@@ -72,12 +73,12 @@ def read(bank: MemoryBank, rows: int, frame: int) -> list[tuple[Ages, Ages]]:
         assert (stored == stored[:, :, :1]).all()
         for row in range(rows):
             seen = np.flatnonzero(age[row] != EMPTY)
-            found[row].append(sorted((int(age[row, slot]), float(stored[row, slot, 0])) for slot in seen))
-    return [(memories, pointers) for memories, pointers in found]
+            ages[row].append(sorted((int(age[row, slot]), float(stored[row, slot, 0])) for slot in seen))
+    return [(memories, pointers) for memories, pointers in ages]
 
 
 def one_object(frames: int, conditioning: set[int], max_conditioning: int = 1) -> MemoryBank:
-    bank = MemoryBank(FakeGraphs(), 2, max_conditioning)
+    bank = MemoryBank(FakeGraphs(), 2, max_conditioning, RECENT)
     for frame in range(frames):
         write(bank, frame, [0], {0} if frame in conditioning else set())
     return bank
@@ -97,7 +98,7 @@ def one_object(frames: int, conditioning: set[int], max_conditioning: int = 1) -
     ],
 )
 def test_one_conditioning_frame(frame: int, memories: Ages, pointers: Ages) -> None:
-    """It keeps age 0 for ever as a memory and its true distance as a pointer; 6 memories, 15 pointers follow."""
+    """It keeps age 0 for ever as a memory and its true distance as a pointer; 6 memories and 15 pointers follow."""
     assert read(one_object(frame, {0}), 1, frame) == [(memories, pointers)]
 
 
@@ -112,14 +113,14 @@ def test_stride_and_number_of_memories(memory_frames: int, stride: int) -> None:
                 step: (frame - 2) // stride * stride - (step - 2) * stride for step in range(2, memory_frames + 1)
             }
             memories = [(0, 0.0)] + [(step, float(back)) for step, back in recent.items() if back > 0]
-            found, pointers = read(bank, 1, frame)[0]
-            assert found == memories
+            remembered, pointers = read(bank, 1, frame)[0]
+            assert remembered == memories
             assert pointers == sorted({(age, float(frame - age)) for age in [*range(1, min(frame, 15) + 1), frame]})
         write(bank, frame, [0], {0} if frame == 0 else set())
 
 
 def test_several_conditioning_frames() -> None:
-    """With room for 3, the first stays and of the others the oldest goes: 3, when 9 comes, and then 6."""
+    """With room for 3, the first stays and the oldest of the others makes room: 3 for 9, and 6 for 12."""
     conditioning = {0, 3, 6, 9}
     memories, pointers = read(one_object(12, conditioning, 3), 1, 12)[0]
     assert memories == [(0, 0), (0, 6), (0, 9), (1, 11), (2, 10), (4, 8), (5, 7)]
@@ -129,7 +130,7 @@ def test_several_conditioning_frames() -> None:
 
 
 def test_rows_that_joined_on_different_frames() -> None:
-    bank = MemoryBank(FakeGraphs(), 4, 1)
+    bank = MemoryBank(FakeGraphs(), 4, 1, RECENT)
     for frame in range(5):
         write(bank, frame, [0, 1] if frame >= 3 else [0], {0: {0}, 3: {1}}.get(frame, set()))
     inputs = bank.read(np.full(2, 5))
@@ -142,7 +143,7 @@ def test_rows_that_joined_on_different_frames() -> None:
 
 @pytest.mark.parametrize("row", [0, 1, 2])
 def test_delete_moves_rows(row: int) -> None:
-    bank = MemoryBank(FakeGraphs(), 3, 1)
+    bank = MemoryBank(FakeGraphs(), 3, 1, RECENT)
     for frame in range(9):
         write(bank, frame, [0, 1, 2][: frame + 1], {frame})
     before = read(bank, 3, 9)
@@ -198,20 +199,20 @@ class Diary:
         """Object and, by frame, whether it is a conditioning frame of it."""
 
     def read(self, frame: int) -> list[tuple[Ages, Ages]]:
-        found = []
+        ages = []
         for object_id, history in self.rows:
             first, *others = sorted(f for f, conditioning in history.items() if conditioning)
             kept = [first, *others[max(0, len(others) - self._limit + 1) :]]
             passed = [f for f, conditioning in history.items() if not conditioning]
             memories = [(0, f) for f in kept] + [(frame - f, f) for f in passed if frame - f <= RECENT]
             pointers = [(frame - f, f) for f in [*kept, *(f for f in passed if frame - f <= POINTERS)]]
-            found.append(
+            ages.append(
                 (
                     sorted((age, tag(f, object_id)) for age, f in memories),
                     sorted((age, tag(f, object_id)) for age, f in pointers),
                 )
             )
-        return found
+        return ages
 
 
 @pytest.mark.parametrize("max_conditioning", [1, 3])
@@ -219,7 +220,7 @@ class Diary:
 def test_random_histories(seed: int, max_conditioning: int) -> None:
     """Objects join, are corrected and leave, and now and then everything is forgotten."""
     random = np.random.default_rng(seed)
-    bank, diary = MemoryBank(FakeGraphs(), 4, max_conditioning), Diary(max_conditioning)
+    bank, diary = MemoryBank(FakeGraphs(), 4, max_conditioning, RECENT), Diary(max_conditioning)
     joined = frame = longest = 0
     for _ in range(400):
         if random.random() < 0.01:
@@ -258,7 +259,7 @@ def test_the_arrays_end_with_the_last_slot_in_use() -> None:
 
 
 def test_a_pooled_memory_has_fewer_tokens() -> None:
-    bank = MemoryBank(FakeGraphs(dataclasses.replace(MODEL, memory_pool=2)), 1, 1)
+    bank = MemoryBank(FakeGraphs(dataclasses.replace(MODEL, memory_pool=2)), 1, 1, RECENT)
     memory = np.array([[3.0, 5.0]], np.float32)
     bank.write(0, 0, memory, np.zeros(3, np.float32), True)
     np.testing.assert_array_equal(bank.read(np.array([1]))["memory"], memory[None, None])

@@ -1,4 +1,4 @@
-"""The video predictor: what it accepts, refuses, reads and holds. That it tracks as SAM 2 does is tests/conformance."""
+"""What the video predictor accepts, refuses, reads and holds; tests/conformance checks that it tracks as SAM 2 does."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError,
 from sam2edge.runtime.media.image_files import write_image
 from sam2edge.runtime.video.state import InferenceState
 from tests.counting import Counting
-from tests.helpers import BALL, BLOCK, CLIP, HEIGHT, WIDTH, Frames, assert_close, assert_same, clip_frames
+from tests.helpers import BALL, BLOCK, CLIP, HEIGHT, WIDTH, Frames, assert_close, assert_same, clip_frames, play
 
 MASK = np.zeros((HEIGHT, WIDTH), bool)
 MASK[50:120, 105:175] = True
+CLICK: dict[str, Any] = {"points": [(138, 84)], "labels": [1]}
 
 Masks = dict[int, npt.NDArray[np.float32]]
 
@@ -40,12 +41,18 @@ def predictor(nano: Bundle, backend: Counting) -> Iterator[VideoPredictor]:
         yield predictor
 
 
+def prompted(predictor: VideoPredictor, video: object, *prompts: tuple[int, int, dict[str, Any]]) -> InferenceState:
+    """Start on a video and prompt objects: frame, id, arguments."""
+    state = predictor.init_state(video)
+    for frame, obj_id, arguments in prompts:
+        predictor.add_new_points_or_box(state, frame, obj_id, **arguments)
+    return state
+
+
 @pytest.fixture
 def state(predictor: VideoPredictor, clip: Frames) -> InferenceState:
     """The clip with the ball prompted on frame 3."""
-    state = predictor.init_state(clip)
-    predictor.add_new_points_or_box(state, 3, 7, box=BALL)
-    return state
+    return prompted(predictor, clip, (3, 7, {"box": BALL}))
 
 
 @pytest.fixture
@@ -56,7 +63,7 @@ def runs(backend: Counting) -> Counter[str]:
 
 
 class Watched(Sequence[Frames]):
-    """Frames that know which of them were read."""
+    """Frames that record which of them were read."""
 
     def __init__(self, frames: Frames) -> None:
         self.frames, self.read = frames, list[int]()
@@ -101,14 +108,11 @@ def test_upstreams_example(predictor: VideoPredictor, clip: Frames) -> None:
 def test_forward_is_as_the_tracker(nano: Bundle, pooled: Bundle, clip: Frames) -> None:
     for bundle in (nano, pooled):
         with VideoTracker(bundle) as tracker, VideoPredictor(bundle) as predictor:
-            state = predictor.init_state(clip)
-            predictor.add_new_points_or_box(state, 0, 1, box=BALL)
-            tracker.track(clip[0])
-            tracker.prompt(1, box=BALL)
-            for frame, _, logits in predictor.propagate_in_video(state):
-                if frame:
-                    masks = tracker.track(clip[frame]).masks
-                    np.testing.assert_array_equal(logits[:, 0] > 0, masks)
+            _, *results = play(tracker, clip, {0: [(1, {"box": BALL})]})
+            masks = propagate(predictor, prompted(predictor, clip, (0, 1, {"box": BALL})))
+            assert list(masks) == [result.frame_index for result in results]
+            for result in results[1:]:
+                np.testing.assert_array_equal(masks[result.frame_index][:, 0] > 0, result.masks)
 
 
 def test_keys_of_the_state(predictor: VideoPredictor, state: InferenceState) -> None:
@@ -123,8 +127,7 @@ def test_a_video_in_memory_in_a_folder_and_in_a_file(predictor: VideoPredictor, 
         write_image(tmp_path / f"{number:05d}.png", frame)
 
     def results(video: object) -> tuple[Masks, Masks]:
-        state = predictor.init_state(video)
-        predictor.add_new_points_or_box(state, 20, 1, box=BALL)
+        state = prompted(predictor, video, (20, 1, {"box": BALL}))
         predictor.add_new_mask(state, 24, 2, MASK)
         return propagate(predictor, state, 20, 9), propagate(predictor, state, None, None, True)
 
@@ -155,9 +158,7 @@ def test_frames_are_read_when_needed(predictor: VideoPredictor, clip: Frames, ru
 
 def test_little_is_held_of_a_long_video(predictor: VideoPredictor, clip: Frames) -> None:
     frames = [clip[t % 30 if t // 30 % 2 else 29 - t % 30] for t in range(200)]
-    state = predictor.init_state(frames)
-    predictor.add_new_points_or_box(state, 0, 1, points=[(138, 84)], labels=[1])
-    predictor.add_new_points_or_box(state, 90, 1, points=[(138, 84)], labels=[1])
+    state = prompted(predictor, frames, (0, 1, CLICK), (90, 1, CLICK))
     item = state.objects[1]
     held = 0
     for frame, _, masks in predictor.propagate_in_video(state):
@@ -167,7 +168,7 @@ def test_little_is_held_of_a_long_video(predictor: VideoPredictor, clip: Frames)
     assert held == 2 + 12
     assert sum(output.logits.nbytes for output in item.others.values()) < 198 * 32 * 32 * 2 + 14 * 32 * 32 * 4
     for frame in (50, 120, 30):
-        predictor.add_new_points_or_box(state, frame, 1, points=[(138, 84)], labels=[1])
+        predictor.add_new_points_or_box(state, frame, 1, **CLICK)
         assert len(item.memories) <= held
 
 
@@ -175,9 +176,7 @@ def test_dropped_memories_are_encoded_again(nano: Bundle, clip: Frames) -> None:
     def results(held: int | None) -> list[Masks]:
         with VideoPredictor(nano) as predictor:
             predictor._held_memories = held or predictor._held_memories
-            state = predictor.init_state(clip)
-            predictor.add_new_points_or_box(state, 0, 1, box=BALL)
-            predictor.add_new_points_or_box(state, 2, 2, box=BLOCK)
+            state = prompted(predictor, clip, (0, 1, {"box": BALL}), (2, 2, {"box": BLOCK}))
             all_masks = [propagate(predictor, state)]
             for frame in (6, 14, 25):
                 points = {"points": [(138, 84), (10, 10)], "labels": [1, 0]}
@@ -199,29 +198,24 @@ def test_objects_with_different_histories_share_runs(predictor: VideoPredictor, 
     }
 
     def results(ids: Sequence[int]) -> list[Masks]:
-        state = predictor.init_state(clip)
-        for obj_id in ids:
-            for frame, prompt in joins[obj_id]:
-                predictor.add_new_points_or_box(state, frame, obj_id, **prompt)
+        prompts = [(frame, obj_id, prompt) for obj_id in ids for frame, prompt in joins[obj_id]]
+        state = prompted(predictor, clip, *prompts)
         return [propagate(predictor, state, 0), propagate(predictor, state, 20, None, True)]
 
     together = results([1, 2, 3])
     for n, obj_id in enumerate(joins):
-        for found, expected in zip(together, results([obj_id]), strict=True):
-            assert_close({frame: masks[n : n + 1] for frame, masks in found.items()}, expected)
+        own = [{frame: masks[n : n + 1] for frame, masks in direction.items()} for direction in together]
+        assert_close(own, results([obj_id]))
 
 
 def test_two_states(predictor: VideoPredictor, clip: Frames) -> None:
-    def prompted(frames: Frames, box: Any) -> InferenceState:
-        state = predictor.init_state(frames)
-        predictor.add_new_points_or_box(state, 0, 1, box=box)
-        return state
+    def states() -> list[InferenceState]:
+        videos = (clip, BALL), (clip[:, :, ::-1], (15, 18, 100, 103))
+        return [prompted(predictor, video, (0, 1, {"box": box})) for video, box in videos]
 
-    mirrored = clip[:, :, ::-1]
-    alone = propagate(predictor, prompted(clip, BALL)), propagate(predictor, prompted(mirrored, (15, 18, 100, 103)))
-    states = prompted(clip, BALL), prompted(mirrored, (15, 18, 100, 103))
+    alone = tuple(propagate(predictor, state) for state in states())
     by_turns: tuple[Masks, Masks] = ({}, {})
-    for both in zip(*(predictor.propagate_in_video(state) for state in states), strict=True):
+    for both in zip(*(predictor.propagate_in_video(state) for state in states()), strict=True):
         for masks, (frame, _, mask) in zip(by_turns, both, strict=True):
             masks[frame] = mask
     assert_same(by_turns, alone)
@@ -232,7 +226,7 @@ def test_old_points_and_new_ones(predictor: VideoPredictor, clip: Frames) -> Non
         state = predictor.init_state(clip)
         return [predictor.add_new_points_or_box(state, 0, 1, **prompt)[2] for prompt in prompts][-1]
 
-    one, other = {"points": [(138, 84)], "labels": [1]}, {"points": [(110, 100)], "labels": [0]}
+    one, other = CLICK, {"points": [(110, 100)], "labels": [0]}
     both = {"points": [(138, 84), (110, 100)], "labels": [1, 0]}
     added = last(one, {**other, "clear_old_points": False})
     np.testing.assert_array_equal(added, last(one, both))
@@ -243,12 +237,11 @@ def test_old_points_and_new_ones(predictor: VideoPredictor, clip: Frames) -> Non
 
 def test_new_points_after_a_mask(predictor: VideoPredictor, clip: Frames) -> None:
     """A mask has no old points."""
-    point: dict[str, Any] = {"points": [(138, 84)], "labels": [1]}
     results = []
     for clear in (True, False):
         state = predictor.init_state(clip)
         predictor.add_new_mask(state, 0, 1, MASK)
-        results.append(predictor.add_new_points_or_box(state, 0, 1, **point, clear_old_points=clear)[2])
+        results.append(predictor.add_new_points_or_box(state, 0, 1, **CLICK, clear_old_points=clear)[2])
     np.testing.assert_array_equal(*results)
 
 
@@ -265,20 +258,15 @@ SAME_PROMPTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("prompt", SAME_PROMPTS.values(), ids=SAME_PROMPTS)
 def test_ways_to_give_the_same_prompt(predictor: VideoPredictor, clip: Frames, prompt: dict[str, Any]) -> None:
-    expected, found = (
+    expected, result = (
         predictor.add_new_points_or_box(predictor.init_state(clip), 0, 1, **arguments)[2]
         for arguments in ({"points": [(138, 84), (10, 10)], "labels": [1, 0], "box": BALL}, prompt)
     )
-    assert_close(found, expected)
+    assert_close(result, expected)
 
 
-def test_the_old_name(predictor: VideoPredictor, clip: Frames) -> None:
-    states = predictor.init_state(clip), predictor.init_state(clip)
-    arguments: dict[str, Any] = {"points": [(138, 84)], "labels": [1]}
-    found = predictor.add_new_points(states[0], 0, 1, **arguments)
-    expected = predictor.add_new_points_or_box(states[1], 0, 1, **arguments)
-    assert found[:2] == expected[:2]
-    np.testing.assert_array_equal(found[2], expected[2])
+def test_the_old_name() -> None:
+    assert VideoPredictor.add_new_points is VideoPredictor.add_new_points_or_box
 
 
 def known(verb: str, *arguments: Any, **more: Any) -> Callable[[VideoPredictor, InferenceState], object]:
@@ -286,7 +274,7 @@ def known(verb: str, *arguments: Any, **more: Any) -> Callable[[VideoPredictor, 
 
 
 def points(**more: Any) -> Callable[[VideoPredictor, InferenceState], object]:
-    prompt = {"points": [(138, 84)], "labels": [1], **more}
+    prompt = {**CLICK, **more}
     return lambda predictor, state: predictor.add_new_points_or_box(state, **{"frame_idx": 3, "obj_id": 7, **prompt})
 
 
@@ -302,7 +290,7 @@ REFUSED: dict[str, tuple[Any, type[InputError], str]] = {
     "labels and a box": (points(points=None, box=BALL), PromptError, "labels were given without points"),
     "nothing": (points(points=None, labels=None), PromptError, "needs points or a box"),
     "box after points": (points(box=BALL, clear_old_points=False), PromptError, "a box comes before any point"),
-    "two labels for a point": (points(labels=[1, 0]), PromptError, r"one a point: 1 but got shape \[2\]"),
+    "two labels for a point": (points(labels=[1, 0]), PromptError, r"one for each point: 1 but got shape \[2\]"),
     "unknown label": (points(labels=[2]), PromptError, "unknown label 2"),
     "two objects": (points(points=[[(1, 1)], [(2, 2)]]), PromptError, r"\[P,2\] .* but got shape \[2, 1, 2\]"),
     "ragged points": (points(points=[(1, 1), (2,)]), PromptError, "points must be numbers"),
@@ -339,8 +327,7 @@ REFUSED: dict[str, tuple[Any, type[InputError], str]] = {
 
 @pytest.fixture(scope="module")
 def undisturbed(predictor: VideoPredictor, clip: Frames) -> Masks:
-    state = predictor.init_state(clip)
-    predictor.add_new_points_or_box(state, 3, 7, box=BALL)
+    state = prompted(predictor, clip, (3, 7, {"box": BALL}))
     return propagate(predictor, state, None, 4)
 
 
@@ -384,8 +371,7 @@ def test_a_wrong_flag_for_the_constructor(nano: Bundle) -> None:
 
 def test_close(nano: Bundle, clip: Frames) -> None:
     predictor = VideoPredictor(nano)
-    state = predictor.init_state(clip)
-    predictor.add_new_points_or_box(state, 0, 1, box=BALL)
+    state = prompted(predictor, clip, (0, 1, {"box": BALL}))
     running = predictor.propagate_in_video(state)
     next(running)
     predictor.close()
@@ -436,9 +422,7 @@ def test_clear_all_prompts_in_frame(predictor: VideoPredictor, clip: Frames, sta
     frame, ids, masks = cleared
     assert (frame, ids) == (9, [7, 8])
     assert (masks == -1024).all()
-    expected = predictor.init_state(clip)
-    predictor.add_new_points_or_box(expected, 3, 7, box=BALL)
-    predictor.add_new_points_or_box(expected, 3, 8, box=BLOCK)
+    expected = prompted(predictor, clip, (3, 7, {"box": BALL}), (3, 8, {"box": BLOCK}))
     assert_same(propagate(predictor, state), propagate(predictor, expected))
 
 
@@ -488,19 +472,18 @@ def test_changes_during_propagation(predictor: VideoPredictor, state: InferenceS
 
 
 def test_prompts_during_propagation_wait_for_the_next(predictor: VideoPredictor, clip: Frames) -> None:
-    def forward(interrupt: bool) -> Masks:
-        state = predictor.init_state(clip)
-        predictor.add_new_points_or_box(state, 12, 1, box=BALL)
+    def propagated(interrupt: bool) -> Masks:
+        state = prompted(predictor, clip, (12, 1, {"box": BALL}))
         propagate(predictor, state, None, None, True)
         predictor.add_new_points_or_box(state, 2, 1, box=BALL)
-        found = {}
+        forward = {}
         for frame, _, masks in predictor.propagate_in_video(state, 0):
-            found[frame] = masks
+            forward[frame] = masks
             if interrupt and frame == 4:
                 predictor.add_new_points_or_box(state, 7, 1, points=[(10, 10)], labels=[0])
-        return found
+        return forward
 
-    assert_same(forward(True), forward(False))
+    assert_same(propagated(True), propagated(False))
 
 
 def test_conditioning_frames_cleared_during_propagation(predictor: VideoPredictor, state: InferenceState) -> None:
@@ -517,9 +500,9 @@ def test_the_caller_may_change_results(
     predictor.add_new_points_or_box(state, 3, 7, box=BALL)[2][:] = 99
     predictor.reset_state(state)
     predictor.add_new_points_or_box(state, 3, 7, box=BALL)[2][:] = 99
-    found = {}
+    copies = {}
     for frame, ids, masks in predictor.propagate_in_video(state, None, 4):
-        found[frame] = masks.copy()
+        copies[frame] = masks.copy()
         masks[:] = 99
         ids.clear()
-    assert_same(found, undisturbed)
+    assert_same(copies, undisturbed)

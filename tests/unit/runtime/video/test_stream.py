@@ -10,24 +10,23 @@ from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.media.grabber import Grabbed, Grabber
 from sam2edge.runtime.media.sources import VideoSource
-from sam2edge.runtime.model.frame_loader import FrameLoader
+from sam2edge.runtime.model.staging import FrameLoader
 from sam2edge.runtime.video.stream import MODES, stream
 from tests.counting import Counting
-from tests.helpers import BALL, BLOCK, CLIP, clip_frames
+from tests.helpers import BALL, BLOCK, CLIP, Frames, assert_same, clip_frames
 
 PATIENCE = 10.0
 """Seconds after which something that should have happened did not."""
 
 
 @pytest.fixture(scope="module")
-def clip() -> npt.NDArray[np.uint8]:
+def clip() -> Frames:
     return clip_frames(8)
 
 
@@ -37,7 +36,7 @@ def tracker(nano: Bundle) -> Iterator[VideoTracker]:
         yield tracker
 
 
-def grabbed(clip: npt.NDArray[np.uint8]) -> Iterator[Grabbed]:
+def grabbed(clip: Frames) -> Iterator[Grabbed]:
     for number, frame in enumerate(clip):
         yield Grabbed(frame, number, monotonic())
 
@@ -55,20 +54,18 @@ def interfere(tracker: VideoTracker, result: FrameResult) -> FrameResult:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("track_every", [1, 3])
-def test_the_results_are_the_trackers(nano: Bundle, clip: npt.NDArray[np.uint8], mode: str, track_every: int) -> None:
+def test_the_results_are_the_trackers(nano: Bundle, clip: Frames, mode: str, track_every: int) -> None:
     with VideoTracker(nano, track_every=track_every) as tracker:
         expected = [interfere(tracker, tracker.track(frame)) for frame in clip]
     with VideoTracker(nano, track_every=track_every) as tracker, Grabber(lambda: VideoSource(CLIP)) as grabber:
-        found = []
+        results = []
         for tracked in islice(stream(grabber, tracker, mode), len(clip)):
             np.testing.assert_array_equal(tracked.grabbed.pixels, clip[tracked.result.frame_index])
-            found.append(interfere(tracker, tracked.result))
-    for one, other in zip(found, expected, strict=True):
-        assert (one.frame_index, one.object_ids) == (other.frame_index, other.object_ids)
-        np.testing.assert_array_equal(one.logits, other.logits)
+            results.append(interfere(tracker, tracked.result))
+    assert_same(results, expected)
 
 
-def test_latency_takes_no_frame_before_its_time(tracker: VideoTracker, clip: npt.NDArray[np.uint8]) -> None:
+def test_latency_takes_no_frame_before_its_time(tracker: VideoTracker, clip: Frames) -> None:
     taken = []
 
     def counted() -> Iterator[Grabbed]:
@@ -81,7 +78,7 @@ def test_latency_takes_no_frame_before_its_time(tracker: VideoTracker, clip: npt
 
 
 def test_throughput_encodes_the_next_frame_meanwhile(
-    tracker: VideoTracker, clip: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    tracker: VideoTracker, clip: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frame's tracking is held up until the next one is encoded."""
     encoded = [threading.Event() for _ in clip]
@@ -103,21 +100,21 @@ def test_throughput_encodes_the_next_frame_meanwhile(
 
 
 @pytest.mark.parametrize("track_every", [2, 3])
-def test_frames_that_are_left_out_are_not_encoded(nano: Bundle, clip: npt.NDArray[np.uint8], track_every: int) -> None:
+def test_frames_that_are_left_out_are_not_encoded(nano: Bundle, clip: Frames, track_every: int) -> None:
     with VideoTracker(nano, backend := Counting(), track_every=track_every) as tracker:
         assert len(list(stream(grabbed(clip), tracker, "throughput"))) == len(clip)
     assert backend.runs["image_encoder"] == -(-len(clip) // track_every)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_delay_counts_from_the_arrival(tracker: VideoTracker, clip: npt.NDArray[np.uint8], mode: str) -> None:
+def test_delay_counts_from_the_arrival(tracker: VideoTracker, clip: Frames, mode: str) -> None:
     begin = monotonic()
     (tracked,) = stream([Grabbed(clip[0], 0, begin - 5)], tracker, mode)
     assert 5 < tracked.delay < 5 + monotonic() - begin
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_source_that_fails(tracker: VideoTracker, clip: npt.NDArray[np.uint8], mode: str) -> None:
+def test_a_source_that_fails(tracker: VideoTracker, clip: Frames, mode: str) -> None:
     def failing() -> Iterator[Grabbed]:
         yield from grabbed(clip[:3])
         raise MediaError("the camera is gone")
@@ -128,7 +125,7 @@ def test_a_source_that_fails(tracker: VideoTracker, clip: npt.NDArray[np.uint8],
     assert tracker.frame_index == 2
 
 
-def test_stopping_does_not_wait_for_the_source(tracker: VideoTracker, clip: npt.NDArray[np.uint8]) -> None:
+def test_stopping_does_not_wait_for_the_source(tracker: VideoTracker, clip: Frames) -> None:
     blocked, go_on = threading.Event(), threading.Event()
 
     def stalling() -> Iterator[Grabbed]:
@@ -145,22 +142,19 @@ def test_stopping_does_not_wait_for_the_source(tracker: VideoTracker, clip: npt.
     go_on.set()
 
 
-def test_two_threads_may_encode(
-    tracker: VideoTracker, clip: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # That of a stream that was given up, and that of the next one.
+def test_two_threads_may_encode(tracker: VideoTracker, clip: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of a stream that was given up, and that of the next one."""
     expected = [tracker.encode(frame) for frame in clip[:2]]
     load = FrameLoader.load
 
     def after_a_while(loader: FrameLoader) -> Any:
-        sleep(0.1)  # in which the other thread would bring its frame
+        sleep(0.1)  # long enough for the other thread to bring its frame
         return load(loader)
 
     monkeypatch.setattr(FrameLoader, "load", after_a_while)
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(tracker.encode, clip[:2]))
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.features, other.features)
+        embeddings = list(threads.map(tracker.encode, clip[:2]))
+    assert_same([embedding.features for embedding in embeddings], [embedding.features for embedding in expected])
 
 
 def test_unknown_mode(tracker: VideoTracker) -> None:
@@ -169,6 +163,6 @@ def test_unknown_mode(tracker: VideoTracker) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_frames_without_a_grabber(tracker: VideoTracker, clip: npt.NDArray[np.uint8], mode: str) -> None:
+def test_frames_without_a_grabber(tracker: VideoTracker, clip: Frames, mode: str) -> None:
     with pytest.raises(InputError, match="takes what a Grabber gives but got ndarray"):
         next(stream(clip, tracker, mode))  # type: ignore[arg-type]

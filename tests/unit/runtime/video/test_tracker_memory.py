@@ -1,8 +1,9 @@
-"""What the tracker remembers, and what it doubts: knobs that are SAM 2's by default."""
+"""What the tracker remembers and when it doubts; the settings are SAM 2's by default."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,12 +14,12 @@ from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import BackendError, FrameError, InputError, PromptError
-from sam2edge.runtime.media.sources import VideoSource
-from sam2edge.runtime.model.frame_loader import FrameLoader
 from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.staging import FrameLoader
 from tests.counting import Counting
-from tests.helpers import BALL, BLOCK, CLIP, Frames, clip_frames, play, true_masks
+from tests.helpers import BALL, BLOCK, Frames, assert_close, assert_same, clip_frames, play, true_masks
 
+JOIN = {0: [(1, {"box": BALL})]}
 SURE_OF_NOTHING = 0.999
 """The model never predicts such an IoU."""
 
@@ -29,23 +30,22 @@ def clip() -> Frames:
 
 
 def track(bundle: Bundle, frames: Sequence[Any], **knobs: Any) -> list[FrameResult]:
-    """Two objects from the first of the frames on."""
+    """Two objects from the first of the frames on; one result a frame."""
     with VideoTracker(bundle, **knobs) as tracker:
         return list(play(tracker, frames, {0: [(1, {"box": BALL}), (2, {"box": BLOCK})]}))[2:]
 
 
-def assert_logits(found: FrameResult, expected: FrameResult) -> None:
-    np.testing.assert_array_equal(found.logits, expected.logits)
+def assert_logits(result: FrameResult, expected: FrameResult) -> None:
+    np.testing.assert_array_equal(result.logits, expected.logits)
 
 
-def test_the_defaults_are_the_models(nano: Bundle, clip: Frames) -> None:
+def test_the_defaults_are_the_models_own_numbers(nano: Bundle, clip: Frames) -> None:
     explicit = {"memory_frames": 6, "memory_stride": 1, "track_every": 1, "min_confidence": 0}
-    for found, expected in zip(track(nano, clip, **explicit), track(nano, clip), strict=True):
-        assert_logits(found, expected)
+    assert_same(track(nano, clip, **explicit), track(nano, clip))
 
 
 @pytest.mark.parametrize("knobs", [{"memory_frames": 1}, {"memory_stride": 2}], ids=str)
-def test_what_is_remembered_matters(nano: Bundle, clip: Frames, knobs: dict[str, int]) -> None:
+def test_memory_settings_change_the_result(nano: Bundle, clip: Frames, knobs: dict[str, int]) -> None:
     plain, other = track(nano, clip), track(nano, clip, **knobs)
     assert_logits(other[1], plain[1])  # nothing is left out yet
     assert (other[-1].logits != plain[-1].logits).any()
@@ -60,26 +60,22 @@ def test_frames_that_are_left_out_repeat_the_result(nano: Bundle, clip: Frames) 
 
 
 def test_a_prompt_on_a_frame_that_was_left_out(nano: Bundle, clip: Frames) -> None:
-    def played(tracker: VideoTracker, shown: Sequence[int]) -> Iterator[FrameResult]:
-        for t in shown:
+    def shown(order: Sequence[int]) -> Iterator[Frames]:
+        for t in order:
             frame = clip[t].copy()
-            yield tracker.track(frame)
-            frame[:] = 0  # the caller's buffer
-            if t in (0, 4):
-                yield tracker.prompt(t, box=BALL)
+            yield frame
+            frame[:] = 0  # the caller's buffer, after the prompt
 
     with VideoTracker(nano, track_every=3) as skipping, VideoTracker(nano) as plain:
-        *_, found = played(skipping, range(7))
-        *_, expected = played(plain, [0, 3, 4, 6])
-    assert found.frame_index == 6
-    assert found.object_ids == (0, 4)
-    assert_logits(found, expected)
+        *_, result = play(skipping, shown(range(7)), {0: [(0, {"box": BALL})], 4: [(4, {"box": BALL})]})
+        *_, expected = play(plain, shown([0, 3, 4, 6]), {0: [(0, {"box": BALL})], 2: [(4, {"box": BALL})]})
+    assert (result.frame_index, result.object_ids) == (6, (0, 4))
+    assert_logits(result, expected)
 
 
 def test_frames_left_out_are_not_encoded(nano: Bundle, clip: Frames) -> None:
     with VideoTracker(nano, backend := Counting(), track_every=4) as tracker:
-        for t in range(9):
-            tracker.track(clip[t])
+        assert len(list(play(tracker, clip[:9], {}))) == 9
         assert backend.runs["image_encoder"] == sum(map(tracker.looks_at, range(9))) == 3
         tracker.reset()
         tracker.track(clip[0])
@@ -87,15 +83,13 @@ def test_frames_left_out_are_not_encoded(nano: Bundle, clip: Frames) -> None:
 
 
 @pytest.mark.parametrize("track_every", [1, 2])
-def test_an_encoded_frame_is_as_good(nano: Bundle, clip: Frames, track_every: int) -> None:
+def test_an_encoded_frame_gives_the_same_result(nano: Bundle, clip: Frames, track_every: int) -> None:
     with VideoTracker(nano) as encoder:
         embeddings = [encoder.encode(frame) for frame in clip]
-    expected = track(nano, clip, track_every=track_every)
-    for found, plain in zip(track(nano, embeddings, track_every=track_every), expected, strict=True):
-        assert_logits(found, plain)
+    assert_same(track(nano, embeddings, track_every=track_every), track(nano, clip, track_every=track_every))
 
 
-def test_embeddings_that_are_none(nano: Bundle, clip: Frames) -> None:
+def test_embeddings_that_are_refused(nano: Bundle, clip: Frames) -> None:
     with VideoTracker(nano) as tracker:
         embedding = tracker.encode(clip[0])
         tracker.track(clip[0])
@@ -126,28 +120,23 @@ def test_frames_without_the_object_stay_out_of_memory(nano: Bundle, clip: Frames
 
 
 def test_a_prompted_frame_is_never_doubtful(nano: Bundle, clip: Frames) -> None:
+    correction = (1, {"points": [(138, 84)]})
     with VideoTracker(nano, min_confidence=SURE_OF_NOTHING, lost_after=2) as tracker:
-        tracker.track(clip[0])
-        tracker.prompt(1, box=BALL)
-        assert [tracker.track(frame).lost for frame in clip[1:4]] == [(), (1,), (1,)]
-        corrected = tracker.prompt(1, points=[(138, 84)])
-        assert corrected.lost == ()
-        after = tracker.track(clip[4])
+        *results, corrected, after = play(tracker, clip[:5], {**JOIN, 3: [correction]})
+    assert [result.lost for result in results[2:]] == [(), (1,), (1,)]
+    assert corrected.lost == ()
     with VideoTracker(nano) as tracker:  # it remembers the two prompted frames and no other
-        tracker.track(clip[0])
-        tracker.prompt(1, box=BALL)
-        tracker.track(clip[3])
-        np.testing.assert_allclose(tracker.prompt(1, points=[(138, 84)]).logits, corrected.logits)
-        assert_logits(tracker.track(clip[4]), after)
+        *_, same, last = play(tracker, clip[[0, 3, 4]], {**JOIN, 1: [correction]})
+    np.testing.assert_allclose(same.logits, corrected.logits)
+    assert_logits(last, after)
 
 
 def test_states(nano: Bundle, clip: Frames) -> None:
     blank = np.full_like(clip[0], 90)
     called: list[tuple[int, int]] = []
-    frames = [*clip[:3], *[blank] * 4, *clip[3:6], *[blank] * 3]
     results = track(
         nano,
-        frames,
+        [*clip[:3], *[blank] * 4, *clip[3:6], *[blank] * 3],
         lost_after=3,
         min_confidence=0.01,
         on_lost=lambda key, result: called.append((key, result.frame_index)),
@@ -172,18 +161,15 @@ def test_states(nano: Bundle, clip: Frames) -> None:
 def test_on_lost_may_act(
     nano: Bundle, clip: Frames, act: Callable[[VideoTracker, int], object], called: list[int], left: tuple[int, ...]
 ) -> None:
-    told: list[int] = []
+    lost: list[int] = []
 
     def on_lost(key: int, result: FrameResult) -> None:
-        told.append(key)
+        lost.append(key)
         act(tracker, key)
 
     with VideoTracker(nano, lost_after=1, min_confidence=SURE_OF_NOTHING, on_lost=on_lost) as tracker:
-        tracker.track(clip[0])
-        tracker.prompt(1, box=BALL)
-        tracker.prompt(2, box=BLOCK)
-        result = tracker.track(clip[1])
-    assert told == called
+        *_, result = play(tracker, clip[:2], {0: [(1, {"box": BALL}), (2, {"box": BLOCK})]})
+    assert lost == called
     assert result.object_ids == left
     assert len(result.logits) == len(left)
     assert result.lost == ()
@@ -194,65 +180,56 @@ def test_on_lost_may_reset_while_a_frame_is_prompted(nano: Bundle, clip: Frames)
         tracker.reset()
 
     with VideoTracker(nano, lost_after=1, min_confidence=SURE_OF_NOTHING, on_lost=on_lost, track_every=2) as tracker:
-        tracker.track(clip[0])
-        tracker.prompt(1, box=BALL)
-        tracker.track(clip[1])
         with pytest.raises(PromptError, match=r"on_lost called reset"):
-            tracker.prompt(1, box=BALL)
+            list(play(tracker, clip[:2], {**JOIN, 1: [(1, {"box": BALL})]}))
         assert tracker.track(clip[2]).object_ids == ()
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: Callable[[], object]) -> None:
+    def fail(*arguments: object) -> None:
+        raise BackendError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(BackendError, match="out of memory"):
+            call()
 
 
 def test_a_prompt_taken_back_after_a_frame_that_failed_is_not_remembered(
     nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(loader: FrameLoader, frame: Frames) -> None:
-        raise BackendError("out of memory")
-
     results = []
     for fails in (False, True):
         with VideoTracker(nano, min_confidence=SURE_OF_NOTHING) as tracker:
-            tracker.track(clip[0])
-            tracker.prompt(1, box=BALL)
-            tracker.track(clip[1])
-            tracker.prompt(1, points=[[262, 60]])
+            list(play(tracker, clip[:2], {**JOIN, 1: [(1, {"points": [[262, 60]]})]}))
             if fails:
-                monkeypatch.setattr(FrameLoader, "stage", fail)
-                with pytest.raises(BackendError):
-                    tracker.track(clip[2])
-                monkeypatch.undo()
+                fail_once(monkeypatch, FrameLoader, "stage", lambda tracker=tracker: tracker.track(clip[2]))
             tracker.clear_prompts(1)
-            results.append(tracker.track(clip[2]).logits)
-    np.testing.assert_allclose(*results, rtol=0, atol=1e-4)
+            results.append(tracker.track(clip[2]))
+    assert_close(*results, relative=1e-5)
 
 
 def test_a_prompt_that_fails_on_the_device_may_be_repeated(
     nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = Graphs.upload, []
-
-    def upload(graphs: Graphs, *arrays: Any) -> None:
-        calls.append(arrays)
-        if len(calls) == 1:
-            raise BackendError("out of memory")
-        real(graphs, *arrays)
-
     results = []
     for fails in (False, True):
         with VideoTracker(nano) as tracker:
-            tracker.track(clip[0])
-            tracker.prompt(1, box=BALL)
-            tracker.track(clip[1])
+            list(play(tracker, clip[:2], JOIN))
+            point = functools.partial(tracker.prompt, 1, points=[[138, 84]])
             if fails:
-                monkeypatch.setattr(Graphs, "upload", upload)
-                with pytest.raises(BackendError):
-                    tracker.prompt(1, points=[[138, 84]])
-            results.append(tracker.prompt(1, points=[[138, 84]]))
-    assert_logits(*results)
+                fail_once(monkeypatch, Graphs, "upload", point)
+            results.append(point())
+    assert_same(*results)
 
 
 @pytest.mark.parametrize(
     ("knob", "words"),
     [
+        ({"max_objects": 0}, "max_objects must be an integer of at least 1 but got 0"),
+        ({"max_objects": -1}, "max_objects must be an integer of at least 1 but got -1"),
+        ({"max_conditioning_frames": 0}, "max_conditioning_frames must be an integer of at least 1 but got 0"),
+        ({"max_conditioning_frames": -1}, "max_conditioning_frames must be an integer of at least 1 but got -1"),
         ({"memory_frames": 0}, "memory_frames must be an integer of at least 1 but got 0"),
         ({"memory_frames": 7}, "memory_frames must be at most 6, the model's own, but got 7"),
         ({"memory_stride": 0}, "memory_stride must be an integer of at least 1"),
@@ -263,25 +240,21 @@ def test_a_prompt_that_fails_on_the_device_may_be_repeated(
     ],
     ids=str,
 )
-def test_refused(nano: Bundle, knob: dict[str, Any], words: str) -> None:
+def test_settings_that_are_refused(nano: Bundle, knob: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         VideoTracker(nano, **knob)
 
 
-def test_what_was_away_is_found_again_sooner_without_doubtful_frames(nano: Bundle, prompts: Prompts) -> None:
-    """The bundled clip's star leaves on frame 35 and is back on 62 (docs/knobs.md)."""
+def test_an_object_is_found_again_sooner_if_doubtful_frames_are_not_remembered(nano: Bundle, prompts: Prompts) -> None:
+    """The bundled clip's star leaves on frame 35 and is back on 62 (docs/how-to/knobs.md)."""
     true = np.stack([true_masks(object_id) for object_id in prompts], axis=1)
     returned = in_view(true) & (np.cumsum(~true.any((-2, -1)), axis=0) > 0)
     assert np.flatnonzero(returned.any(axis=1))[0] == 62
+    joins = {0: [(object_id, prompt.arguments) for object_id, prompt in prompts.items()]}
     similarity = []
     for confidence in (0.0, 0.7):
-        with VideoTracker(nano, min_confidence=confidence) as tracker, VideoSource(CLIP) as source:
-            masks = []
-            for frame in source:
-                result = tracker.track(frame)
-                for object_id, prompt in prompts.items() if result.frame_index == 0 else ():
-                    result = tracker.prompt(object_id, **prompt.arguments)
-                masks.append(result.masks)
+        with VideoTracker(nano, min_confidence=confidence) as tracker:
+            masks = [result.masks for result in play(tracker, clip_frames(120), joins)][len(prompts) :]
         similarity.append(region_similarity(np.stack(masks), true))
     plain, filtered = similarity
     assert filtered[returned].mean() > plain[returned].mean() + 0.2
