@@ -1,1 +1,1 @@
-"""Precision is measured: accuracy of masks, and INT8 graphs with ranges from the running loop."""
+"""Accuracy is measured, INT8 graphs get ranges from the running loop, and engines are checked on a clip."""

@@ -1,4 +1,4 @@
-"""Which precision each graph gets: the fastest assignment that passes the gate, by measurements alone."""
+"""Choose the precision of each graph: the fastest assignment that passes the gate, by measurements alone."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Assignment = tuple[str, ...]
 
 SAFE = "fp32"
 GAIN = 0.03
-"""A lower precision must make a graph faster by so much, or it is not worth its errors and the noise of a clock."""
+"""How much faster a lower precision must make a graph: less is not worth its errors, and may be noise."""
 TRIALS = 16
-"""Runs after which no more mixtures are tried; SAFE is run all the same."""
+"""Trials after which no more mixtures are tried; SAFE is always tried."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An assignment that was run. milliseconds: of each of GRAPHS, inf if it did not run. failures: why not."""
+    """An assignment that was run."""
 
     assignment: Assignment
-    milliseconds: tuple[float, ...]
-    failures: tuple[str, ...] = ()
+    milliseconds: tuple[float, ...]  # of each of GRAPHS; inf if it did not run
+    failures: tuple[str, ...] = ()  # why it may not be used
 
     @property
     def passed(self) -> bool:
-        """Whether it may be used."""
+        """Whether the assignment may be used."""
         return not self.failures
 
     @property
     def total(self) -> float:
-        """Milliseconds of all graphs."""
+        """Milliseconds of all graphs together."""
         return sum(self.milliseconds)
 
 
@@ -43,16 +43,17 @@ Measure = Callable[[Assignment], Trial]
 
 
 def choose(precisions: Sequence[str], measure: Measure) -> list[Trial]:
-    """Measure assignments until the fastest that passes is known; all trials, that one last.
+    """Measure assignments until the fastest that passes is known, and return all trials with that one last.
 
-    precisions: candidates, from the safest to the least safe, without SAFE. Each is measured for all graphs together,
-    then mixtures follow, the one that should be fastest by those times first. A mixture is made only of what makes its
-    graph faster. If none passes, SAFE joins the candidates. measure: builds and runs an assignment; what ends in an
-    EngineError or BackendError failed.
+    Each precision is measured for all graphs together, then mixtures of those that make their graph faster, the one
+    that should be fastest by those times first. If none passes, SAFE joins the candidates; if it fails too, its trial
+    is the last.
 
-    If nothing passed, neither does the last trial, which is SAFE's.
+    Args:
+        precisions: candidates, from the safest to the least safe, without SAFE.
+        measure: builds and runs an assignment, which fails if this raises EngineError or BackendError.
     """
-    trials = [_try((one,) * len(GRAPHS), measure) for one in precisions]
+    trials = [_try((precision,) * len(GRAPHS), measure) for precision in precisions]
     best = _walk(precisions, trials, measure)
     if best is None:
         trials.append(safe := _try((SAFE,) * len(GRAPHS), measure))
@@ -65,31 +66,32 @@ def choose(precisions: Sequence[str], measure: Measure) -> list[Trial]:
 
 
 def mixtures(precisions: Sequence[str], trials: Sequence[Trial]) -> list[Assignment]:
-    """What to try, the fastest first, by the times of trials with one precision for all graphs."""
+    """Return mixtures to try, the fastest first, by the times of trials with one precision for all graphs."""
     times = {trial.assignment[0]: trial.milliseconds for trial in trials if len(set(trial.assignment)) == 1}
     options = []
     for graph in range(len(GRAPHS)):
         worth: list[str] = []
-        for one in precisions:
-            if math.isfinite(times[one][graph]) and all(
-                times[one][graph] < (1 - GAIN) * times[safer][graph] for safer in worth
-            ):
-                worth.append(one)
+        for precision in precisions:
+            time = times[precision][graph]
+            if math.isfinite(time) and all(time < (1 - GAIN) * times[safer][graph] for safer in worth):
+                worth.append(precision)
         options.append(worth)
-    index = {precision: times[precision] for precision in precisions}
-    found = itertools.product(*options)
-    return sorted(found, key=lambda mixture: sum(index[one][graph] for graph, one in enumerate(mixture)))
+
+    def total(mixture: Assignment) -> float:
+        return sum(times[precision][graph] for graph, precision in enumerate(mixture))
+
+    return sorted(itertools.product(*options), key=total)
 
 
 def _try(assignment: Assignment, measure: Measure) -> Trial:
     try:
         return measure(assignment)
-    except (EngineError, BackendError) as error:  # of any kind: memory may run out while it is built, opened or run
+    except (EngineError, BackendError) as error:  # memory may run out while engines are built, opened or run
         return Trial(assignment, (math.inf,) * len(GRAPHS), (str(error),))
 
 
 def _walk(precisions: Sequence[str], trials: list[Trial], measure: Measure) -> Trial | None:
-    """Try mixtures in turn, adding them to the trials, until one passes: that one."""
+    """Try mixtures in turn, adding them to the trials, and return the first that passes."""
     for mixture in mixtures(precisions, trials):
         done = next((trial for trial in trials if trial.assignment == mixture), None)
         if done is None:

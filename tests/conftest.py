@@ -97,3 +97,19 @@ def wide_int8(nano_int8: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
     directory = tmp_path_factory.mktemp("wide") / "wide"
     return write_widened(nano_int8, directory, "mask_decoder", "/hypernetworks.0/activation/Relu_output_0")
+
+
+@pytest.fixture(scope="session")
+def half(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundled model with weights rounded to float16; do not write into it."""
+    from tests.models import halved, write_changed
+
+    return write_changed(nano, tmp_path_factory.mktemp("half") / "half", halved)
+
+
+@pytest.fixture(scope="session")
+def broken(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundled model with a memory attention that is wrong; do not write into it."""
+    from tests.models import overdriven, write_changed
+
+    return write_changed(nano, tmp_path_factory.mktemp("broken") / "broken", overdriven)

@@ -16,8 +16,6 @@ import onnx
 
 from sam2edge import Bundle
 from sam2edge.calibration.int8.calibrate import calibrate
-from sam2edge.calibration.int8.histogram import METHODS
-from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.davis import contour_accuracy, davis_mean, region_similarity
 from sam2edge.engines.fp16 import ISLANDS
 from sam2edge.runtime.model.prompts import Prompt
@@ -55,18 +53,11 @@ def main() -> None:
     prompts = {number: Prompt(**prompt) for number, prompt in truth.items()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        given = {
-            "clips": [demo.CLIP],
-            "prompts": [prompts],
-            "gate": None,
-            "cache": folder / "cache",
-        }
-        bundles = {
-            method: calibrate(source, folder / method, **given, recipe=Recipe(method=method)) for method in METHODS
-        }
+        given = {"clips": [demo.CLIP], "prompts": [prompts], "gate": None, "cache": folder / "cache"}
+        bundles = {"INT8": calibrate(source, folder / "int8", **given)}
         (folder / "rounded").mkdir()
-        bundles["minmax, FP16 around it"] = rounded(bundles["minmax"], ISLANDS, (), folder / "rounded")
-        bundles["minmax, FP8 in place of INT8"] = in_e4m3(bundles["minmax"], source, folder)
+        bundles["INT8, FP16 around it"] = rounded(bundles["INT8"], ISLANDS, (), folder / "rounded")
+        bundles["FP8 in place of INT8"] = in_e4m3(bundles["INT8"], source, folder)
         for seed in range(CLIPS):
             frames, labels = make_clip.render(knob_costs.toys(seed))
             true = np.stack([labels == number for number in range(1, 4)], axis=1)

@@ -1,1 +1,1 @@
-"""INT8 graphs: recorded ranges, quantisation, what is left out of it."""
+"""INT8 graphs: their ranges, quantisation, and the layers that are kept out of it."""

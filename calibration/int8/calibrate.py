@@ -1,39 +1,52 @@
-"""An FP32 bundle and clips → an INT8 bundle, whose ranges come from tracking the clips, and which passed the gate."""
+"""From an FP32 bundle and clips to an INT8 bundle that passed the gate, with ranges from tracking the clips."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from sam2edge import bundle as bundles, checks
-from sam2edge.bundle import GRAPHS, RECIPE, Bundle, Calibration, Graph
-from sam2edge.calibration.int8 import range_cache
-from sam2edge.calibration.int8.activations import Statistics, collect, load_graph
-from sam2edge.calibration.int8.exclude import settle
-from sam2edge.calibration.int8.histogram import METHODS, Histogram
-from sam2edge.calibration.int8.recipe import Recipe
-from sam2edge.calibration.int8.sensitivity import Effect, sensitivity
-from sam2edge.calibration.int8.write import Ranges, write_graphs
+from sam2edge.bundle import GRAPHS, RECIPE, Bundle, Calibration
+from sam2edge.calibration.int8.quantize import quantize
+from sam2edge.calibration.int8.ranges import (
+    Ranges,
+    cache_key,
+    collect,
+    load_graph,
+    prepare_cache,
+    range_ratios,
+    read_ranges,
+    write_ranges,
+)
+from sam2edge.calibration.int8.recipe import Recipe, blocks
+from sam2edge.calibration.int8.sensitivity import Effect, block_effects, sensitivity
 from sam2edge.calibration.measure.clip import Clip
-from sam2edge.calibration.measure.comparison import RECORDED_FRAMES, Comparison, Configuration
+from sam2edge.calibration.measure.comparison import RECORDED_FRAMES, Comparison
+from sam2edge.calibration.measure.configurations import Configuration
 from sam2edge.calibration.measure.gate import DEFAULT_GATE, Gate
-from sam2edge.calibration.measure.report import report_directory
+from sam2edge.calibration.measure.report import report_directory, write_report
 from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
 from sam2edge.engines.fp16 import island_nodes
-from sam2edge.errors import InputError
-from sam2edge.files import cache_directory, sha256
+from sam2edge.errors import GateError, InputError
+from sam2edge.files import sha256, user_path
 from sam2edge.types import Progress
+
+MAX_EXCLUDED = 8
+"""Blocks that may be kept out of INT8. If more would be needed, the clips, the ranges or the threshold are at fault."""
+
+StrPath = str | os.PathLike[str]
 
 
 def calibrate(
-    bundle: Bundle | str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    clips: Sequence[str | os.PathLike[str]],
+    bundle: Bundle | StrPath,
+    out: StrPath,
+    clips: Sequence[StrPath],
     prompts: Sequence[Prompts | None] | None = None,
     *,
     frames: int = 64,
@@ -42,50 +55,72 @@ def calibrate(
     cache: Path | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> Bundle:
-    """Write the INT8 bundle `out`.
+    """Write an INT8 bundle. An older one stays in place until the new one is complete.
 
-    clips: video files, folders or patterns of images. All of their frames are tracked, on ONNX Runtime's CPU provider.
-    prompts: for each clip the prompts of its first frame by object id; None: boxes around
-    what the bundle finds there by itself. frames: how many are recorded of all clips together, as many of each, evenly
-    spread from its first to its last, and its second one besides. recipe: the default one if None. gate: what INT8 must
-    pass on every clip, compared with `bundle` in closed loop; blocks that it fails by are kept out of INT8,
-    and reports are written into OUT.report. None: nothing is measured. cache: directory for what the clips showed.
-    progress: called with a message and the fraction done.
+    Args:
+        bundle: the FP32 bundle.
+        out: directory of the INT8 bundle.
+        clips: video files, and folders or patterns of images. All their frames are tracked on ONNX Runtime's CPU
+            provider.
+        prompts: for each clip the prompts of its first frame by object id; None: boxes around the objects that the
+            bundle finds there.
+        frames: the number of recorded frames of all clips together: equally many of each, evenly spaced from its first
+            to its last, and its second one as well.
+        recipe: which layers stay in floating point; None for the default one.
+        gate: what INT8 must pass on every clip, compared with `bundle` in closed loop. As long as it fails, blocks are
+            kept out of INT8. Reports are written into OUT.report. None: nothing is measured.
+        cache: directory for the ranges of each clip.
+        progress: called with what is being done.
 
-    Raises InputError for arguments, BundleError for the bundle or when something else lies at `out`, MediaError for a
-    clip, PromptError, BuildError for a recipe of another graph, and GateError if the gate fails all the same. An older
-    bundle at `out` stays until the end.
+    Returns:
+        The INT8 bundle.
+
+    Raises:
+        InputError: an argument is wrong.
+        BundleError: `bundle` cannot be used, or something other than a bundle lies at `out`.
+        MediaError: a clip cannot be read.
+        PromptError: a prompt is wrong, or no object was found in a clip.
+        BuildError: the recipe is of another graph.
+        GateError: the gate still fails with blocks kept out.
     """
-    source, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
-    if Path(out).resolve() == source.path.resolve():
+    source, opened, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
+    out = user_path(out)
+    if out.resolve() == source.path.resolve():
         raise InputError(f"{out}: is the bundle that is calibrated; write to another directory")
-    with bundles.replacing(Path(out)) as directory:
-        statistics, recorded, hashes = _collect(source, clips, given, frames, cache, progress)
-        ranges, iou = _ranges(statistics, recipe), dict[str, float]()
+    with bundles.replacing(out) as directory:
+        ranges, recorded, hashes = _collect(source, opened, given, frames, cache, progress)
+        iou: dict[str, float] = {}
         if gate is None:
-            write_graphs(source, directory, ranges, recipe, lambda message: progress(message, 1.0))
+            int8 = write_graphs(source, directory, ranges, recipe, progress)
         else:
-            ladders = [
-                # the graphs are compared one by one on the first clip only, whose inputs are held in memory
-                _ladder(source, path, one, gate, () if number else RECORDED_FRAMES, progress)
-                for number, (path, one) in enumerate(zip(clips, given, strict=True))
+            comparisons = [
+                Comparison(
+                    Configuration("FP32", source, "onnx"),
+                    clip,
+                    _prompts(source, clip, prompted),
+                    gate,
+                    range_ratios=range_ratios,
+                    # graphs are compared one by one only on the first clip, since their inputs are held in memory
+                    record=RECORDED_FRAMES if clip is opened[0] else (),
+                    progress=progress,
+                )
+                for clip, prompted in zip(opened, given, strict=True)
             ]
-            report = report_directory(out)
-            recipe, iou = settle(
-                source, directory, ranges, recipe, ladders, report, lambda message: progress(message, 1.0)
+            int8, recipe = exclude_blocks(
+                source, directory, ranges, recipe, comparisons, report_directory(out), progress
             )
+            latest = [(comparison.clip.name, comparison.measurements[-1].agreement) for comparison in comparisons]
+            iou = {name: agreement.mean for name, agreement in latest if agreement}
         recipe.write(file := directory / RECIPE)
         origin = {name: graph.sha256 for name, graph in source.manifest.graphs.items()}
         calibration = Calibration(RECIPE, sha256(file), file.stat().st_size, recorded, hashes, origin, iou)
-        graphs = {name: _described(graph, directory / graph.file) for name, graph in source.manifest.graphs.items()}
-        manifest = dataclasses.replace(source.manifest, graphs=graphs, parity_frames="", calibration=calibration)
-        bundles.write_manifest(directory, manifest)
+        bundles.write_manifest(directory, dataclasses.replace(int8.manifest, calibration=calibration))
     return Bundle.open(out)
 
 
 def calibrated_sensitivity(
-    bundle: Bundle | str | os.PathLike[str],
-    clips: Sequence[str | os.PathLike[str]],
+    bundle: Bundle | StrPath,
+    clips: Sequence[StrPath],
     prompts: Sequence[Prompts | None] | None = None,
     *,
     frames: int = 64,
@@ -93,30 +128,20 @@ def calibrated_sensitivity(
     cache: Path | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> list[Effect]:
-    """What each block does in INT8 alone (sensitivity.py), with the ranges that `calibrate` takes, on the first clip.
-
-    Arguments and errors as of calibrate; what the clips showed is kept for it in the cache.
-    """
-    source, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
-    statistics, _, _ = _collect(source, clips, given, frames, cache, progress)
-    clip = Clip(clips[0])
-    found = _prompts(source, clip, given[0])
-    return sensitivity(source, _ranges(statistics, recipe), recipe, clip, found, progress)
-
-
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` frame numbers below `length`, evenly from the first to the last."""
-    return [int(number) for number in np.unique(np.linspace(0, length - 1, count).round())]
+    """Measure each block alone in INT8 (sensitivity.py) on the first clip; arguments and errors are `calibrate`'s."""
+    source, opened, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
+    ranges, _, _ = _collect(source, opened, given, frames, cache, progress)
+    return sensitivity(source, ranges, recipe, opened[0], _prompts(source, opened[0], given[0]), progress)
 
 
 def _checked(
-    bundle: Bundle | str | os.PathLike[str],
-    clips: Sequence[object],
+    bundle: Bundle | StrPath,
+    clips: Sequence[StrPath],
     prompts: Sequence[Prompts | None] | None,
     frames: int,
     recipe: Recipe | None,
-) -> tuple[Bundle, list[Prompts | None], Recipe]:
-    """The bundle, prompts or None for each clip, and the recipe; all that can be checked before an hour's tracking."""
+) -> tuple[Bundle, list[Clip], list[Prompts | None], Recipe]:
+    """Return the bundle, the clips, their prompts and the recipe, after all checks that need no tracking."""
     source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     checks.integer("frames", frames, 2)
     given: list[Prompts | None] = list(prompts) if prompts is not None else [None] * len(clips)
@@ -124,45 +149,58 @@ def _checked(
         raise InputError("there are no clips to calibrate on; give at least one")
     if len(given) != len(clips):
         raise InputError(f"prompts must be one for each of {len(clips)} clips but are {len(given)}")
-    wrong = [
-        f"{name} is {graph.precision}" for name, graph in source.manifest.graphs.items() if graph.precision != "fp32"
-    ]
-    if wrong:
-        raise InputError(f"{source.path}: {wrong[0]}, but only fp32 graphs can be calibrated; give the exported bundle")
+    for name, graph in source.manifest.graphs.items():
+        if graph.precision != "fp32":
+            raise InputError(
+                f"{source.path}: {name} is {graph.precision}, but only fp32 graphs can be calibrated; give the "
+                "exported bundle"
+            )
     recipe = recipe or Recipe()
-    for name in GRAPHS:  # for what it raises
+    for name in GRAPHS:  # raises for layers that do not exist
         island_nodes(load_graph(source.graph_path(name)).graph, recipe.of(name))
-    return source, given, recipe
+    return source, [Clip(path) for path in clips], given, recipe
 
 
 def _prompts(source: Bundle, clip: Clip, given: Prompts | None) -> Prompts:
     return automatic_prompts(source, clip.first()) if given is None else given
 
 
-def _ladder(
+def _collect(
     source: Bundle,
-    path: str | os.PathLike[str],
-    given: Prompts | None,
-    gate: Gate,
-    record: Iterable[int],
+    clips: Sequence[Clip],
+    prompts: Sequence[Prompts | None],
+    frames: int,
+    cache: Path | None,
     progress: Progress,
-) -> Comparison:
-    """A clip tracked with FP32, ready for INT8."""
-    clip, size = Clip(path), sum(graph.bytes for graph in source.manifest.graphs.values())
-    rung = Configuration("FP32", source, "onnx", size)
-    prompts = _prompts(source, clip, given)
-    return Comparison(rung, clip, prompts, gate, record=record, progress=lambda message: progress(message, 1.0))
+) -> tuple[Ranges, int, dict[str, str]]:
+    """Return the ranges over all clips, the number of recorded frames, and the hash of each clip by its name."""
+    directory = prepare_cache(cache)
+    ranges: Ranges = {name: {} for name in GRAPHS}
+    hashes: dict[str, str] = {}
+    recorded = 0
+    for number, (clip, given) in enumerate(zip(clips, prompts, strict=True)):
 
+        def show(message: str, fraction: float, number: int = number) -> None:
+            progress(message, (number + fraction) / len(clips))
 
-def _ranges(statistics: Statistics, recipe: Recipe) -> Ranges:
-    return {
-        name: {tensor: METHODS[recipe.method](histogram) for tensor, histogram in found.items()}
-        for name, found in statistics.items()
-    }
+        show(f"reading {clip.name}", 0.0)
+        length, hashes[clip.name] = _read(clip)
+        record = spread(length, max(2, frames // len(clips)))
+        recorded += len(record)
+        file = directory / f"{cache_key(source, hashes[clip.name], record, given)}.npz"
+        of_clip = read_ranges(file)
+        if of_clip is None:
+            # with frame 1 too, since the memories of prompts are encoded when it comes
+            of_clip = collect(source, clip, _prompts(source, clip, given), {1, *record}, show)
+            write_ranges(file, of_clip)
+        for graph, largest in of_clip.items():
+            for name, value in largest.items():
+                ranges[graph][name] = max(value, ranges[graph].get(name, 0.0))
+    return ranges, recorded, hashes
 
 
 def _read(clip: Clip) -> tuple[int, str]:
-    """How many frames a clip has, and the sha256 of its pixels. InputError for a single frame."""
+    """Return the number of a clip's frames and the sha256 of its pixels; InputError for a single frame."""
     length, digest = 0, hashlib.sha256()
     for frame in clip:
         digest.update(f"{frame.shape}".encode())
@@ -173,46 +211,77 @@ def _read(clip: Clip) -> tuple[int, str]:
     return length, digest.hexdigest()
 
 
-def _collect(
+def spread(length: int, count: int) -> list[int]:
+    """Return at most `count` frame numbers below `length`, evenly from the first to the last."""
+    return [int(number) for number in np.unique(np.linspace(0, length - 1, count).round())]
+
+
+def write_graphs(source: Bundle, directory: Path, ranges: Ranges, recipe: Recipe, progress: Progress) -> Bundle:
+    """Write all graphs in INT8 into a directory; the bundle can be run, but its manifest is not written yet."""
+    graphs = {}
+    for number, (name, graph) in enumerate(source.manifest.graphs.items()):
+        progress(f"quantising {name}", number / len(source.manifest.graphs))
+        model = quantize(load_graph(source.graph_path(name)), name, ranges[name], recipe.of(name))
+        onnx.save(model, str(file := directory / graph.file))
+        size = file.stat().st_size
+        # the parity of FP32 does not hold for INT8, and none is measured
+        graphs[name] = dataclasses.replace(graph, sha256=sha256(file), bytes=size, precision="int8", parity={})
+    return Bundle(directory, dataclasses.replace(source.manifest, graphs=graphs, parity_frames=""))
+
+
+def exclude_blocks(
     source: Bundle,
-    clips: Sequence[str | os.PathLike[str]],
-    prompts: Sequence[Prompts | None],
-    frames: int,
-    cache: Path | None,
+    directory: Path,
+    ranges: Ranges,
+    recipe: Recipe,
+    comparisons: Sequence[Comparison],
+    report: Path,
     progress: Progress,
-) -> tuple[Statistics, int, dict[str, str]]:
-    """What all clips showed, how many frames were recorded, and the hash of each clip by its name."""
-    directory = cache or cache_directory() / "calibration"
-    range_cache.prepare(directory)
-    statistics: Statistics = {name: {} for name in GRAPHS}
-    hashes: dict[str, str] = {}
-    recorded = 0
-    for number, (path, prompted) in enumerate(zip(clips, prompts, strict=True)):
-        clip, begin = Clip(path), number / len(clips)
-        progress(f"reading {clip.name}", begin)
-        length, hashes[clip.name] = _read(clip)
-        record = spread(length, max(2, frames // len(clips)))
-        recorded += len(record)
+) -> tuple[Bundle, Recipe]:
+    """Write INT8 graphs that pass the gate on every clip, keeping blocks out of INT8 one by one as long as they fail.
 
-        def count(done: int, clip: Clip = clip, length: int = length, begin: float = begin) -> None:
-            progress(f"tracked {done}/{length} frames of {clip.name}", begin + done / length / len(clips))
+    First come blocks with a range that is too wide, then those with the largest errors on what the first clip showed
+    (block_effects). Reports are written in any case: REPORT/1 of the first clip, and so on.
 
-        file = directory / f"{range_cache.key(source, hashes[clip.name], record, prompted)}.npz"
-        found = range_cache.read(file)
-        if found is None:
-            # with frame 1 too, since the memories of prompts are encoded when it comes
-            found = collect(source, clip, _prompts(source, clip, prompted), frozenset({1, *record}), count)
-            range_cache.write(file, found)
-        _merge(statistics, found)
-    return statistics, recorded, hashes
+    Returns:
+        The graphs, and the recipe with an entry and the reason for each block that is kept out.
 
-
-def _merge(statistics: Statistics, found: Statistics) -> None:
-    for graph, histograms in found.items():
-        for name, histogram in histograms.items():
-            statistics[graph].setdefault(name, Histogram()).merge(histogram)
-
-
-def _described(graph: Graph, file: Path) -> Graph:
-    """Of an INT8 graph. The parity of the FP32 graph does not hold for it, and none was measured."""
-    return dataclasses.replace(graph, sha256=sha256(file), bytes=file.stat().st_size, precision="int8", parity={})
+    Raises:
+        GateError: the gate fails with MAX_EXCLUDED blocks kept out. Also raises what quantize and track_clip do.
+    """
+    ranked: list[Effect] | None = None
+    for excluded in range(MAX_EXCLUDED + 1):
+        bundle = write_graphs(source, directory, ranges, recipe, progress)
+        kept_out = f"{excluded} block{'s' * (excluded != 1)} kept out"
+        name = f"INT8, {kept_out}" if excluded else "INT8"
+        measurements = [comparison.measure(Configuration(name, bundle, "onnx")) for comparison in comparisons]
+        verdicts = [measurement.verdict for measurement in measurements if measurement.verdict]
+        failures = [
+            f"{Path(comparison.clip.name).name}: {failure}"
+            for comparison, verdict in zip(comparisons, verdicts, strict=True)
+            for failure in verdict.failures
+        ]
+        if excluded == MAX_EXCLUDED or not failures:
+            break
+        reason = f"the gate failed: {failures[0]}"
+        if wide := [ratio for verdict in verdicts for ratio in verdict.wide]:
+            graph = wide[0].graph
+            block = blocks(load_graph(source.graph_path(graph)), graph, recipe.of(graph), wide[0].activation)[0]
+        else:
+            if ranked is None:
+                ranked = block_effects(source, ranges, recipe, comparisons[0].recorded, progress=progress)
+            if not ranked:
+                break
+            effect = ranked.pop(0)
+            block = effect.block
+            reason += f"; alone, this block changes {effect.output} by {effect.error:.1e} RMS"
+        progress(f"keeping {block.graph} {block.nodes} out of INT8", 1.0)
+        recipe = dataclasses.replace(recipe, kept=(*recipe.kept, block.kept(reason)))
+    for number, comparison in enumerate(comparisons, 1):
+        write_report(report / str(number), comparison.clip, comparison.gate, comparison.measurements)
+    if failures:
+        raise GateError(
+            f"INT8 does not pass the gate, even with {kept_out}: {'; '.join(failures)}. The report is "
+            f"in {report}. Calibrate on more or other clips, look at --sensitivity, or lower --min-iou"
+        )
+    return bundle, recipe

@@ -1,13 +1,13 @@
-"""An FP32 graph and the ranges of its activations → the same graph with explicit quantisation (Q/DQ nodes).
+"""Quantise an FP32 graph explicitly, with Q/DQ nodes, by the ranges of its activations.
 
-TensorRT reads precision from such nodes (explicit quantisation), ONNX Runtime runs them. Linear layers and
-convolutions get INT8 inputs (per tensor) and weights (per output channel), all symmetric with zero point 0. Biases,
-attention products, softmax and norms stay as they are; so do transposed convolutions, two small ones a graph, for
-which versions of TensorRT disagree about the channel axis (NVIDIA/TensorRT issue 1694).
+TensorRT reads precisions from such nodes, and ONNX Runtime runs them. Linear layers and convolutions get INT8 inputs
+(per tensor) and weights (per output channel), all symmetric with zero point 0. Biases, attention products, softmax and
+norms stay as they are; so do transposed convolutions, two small ones in a graph, since versions of TensorRT disagree
+about their channel axis (NVIDIA/TensorRT issue 1694).
 
-onnxruntime.quantization and NVIDIA's modelopt do this too. They are not used: both want samples of the inputs of one
-graph to calibrate on, where here the ranges come from the running loop. ONNX Runtime's takes ranges through an inner
-class only, and puts Q/DQ behind the layers as well, before their biases are added. What is left is this file.
+onnxruntime.quantization and NVIDIA's modelopt are not used: both calibrate on samples of one graph's inputs, while here
+ranges come from the running loop. ONNX Runtime's takes ranges only through a private class, and puts Q/DQ behind the
+layers as well, before their biases are added.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from sam2edge.engines.fp16 import Fp32Island, island_nodes
 from sam2edge.errors import InputError
 
 LARGEST = 127
-"""Of a magnitude in INT8; no weight is -128."""
+"""The largest magnitude in INT8; no weight is -128."""
 TABLE = 1 << 16
-"""Constants that are not in INT8 are stored as FP16 from so many numbers on, weights of layers kept out too."""
+"""Constants outside INT8 with at least this many values, weights of excluded layers too, are stored as FP16."""
 INT8_TABLES = {"image_encoder": ("position",)}
-"""Larger than some models' first stage: 25 MB of tiny's 193 at S = 1024. INT8 per channel, too."""
+"""Constants that become INT8 per channel as well: the position code is 25 MB of tiny's 193 at S = 1024."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A node with a constant weight. axis: of the weight, its output channels."""
+    """A node with a constant weight, whose output channels lie along `axis`."""
 
     node: str
     activation: str
@@ -44,23 +44,25 @@ class Layer:
 
 
 def layers(model: ModelProto) -> list[Layer]:
-    """The Linear layers and convolutions of a graph, in its order."""
-    weights = _Constants(model)
-    found = []
+    """Return the linear layers and convolutions of a graph in its order."""
+    weights, result = _Constants(model), []
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gemm", "Conv") and (weight := weights.source(node.input[1])):
             axis = len(weights.dims(weight)) - 1
             if node.op_type == "Conv" or _integer(node, "transB"):
                 axis = 0
-            found.append(Layer(node.name, node.input[0], weight, axis))
-    return found
+            result.append(Layer(node.name, node.input[0], weight, axis))
+    return result
 
 
 def quantize(model: ModelProto, graph: str, ranges: Mapping[str, float], kept: Iterable[Fp32Island] = ()) -> ModelProto:
-    """A new model with every layer in INT8 but those on `kept`.
+    """Return a new model with all layers in INT8 except for those in `kept`.
 
-    ranges: the largest magnitude that INT8 shall hold, by the name of the activation. graph: its name in the bundle.
-    Raises InputError for a range that is missing, 0 or not finite, and BuildError for an island that is not there.
+    `ranges` has the largest magnitude that INT8 must hold, by the name of the activation.
+
+    Raises:
+        InputError: a range is missing, 0 or not finite.
+        BuildError: a layer of `kept` does not exist.
     """
     stays = island_nodes(model.graph, kept)
     chosen = {layer.node: layer for layer in layers(model) if layer.node not in stays}
@@ -79,10 +81,9 @@ def quantize(model: ModelProto, graph: str, ranges: Mapping[str, float], kept: I
 
 
 def fp16_above(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The next numbers that FP16 has, so that FP16 graphs (engines/fp16.py) have the very same scales.
+    """Round scales up to FP16, so that FP16 graphs (engines/fp16.py) have the very same ones and nothing is cut off.
 
-    Up to a thousandth more, or 6e-8 for those below 6e-5, so that nothing is cut off; scales that FP16 cannot hold stay
-    as they are.
+    They grow by a thousandth at most, or by 6e-8 below 6e-5; scales that FP16 cannot hold stay as they are.
     """
     with np.errstate(over="ignore"):
         rounded = scales.astype(np.float16)
@@ -91,14 +92,14 @@ def fp16_above(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 class _Constants:
-    """Initializers by name; the tracing exporter reaches some through Identity nodes."""
+    """Initializers by name; the tracing exporter refers to some through Identity nodes."""
 
     def __init__(self, model: ModelProto) -> None:
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._aliases = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Identity"}
 
     def source(self, name: str) -> str | None:
-        """The initializer that a name stands for."""
+        """Return the name of the initializer behind a name; None for anything else."""
         while name in self._aliases:
             name = self._aliases[name]
         return name if name in self.tensors else None
@@ -112,10 +113,10 @@ class _Constants:
 
 
 class _Writer:
-    """Nodes and initializers of the new graph; one Q/DQ pair for an activation, whoever reads it.
+    """Nodes and initializers of the new graph, with one Q/DQ pair for all readers of an activation.
 
-    A weight is stored once for each reader: in exact arithmetic on x86 without VNNI (runtime/backends/onnx.py) ONNX
-    Runtime 1.31 fails on one that is shared. Few are, of 16 KB each.
+    A weight is stored once for each reader: with exact arithmetic on x86 without VNNI (runtime/backends/onnx.py), ONNX
+    Runtime 1.31 fails on a shared one. Few are shared, of 16 KB each.
     """
 
     def __init__(self, constants: _Constants) -> None:
@@ -127,13 +128,13 @@ class _Writer:
         self._readers: Counter[str] = Counter()
 
     def activation(self, layer: Layer, ranges: Mapping[str, float]) -> str:
-        """The name of an activation after Q/DQ."""
+        """Return the name of an activation after Q/DQ."""
         name = layer.activation
         if name not in self._made:
             largest = ranges.get(name, math.nan)
             if not 0 < largest < math.inf:
                 raise InputError(
-                    f"{layer.node}: its input {name} has the range {largest}, so no scale; it saw no data, or only "
+                    f"{layer.node}: its input {name} has the range {largest}, so no scale: it saw no data or only "
                     "zeros. Calibrate on clips that show more, or keep the layer out of INT8 in the recipe"
                 )
             scale, zero = self._scale(name, fp16_above(np.array(largest / LARGEST, np.float32)))
@@ -146,12 +147,12 @@ class _Writer:
         return self._made[name]
 
     def weight(self, name: str, axis: int) -> str:
-        """The name of a constant that is stored in INT8, with a scale for every index along `axis`."""
+        """Store a constant in INT8 with a scale for every index along `axis`, and return its new name."""
         values = self._constants.values(name)
         others = tuple(i for i in range(values.ndim) if i != axis)
         largest = np.abs(values).max(axis=others)
         if not np.isfinite(largest).all():
-            raise InputError(f"weight {name}: has numbers that are not finite; export the bundle again")
+            raise InputError(f"weight {name}: has values that are not finite; export the bundle again")
         # a channel of zeros needs some scale
         scales = fp16_above(np.where(largest > 0, largest / LARGEST, 1).astype(np.float32))
         shape = [-1 if i == axis else 1 for i in range(values.ndim)]
@@ -179,12 +180,12 @@ class _Writer:
         return f"{name}/scale", f"{name}/zero"
 
     def replace(self, old: str, new: str) -> None:
-        """Let every node read `new` for `old`."""
+        """Let every node read `new` in place of `old`."""
         for node in self.nodes:
             node.input[:] = [new if name == old else name for name in node.input]
 
     def model(self, source: ModelProto) -> ModelProto:
-        """The new model, without what nothing reads any more."""
+        """Return the new model, without constants and nodes that nothing reads any more."""
         used = _used(self.nodes, source)
         kept = [node for node in self.nodes if used.intersection(node.output)]
         for tensor in source.graph.initializer:
@@ -198,7 +199,7 @@ class _Writer:
         return model
 
     def _store(self, tensor: TensorProto) -> None:
-        """Keep a constant, a large one in FP16; one that FP16 cannot hold stays as it is."""
+        """Keep a constant, in FP16 if it is large and FP16 can hold it."""
         if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) >= TABLE:
             values = numpy_helper.to_array(tensor)
             if np.abs(values).max() <= np.finfo(np.float16).max:

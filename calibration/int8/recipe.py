@@ -1,20 +1,22 @@
-"""Which layers of which graph stay out of INT8, and how ranges are chosen: a small JSON file to edit and use again."""
+"""Which layers stay out of INT8: a recipe, which is a small JSON file to edit and use again, and blocks of layers."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from onnx import ModelProto
 
 from sam2edge.bundle import GRAPHS
-from sam2edge.calibration.int8.histogram import METHODS
-from sam2edge.engines.fp16 import Fp32Island
+from sam2edge.calibration.int8.quantize import layers
+from sam2edge.engines.fp16 import Fp32Island, island_nodes
 from sam2edge.errors import InputError
+from sam2edge.files import user_path
 
-METHOD = "minmax"
 KEPT = (
     Fp32Island(
         "image_encoder", r"/patches/", "reads pixels; in INT8 the layer that changes outputs most, and a small one"
@@ -23,7 +25,7 @@ KEPT = (
     Fp32Island(
         "memory_attention",
         r"/pointer_code/",
-        "ages of pointers, which grow beyond those of any clip",
+        "ages of pointers, which exceed those of any clip",
         optional=True,  # SAM 2.0 has no temporal codes of pointers
     ),
     Fp32Island(
@@ -31,28 +33,40 @@ KEPT = (
     ),
     Fp32Island("mask_decoder", r"/(iou|score)_head/", "few weights; their outputs are compared with thresholds"),
 )
-"""Layers that stay as they are by default."""
+"""Layers that stay in floating point by default."""
+
+_PATTERNS = {
+    "image_encoder": (r"/blocks\.(\d+)/", r"/(?:level|high_res)_"),
+    "memory_attention": (
+        r"/layers\.(\d+)/(?:query|key|value|output)/",
+        r"/layers\.(\d+)/memory_",
+        r"/layers\.(\d+)/linear",
+    ),
+    "mask_decoder": (r"/layers\.(\d+)/", r"/hypernetworks\."),
+}
+"""Beginnings of node names, with the number of a block. Other layers form a block with their module."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a bundle becomes INT8.
 
-    method: "minmax", "percentile" or "entropy". kept: layers whose name matches stay in floating point.
+    Args:
+        kept: layers whose name matches stay in floating point.
+
+    Raises:
+        InputError: a graph does not exist.
     """
 
-    method: str = METHOD
     kept: tuple[Fp32Island, ...] = KEPT
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)}")
         for island in self.kept:
             if island.graph not in GRAPHS:
                 raise InputError(f"recipe: no graph is called {island.graph!r}; choose from {', '.join(GRAPHS)}")
 
     def of(self, graph: str) -> tuple[Fp32Island, ...]:
-        """What stays in a graph."""
+        """Return what stays in floating point in a graph."""
         return tuple(island for island in self.kept if island.graph == graph)
 
     def write(self, file: Path) -> None:
@@ -61,21 +75,56 @@ class Recipe:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Recipe:
-        """Read what `write` wrote, or a person. InputError says what is wrong with it."""
-        file = Path(path)
+        """Read a recipe that `write` or a person wrote; InputError says what is wrong with it."""
+        file = user_path(path)
         try:
-            data = json.loads(file.read_bytes())
-            return Recipe(str(data["method"]), tuple(_island(entry) for entry in data["kept"]))
+            kept = [Fp32Island(**entry) for entry in json.loads(file.read_bytes())["kept"]]
+            for island in kept:
+                re.compile(island.nodes)
+            return Recipe(tuple(kept))
         except OSError as error:
             raise InputError(f"{file}: cannot be read: {error.strerror}") from error
         except (KeyError, TypeError, ValueError, RecursionError, re.error) as error:
             raise InputError(
-                f"{file}: no recipe ({error}); it must be "
-                '{"method": …, "kept": [{"graph": …, "nodes": regular expression, "reason": …, "optional": false}]}'
+                f"{file}: not a recipe ({error}); it must be "
+                '{"kept": [{"graph": …, "nodes": regular expression, "reason": …, "optional": false}]}'
             ) from error
 
 
-def _island(entry: dict[str, Any]) -> Fp32Island:
-    island = Fp32Island(**entry)
-    re.compile(island.nodes)
-    return island
+@dataclass(frozen=True)
+class Block:
+    """Layers of a graph that are measured alone and kept out of INT8 together."""
+
+    graph: str
+    nodes: str  # matches the beginning of their nodes' names, as in an Fp32Island
+    layers: int  # the number of them
+
+    def kept(self, reason: str) -> Fp32Island:
+        """Return the block as an entry of a recipe."""
+        return Fp32Island(self.graph, self.nodes, reason)
+
+    def others(self) -> Fp32Island:
+        """Return everything else in the graph as an entry of a recipe."""
+        return Fp32Island(self.graph, f"(?!{self.nodes})", "another block is measured")
+
+
+def blocks(
+    model: ModelProto, graph: str, kept: Iterable[Fp32Island] = (), activation: str | None = None
+) -> list[Block]:
+    """Return the blocks of a graph in its order without the layers `kept`, or only those that read an activation."""
+    stays = island_nodes(model.graph, kept)
+    members: dict[str, list[str]] = {}
+    for layer in layers(model):
+        if layer.node not in stays:
+            members.setdefault(_nodes(layer.node, graph), []).append(layer.activation)
+    return [
+        Block(graph, nodes, len(read)) for nodes, read in members.items() if activation is None or activation in read
+    ]
+
+
+def _nodes(name: str, graph: str) -> str:
+    for pattern in _PATTERNS.get(graph, ()):
+        if match := re.match(pattern, name):
+            return pattern.replace(r"(\d+)", match[1]) if match.groups() else pattern
+    module = re.match(r"/[^/]+/?", name)
+    return re.escape(module[0]) if module else re.escape(name)

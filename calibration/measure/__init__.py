@@ -1,1 +1,1 @@
-"""How accurate a set of graphs is: closed loop, J&F, the gate and its report."""
+"""How accurate and how fast a set of graphs is: closed loop, J&F, the gate and its report."""

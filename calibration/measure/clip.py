@@ -1,44 +1,187 @@
-"""A clip that is read as often as it is needed: once for each set of graphs, and again for the pictures."""
+"""A clip that is read once for each set of graphs and again for the report's pictures, and its true masks."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import struct
+import zlib
 from collections.abc import Generator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
 
 from sam2edge.errors import InputError, MediaError
+from sam2edge.files import user_path
 from sam2edge.runtime.media.sources import open_source
-from sam2edge.types import Frame
+from sam2edge.runtime.media.sources.files import natural
+from sam2edge.types import Bools, Frame
+
+Labels = npt.NDArray[np.integer]
+
+VOID = 255
+"""DAVIS 2017's label for pixels that belong to no object for certain. Counts as background here."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _PALETTE = 0, 3
 
 
 class Clip:
-    """The frames of a video file, or of a folder or pattern of images, the same each time.
+    """The frames of a video file, or of a folder or pattern of images, the same on every pass.
 
-    path: as for `open_source`. limit: at most so many frames, from the first on. Raises InputError for a limit below 1.
+    Args:
+        path: as for `open_source`.
+        limit: the number of frames to read at most, 1 or more; None for all.
     """
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
         self.name, self._limit = os.fspath(path), limit
+        self.length: int | None = None  # known once the clip was read to its end
         if limit is not None and limit < 1:
             raise InputError(f"the number of frames must be at least 1 but is {limit}")
 
     def __iter__(self) -> Generator[Frame, None, None]:
-        """Open the clip and yield its frames, RGB uint8 [H,W,3].
+        """Open the clip and yield its frames, RGB uint8 [H,W,3]; InputError for a camera or a stream.
 
-        Raises InputError for cameras and streams, and MediaError, also when a single frame is broken: the frames that
-        follow would not be compared with their own true masks.
+        Even a single broken frame raises MediaError: without it, those after it would be compared with the wrong masks.
         """
+        number = 0
         with open_source(self.name) as source:
             if source.live:
                 raise InputError(f"{self.name}: cannot be read twice; record it and give the file")
-            for number, frame in enumerate(source):
+            for frame in source:
                 if number == self._limit:
                     break
                 if isinstance(frame, MediaError):
                     raise frame
                 yield frame
+                number += 1
+        self.length = number
+
+    def fraction(self, frames: int) -> float:
+        """Return which part of the clip this number of frames is; 0 as long as its length is not known."""
+        return frames / self.length if self.length else 0.0
 
     def first(self) -> Frame:
-        """The first frame. Raises as iterating does."""
+        """Return the first frame; raises what iterating does."""
         with contextlib.closing(iter(self)) as frames:
             return next(frames)
+
+
+class TrueMasks:
+    """Label images of a clip, integer [H,W] each, in the order of the frames; 0 is the background.
+
+    A folder whose only value besides 0 is 255 holds black and white masks of one object (DAVIS 2016), which gets id 1.
+
+    Args:
+        path: a folder of PNGs in the order of the numbers in their names, grey or with a palette, whose indices count
+            (as in DAVIS); or the root of a data set in DAVIS' layout, where the masks of the clip
+            JPEGImages/RESOLUTION/NAME are in Annotations/RESOLUTION/NAME; or an .npz with `labels`, integer [T,H,W].
+        clip: path of the clip, for DAVIS' layout.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], clip: str | os.PathLike[str] = "") -> None:
+        self.path = user_path(path)
+        self._labels: Labels | None = None
+        self._files: list[Path] = []
+        if self.path.suffix == ".npz":
+            self._labels = _read_npz(self.path)
+        else:
+            self._files = _label_files(self.path, Path(clip).expanduser())
+        self._white = set(np.unique(self._read(0))) - {0} == {VOID}
+
+    def __len__(self) -> int:
+        return len(self._files) if self._labels is None else len(self._labels)
+
+    def __getitem__(self, frame: int) -> Labels:
+        labels = self._read(frame)
+        return np.where(labels == VOID, int(self._white), labels)
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Ids on the first frame, sorted: the objects that DAVIS prompts and scores."""
+        return tuple(int(i) for i in np.unique(self[0]) if i)
+
+    def masks(self, frame: int, object_ids: tuple[int, ...], size: tuple[int, int]) -> Bools:
+        """Return the masks bool [N,H,W] of objects on a frame; InputError if they are not of `size` (H,W)."""
+        labels = self[frame]
+        if labels.shape != size:
+            height, width = labels.shape
+            raise InputError(
+                f"{self.path}: the true mask of frame {frame} is {width}×{height} but the frame {size[1]}×{size[0]}"
+            )
+        return np.stack([labels == i for i in object_ids]) if object_ids else np.zeros((0, *size), bool)
+
+    def _read(self, frame: int) -> Labels:
+        return read_labels(self._files[frame]) if self._labels is None else self._labels[frame]
+
+
+def read_labels(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Read ids [H,W] from a PNG: its grey values, or the indices into its palette. Raises MediaError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        depth, kind, data = _without_palette(data)
+        labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (ValueError, IndexError, struct.error, cv2.error) as error:
+        raise MediaError(f"{path}: not a PNG, or a damaged one ({error})") from error
+    if labels is None:
+        raise MediaError(f"{path}: a damaged PNG")
+    if kind not in (_GREY, _PALETTE):
+        raise MediaError(
+            f"{path}: is a colour image, but the values of a label image are object ids: it must be grey or have a "
+            "palette"
+        )
+    if depth < 8:
+        labels = labels // (255 // (2**depth - 1))  # OpenCV stretches 1, 2 and 4 bits to 8
+    ids: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] = labels
+    return ids
+
+
+def _without_palette(data: bytes) -> tuple[int, int, bytes]:
+    """Return a PNG's bit depth, colour type and bytes, turning one with a palette into a grey image of its indices.
+
+    OpenCV returns the palette's colours only. Both kinds store pixels alike (PNG specification, 11.2).
+    """
+    if not data.startswith(_SIGNATURE):
+        raise ValueError("another kind of file")
+    depth, kind = data[24], data[25]
+    if kind != _PALETTE:
+        return depth, kind, data
+    chunks, at = [_SIGNATURE], len(_SIGNATURE)
+    while at < len(data):
+        (length,), name = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        content = data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if name == b"IHDR":
+            content = content[:9] + bytes([_GREY]) + content[10:]
+        if name in (b"IHDR", b"IDAT", b"IEND"):
+            chunks.append(struct.pack(">I", length) + name + content + struct.pack(">I", zlib.crc32(name + content)))
+    return depth, kind, b"".join(chunks)
+
+
+def _label_files(path: Path, clip: Path) -> list[Path]:
+    """Return the label images of a folder, or of a clip in DAVIS' layout."""
+    resolution, name = clip.absolute().parts[-2:] if len(clip.absolute().parts) > 2 else ("", "")
+    folder = path / "Annotations" / resolution / name if (path / "Annotations").is_dir() else path
+    if not folder.is_dir():
+        raise MediaError(f"{folder}: no such folder of true masks")
+    files = sorted(folder.glob("*.png"), key=natural)
+    if not files:
+        raise MediaError(f"{folder}: no PNG files; give the folder with a label image for each frame")
+    return files
+
+
+def _read_npz(path: Path) -> Labels:
+    try:
+        with path.open("rb") as stream, np.load(stream) as arrays:
+            labels: Labels = arrays["labels"]
+    except Exception as error:  # damage surfaces as an exception of numpy, zipfile or zlib
+        raise MediaError(f"{path}: not an .npz with an array `labels` ({error})") from error
+    if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise MediaError(f"{path}: labels must be integer [T,H,W] but are {labels.dtype} {list(labels.shape)}")
+    return labels

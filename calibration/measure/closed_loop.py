@@ -1,14 +1,14 @@
 """Track a clip in closed loop with a set of graphs, and compare two such runs.
 
-In closed loop every frame's masks go into the memory that the next frames see, so that small errors may grow. Errors of
-single graphs say where a difference comes from; whether it matters is said here.
+In closed loop every frame's masks go into the memory that the next frames attend to, so small errors may grow. Errors
+of single graphs show where a difference comes from; only the closed loop shows whether it matters.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,52 +16,45 @@ import numpy as np
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.davis import in_view, region_similarity
-from sam2edge.calibration.measure.recorder import Recorded, Recorder
+from sam2edge.calibration.measure.recorder import RECORDING, Recorded, Recorder
 from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import InputError
 from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.video.tracker import VideoTracker
-from sam2edge.types import Bools, Floats
+from sam2edge.types import Bools, Floats, Progress
 
 STAGES = (*GRAPHS, "rest")
-"""What a frame's time is split into: the four graphs, and everything else from resizing to the finished masks."""
+"""Parts of a frame's time: the four graphs, and everything else from resizing to the finished masks."""
 LOST_AFTER = 6
-"""Frames in a row with another mask after which an object counts as lost: the six recent memories are wrong then, and
-only the conditioning frame still knows it. What ends sooner is a flicker."""
+"""Consecutive frames with a wrong mask after which an object counts as lost: by then all six recent memories are wrong
+and only the conditioning frame still shows it. A shorter stretch is a flicker."""
 SAME_OBJECT = 0.5
-"""Below this IoU two masks do not show the same object."""
-
-Progress = Callable[[int], None]
+"""IoU below which two masks show different objects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one set of graphs made of a clip of T frames with N objects.
-
-    object_ids: in the order of the rows. frame_size: (H,W). packed: masks of each frame, as bits and compressed: some
-    hundred bytes where a frame's logits are megabytes. ious, scores: float32 [T,N], predicted IoU and object score.
-    seconds: float32 [T,5], time of each of STAGES.
-    """
+    """What one set of graphs gave for a clip of T frames with N objects."""
 
     object_ids: tuple[int, ...]
-    frame_size: tuple[int, int]
-    packed: tuple[bytes, ...]
-    ious: Floats
-    scores: Floats
-    seconds: Floats
+    frame_size: tuple[int, int]  # (H,W)
+    packed: tuple[bytes, ...]  # masks as compressed bits, some hundred bytes a frame where logits are megabytes
+    ious: Floats  # predicted IoU [T,N]
+    scores: Floats  # object score [T,N]
+    seconds: Floats  # time of each of STAGES [T,5]
 
     def __len__(self) -> int:
         return len(self.packed)
 
     def masks(self, frame: int) -> Bools:
-        """Masks of a frame at its size: bool [N,H,W]."""
+        """Return a frame's masks at its own size: bool [N,H,W]."""
         shape = (len(self.object_ids), *self.frame_size)
         bits = np.frombuffer(zlib.decompress(self.packed[frame]), np.uint8)
         return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
     @property
     def milliseconds(self) -> dict[str, float]:
-        """Median time of a frame in each of STAGES, without the first frame, which is prompted and warms up."""
+        """Median time of each of STAGES, without the first frame, which is prompted and warms up."""
         later = self.seconds[1:] if len(self) > 1 else self.seconds
         return dict(zip(STAGES, (1e3 * np.median(later, axis=0)).tolist(), strict=True))
 
@@ -73,51 +66,49 @@ def track_clip(
     backend: str | Backend = "auto",
     *,
     record: Iterable[int] = (),
-    progress: Progress = lambda frame: None,
+    progress: Progress = lambda message, fraction: None,
 ) -> tuple[Run, list[Recorded]]:
-    """Track a clip with SAM 2's defaults; the run, and the graphs' runs of the frames in `record`.
+    """Track a clip with SAM 2's defaults, and return the run with the graph runs of the frames in `record`.
 
-    prompts: of each object id, given on the first frame. progress: called with the
-    number of frames done.
-
-    Raises what Clip, VideoTracker and its methods do, and InputError without prompts.
+    Raises:
+        InputError: there are no prompts. Also raises what Clip, VideoTracker and its methods do.
     """
     if not prompts:
         raise InputError("nothing to track: there are no prompts")
-    record, watch = frozenset(record), Recorder(bundle, backend)
+    record, recorder = frozenset(record), Recorder(backend, bundle)
     packed, ious, scores, seconds = [], [], [], []
-    with VideoTracker(bundle, watch, max_objects=len(prompts)) as tracker:
+    with VideoTracker(bundle, recorder, max_objects=len(prompts)) as tracker:
         for number, frame in enumerate(clip):
-            watch.recording = number in record
-            watch.seconds.clear()
+            recorder.recording = number in record
+            recorder.take()
             start = time.perf_counter()
             result = tracker.track(frame)
             for object_id, prompt in prompts.items() if number == 0 else ():
                 result = tracker.prompt(object_id, **prompt.arguments)
-            masks = result.masks  # made when asked for: part of the work
+            masks = result.masks  # computed on first access, so part of the frame's work
             whole = time.perf_counter() - start
-            graphs = [watch.seconds[name] for name in GRAPHS]
-            seconds.append([*graphs, whole - sum(watch.seconds.values())])
+            taken = recorder.take()
+            graphs = [taken.get(name, 0.0) for name in GRAPHS]
+            seconds.append([*graphs, whole - sum(graphs) - taken.get(RECORDING, 0.0)])
             packed.append(zlib.compress(np.packbits(masks).tobytes(), 1))
             ious.append(result.ious)
             scores.append(result.object_scores)
-            progress(number + 1)
+            progress(f"{number + 1} frames", clip.fraction(number + 1))
     size = result.frame_size
     run = Run(tuple(prompts), size, tuple(packed), np.stack(ious), np.stack(scores), np.array(seconds, np.float32))
-    return run, watch.recorded
+    return run, recorder.recorded
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How far a run agrees with a reference.
+    """How far a run agrees with a reference on T frames and N objects.
 
-    object_ids: in the order of the columns. iou: float32 [T,N], of the two masks; two absent ones agree and give 1.
-    lost: ids of the objects that the reference shows (16 pixels or more) and the run does not, by IoU < 0.5, in
-    LOST_AFTER or more frames in a row; frames on which the reference does not show the object are passed over.
+    An object is lost if the reference shows it (in 16 pixels or more) and the run does not, by IoU < 0.5, on LOST_AFTER
+    or more frames in a row. Frames on which the reference does not show the object are skipped.
     """
 
     object_ids: tuple[int, ...]
-    iou: Floats
+    iou: Floats  # of the two masks [T,N]; 1 if both are empty
     lost: tuple[int, ...]
 
     @property
@@ -133,7 +124,7 @@ class Agreement:
 
 
 def compare(reference: Run, run: Run) -> Agreement:
-    """Compare the masks of two runs over the same clip. Raises InputError if they are of different clips or objects."""
+    """Compare the masks of two runs on the same clip; InputError if clips or objects differ."""
     if (reference.object_ids, reference.frame_size, len(reference)) != (run.object_ids, run.frame_size, len(run)):
         raise InputError(
             f"two runs must be of one clip and the same objects but are of {len(reference)} and {len(run)} frames of "
@@ -153,7 +144,7 @@ def compare(reference: Run, run: Run) -> Agreement:
 
 
 def _longest(flags: Bools) -> int:
-    """The longest stretch of True in [T]."""
+    """Return the length of the longest stretch of True in [T]."""
     longest = length = 0
     for flag in flags.tolist():
         length = length + 1 if flag else 0

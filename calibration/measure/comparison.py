@@ -1,51 +1,30 @@
-"""Track one clip with one set of graphs after the other, and measure each against the first."""
+"""Track one clip with one configuration after the other, and measure each against the first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sam2edge.bundle import Bundle, Graph
-from sam2edge.calibration.measure.clip import Clip
+from sam2edge.bundle import Bundle
+from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.calibration.measure.closed_loop import Agreement, Run, compare, track_clip
+from sam2edge.calibration.measure.configurations import Configuration
 from sam2edge.calibration.measure.davis import contour_accuracy, davis_mean, region_similarity
-from sam2edge.calibration.measure.gate import Gate, Verdict
+from sam2edge.calibration.measure.gate import Gate, RangeRatio, Verdict
 from sam2edge.calibration.measure.graph_errors import Errors, graph_errors
 from sam2edge.calibration.measure.recorder import Recorded
 from sam2edge.calibration.measure.targets import Prompts
-from sam2edge.calibration.measure.truth import TrueMasks
 from sam2edge.errors import InputError
 from sam2edge.files import sha256
-from sam2edge.runtime.backends.base import Backend
-
-if TYPE_CHECKING:
-    from sam2edge.bundle.engines import Engine
-    from sam2edge.calibration.int8.range_ratios import RangeRatio
+from sam2edge.types import Progress
 
 RECORDED_FRAMES = (0, 1, 4, 8, 16)
-"""Frames whose inputs the graphs are compared on: prompts, the first memory, a bank half full, full, all pointers."""
+"""Frames on whose inputs graphs are compared: prompts, the first memory, a half full bank, a full one, all pointers."""
 
-
-@dataclass(frozen=True, eq=False)
-class Configuration:
-    """A set of graphs: a bundle's on a backend. bytes: their size on disk, None if they are no files.
-
-    int8: names of the graphs whose INT8 ranges the gate looks at, which needs onnx.
-    """
-
-    name: str
-    bundle: Bundle
-    backend: str | Backend = "auto"
-    bytes: int | None = None
-    int8: Collection[str] = ()
-
-
-def int8_graphs(graphs: Mapping[str, Graph] | Mapping[str, Engine]) -> list[str]:
-    """Names of those that are INT8, of a manifest of graphs or engines."""
-    return [name for name, graph in graphs.items() if graph.precision == "int8"]
+RangeRatios = Callable[[Bundle, str, Sequence[Recorded]], list[RangeRatio]]
+"""Measures the INT8 ranges of a graph on recorded inputs: `int8.ranges.range_ratios`, which needs onnx."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +42,13 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What was measured of one rung.
+    """What was measured of one configuration; of the reference there is no agreement, error or verdict."""
 
-    scores: by object id, None without true masks. comparison, verdict: None for the reference. errors: None for the
-    reference, and where the graphs take other inputs than the reference's.
-    """
-
-    rung: Configuration
+    configuration: Configuration
     run: Run
-    scores: dict[int, Score] | None = None
-    comparison: Agreement | None = None
-    errors: Errors | None = None
+    scores: dict[int, Score] | None = None  # by object id; None without true masks
+    agreement: Agreement | None = None
+    errors: Errors | None = None  # None, too, for graphs whose inputs differ from the reference's
     verdict: Verdict | None = None
 
     @property
@@ -81,17 +56,22 @@ class Measurement:
         """Mean of J and of F over the objects."""
         if self.scores is None:
             return None
-        values = self.scores.values()
-        return Score(float(np.mean([one.j for one in values])), float(np.mean([one.f for one in values])))
+        scores = self.scores.values()
+        return Score(float(np.mean([score.j for score in scores])), float(np.mean([score.f for score in scores])))
 
 
 class Comparison:
-    """A clip tracked with a reference, and then with one set of graphs after the other.
+    """A clip tracked with a reference, and then with one configuration after the other.
 
-    record: frames on whose inputs the graphs are compared one by one; they are held in memory. rows: what was measured,
-    the reference first. recorded: what the reference's graphs saw.
+    Single graphs are compared on the inputs that the reference's graphs got on the frames `record`, which are held in
+    memory. Without `range_ratios` INT8 ranges are not judged.
 
-    Raises what track_clip does, and InputError for a clip of one frame, or true masks that are not the clip's.
+    Attributes:
+        measurements: what was measured, the reference first.
+        recorded: the runs of the reference's graphs on the frames `record`.
+
+    Raises:
+        InputError: the clip has one frame, or the true masks are not of this clip. Also raises what track_clip does.
     """
 
     def __init__(
@@ -102,79 +82,80 @@ class Comparison:
         gate: Gate,
         truth: TrueMasks | None = None,
         *,
+        range_ratios: RangeRatios | None = None,
         record: Iterable[int] = RECORDED_FRAMES,
-        progress: Callable[[str], None] = lambda message: None,
+        progress: Progress = lambda message, fraction: None,
     ) -> None:
         self.clip, self.prompts, self.gate = clip, prompts, gate
-        self._truth, self._progress = truth, progress
+        self._truth, self._range_ratios, self._progress = truth, range_ratios, progress
         self._known: dict[tuple[str, str], list[RangeRatio]] = {}
         run, self.recorded = self._track(reference, record)
         if len(run) < 2:
-            raise InputError(f"{clip.name}: in one frame nothing is tracked; give a longer clip, or more --frames")
-        self.rows = [Measurement(reference, run, self._score(run))]
+            raise InputError(f"{clip.name}: nothing is tracked in a single frame; give a longer clip, or more --frames")
+        self.measurements = [Measurement(reference, run, self._score(run))]
 
-    def measure(self, rung: Configuration) -> Measurement:
-        """Track the clip with another set of graphs and compare it with the reference. Raises what track_clip does."""
-        reference = self.rows[0]
-        run, _ = self._track(rung)
+    def measure(self, configuration: Configuration) -> Measurement:
+        """Track the clip with another configuration and compare it with the reference; raises what track_clip does."""
+        reference = self.measurements[0]
+        run, _ = self._track(configuration)
         scores = self._score(run)
-        self._progress(f"{rung.name}: comparing")
-        comparable = self.recorded and rung.bundle.model == reference.rung.bundle.model
-        errors = graph_errors(rung.bundle, self.recorded, rung.backend) if comparable else None
-        comparison = compare(reference.run, run)
-        verdict = self.gate.judge(comparison, errors, self._ratios(rung) if comparable else ())
-        self.rows.append(Measurement(rung, run, scores, comparison, errors, verdict))
-        return self.rows[-1]
+        self._progress(f"{configuration.name}: comparing", 1.0)
+        agreement, errors, ratios = compare(reference.run, run), None, []
+        if self.recorded and configuration.bundle.model == reference.configuration.bundle.model:
+            errors = graph_errors(configuration.bundle, self.recorded, configuration.backend)
+            ratios = self._ratios(configuration)
+        verdict = self.gate.judge(agreement, errors, ratios)
+        self.measurements.append(Measurement(configuration, run, scores, agreement, errors, verdict))
+        return self.measurements[-1]
 
-    def _track(self, rung: Configuration, record: Iterable[int] = ()) -> tuple[Run, list[Recorded]]:
-        progress = _counting(rung.name, self._progress)
-        return track_clip(rung.bundle, self.clip, self.prompts, rung.backend, record=record, progress=progress)
+    def _track(self, configuration: Configuration, record: Iterable[int] = ()) -> tuple[Run, list[Recorded]]:
+        return track_clip(
+            configuration.bundle,
+            self.clip,
+            self.prompts,
+            configuration.backend,
+            record=record,
+            progress=lambda message, fraction: self._progress(f"{configuration.name}: {message}", fraction),
+        )
 
-    def _ratios(self, rung: Configuration) -> list[RangeRatio]:
-        """Of all graphs, the widest range first. Rungs share graphs, which are run once: ratios are of files."""
-        if not rung.int8:
+    def _ratios(self, configuration: Configuration) -> list[RangeRatio]:
+        """Return the ratios of all INT8 graphs, the widest range first; a graph that several share is run only once."""
+        if self._range_ratios is None:
             return []
-        from sam2edge.calibration.int8.range_ratios import range_ratios
-
-        found: list[RangeRatio] = []
-        for name in rung.int8:
-            key = name, sha256(rung.bundle.graph_path(name))
+        ratios: list[RangeRatio] = []
+        for name in configuration.int8:
+            key = name, sha256(configuration.bundle.graph_path(name))
             if key not in self._known:
-                self._known[key] = range_ratios(rung.bundle, name, self.recorded)
-            found += self._known[key]
-        return sorted(found, key=lambda one: -one.ratio)
+                self._known[key] = self._range_ratios(configuration.bundle, name, self.recorded)
+            ratios += self._known[key]
+        return sorted(ratios, key=lambda ratio: -ratio.ratio)
 
     def _score(self, run: Run) -> dict[int, Score] | None:
         return None if self._truth is None else score(run, self._truth)
 
 
 def compare_all(
-    rungs: Sequence[Configuration],
+    configurations: Sequence[Configuration],
     clip: Clip,
     prompts: Prompts,
     gate: Gate,
     truth: TrueMasks | None = None,
     *,
-    progress: Callable[[str], None] = lambda message: None,
+    range_ratios: RangeRatios | None = None,
+    progress: Progress = lambda message, fraction: None,
 ) -> list[Measurement]:
-    """Measure every rung; the first one is the reference of the others. progress: called with what is being done.
-
-    Raises what Comparison does.
-    """
-    ladder = Comparison(rungs[0], clip, prompts, gate, truth, progress=progress)
-    for rung in rungs[1:]:
-        ladder.measure(rung)
-    return ladder.rows
-
-
-def _counting(name: str, progress: Callable[[str], None]) -> Callable[[int], None]:
-    return lambda frames: progress(f"{name}: {frames} frames")
+    """Measure every configuration against the first one; arguments and errors as of Comparison."""
+    comparison = Comparison(configurations[0], clip, prompts, gate, truth, range_ratios=range_ratios, progress=progress)
+    for configuration in configurations[1:]:
+        comparison.measure(configuration)
+    return comparison.measurements
 
 
 def score(run: Run, truth: TrueMasks) -> dict[int, Score]:
-    """J and F of the objects of a run that are on the first true mask; see davis.py.
+    """Return J and F (davis.py) by object id, of the objects of a run that are on the first true mask.
 
-    Raises InputError if there are none, for another number or size of true masks, and for fewer than three frames.
+    Raises:
+        InputError: there are no such objects, too few true masks or ones of another size, or fewer than three frames.
     """
     ids = tuple(i for i in run.object_ids if i in truth.object_ids)
     if not ids:
@@ -192,6 +173,5 @@ def score(run: Run, truth: TrueMasks) -> dict[int, Score]:
     for frame in range(len(run)):
         predicted, true = run.masks(frame)[rows], truth.masks(frame, ids, run.frame_size)
         j[frame], f[frame] = region_similarity(predicted, true), contour_accuracy(predicted, true)
-    return {
-        i: Score(float(one_j), float(one_f)) for i, one_j, one_f in zip(ids, davis_mean(j), davis_mean(f), strict=True)
-    }
+    means = zip(ids, davis_mean(j).tolist(), davis_mean(f).tolist(), strict=True)
+    return {i: Score(mean_j, mean_f) for i, mean_j, mean_f in means}

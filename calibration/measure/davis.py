@@ -1,12 +1,12 @@
-"""How well predicted masks cover true ones: J, F and J&F as DAVIS 2017 defines them.
+"""J, F and J&F of predicted masks, as DAVIS 2017 defines them.
 
 Decisions of the official evaluation (davisvideochallenge/davis2017-evaluation, metrics.py and evaluation.py) kept here:
 
-- The boundary is the set of pixels that differ from the one to the right, the one below, or the one below that to the
-  right; the image's edge is none. It is matched within ceil(0.008 · diagonal) pixels, by dilation with a disk.
+- The boundary is the set of pixels that differ from their neighbour to the right, below, or diagonally below to the
+  right; the image's edge does not count. It is matched within ceil(0.008 · diagonal) pixels, by dilation with a disk.
 - Two empty masks agree: J = F = 1. If only one is empty, J = F = 0. (A mask that fills the image has no boundary.)
 - The first frame, whose mask is given, and the last one are left out (`davis_mean`).
-- Objects are averaged over their frames, then over each other. Each is scored by its own mask: here masks may overlap.
+- Scores are averaged over each object's frames, then over objects, whose masks may overlap here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from sam2edge.types import Bools, Floats
 
 BOUNDARY_TOLERANCE = 0.008
-"""Distance up to which boundary pixels match, as a share of the image's diagonal (DAVIS 2017)."""
+"""Largest distance between matching boundary pixels, relative to the image's diagonal (DAVIS 2017)."""
 
 
 def region_similarity(predicted: Bools, true: Bools) -> Floats:
@@ -37,7 +37,6 @@ def region_similarity(predicted: Bools, true: Bools) -> Floats:
 
     Raises:
         ValueError: another dtype or fewer dimensions than two, or shapes that differ.
-
     """
     _check_pair(predicted, true)
     both = np.count_nonzero(predicted & true, axis=(-2, -1))
@@ -60,7 +59,6 @@ def contour_accuracy(predicted: Bools, true: Bools) -> Floats:
 
     Raises:
         ValueError: another dtype or fewer dimensions than two, or shapes that differ.
-
     """
     _check_pair(predicted, true)
     radius = math.ceil(BOUNDARY_TOLERANCE * math.hypot(*true.shape[-2:]))
@@ -76,8 +74,7 @@ def davis_mean(values: Floats) -> Floats:
     """Return the mean of J or F over a clip's frames without the first and the last: [T, ...] → [...].
 
     Raises:
-        ValueError: fewer than three frames, of which nothing would be left.
-
+        ValueError: fewer than three frames.
     """
     if len(values) < 3:
         raise ValueError(f"DAVIS leaves the first and the last frame out: needs at least 3 but got {len(values)}")
@@ -86,10 +83,10 @@ def davis_mean(values: Floats) -> Floats:
 
 
 def in_view(true: Bools, pixels: int = 16) -> Bools:
-    """Say which true masks show enough of their object to score it.
+    """Return which true masks show enough of their object to score it.
 
-    A mean over frames leaves the others out: an object that is away scores 1 for an empty mask and 0 for one
-    stray pixel, and either would weigh as much as a frame that shows all of it.
+    Means over frames leave the others out: an absent object scores 1 for an empty mask and 0 for one stray pixel, and
+    either would weigh as much as a frame that shows all of it.
 
     Args:
         true: bool [..., H, W].
@@ -100,7 +97,6 @@ def in_view(true: Bools, pixels: int = 16) -> Bools:
 
     Raises:
         ValueError: another dtype, fewer dimensions than two, or ``pixels`` below 1.
-
     """
     _check("true", true)
     if pixels < 1:
@@ -109,7 +105,7 @@ def in_view(true: Bools, pixels: int = 16) -> Bools:
 
 
 def _boundary(mask: Bools) -> Bools:
-    """Pixels [H,W] that differ from a neighbour to the right or below; David Martin's seg2bmap."""
+    """Return the pixels [H,W] that differ from a neighbour to the right or below (David Martin's seg2bmap)."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")  # a pixel does not differ from what lies outside
     right, below, diagonal = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
     boundary: Bools = (mask ^ right) | (mask ^ below) | (mask ^ diagonal)
@@ -135,6 +131,6 @@ def _check_pair(predicted: Bools, true: Bools) -> None:
 
 
 def _check(name: str, masks: Bools) -> None:
-    # A mask of 0 and 255 would pass through & and | as bits and give a wrong count without a word.
+    # A mask of 0 and 255 would pass through & and | as bits and silently give a wrong count.
     if masks.dtype != np.bool_ or masks.ndim < 2:
         raise ValueError(f"{name} must be bool [..., H, W] but is {masks.dtype} {list(masks.shape)}")

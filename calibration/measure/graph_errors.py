@@ -1,4 +1,4 @@
-"""Errors of single graphs on inputs that a reference saw, so that errors of one do not reach the next."""
+"""Errors of single graphs on inputs that a reference's graphs got, so that errors of one do not reach the next."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from sam2edge.runtime.backends.base import Array, Backend, open_backend
 
 @dataclass(frozen=True)
 class OutputError:
-    """Difference of an output from the reference's over all recorded runs.
+    """How far an output differs from the reference's over all recorded runs; inf if either is not finite."""
 
-    largest: largest difference relative to the reference's largest magnitude, of the worst run, as in the manifest.
-    rms: root of the mean squared difference relative to the root of the mean square. inf for what is not finite.
-    """
-
-    largest: float
-    rms: float
+    largest: float  # difference, of any run, relative to the reference's largest magnitude there (as in the manifest)
+    rms: float  # root mean square of the difference, relative to that of the reference
 
 
 Errors = dict[str, dict[str, OutputError]]
@@ -31,33 +27,31 @@ Errors = dict[str, dict[str, OutputError]]
 def graph_errors(bundle: Bundle, recorded: Sequence[Recorded], backend: str | Backend = "auto") -> Errors:
     """Feed the recorded inputs of a reference to a bundle's graphs and compare the outputs.
 
-    Outputs that choose have steps: `mask`, `iou` and `pointer` of the mask decoder may come from another of the three
-    masks for a tiny difference.
-
-    Raises BackendError, also for graphs that do not take the inputs because they are of another model.
+    The mask decoder's outputs `mask`, `iou` and `pointer` are not continuous: a tiny difference may select another of
+    the three masks. Graphs of another model raise BackendError, since they do not take the inputs.
     """
-    engine, errors = open_backend(backend), {}
-    for graph in dict.fromkeys(one.graph for one in recorded):
-        runner = engine.open(bundle.graph_path(graph))
+    opened, errors = open_backend(backend), {}
+    for graph in dict.fromkeys(run.graph for run in recorded):
+        runner = opened.open(bundle.graph_path(graph))
         sums: dict[str, _Sums] = {}
-        for one in recorded:
-            if one.graph == graph:
-                outputs = runner.run(one.inputs)
-                for name, expected in one.outputs.items():
+        for run in recorded:
+            if run.graph == graph:
+                outputs = runner.run(run.inputs)
+                for name, expected in run.outputs.items():
                     sums.setdefault(name, _Sums()).add(outputs[name], expected)
         errors[graph] = {name: total.error() for name, total in sums.items()}
     return errors
 
 
 def largest(errors: dict[str, OutputError]) -> float:
-    """The largest relative error among the outputs of a graph."""
+    """Return the largest relative error among the outputs of a graph."""
     return max(error.largest for error in errors.values())
 
 
 def most_sensitive(errors: Errors) -> str:
-    """The graph with the largest relative RMS error of an output.
+    """Return the graph with the largest relative RMS error of an output.
 
-    RMS, because single values say little: one that is far off among a million is harmless, and common in INT8.
+    Single values would say little: one that is far off among a million is harmless, and common in INT8.
     """
     return max(errors, key=lambda graph: max(error.rms for error in errors[graph].values()))
 
@@ -66,11 +60,11 @@ class _Sums:
     def __init__(self) -> None:
         self.largest = self.difference = self.expected = 0.0
 
-    def add(self, found: Array, expected: Array) -> None:
-        if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+    def add(self, output: Array, expected: Array) -> None:
+        if not (np.isfinite(output).all() and np.isfinite(expected).all()):
             self.largest = self.difference = np.inf
             return
-        difference = found.astype(np.float64) - expected
+        difference = output.astype(np.float64) - expected
         scale = max(float(np.abs(expected).max()), 1e-6)
         self.largest = max(self.largest, float(np.abs(difference).max()) / scale)
         self.difference += float(np.square(difference).sum())

@@ -1,10 +1,10 @@
-"""A backend around another one that takes the time of every run and keeps some of them."""
+"""A backend around another one that takes the time of its work and keeps runs of its graphs."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,15 @@ from sam2edge.runtime.backends.base import (
     open_backend,
 )
 
+WAITING = "waiting"
+"""Name under which time is added up that belongs to no graph."""
 RECORDING = "recording"
-"""What the time of keeping runs is added to: work of whoever looks on, and no part of a frame."""
+"""Name under which the time of keeping runs is added up, which is no part of a frame."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """One run of a graph: its inputs and outputs by name, as the contract says."""
+    """One run of a graph: its inputs and outputs by name, as in the contract."""
 
     graph: str
     inputs: dict[str, Array]
@@ -36,63 +38,88 @@ class Recorded:
 
 
 class Recorder(WrappedBackend):
-    """Runs graphs of a bundle on a backend and looks on. What is queued is waited for, and nothing is replayed.
+    """Adds up the seconds for which its caller, a single thread, waits for a backend, and keeps runs on request.
 
-    seconds: of each graph, and of RECORDING, since they were last cleared. recorded: runs that were kept. recording:
-    whether to keep the next ones; they hold all their arrays, some 100 MB a frame with three objects at S = 1024.
+    Each graph of a bundle is timed by itself: a run starts when all earlier work is done and is waited for, so nothing
+    is replayed from a recording. Without a bundle, all time is added up under WAITING. While `recording` is set, runs
+    are kept in `recorded` with all their arrays, some 100 MB a frame with three objects at S = 1024.
     """
 
-    new_stream = Backend.new_stream  # itself: what another queue does would not be seen
+    new_stream = Backend.new_stream  # returns the recorder itself: work on another stream would go unnoticed
 
-    def __init__(self, bundle: Bundle, backend: str | Backend) -> None:
+    def __init__(self, backend: str | Backend, bundle: Bundle | None = None) -> None:
         super().__init__(open_backend(backend))
-        self._names = {bundle.graph_path(name): name for name in bundle.manifest.graphs}
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._separate = bundle is not None
+        self._names = {bundle.graph_path(name): name for name in bundle.manifest.graphs} if bundle else {}
+        self._seconds: dict[str, float] = defaultdict(float)
         self.recorded: list[Recorded] = []
         self.recording = False
 
-    def open(self, graph: Path) -> GraphRunner:
-        """Load a graph with the backend that is watched."""
-        return _Watched(self.inner.open(graph), self._names[graph], self)
-
-    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
-        """Queue the steps, each of which is watched."""
-        steps()
+    def take(self) -> dict[str, float]:
+        """Return the seconds by name since the last call."""
+        taken = dict(self._seconds)
+        self._seconds.clear()
+        return taken
 
     @contextmanager
-    def timed(self, graph: str) -> Iterator[None]:
-        """Add the time of what is queued inside to that of a graph."""
-        self.inner.synchronize()
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the time of what is done inside to that of a name."""
+        if self._separate:
+            self.inner.synchronize()
         start = time.perf_counter()
         yield
-        self.inner.synchronize()
-        self.seconds[graph] += time.perf_counter() - start
+        if self._separate:
+            self.inner.synchronize()
+        self._seconds[name] += time.perf_counter() - start
+
+    def open(self, graph: Path) -> GraphRunner:
+        return _RecordedRunner(self.inner.open(graph), self._names.get(graph, WAITING), self)
+
+    def download(self, array: AnyArray) -> Array:
+        with self.timing(WAITING):
+            return self.inner.download(array)
+
+    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
+        if self._separate:
+            steps()
+        else:
+            self.inner.replay(key, steps)
+
+    def synchronize(self) -> None:
+        with self.timing(WAITING):
+            self.inner.synchronize()
 
 
-class _Watched(WrappedRunner):
-    run_outputs = GraphRunner.run_outputs  # a run, of which all outputs are kept
-
-    def __init__(self, inner: GraphRunner, name: str, watch: Recorder) -> None:
+class _RecordedRunner(WrappedRunner):
+    def __init__(self, inner: GraphRunner, name: str, recorder: Recorder) -> None:
         super().__init__(inner)
-        self._name, self._watch = name, watch
+        self._name, self._recorder = name, recorder
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        with self._watch.timed(RECORDING):
-            kept = self._kept(inputs)
-        with self._watch.timed(self._name):
+        kept = self._copies(inputs)
+        with self._recorder.timing(self._name):
             outputs = self.inner.run(inputs)
-        if self._watch.recording:
-            with self._watch.timed(RECORDING):
-                self._watch.recorded.append(Recorded(self._name, kept, self._kept(outputs)))
+        if self._recorder.recording:
+            self._recorder.recorded.append(Recorded(self._name, kept, self._copies(outputs)))
         return outputs
 
+    def run_outputs(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
+        if self._recorder.recording:  # a run whose outputs are all kept
+            return GraphRunner.run_outputs(self, inputs, wanted)
+        with self._recorder.timing(self._name):
+            return self.inner.run_outputs(inputs, wanted)
+
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        if self._watch.recording:  # all outputs, also those that are dropped here
-            with self._watch.timed(RECORDING):
-                self._watch.recorded.append(Recorded(self._name, self._kept(inputs), self.inner.run(inputs)))
-        with self._watch.timed(self._name):
+        if self._recorder.recording:  # with the outputs that the caller drops
+            kept = self._copies(inputs)
+            with self._recorder.timing(RECORDING):
+                self._recorder.recorded.append(Recorded(self._name, kept, self.inner.run(inputs)))
+        with self._recorder.timing(self._name):
             self.inner.run_into(inputs, outputs)
 
-    def _kept(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
-        """Copies, since the arrays of the tracker are written again."""
-        return {name: self._watch.download(array) for name, array in arrays.items()} if self._watch.recording else {}
+    def _copies(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
+        """Copy arrays while recording, since the tracker overwrites its own."""
+        if not self._recorder.recording:
+            return {}
+        with self._recorder.timing(RECORDING):
+            return {name: self._recorder.inner.download(array) for name, array in arrays.items()}

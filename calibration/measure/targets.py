@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sam2edge.bundle import Bundle
-from sam2edge.calibration.measure.truth import TrueMasks
+from sam2edge.calibration.measure.clip import TrueMasks
 from sam2edge.errors import PromptError
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
 from sam2edge.runtime.model.prompts import Prompt
+from sam2edge.types import Frame
 
 Prompts = dict[int, Prompt]
 
@@ -21,38 +21,35 @@ _OVERLAP = 0.1
 
 
 def prompts_from_truth(truth: TrueMasks) -> Prompts:
-    """Each object of the first true mask, by that mask, as in DAVIS' semi-supervised challenge.
-
-    Raises PromptError if there is none.
-    """
+    """Prompt each object with its first true mask, as in DAVIS' semi-supervised challenge; PromptError without any."""
     first = truth[0]
     if not truth.object_ids:
         raise PromptError(f"{truth.path}: the first true mask is empty; give --point, --box or --mask")
     return {object_id: Prompt(mask=first == object_id) for object_id in truth.object_ids}
 
 
-def automatic_prompts(bundle: Bundle, frame: npt.NDArray[np.uint8], backend: str = "auto", count: int = 3) -> Prompts:
-    """Boxes around what a bundle finds on a frame by itself, the same each time.
+def automatic_prompts(bundle: Bundle, frame: Frame, backend: str = "auto", count: int = 3) -> Prompts:
+    """Box the `count` largest objects that a bundle finds on a frame, RGB uint8 [H,W,3]; the same ones each time.
 
     Masks come from a grid of 16×16 points, with predicted IoU above 0.7 and stability from 0.85: looser than the
-    generator's own filters, since any object will do that can be followed. Those of more than half of the frame go,
-    and those that overlap a more confident one by more than a tenth of the smaller. The `count` largest are left.
-    frame: RGB uint8 [H,W,3].
+    generator's own filters, since any object that can be followed will do. Masks that cover more than half of the
+    frame are left out, and those that overlap a more confident one by more than a tenth of the smaller.
 
-    Raises PromptError if nothing is found.
+    Raises:
+        PromptError: no object is found.
     """
     with AutomaticMaskGenerator(bundle, backend=backend, **_FILTERS) as generator:
-        found = generator.generate(frame)
-    taken: list[dict[str, Any]] = []
-    for record in sorted(found, key=lambda record: -float(record["predicted_iou"])):
+        records = generator.generate(frame)
+    objects: list[dict[str, Any]] = []
+    for record in sorted(records, key=lambda record: -float(record["predicted_iou"])):
         small = record["area"] <= _LARGEST * record["segmentation"].size
-        if small and not any(_overlap(record, other) for other in taken):
-            taken.append(record)
-    if not taken:
-        raise PromptError("nothing was found on the first frame by itself; give --point, --box, --mask or --masks")
+        if small and not any(_overlap(record, other) for other in objects):
+            objects.append(record)
+    if not objects:
+        raise PromptError("no object was found on the first frame; give --point, --box, --mask or --masks")
     prompts: Prompts = {}
-    for object_id, record in enumerate(sorted(taken, key=lambda record: -int(record["area"]))[:count], 1):
-        x, y, width, height = record["bbox"]  # as upstream's: one less than the number of columns and rows
+    for object_id, record in enumerate(sorted(objects, key=lambda record: -int(record["area"]))[:count], 1):
+        x, y, width, height = record["bbox"]  # as upstream's: sides are one less than the number of columns and rows
         prompts[object_id] = Prompt(box=(x, y, x + width + 1, y + height + 1))
     return prompts
 

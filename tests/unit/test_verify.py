@@ -12,7 +12,6 @@ import pytest
 from sam2edge import cli
 from sam2edge.calibration.measure.clip import Clip
 from tests.conftest import NANO, REPO
-from tests.models import halved, overdriven, write_changed
 
 CLIP = REPO / "samples" / "clip.mp4"
 MASKS = REPO / "samples" / "clip_masks.npz"
@@ -28,16 +27,6 @@ def run(capsys):
         return code, printed.out.splitlines(), printed.err
 
     return run
-
-
-@pytest.fixture(scope="module")
-def half(nano, tmp_path_factory):
-    return write_changed(nano, tmp_path_factory.mktemp("half") / "half", halved)
-
-
-@pytest.fixture(scope="module")
-def broken(nano, tmp_path_factory):
-    return write_changed(nano, tmp_path_factory.mktemp("broken") / "broken", overdriven)
 
 
 def test_against_pytorch(run, nano, tmp_path):

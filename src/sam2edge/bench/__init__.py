@@ -1,1 +1,1 @@
-"""What a frame costs, measured: `sam2edge bench`. Every row of its table runs in a process of its own."""
+"""`sam2edge bench`: what a frame costs, each row of its table measured in a process of its own."""

@@ -1,4 +1,4 @@
-"""A row of the benchmark: what is run, in a process of its own, and what was measured."""
+"""A row of the benchmark's table: what is run, in a process of its own, and what was measured."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from sam2edge.bench.scene import Scene
 from sam2edge.errors import BackendError
 
@@ -21,28 +18,19 @@ WARM_UP = 24
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """What is run.
-
-    name: what the model is called. kind: "track" (frames as a user has them), "stages" (with a wait around every graph,
-    to time it) or "pytorch". model: path of the bundle, or source of PyTorch's model. backend: its name; for PyTorch
-    "eager" or "compile". frames: how many are timed. mode: as `stream`'s. memory_frames: as VideoTracker's. without: ""
-    or a step that is left out, of STEPS. image_size: of PyTorch's model, None for the checkpoint's own. engines: their
-    directory, "" for those that the backend takes. step: what differs from the row of the step before, for the
-    waterfall; "" in rows that are no step.
-    """
+    """What is run."""
 
     name: str
-    kind: str
-    model: str
-    backend: str
+    kind: str  # "track" (frames as a user has them), "stages" (waits around every graph, to time it) or "pytorch"
+    model: str  # path of the bundle, or source of PyTorch's model
+    backend: str  # its name; for PyTorch "eager" or "compile"
     objects: int
-    frames: int
-    mode: str = "latency"
-    memory_frames: int | None = None
-    without: str = ""
-    image_size: int | None = None
-    engines: str = ""
-    step: str = ""
+    frames: int  # the number of timed ones
+    mode: str = "latency"  # as `stream`'s
+    memory_frames: int | None = None  # as VideoTracker's
+    image_size: int | None = None  # of PyTorch's model; None for the checkpoint's own
+    engines: str = ""  # their directory; "" for those that the backend chooses
+    step: str = ""  # of the waterfall: what differs from the step before; "" if this is no step
     scene: Scene = field(default_factory=Scene)
 
     def __str__(self) -> str:
@@ -51,58 +39,44 @@ class BenchmarkCase:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured; None where it cannot be had. Times in ms, memory in MiB.
+    """What was measured, times in ms and memory in MiB; None where it is not available."""
 
-    median, p90, p99: from a frame in memory to its masks on the host. fps: frames a second, which throughput mode makes
-    more of than 1/median. first: the first frame with its prompts. load: opening the graphs. build: what building the
-    row's engines took once, in seconds, by their manifest. rss: host memory at the end, without the clip's frames. gpu:
-    GPU memory in use at the end beyond that at the start. growth: of both over the timed frames. watts: a mean. host:
-    median of a frame outside of waiting for the backend. iou: mean over objects with true masks. stages: median of each
-    graph, and "rest".
-    """
-
-    median: float
+    median: float  # from a frame in memory to its masks on the host
     p90: float
     p99: float
-    fps: float
-    first: float
-    load: float
-    build: float | None = None
-    rss: float | None = None
-    gpu: float | None = None
-    growth: float | None = None
-    watts: float | None = None
-    host: float | None = None
-    iou: float | None = None
-    stages: dict[str, float] = field(default_factory=dict)
+    fps: float  # frames per second, in throughput mode more than 1/median
+    first: float  # the first frame with its prompts
+    load: float  # opening the graphs
+    build: float | None = None  # building the engines, once, in seconds, by their manifest
+    rss: float | None = None  # host memory at the end, without the clip's frames
+    gpu: float | None = None  # GPU memory in use at the end beyond that at the start
+    growth: float | None = None  # of both over the timed frames
+    watts: float | None = None  # mean power
+    host: float | None = None  # median time of a frame that is not spent waiting for the backend
+    iou: float | None = None  # mean over objects with true masks
+    stages: dict[str, float] = field(default_factory=dict)  # median of each graph, and "rest"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A row, what was measured, and the IoU of its masks with those of the first row of as many objects."""
+    """A case, what was measured, and its masks' IoU with those of the first case with as many objects."""
 
-    row: BenchmarkCase
+    case: BenchmarkCase
     measured: Measured
     agreement: float | None = None
 
 
-def percentiles(seconds: npt.ArrayLike) -> dict[str, float]:
-    """Median, p90 and p99 in ms of times in seconds."""
-    values = np.percentile(1e3 * np.asarray(seconds), (50, 90, 99))
-    return dict(zip(("median", "p90", "p99"), map(float, values), strict=True))
+def run_case(case: BenchmarkCase, masks: str = "", python: Sequence[str] = ()) -> Measured:
+    """Run a case in a process of its own, and write its masks into a file if one is given.
 
-
-def run_case(row: BenchmarkCase, masks: str = "", python: Sequence[str] = ()) -> Measured:
-    """Run a row in a process of its own. masks: a file for its masks (see worker.py), "" for none.
-
-    python: what starts another interpreter than this one, which may lack what the row needs. Raises BackendError with
-    what the process said last if it failed.
+    `python` is the command of another interpreter, if this one lacks what the case needs. BackendError quotes the last
+    line of a process that failed.
     """
-    sent = json.dumps({"row": dataclasses.asdict(row), "masks": masks})
-    command = [*(python or (sys.executable,)), "-m", "sam2edge.bench.worker", sent]
+    job = json.dumps({"case": dataclasses.asdict(case), "masks": masks})
+    command = [*(python or (sys.executable,)), "-m", "sam2edge.bench.worker", job]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        why = said[-1] if said else f"exit code {done.returncode}" + " (out of memory?)" * (done.returncode == -9)
-        raise BackendError(f"the row {row} failed: {why}")
+        printed = done.stderr.strip().splitlines()
+        why = printed[-1] if printed else f"exit code {done.returncode}" + " (out of memory?)" * (done.returncode == -9)
+        raise BackendError(f"the row {case} failed: {why}")
     return Measured(**json.loads(done.stdout.splitlines()[-1]))

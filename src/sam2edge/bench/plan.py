@@ -1,52 +1,53 @@
-"""Which rows a benchmark has, which of them can run here, and running them."""
+"""Which cases a benchmark has, which of them can run here, and running them."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sam2edge.bench.cases import BenchmarkCase, Result, run_case
-from sam2edge.bench.configurations import Variant, variants
 from sam2edge.bench.scene import Scene
-from sam2edge.bench.timed import STEPS, offers
 from sam2edge.bundle import Bundle
+from sam2edge.bundle.engines import engine_directories
+from sam2edge.calibration.measure.configurations import (
+    Configuration,
+    find_configurations,
+    precisions,
+    without_pytorch,
+)
 from sam2edge.calibration.measure.davis import region_similarity
 from sam2edge.checks import integer
 from sam2edge.errors import BackendError, InputError
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.video.stream import MODES
+from sam2edge.types import Progress
 
 TORCH_MODES = ("eager", "compile")
-_KEPT = {"device arrays": "arrays stay on the device", "recordings": "frames are recorded"}
+_ORDER = ("fp32", "fp16", "int8", "auto")
 _LOWER = {
     "fp16": "engines of `sam2edge build`, with --backend tensorrt",
     "int8": "give a bundle of `sam2edge calibrate` too",
 }
+"""How to get the precisions that are missing."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for. bundles: others are compared with the first. backend: its name; tensorrt runs all engines.
+    """What is to be measured; InputError for values out of range."""
 
-    objects: numbers of objects. frames: timed in each row. modes: of MODES. memory_frames: numbers of recent frames
-    that are attended to, for the first number of objects; the model's own comes with them. compare: source of
-    PyTorch's model, which comes with ONNX Runtime's backends, or "".
-    """
-
-    bundles: tuple[Bundle, ...]
-    backend: str = "auto"
+    bundles: tuple[Bundle, ...]  # others are compared with the first
+    backend: str = "auto"  # tensorrt runs all engines
     objects: tuple[int, ...] = (1, 4, 8)
-    frames: int = 100
+    frames: int = 100  # timed in each case
     modes: tuple[str, ...] = MODES
-    memory_frames: tuple[int, ...] = (1, 3)
-    compare: str = ""
+    memory_frames: tuple[int, ...] = (1, 3)  # for the first number of objects, and beside the model's own
+    compare: str = ""  # source of PyTorch's model, which is measured together with ONNX Runtime's backends
     scene: Scene = dataclasses.field(default_factory=Scene)
 
     def __post_init__(self) -> None:
@@ -59,133 +60,137 @@ class Settings:
         if not (self.bundles and self.objects and self.modes):
             raise InputError("a benchmark needs a bundle, a number of objects and a mode")
         if self.scene.masks and not self.scene.clip:
-            raise InputError(f"{self.scene.masks}: true masks need the clip that they are of; give --clip")
+            raise InputError(f"{self.scene.masks}: true masks need the clip that they belong to; give --clip")
 
 
 def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
-    """The rows, and what cannot be measured here, with the reason.
+    """Return the cases, and what cannot be measured here, with the reason.
 
-    Raises BackendError if the backend is not here or has nothing that runs, and what the scene does.
+    Raises:
+        BackendError: the backend is not here, or nothing runs with it. Also raises what the scene does.
     """
     main = open_backend(settings.backend)
-    settings.scene.boxes(1, settings.scene.frames(1)[0].shape[:2])  # said now and not by the first row
-    rows, missing = _pytorch(settings)
-    found, refused = variants(settings.bundles, settings.backend)
-    own = [_row(settings, variant, settings.backend) for variant in found]
-    chain = [row for row, variant in zip(own, found, strict=True) if variant.same_model(found[0])]
+    settings.scene.boxes(1, settings.scene.frames(1)[0].shape[:2])  # raises here rather than in the first case
+    configurations, refused = _configurations(settings)
+    own = [_case(settings, configuration, settings.backend) for configuration in configurations]
+    same = [_same_model(settings, configuration) for configuration in configurations]
+    chain = list(itertools.compress(own, same))
     best = chain[-1]
-    steps = _steps(chain, offers(main)) if "latency" in settings.modes else {}
-    rows += [row for row in steps if row.without]
-    for row in own:
-        rows += _tracking(settings, row, settings.modes)
-    missing += [f"{step} (the backend {settings.backend} has none)" for step in STEPS if step not in offers(main)]
+    cases, missing = _pytorch(settings)
+    for case in own:
+        cases += _tracking(settings, case, settings.modes)
     memory = settings.bundles[0].model.memory_frames
     counts = [*(count for count in settings.memory_frames if count < memory), memory]
-    rows += [dataclasses.replace(best, memory_frames=count) for count in counts if settings.memory_frames]
+    cases += [dataclasses.replace(best, memory_frames=count) for count in counts if settings.memory_frames]
     for name in ("onnx", "onnx-cuda") if settings.compare else ():
         try:
             other = open_backend(name)
         except BackendError as error:
             missing.append(f"{name} ({str(error).partition(';')[0]})")
         else:
-            if not _same(other, main):
-                first, _ = variants(settings.bundles[:1], name)
-                rows += _tracking(settings, _row(settings, first[0], name), ("latency",))
+            if not _same_backend(other, main):
+                first = find_configurations(settings.bundles, name, engines=False)[0][0]
+                cases += _tracking(settings, _case(settings, first, name), ("latency",))
     for precision, how in _LOWER.items():
-        if not any(precision in variant.precisions for variant in found):
+        if not any(precision in precisions(configuration.graphs) for configuration in configurations):
             missing.append(f"{precision.upper()} ({how})")
-    missing += refused
-    missing.append("the export's rewrites one by one (docs/performance.md)")
-    return [dataclasses.replace(row, step=row.step or steps.get(row, "")) for row in rows], missing
+    missing += [*refused, "the export's rewrites one by one (docs/explanation/performance.md)"]
+    steps = _steps(chain) if "latency" in settings.modes else {}
+    return [dataclasses.replace(case, step=case.step or steps.get(case, "")) for case in cases], missing
 
 
-def _steps(chain: Sequence[BenchmarkCase], offered: Sequence[str]) -> dict[BenchmarkCase, str]:
-    """Rows that differ from the one before in one thing, with its name: first precisions, without what is `offered`.
+def _configurations(settings: Settings) -> tuple[list[Configuration], list[str]]:
+    """Find what runs with the backend: the first bundle's model in all its precisions, then the other bundles."""
+    engines = settings.backend == "tensorrt"
+    found, refused = find_configurations(settings.bundles, settings.backend, graphs=not engines, engines=engines)
+    for bundle in settings.bundles:
+        if not any(configuration.bundle is bundle for configuration in found):
+            reasons = [refused[directory] for directory in engine_directories(bundle.path)]
+            why = "; ".join(reasons) or f"there are none; build them with `sam2edge build {bundle.path}`"
+            raise BackendError(f"none of the engines of {bundle.path} can be loaded here: {why}")
 
-    chain: one model in its precisions.
-    """
-    left_out = [*offered, ""]
-    first = f"exported graphs with their rewrites: {chain[0].name}, {chain[0].backend}"
-    labels = [first, *(f"precision: {row.name}" for row in chain[1:])]
-    steps = {dataclasses.replace(row, without=left_out[0]): label for row, label in zip(chain, labels, strict=True)}
-    for before, after in itertools.pairwise(left_out):
-        steps[dataclasses.replace(chain[-1], without=after)] = _KEPT[before]
-    return {**steps, dataclasses.replace(chain[-1], mode="throughput"): "throughput mode"}
+    def place(configuration: Configuration) -> tuple[int, int]:
+        other = 0 if _same_model(settings, configuration) else 1 + settings.bundles.index(configuration.bundle)
+        return other, _ORDER.index(configuration.precision)
+
+    return sorted(found, key=place), list(refused.values())
+
+
+def _same_model(settings: Settings, configuration: Configuration) -> bool:
+    """Whether a configuration was made from the same FP32 graphs as the first bundle."""
+
+    def origin(bundle: Bundle) -> dict[str, str]:
+        calibration = bundle.manifest.calibration
+        return calibration.source if calibration else {n: graph.sha256 for n, graph in bundle.manifest.graphs.items()}
+
+    return origin(configuration.bundle) == origin(settings.bundles[0])
+
+
+def _same_backend(one: Backend, other: Backend) -> bool:
+    return type(one) is type(other) and vars(one) == vars(other)
+
+
+def _steps(chain: Sequence[BenchmarkCase]) -> dict[BenchmarkCase, str]:
+    """Return the waterfall's steps with their labels: a model in its precisions, then throughput mode."""
+    first, *others = chain
+    return {
+        first: f"exported graphs with their rewrites: {first.name}, {first.backend}",
+        **{case: f"precision: {case.name}" for case in others},
+        dataclasses.replace(chain[-1], mode="throughput"): "throughput mode",
+    }
 
 
 def _pytorch(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
-    absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if not settings.compare:
-        return [], ["PyTorch (give --compare SOURCE)"]
-    if absent:
-        return [], [f'PyTorch ({absent[0]} is not installed: pip install "sam2edge[export]")']
-    size = settings.bundles[0].model.image_size
+    if absent := without_pytorch(settings.compare, "--compare"):
+        return [], [absent]
+    case = BenchmarkCase("PyTorch", "pytorch", settings.compare, "", settings.objects[0], settings.frames)
+    case = dataclasses.replace(case, image_size=settings.bundles[0].model.image_size, scene=settings.scene)
     return [
-        BenchmarkCase(
-            "PyTorch",
-            "pytorch",
-            settings.compare,
-            mode,
-            count,
-            settings.frames,
-            image_size=size,
-            step=f"PyTorch {mode}" if count == settings.objects[0] else "",
-            scene=settings.scene,
-        )
+        dataclasses.replace(case, backend=mode, objects=count, step=f"PyTorch {mode}" * (count == settings.objects[0]))
         for mode in TORCH_MODES
         for count in settings.objects
     ], []
 
 
-def _tracking(settings: Settings, one: BenchmarkCase, modes: Sequence[str]) -> list[BenchmarkCase]:
-    rows = []
+def _tracking(settings: Settings, case: BenchmarkCase, modes: Sequence[str]) -> list[BenchmarkCase]:
+    cases = []
     for count in settings.objects:
-        row = dataclasses.replace(one, objects=count)
-        rows += [dataclasses.replace(row, mode=mode) for mode in modes]
-        rows.append(dataclasses.replace(row, kind="stages"))
-    return rows
+        counted = dataclasses.replace(case, objects=count)
+        cases += [dataclasses.replace(counted, mode=mode) for mode in modes]
+        cases.append(dataclasses.replace(counted, kind="stages"))
+    return cases
 
 
-def _row(settings: Settings, variant: Variant, backend: str) -> BenchmarkCase:
-    path = variant.bundle.path
-    same = [one.path.name for one in settings.bundles].count(path.name) > 1
-    name, model = f"{path if same else path.name} {variant}", str(path.resolve())
-    row = BenchmarkCase(name, "track", model, backend, settings.objects[0], settings.frames)
-    return dataclasses.replace(row, engines=variant.engines, scene=settings.scene)
-
-
-def _same(one: Backend, other: Backend) -> bool:
-    return type(one) is type(other) and vars(one) == vars(other)
+def _case(settings: Settings, configuration: Configuration, backend: str) -> BenchmarkCase:
+    model, engines = str(configuration.bundle.path.resolve()), str(configuration.engines or "")
+    case = BenchmarkCase(configuration.name, "track", model, backend, settings.objects[0], settings.frames)
+    return dataclasses.replace(case, engines=engines, scene=settings.scene)
 
 
 def run(
-    rows: Sequence[BenchmarkCase], progress: Callable[[str, float], None] = lambda message, fraction: None
+    cases: Sequence[BenchmarkCase], progress: Progress = lambda message, fraction: None
 ) -> tuple[list[Result], list[str]]:
-    """Run the rows one after the other; the results, and rows that failed, with the reason.
-
-    Only what is compared with may fail: BackendError for a row of a bundle. progress: called with the row and what
-    part of the rows is done.
-    """
+    """Run the cases; return the results, and the reason for each case of PyTorch that failed. Others may not fail."""
     results: list[Result] = []
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
         references: dict[int, Path] = {}
-        for number, row in enumerate(rows):
-            progress(str(row), number / len(rows))
+        for number, case in enumerate(cases):
+            progress(str(case), number / len(cases))
             masks = Path(directory) / f"{number}.npz"
             try:
-                measured = run_case(row, str(masks))
+                measured = run_case(case, str(masks))
             except BackendError as error:
-                if row.kind != "pytorch":
+                if case.kind != "pytorch":
                     raise
                 failed.append(str(error))
                 continue
-            reference = references.setdefault(row.objects, masks)
-            results.append(Result(row, measured, _agreement(reference, masks)))
+            reference = references.setdefault(case.objects, masks)
+            results.append(Result(case, measured, _agreement(reference, masks)))
     return results, failed
 
 
 def _agreement(reference: Path, other: Path) -> float:
-    """Mean IoU of the masks in two files."""
-    with np.load(reference) as one, np.load(other) as two:
-        return float(region_similarity(two["masks"], one["masks"]).mean())
+    """Return the mean IoU of the masks in two files."""
+    with np.load(reference) as expected, np.load(other) as masks:
+        return float(region_similarity(masks["masks"], expected["masks"]).mean())

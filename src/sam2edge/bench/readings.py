@@ -1,4 +1,4 @@
-"""Memory and power of this machine, read where they can be; None where not."""
+"""Memory and power of this machine; None where they cannot be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PAUSE = 0.1
 
 
 def host_memory() -> float | None:
-    """Memory of this process that is in RAM, MiB; Linux only."""
+    """Return this process's memory in RAM, MiB; Linux only."""
     if not _STATUS.exists():
         return None
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
@@ -23,25 +23,25 @@ def host_memory() -> float | None:
 
 
 def gpu_memory() -> float | None:
-    """Memory in use on GPU 0, of all processes, MiB."""
-    return _ask("memory.used")
+    """Return the memory of all processes on the first GPU, MiB."""
+    return _nvidia_smi("memory.used")
 
 
 def power(ina3221: Path = _INA3221) -> float | None:
-    """Watts now: of a Jetson's board by its INA3221 monitors (VDD_IN where it has it, else all rails), or of GPU 0."""
+    """Return the watts of a Jetson's board (VDD_IN of its INA3221s, or else all rails), or of the first GPU."""
     rails = {}
     for label in sorted(ina3221.glob("*/hwmon/hwmon*/in*_label")):
         channel = label.name.removeprefix("in").removesuffix("_label")
         volts, amperes = label.with_name(f"in{channel}_input"), label.with_name(f"curr{channel}_input")
-        if volts.exists() and amperes.exists():  # both in thousandths
+        if volts.exists() and amperes.exists():  # both are in thousandths
             rails[label.read_text().strip()] = int(volts.read_text()) * int(amperes.read_text()) / 1e6
     if rails:
         return rails.get("VDD_IN", sum(rails.values()))
-    return _ask("power.draw")
+    return _nvidia_smi("power.draw")
 
 
-def _ask(what: str) -> float | None:
-    """A number of the first GPU by nvidia-smi; Jetsons have the program but answer [N/A]."""
+def _nvidia_smi(what: str) -> float | None:
+    """Return a number of the first GPU by nvidia-smi, which answers [N/A] on Jetsons."""
     if shutil.which("nvidia-smi") is None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
@@ -52,7 +52,7 @@ def _ask(what: str) -> float | None:
 
 
 class PowerMeter:
-    """Reads the power again and again in a thread, as long as the context lasts; not while frames are timed."""
+    """Reads the power repeatedly in a thread while its context lasts; not for use while frames are timed."""
 
     def __init__(self) -> None:
         self._read: list[float] = []
@@ -60,8 +60,8 @@ class PowerMeter:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
-        while (now := power()) is not None and not self._stop.wait(_PAUSE):
-            self._read.append(now)
+        while (watts := power()) is not None and not self._stop.wait(_PAUSE):
+            self._read.append(watts)
 
     def __enter__(self) -> PowerMeter:
         self._thread.start()
@@ -73,5 +73,5 @@ class PowerMeter:
 
     @property
     def watts(self) -> float | None:
-        """Mean so far; None if nothing could be read."""
+        """Mean power so far; None if nothing could be read."""
         return statistics.mean(self._read) if self._read else None

@@ -52,7 +52,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _bench(args: argparse.Namespace) -> int:
     from sam2edge.bench import plan, report
     from sam2edge.bench.scene import Scene
-    from sam2edge.bench.waterfall import waterfall
     from sam2edge.bundle import Bundle
 
     settings = plan.Settings(
@@ -65,10 +64,10 @@ def _bench(args: argparse.Namespace) -> int:
         args.compare,
         Scene(args.clip, args.masks),
     )
-    rows, missing = plan.plan(settings)
+    cases, missing = plan.plan(settings)
     status = StatusLine()
     try:
-        results, failed = plan.run(rows, lambda row, fraction: status.show(f"{fraction:4.0%} {row}"))
+        results, failed = plan.run(cases, lambda case, fraction: status.show(f"{fraction:4.0%} {case}"))
     finally:
         status.clear()
     missing += failed
@@ -77,7 +76,7 @@ def _bench(args: argparse.Namespace) -> int:
     print(f"\n{report.STAGES_TIMED}")
     print_table(report.stage_table(results))
     print()
-    print_table(report.waterfall_table(waterfall(results)))
+    print_table(report.waterfall_table(results))
     print(f"\nnot measured: {'; '.join(missing)}")
     if args.csv:
         report.write_csv(args.csv, results)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +32,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=int, default=64, metavar="N", help="frames to record, of all clips together (default: 64)"
     )
-    parser.add_argument(
-        "--method",
-        choices=("minmax", "entropy", "percentile"),
-        help="how a range is chosen (default: the recipe's; minmax)",
-    )
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="which layers stay FP32, as OUT/recipe.json")
     parser.add_argument("--min-iou", type=float, default=0.97, metavar="IOU", help="lowest mean IoU (default: 0.97)")
     parser.add_argument("--no-gate", action="store_true", help="write INT8 without measuring it")
@@ -65,7 +59,6 @@ def _calibrate(args: argparse.Namespace) -> int:
         from sam2edge.calibration.measure.report import report_directory
 
         recipe = Recipe.read(args.recipe) if args.recipe else Recipe()
-        recipe = dataclasses.replace(recipe, method=args.method) if args.method else recipe
         gate = None if args.no_gate else Gate(args.min_iou)
         given = [prompts] if prompts else None
         common: dict[str, Any] = {"frames": args.frames, "recipe": recipe, "progress": show}

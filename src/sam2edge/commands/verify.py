@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +14,9 @@ from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.measure.clip import Clip
-    from sam2edge.calibration.measure.comparison import Configuration
+    from sam2edge.calibration.measure.clip import Clip, TrueMasks
+    from sam2edge.calibration.measure.configurations import Configuration
     from sam2edge.calibration.measure.targets import Prompts
-    from sam2edge.calibration.measure.truth import TrueMasks
 
 _FAILED = 1
 
@@ -54,93 +51,72 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _verify(args: argparse.Namespace) -> int:
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.measure.clip import Clip
-    from sam2edge.calibration.measure.comparison import compare_all
+    from sam2edge.calibration.measure.clip import Clip, TrueMasks
+    from sam2edge.calibration.measure.comparison import RangeRatios, compare_all
     from sam2edge.calibration.measure.gate import Gate
     from sam2edge.calibration.measure.report import table, write_report
-    from sam2edge.calibration.measure.truth import TrueMasks
 
     gate, clip = Gate(min_mean_iou=args.min_iou), Clip(args.clip, args.frames)
     bundle = Bundle.open(args.bundle)
     truth = TrueMasks(args.masks, args.clip) if args.masks else None
-    rungs, missing = _rungs(bundle, args)
+    configurations, missing = _configurations(bundle, args)
+    range_ratios: RangeRatios | None = None
+    if any(configuration.int8 for configuration in configurations):
+        if importlib.util.find_spec("onnx") is None:
+            missing.append("ranges of INT8 graphs (onnx is not installed: pip install onnx)")
+        else:
+            from sam2edge.calibration.int8.ranges import range_ratios
     if truth is None:
-        if len(rungs) == 1:
+        if len(configurations) == 1:
             raise InputError(f"nothing to compare {args.bundle} with: {'; '.join(missing)}; or give --masks")
         missing.append("J&F (give --masks)")
-    status = StatusLine()
+    prompts, status = _prompts(bundle, clip, truth, args), StatusLine()
     try:
-        rows = compare_all(rungs, clip, _prompts(bundle, clip, truth, args), gate, truth, progress=status.show)
+        measurements = compare_all(
+            configurations,
+            clip,
+            prompts,
+            gate,
+            truth,
+            range_ratios=range_ratios,
+            progress=lambda message, fraction: status.show(f"{fraction:4.0%} {message}"),
+        )
     finally:
         status.clear()
-    print_table(table(rows))
+    print_table(table(measurements))
+    reference, *others = measurements
     missing += [
-        f"single graphs of {row.rung.name} (another model than {rows[0].rung.name}'s)"
-        for row in rows[1:]
-        if row.errors is None
+        f"single graphs of {other.configuration.name} (another model than {reference.configuration.name}'s)"
+        for other in others
+        if other.errors is None
     ]
     if missing:
         print(f"not measured: {'; '.join(missing)}")
     if args.report:
-        print("wrote " + ", ".join(map(str, write_report(args.report, clip, gate, rows))))
-    failed = [(row.rung.name, row.verdict) for row in rows if row.verdict and not row.verdict.passed]
+        print("wrote " + ", ".join(map(str, write_report(args.report, clip, gate, measurements))))
+    failed = [(other.configuration.name, other.verdict) for other in others if other.verdict and other.verdict.failures]
     for name, verdict in failed:
         hint = f"; {verdict.sensitive} differs most" if verdict.sensitive else ""
         print(f"{name}: {'; '.join(verdict.failures)}{hint}")
     return _FAILED if failed else 0
 
 
-def _rungs(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Configuration], list[str]]:
-    """What can be measured here, the reference first, and what cannot, with the reason."""
+def _configurations(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Configuration], list[str]]:
+    """Find what can be measured here, the reference first, and what cannot, with the reason."""
     from sam2edge.bundle import Bundle
-    from sam2edge.calibration.measure.comparison import Configuration, int8_graphs
+    from sam2edge.calibration.measure.configurations import Configuration, find_configurations, without_pytorch
 
-    rungs, missing = [], []
-    absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if args.against is None:
-        missing.append("PyTorch (give --against SOURCE)")
-    elif absent:
-        missing.append(f'PyTorch ({absent[0]} is not installed: pip install "sam2edge[export]")')
+    configurations, refused = find_configurations([bundle, *map(Bundle.open, args.candidate)], args.backend)
+    missing = list(refused.values())
+    if absent := without_pytorch(args.against, "--against"):
+        missing.insert(0, absent)
     else:
         from sam2edge.export.reference import TorchBackend
 
-        rungs.append(Configuration("PyTorch", bundle, TorchBackend(bundle, args.against)))
-    bundles = [bundle, *map(Bundle.open, args.candidate)]
-    for one in bundles:
-        graphs = one.manifest.graphs.values()
-        precisions = "/".join(dict.fromkeys(graph.precision for graph in graphs))
-        name = one.path.name if [other.path.name for other in bundles].count(one.path.name) == 1 else one.path
-        size = sum(graph.bytes for graph in graphs)
-        rungs.append(Configuration(f"{name} {precisions}", one, args.backend, size, int8_graphs(one.manifest.graphs)))
-        for found in _engines(one):
-            if isinstance(found, str):
-                missing.append(found)
-            else:
-                rungs.append(dataclasses.replace(found, name=f"{name} {found.name}"))
-    if importlib.util.find_spec("onnx") is None and any(rung.int8 for rung in rungs):
-        missing.append("ranges of INT8 graphs (onnx is not installed: pip install onnx)")
-        rungs = [dataclasses.replace(rung, int8=()) for rung in rungs]
+        configurations.insert(0, Configuration("PyTorch", bundle, TorchBackend(bundle, args.against), files={}))
     if not args.candidate:
         missing.append("other precisions (give their bundles as --candidate)")
-    return rungs, missing
-
-
-def _engines(bundle: Bundle) -> Iterator[Configuration | str]:
-    """The engines that were built of a bundle; why they cannot be measured, for those that do not run here."""
-    from sam2edge.bundle.engines import engine_directories, read_manifest
-    from sam2edge.calibration.measure.comparison import Configuration, int8_graphs
-    from sam2edge.errors import BackendError, EngineError
-    from sam2edge.runtime.backends.tensorrt import TensorRTBackend
-
-    for directory in engine_directories(bundle.path):
-        try:
-            backend = TensorRTBackend(directory)
-            backend.open(bundle.graph_path("mask_decoder"))
-            engines = read_manifest(directory, bundle).engines
-            size = sum(engine.bytes for engine in engines.values())
-            yield Configuration(f"{directory.name} engines", bundle, backend, size, int8_graphs(engines))
-        except (BackendError, EngineError) as error:
-            yield f"{directory} ({error})"
+    return configurations, missing
 
 
 def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse.Namespace) -> Prompts:

@@ -1,4 +1,4 @@
-"""Engines of a bundle as rows, on stand-ins for TensorRT and a GPU."""
+"""Engines of a bundle as cases, on stand-ins for TensorRT and a GPU."""
 
 from __future__ import annotations
 
@@ -69,26 +69,18 @@ def settings(bundles, **changes):
 
 
 def test_every_precision_that_was_built(fake, built):
-    """One model first in FP32 and last as was found best, each called what its engines are."""
-    rows, missing = plan.plan(settings(built))
-    whole = [row for row in rows if row.kind == "track" and not row.without and row.memory_frames is None]
+    """One model from FP32 to the fastest mixture, each named after its engines and a step of the waterfall."""
+    cases, missing = plan.plan(settings(built))
+    whole = [case for case in cases if case.kind == "track" and case.memory_frames is None]
     b, b_int8 = (str(bundle.path) for bundle in built)
-    assert [(row.name, row.model, row.engines) for row in whole] == [
-        ("b fp32", b, f"{b}.engines/fp32"),
-        ("b fp16", b, f"{b}.engines/fp16"),
-        ("b-int8 int8", b_int8, f"{b_int8}.engines/int8"),
-        ("b auto (fp16/fp32)", b, f"{b}.engines/auto"),
+    assert [(case.name, case.model, case.engines, case.step) for case in whole] == [
+        ("b fp32 engines", b, f"{b}.engines/fp32", "exported graphs with their rewrites: b fp32 engines, tensorrt"),
+        ("b fp16 engines", b, f"{b}.engines/fp16", "precision: b fp16 engines"),
+        ("b-int8 int8 engines", b_int8, f"{b_int8}.engines/int8", "precision: b-int8 int8 engines"),
+        ("b auto (fp16/fp32) engines", b, f"{b}.engines/auto", "precision: b auto (fp16/fp32) engines"),
     ]
-    assert {row.backend for row in rows} == {"tensorrt"}
-    assert [(row.name, row.without, row.step) for row in rows if row.step] == [
-        ("b fp32", "device arrays", "exported graphs with their rewrites: b fp32, tensorrt"),
-        ("b fp16", "device arrays", "precision: b fp16"),
-        ("b-int8 int8", "device arrays", "precision: b-int8 int8"),
-        ("b auto (fp16/fp32)", "device arrays", "precision: b auto (fp16/fp32)"),
-        ("b auto (fp16/fp32)", "recordings", "arrays stay on the device"),
-        ("b auto (fp16/fp32)", "", "frames are recorded"),
-    ]
-    assert {row.name for row in rows if row.memory_frames} == {"b auto (fp16/fp32)"}
+    assert {case.backend for case in cases} == {"tensorrt"}
+    assert {case.name for case in cases if case.memory_frames} == {"b auto (fp16/fp32) engines"}
     assert not any(text.startswith(("FP16", "INT8")) for text in missing)
 
 
@@ -105,10 +97,10 @@ def foreign(data):
     data["target"]["gpu"] = "Other GPU"
 
 
-def test_engines_of_another_gpu_are_no_row(fake, one):
+def test_engines_of_another_gpu_are_not_measured(fake, one):
     change(directory := default_directory(one.path, "fp32"), foreign)
-    rows, missing = plan.plan(settings((one,)))
-    assert {row.name for row in rows} == {"b fp16"}
+    cases, missing = plan.plan(settings((one,)))
+    assert {case.name for case in cases} == {"b fp16 engines"}
     assert any(text.startswith(f"{directory} ({directory}: built for GPU Other GPU") for text in missing)
 
 
@@ -125,8 +117,8 @@ def test_no_engines(fake, nano):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_row_runs_its_engines(fake, built, monkeypatch, precision):
-    """Not those that the backend would take by itself (auto); what building them took is theirs, too."""
+def test_case_runs_its_engines(fake, built, monkeypatch, precision):
+    """Not those that the backend would choose (auto); the build time is theirs, too."""
     directory, read, used = default_directory(built[0].path, precision), Engines.read, set()
 
     def spy(engines, graph):
@@ -134,8 +126,8 @@ def test_row_runs_its_engines(fake, built, monkeypatch, precision):
         return read(engines, graph)
 
     monkeypatch.setattr(Engines, "read", spy)
-    row = BenchmarkCase("b", "track", str(built[0].path), "tensorrt", 1, 2, engines=str(directory))
-    found = worker.measure(row)
+    case = BenchmarkCase("b", "track", str(built[0].path), "tensorrt", 1, 2, engines=str(directory))
+    measured = worker.measure(case)
     assert used == {directory}
-    assert found.build == 1.25 * len(ENGINES)
-    assert found.median > 0
+    assert measured.build == 1.25 * len(ENGINES)
+    assert measured.median > 0

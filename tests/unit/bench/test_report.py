@@ -1,4 +1,4 @@
-"""The plan, tables, files and pictures, with results that were made up; and the command on the bundled model."""
+"""The plan, tables, files and pictures with made-up results, and the command on the bundled model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from sam2edge import Bundle, cli
 from sam2edge.bench import plan, report
 from sam2edge.bench.cases import BenchmarkCase, Measured, Result
 from sam2edge.bench.plan import Settings
-from sam2edge.bench.plots import bars, lines
+from sam2edge.bench.report import Step, waterfall
 from sam2edge.bench.scene import Scene
-from sam2edge.bench.waterfall import Step, waterfall
 from sam2edge.bundle import GRAPHS
 from sam2edge.errors import BackendError, InputError
 from tests.conftest import REPO
@@ -30,16 +28,15 @@ STAGES = {**{name: 10.0 * n for n, name in enumerate(GRAPHS, 1)}, "rest": 5.0}
 
 def result(fps: float, kind: str = "track", objects: int = 1, **fields: Any) -> Result:
     measured = {name: fields.pop(name) for name in ("stages", "iou", "gpu", "watts", "host", "build") if name in fields}
-    row = BenchmarkCase(fields.pop("name", "b fp32"), kind, "m", fields.pop("backend", "onnx"), objects, 9, **fields)
-    return Result(row, Measured(1e3 / fps, 40.0, 50.0, fps, 60.0, 70.0, **measured), 0.99)
+    case = BenchmarkCase(fields.pop("name", "b fp32"), kind, "m", fields.pop("backend", "onnx"), objects, 9, **fields)
+    return Result(case, Measured(1e3 / fps, 40.0, 50.0, fps, 60.0, 70.0, **measured), 0.99)
 
 
 RESULTS = [
     result(10, "pytorch", name="PyTorch", backend="eager", step="PyTorch eager"),
     result(12, "pytorch", objects=4, name="PyTorch", backend="eager"),
-    result(20, without="device arrays", step="exported graphs"),
-    result(25, without="recordings", step="arrays"),
-    result(40, host=1.25, gpu=512.4, watts=9.87, iou=0.95, step="recordings"),
+    result(25, step="exported graphs", name="b"),
+    result(40, host=1.25, gpu=512.4, watts=9.87, iou=0.95, step="precision"),
     result(80, mode="throughput", step="throughput mode"),
     result(38, "stages", stages=STAGES),
     result(20, objects=4),
@@ -53,35 +50,32 @@ RESULTS = [
 
 
 def test_waterfall() -> None:
-    """Step by step; another model or backend is against the last step in latency mode."""
-    found = [(s.name, round(s.ms, 6), s.against, round(s.factor, 6)) for s in waterfall(RESULTS)]
-    assert found == [
+    """Each step is compared with the one before; other models and backends with the last one in latency mode."""
+    assert [(s.name, round(s.ms, 6), s.against, round(s.factor, 6)) for s in waterfall(RESULTS)] == [
         ("PyTorch eager", 100, "", 1),
-        ("exported graphs", 50, "PyTorch eager", 2),
-        ("arrays", 40, "exported graphs", 1.25),
-        ("recordings", 25, "arrays", 1.6),
-        ("throughput mode", 12.5, "recordings", 2),
-        ("b int8, onnx", 10, "recordings", 2.5),
-        ("b fp32, other", 125, "recordings", 0.2),
+        ("exported graphs", 40, "PyTorch eager", 2.5),
+        ("precision", 25, "exported graphs", 1.6),
+        ("throughput mode", 12.5, "precision", 2),
+        ("b int8, onnx", 10, "precision", 2.5),
+        ("b fp32, other", 125, "precision", 0.2),
     ]
 
 
 def test_waterfall_without_its_base() -> None:
-    """Nothing in latency mode to be against; no step at all."""
-    assert waterfall([RESULTS[0], RESULTS[8]]) == [Step("PyTorch eager", 100.0)]
-    assert waterfall([RESULTS[8]]) == []
+    """Without a step in latency mode, or without any step, there is nothing to compare with."""
+    assert waterfall([RESULTS[0], RESULTS[7]]) == [Step("PyTorch eager", 100.0)]
+    assert waterfall([RESULTS[7]]) == []
 
 
 def test_frame_table() -> None:
     head, *table = report.frame_table(RESULTS)
-    assert dict(zip(head, table[4], strict=True)) == {
+    assert dict(zip(head, table[3], strict=True)) == {
         "model": "b fp32", "backend": "onnx", "mode": "latency", "objects": "1", "memory": "all", "frames/s": "40.0",
         "median ms": "25.0", "p90": "40.0", "p99": "50.0", "first": "60.0", "load": "70.0", "host": "1.25",
         "RSS MiB": "–", "GPU MiB": "512", "W": "9.9", "IoU true": "0.9500", "IoU row 1": "0.9900",
     }  # fmt: skip
     assert [line[2] for line in table] == [
-        "latency", "latency", "no device arrays", "no recordings", "latency", "throughput", "latency", "latency",
-        "throughput", *["latency"] * 4
+        *["latency"] * 4, "throughput", "latency", "latency", "throughput", *["latency"] * 4
     ]  # fmt: skip
     assert "IoU true" not in report.frame_table(RESULTS[:1])[0]
 
@@ -105,177 +99,124 @@ def test_files(tmp_path: Path) -> None:
     with open(tmp_path / "a" / "rows.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["fps"]) for row in rows] == [one.measured.fps for one in results]
-    assert rows[6]["memory_attention"] == "20.0"
-    assert rows[4]["memory_attention"] == rows[4]["rss"] == rows[4]["build"] == ""
+    assert rows[5]["memory_attention"] == "20.0"
+    assert rows[3]["memory_attention"] == rows[3]["rss"] == rows[3]["build"] == ""
     assert rows[0]["scene"] == "a drawn scene of 640×480"
     assert (rows[-1]["build"], rows[-1]["engines"]) == ("75.25", "b.engines/fp16")
     report.write_json(tmp_path / "rows.json", results, ["a GPU"])
     content = json.loads((tmp_path / "rows.json").read_text())
     assert [row["agreement"] for row in content["rows"]] == [0.99] * len(results)
-    assert content["rows"][4]["gpu"] == 512.4
+    assert content["rows"][3]["gpu"] == 512.4
     assert content["rows"][-1]["build"] == 75.25
-    assert content["waterfall"][1]["factor"] == 2
+    assert content["waterfall"][1]["factor"] == 2.5
     assert content["not measured"] == ["a GPU"]
 
 
 def test_pictures() -> None:
     drawn = report.pictures(RESULTS)
     assert list(drawn) == ["objects.svg", "memory.svg", "stages.svg", "waterfall.svg"]
-    assert list(report.pictures(RESULTS[4:5])) == ["objects.svg"]
+    assert list(report.pictures(RESULTS[3:4])) == ["objects.svg"]
     names = {"objects.svg": "b int8, onnx, latency", "stages.svg": "105.0 ms", "waterfall.svg": "12.5 ms (2.00 ×)"}
     for file, text in names.items():
-        assert text in texts(drawn[file])
-    assert "b fp32, other" not in texts(drawn["waterfall.svg"])
+        assert f">{text}<" in drawn[file]
+    assert "b fp32, other" not in drawn["waterfall.svg"]
 
 
 def test_page(tmp_path: Path) -> None:
     file = report.write_plots(tmp_path / "plots", RESULTS, ["a GPU <here>"])
     page = file.read_text()
     assert page.count("<svg") == 4
-    assert "<td>b fp32, other</td><td>125.0</td><td>0.20 ×</td><td>recordings</td>" in page
+    assert "<td>b fp32, other</td><td>125.0</td><td>0.20 ×</td><td>precision</td>" in page
     assert "a GPU &lt;here&gt;" in page
     assert {path.name for path in file.parent.iterdir()} == {"bench.html", *report.pictures(RESULTS)}
 
 
-def shapes(svg: str, tag: str) -> list[dict[str, str]]:
-    return [
-        dict(element.attrib) for element in ElementTree.fromstring(svg).iter(f"{{http://www.w3.org/2000/svg}}{tag}")
-    ]
-
-
-def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
-
-
-def test_bars_are_as_long_as_their_values() -> None:
-    svg = bars("t <1>", ["a", "b"], [("one", [1.0, 2.0], "3"), ("two", [6.0, 0.0], "6")])
-    rects = [rect for rect in shapes(svg, "rect") if rect["height"] == "19"]
-    widths = [float(rect["width"]) for rect in rects]
-    assert np.array(widths) / widths[2] == pytest.approx(np.array([1, 2, 6, 0]) / 6, abs=1e-3)
-    assert float(rects[1]["x"]) == pytest.approx(float(rects[0]["x"]) + widths[0], abs=0.1)
-    assert texts(svg) == ["t <1>", "a", "b", "one", "3", "two", "6"]
-
-
-def test_lines_are_as_high_as_their_values() -> None:
-    svg = lines("t", "x", {"a": [(4, 30.0), (1, 60.0)], "b": [(1, 15.0)]})
-    (x1, y1), (x4, y4), (_, low) = ((float(c["cx"]), float(c["cy"])) for c in shapes(svg, "circle"))
-    assert x1 < x4
-    bottom = 330
-    assert [(bottom - y) / (bottom - y1) for y in (y4, low)] == pytest.approx([0.5, 0.25], abs=1e-3)
-    assert texts(svg)[1:8] == ["0", "10", "20", "30", "40", "50", "60"]
-
-
-@pytest.mark.parametrize("name", ["b", "b" * 90])
-def test_names_fit(name: str) -> None:
-    """Letters are some 7 wide."""
-    for svg in (bars("t", [""], [(name, [1.0], "2.0 ms")]), lines("t", "x", {name: [(1, 1)]})):
-        picture = float(ElementTree.fromstring(svg).attrib["width"])
-        for text, at in zip(texts(svg), shapes(svg, "text"), strict=True):
-            width = 7 * len(text)
-            left = float(at["x"]) - {"start": 0, "middle": 0.5, "end": 1}[at.get("text-anchor", "start")] * width
-            assert 0 <= left <= picture - width
-
-
-def test_numbers_of_an_axis_do_not_overlap() -> None:
-    assert texts(lines("t", "x", {"a": [(1, 1), (2, 1), (64, 1)]}))[-4:] == ["1", "64", "x", "a"]
-
-
-@pytest.mark.parametrize(
-    ("largest", "marks"), [(0.03, ["0", "0.005"]), (7, ["0", "1"]), (66, ["0", "10"]), (90000, ["0", "20000"])]
-)
-def test_axis_has_round_numbers(largest: float, marks: list[str]) -> None:
-    assert texts(lines("t", "x", {"a": [(1, largest)]}))[1:3] == marks
-
-
 def test_plan(nano: Bundle) -> None:
-    rows, missing = plan.plan(Settings((nano,), objects=(2, 3), frames=5, memory_frames=(1, 6, 9)))
+    cases, missing = plan.plan(Settings((nano,), objects=(2, 3), frames=5, memory_frames=(1, 6, 9)))
     first = f"exported graphs with their rewrites: {nano.path.name} fp32, auto"
-    assert [(r.kind, r.mode, r.objects, r.memory_frames, r.step) for r in rows] == [
+    assert [(r.kind, r.mode, r.objects, r.memory_frames, r.step) for r in cases] == [
         ("track", "latency", 2, None, first), ("track", "throughput", 2, None, "throughput mode"),
         ("stages", "latency", 2, None, ""), ("track", "latency", 3, None, ""), ("track", "throughput", 3, None, ""),
         ("stages", "latency", 3, None, ""), ("track", "latency", 2, 1, ""), ("track", "latency", 2, 6, ""),
     ]  # fmt: skip
-    assert {(r.name, r.frames, r.backend) for r in rows} == {(f"{nano.path.name} fp32", 5, "auto")}
+    assert {(r.name, r.frames, r.backend) for r in cases} == {(f"{nano.path.name} fp32", 5, "auto")}
     assert [text.partition(" (")[0] for text in missing] == [
-        "PyTorch", "device arrays", "recordings", "FP16", "INT8", "the export's rewrites one by one"
+        "PyTorch", "FP16", "INT8", "the export's rewrites one by one"
     ]  # fmt: skip
 
 
 def test_plan_without_latency_has_no_steps(nano: Bundle) -> None:
-    rows, _ = plan.plan(Settings((nano,), objects=(1,), modes=("throughput",), memory_frames=()))
-    assert [(r.kind, r.mode, r.step) for r in rows] == [("track", "throughput", ""), ("stages", "latency", "")]
+    cases, _ = plan.plan(Settings((nano,), objects=(1,), modes=("throughput",), memory_frames=()))
+    assert [(r.kind, r.mode, r.step) for r in cases] == [("track", "throughput", ""), ("stages", "latency", "")]
 
 
 def test_bundles_of_one_name(nano: Bundle, tmp_path: Path) -> None:
     other = dataclasses.replace(nano, path=tmp_path / nano.path.name)
-    rows, _ = plan.plan(Settings((nano, other), objects=(1,), modes=("latency",), memory_frames=()))
-    assert {row.name for row in rows} == {f"{nano.path} fp32", f"{other.path} fp32"}
+    cases, _ = plan.plan(Settings((nano, other), objects=(1,), modes=("latency",), memory_frames=()))
+    assert {case.name for case in cases} == {f"{nano.path} fp32", f"{other.path} fp32"}
 
 
 def test_plan_to_compare(nano: Bundle, nano_int8: Bundle) -> None:
     """PyTorch comes first, then FP32, whatever the order; ONNX Runtime on the CPU is what is measured already."""
     bundles = (nano_int8, nano)
-    rows, missing = plan.plan(Settings(bundles, objects=(1, 2), modes=("latency",), memory_frames=(), compare="m"))
-    assert [(r.name.split()[-1], r.kind, r.backend, r.step) for r in rows if r.objects == 1] == [
+    cases, missing = plan.plan(Settings(bundles, objects=(1, 2), modes=("latency",), memory_frames=(), compare="m"))
+    assert [(r.name.split()[-1], r.kind, r.backend, r.step) for r in cases if r.objects == 1] == [
         ("PyTorch", "pytorch", "eager", "PyTorch eager"), ("PyTorch", "pytorch", "compile", "PyTorch compile"),
         ("fp32", "track", "auto", f"exported graphs with their rewrites: {nano.path} fp32, auto"),
         ("fp32", "stages", "auto", ""), ("int8", "track", "auto", f"precision: {nano_int8.path} int8"),
         ("int8", "stages", "auto", ""),
     ]  # fmt: skip
-    assert all(row.step == "" for row in rows if row.objects == 2)
+    assert all(case.step == "" for case in cases if case.objects == 2)
     assert [text.partition(" (")[0] for text in missing] == [
-        "device arrays", "recordings", "onnx-cuda", "FP16", "the export's rewrites one by one"
+        "onnx-cuda", "FP16", "the export's rewrites one by one"
     ]  # fmt: skip
 
 
 def test_another_model_is_no_step(nano: Bundle, pooled: Bundle) -> None:
-    rows, _ = plan.plan(Settings((nano, pooled), objects=(1,), modes=("latency",), memory_frames=(2,)))
-    assert [(r.name, r.step != "") for r in rows if r.kind == "track" and r.memory_frames is None] == [
+    cases, _ = plan.plan(Settings((nano, pooled), objects=(1,), modes=("latency",), memory_frames=(2,)))
+    assert [(r.name, r.step != "") for r in cases if r.kind == "track" and r.memory_frames is None] == [
         (f"{nano.path.name} fp32", True), (f"{pooled.path.name} fp32", False)
     ]  # fmt: skip
-    assert {r.name for r in rows if r.memory_frames} == {f"{nano.path.name} fp32"}
+    assert {r.name for r in cases if r.memory_frames} == {f"{nano.path.name} fp32"}
 
 
 @pytest.mark.usefixtures("gpu")
 def test_plan_of_a_device(nano: Bundle, nano_int8: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Precisions without what it has besides, then that with the last precision; ONNX Runtime is something else."""
+    """Its precisions and throughput mode are steps; ONNX Runtime is another backend."""
     real = plan.open_backend
     monkeypatch.setattr(plan, "open_backend", lambda name: SimulatedDevice() if name == "gpu" else real(name))
     settings = Settings((nano, nano_int8), "gpu", (1,), memory_frames=(), compare="m")
-    rows, missing = plan.plan(settings)
-    assert [(r.name.split()[-1], r.without, r.mode, r.step.partition(":")[0]) for r in rows if r.step][2:] == [
-        ("fp32", "device arrays", "latency", "exported graphs with their rewrites"),
-        ("int8", "device arrays", "latency", "precision"),
-        ("int8", "recordings", "latency", "arrays stay on the device"),
-        ("int8", "", "latency", "frames are recorded"),
-        ("int8", "", "throughput", "throughput mode"),
+    cases, _ = plan.plan(settings)
+    assert [(r.name.split()[-1], r.mode, r.step.partition(":")[0]) for r in cases if r.step][2:] == [
+        ("fp32", "latency", "exported graphs with their rewrites"),
+        ("int8", "latency", "precision"),
+        ("int8", "throughput", "throughput mode"),
     ]
-    assert [(r.name.split()[-1], r.backend, r.mode) for r in rows if r.kind == "track" and not r.step] == [
-        ("fp32", "gpu", "latency"), ("fp32", "gpu", "throughput"), ("fp32", "onnx", "latency")
+    assert [(r.name.split()[-1], r.backend, r.mode) for r in cases if r.kind == "track" and not r.step] == [
+        ("fp32", "gpu", "throughput"), ("fp32", "onnx", "latency")
     ]  # fmt: skip
-    assert not {"device arrays", "recordings"} & {text.partition(" (")[0] for text in missing}
 
 
 def test_plan_without_pytorch(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
-    rows, missing = plan.plan(Settings((nano,), compare="m"))
-    assert all(row.kind != "pytorch" for row in rows)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    cases, missing = plan.plan(Settings((nano,), compare="m"))
+    assert all(case.kind != "pytorch" for case in cases)
     assert missing[0] == 'PyTorch (torch is not installed: pip install "sam2edge[export]")'
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"objects": (1, 0)}, "the number of objects must be an integer of at least 1 but got 0"),
         ({"objects": ()}, "needs a bundle, a number of objects and a mode"),
         ({"memory_frames": (-1,)}, "the number of memory frames must be an integer of at least 1 but got -1"),
         ({"frames": 0}, "the number of timed frames must be an integer of at least 1 but got 0"),
-        ({"scene": Scene("", "m.npz")}, "m.npz: true masks need the clip that they are of; give --clip"),
+        ({"scene": Scene("", "m.npz")}, "m.npz: true masks need the clip that they belong to; give --clip"),
         ({"modes": ("quick",)}, "unknown mode 'quick'; use latency or throughput"),
     ],
 )
-def test_wrong_settings(nano: Bundle, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_wrong_settings(nano: Bundle, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         Settings((nano,), **changes)
 
 
@@ -286,22 +227,22 @@ def masks_file(file: str, share: float) -> None:
 
 
 def test_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row's masks against the first of as many objects; PyTorch may fail, a bundle may not."""
+    """Masks are compared with those of the first case with as many objects; PyTorch may fail, a bundle may not."""
     shares = {"eager": 0.5, "onnx": 0.4, "tensorrt": 0.2}
 
-    def run_case(row: BenchmarkCase, masks: str) -> Measured:
-        if row.backend not in shares:
-            raise BackendError(f"{row.backend} is broken")
-        masks_file(masks, shares[row.backend])
+    def run_case(case: BenchmarkCase, masks: str) -> Measured:
+        if case.backend not in shares:
+            raise BackendError(f"{case.backend} is broken")
+        masks_file(masks, shares[case.backend])
         return Measured(1, 1, 1, 1, 1, 1)
 
     monkeypatch.setattr(plan, "run_case", run_case)
-    row = BenchmarkCase("PyTorch", "pytorch", "m", "eager", 1, 3)
-    ours = dataclasses.replace(row, kind="track", backend="onnx")
+    torch = BenchmarkCase("PyTorch", "pytorch", "m", "eager", 1, 3)
+    ours = dataclasses.replace(torch, kind="track", backend="onnx")
     other = dataclasses.replace(ours, backend="tensorrt", objects=2)
     seen: list[float] = []
-    rows = [row, dataclasses.replace(row, backend="compile"), ours, other]
-    results, failed = plan.run(rows, lambda text, fraction: seen.append(fraction))
+    cases = [torch, dataclasses.replace(torch, backend="compile"), ours, other]
+    results, failed = plan.run(cases, lambda text, fraction: seen.append(fraction))
     assert [one.agreement for one in results] == pytest.approx([1, 0.8, 1])
     assert failed == ["compile is broken"]
     assert seen == [0, 0.25, 0.5, 0.75]

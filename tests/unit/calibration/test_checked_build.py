@@ -24,11 +24,10 @@ from sam2edge.commands import build as command
 from sam2edge.errors import BuildError, GateError, InputError
 from sam2edge.runtime.backends.base import Backend, GraphRunner, open_backend
 from sam2edge.runtime.model.prompts import Prompt
-from tests.conftest import REPO
+from tests.helpers import BALL, CLIP
 from tests.unit.engines.test_build import builds, install
 
-CLIP = REPO / "samples" / "clip.mp4"
-PROMPTS = {1: Prompt(box=(101, 47, 176, 122))}
+PROMPTS = {1: Prompt(box=BALL)}
 SECONDS = {
     "fp32": (0.08, 0.08, 0.08, 0.08),
     "fp16": (0.06, 0.02, 0.04, 0.02),
@@ -168,8 +167,9 @@ def test_one_precision(run, fake, nano, nano_int8, tmp_path):
     assert len(builds(fake)) == 2 * len(ENGINES)
 
 
-def test_the_threshold_is_the_callers(run, nano):
-    run(nano, "fp16", {("mask_decoder", "fp16")}, gate=Gate(0))
+def test_a_gate_of_0_lets_wrong_engines_pass_on_a_short_clip(run, nano):
+    engines, _ = run(nano, "fp16", {("mask_decoder", "fp16")}, gate=Gate(0))
+    assert assignment(engines) == "fp16/fp16/fp16/fp16"
 
 
 def test_a_precision_that_cannot_be_built_is_left_out(run, fake, nano, nano_int8):
@@ -188,9 +188,9 @@ def test_a_machine_that_builds_nothing(run, fake, nano):
 
 
 def test_an_int8_bundle_needs_its_source(run, nano, nano_int8, pooled):
-    with pytest.raises(InputError, match="compared with the FP32 bundle it was made of; give it as --source"):
+    with pytest.raises(InputError, match="compared with the FP32 bundle it was made from; give it as --source"):
         run(nano_int8, "auto")
-    with pytest.raises(InputError, match=r"is not the bundle that .* was made of; give that one as --source"):
+    with pytest.raises(InputError, match=r"was made from another bundle; give that one as --source"):
         run(nano_int8, "auto", source=pooled)
     with pytest.raises(InputError, match="is an INT8 bundle, which has no fp16 graphs"):
         run(nano_int8, "fp16", source=nano)

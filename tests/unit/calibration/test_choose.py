@@ -14,7 +14,7 @@ FP32 = (8.0, 6.0, 2.0, 1.0)
 
 
 def machine(times, bad=lambda assignment: False):
-    """What measures assignments: times by precision, and those that the gate refuses; and a list of what it ran."""
+    """A function that measures assignments, by times and what the gate refuses, and a list of those that it ran."""
     ran = []
 
     def measure(assignment):
@@ -84,7 +84,7 @@ def test_trials_are_bounded_and_the_best_of_them_is_taken():
 
 
 @pytest.mark.parametrize("error", [BuildError, EngineError, BackendError])
-def test_a_precision_that_cannot_be_built_or_run_is_left_out(error):
+def test_a_precision_that_cannot_be_built_or_run_is_not_chosen(error):
     real, _ = machine({"fp16": FP16, "int8": (1.0, 1.0, 1.0, 1.0)})
 
     def measure(assignment):

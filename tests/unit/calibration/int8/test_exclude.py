@@ -4,72 +4,51 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import cv2
 import pytest
 
 from sam2edge import Bundle, cli
-from sam2edge.bundle import GRAPHS
-from sam2edge.calibration.int8 import calibrate as module, exclude as settling, sensitivity
+from sam2edge.calibration.int8 import calibrate as module, sensitivity
 from sam2edge.calibration.int8.calibrate import calibrate
+from sam2edge.calibration.int8.ranges import range_ratios
 from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.clip import Clip
-from sam2edge.calibration.measure.comparison import Comparison, Configuration
+from sam2edge.calibration.measure.comparison import Comparison
+from sam2edge.calibration.measure.configurations import Configuration
 from sam2edge.calibration.measure.gate import Gate
 from sam2edge.calibration.measure.report import report_directory
 from sam2edge.commands import calibrate as command
 from sam2edge.errors import GateError
-from sam2edge.runtime.model.prompts import Prompt
-from tests.conftest import REPO
-from tests.unit.calibration.int8.test_sensitivity import BROKEN, CLIP
+from tests.helpers import CLIP
+from tests.unit.calibration.int8.test_sensitivity import BROKEN
 
 FRAMES = 40
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def run(nano, prompts, cache, tmp_path, monkeypatch):
-    """Return a function that calibrates on the clip's first frames, with ranges that `change` spoils."""
+def run(nano, prompts, cache, tmp_path, monkeypatch, spoil_ranges):
+    """Return a function that calibrates on the clip's first frames, with ranges that `factor` spoils."""
     monkeypatch.setattr(module, "Clip", lambda path: Clip(path, FRAMES))
-    real = module._ranges
 
-    def run(change=lambda graph, name: 1.0, **arguments):
-        def ranges(statistics, recipe):
-            found = real(statistics, recipe)
-            return {graph: {name: change(graph, name) * x for name, x in one.items()} for graph, one in found.items()}
-
-        monkeypatch.setattr(module, "_ranges", ranges)
+    def run(factor=lambda graph, name: 1.0, **arguments):
+        spoil_ranges(factor)
         return calibrate(nano, tmp_path / "out", [CLIP], [prompts], cache=cache, **arguments)
 
     return run
 
 
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory):
-    """A clip with other toys on other ways, and their boxes on the first frame."""
-    sys.path.insert(0, str(REPO / "samples"))
-    try:
-        import knob_costs
-        import make_clip
-    finally:
-        sys.path.remove(str(REPO / "samples"))
-    folder = tmp_path_factory.mktemp("toys")
-    frames, labels = make_clip.render(knob_costs.toys(1))
+def write_frames(folder, frames):
+    folder.mkdir()
     for number, frame in enumerate(frames):
         cv2.imwrite(str(folder / f"{number:03d}.png"), frame[..., ::-1])
-    return Clip(folder), {number: Prompt(box=make_clip.box(labels[0] == number)) for number in (1, 2, 3)}
 
 
 def report(path):
     return json.loads((report_directory(path) / "1" / "report.json").read_text())
 
 
-def test_what_passes_is_kept_as_it_is(run):
+def test_no_block_is_kept_out_of_graphs_that_pass(run):
     bundle = run()
     assert Recipe.read(bundle.path / "recipe.json") == Recipe()
     assert bundle.manifest.calibration.iou == {str(CLIP): pytest.approx(0.996, abs=0.003)}
@@ -93,24 +72,24 @@ def test_the_block_of_a_wrong_range_is_kept_out(run, capsys):
     assert second["gate"]["passed"]
     assert bundle.manifest.calibration.iou[str(CLIP)] == second["closed_loop"]["mean_iou"] > 0.99
     command._print(bundle, before, report_directory(bundle.path))
-    said = r"kept out of INT8: image_encoder /blocks\.0/ (the gate failed: clip.mp4: mean IoU 0."
-    assert capsys.readouterr().out.splitlines()[1].startswith(said)
+    printed = capsys.readouterr().out.splitlines()[1]
+    assert printed.startswith(r"kept out of INT8: image_encoder /blocks\.0/ (the gate failed: clip.mp4: mean IoU 0.")
 
 
-def test_what_cannot_be_saved_fails(run, monkeypatch):
-    """Ranges of all tensors an eighth: what was at OUT stays, and the report says what was tried."""
+def test_graphs_that_always_fail_leave_the_old_bundle_and_a_report(run, monkeypatch):
+    """Ranges of all tensors are an eighth."""
     before = run(gate=None)
     assert before.manifest.calibration.iou == {}
-    monkeypatch.setattr(settling, "STEPS", 1)
-    message = r"not with 1 blocks kept out either: clip\.mp4: mean IoU 0\..*object 2 is lost.*out\.report"
+    monkeypatch.setattr(module, "MAX_EXCLUDED", 1)
+    message = r"even with 1 block kept out: clip\.mp4: mean IoU 0\..*object 2 is lost.*out\.report"
     with pytest.raises(GateError, match=message):
         run(lambda graph, name: 1 / 8)
     assert Bundle.open(before.path) == before
     assert len(report(before.path)["rows"]) == 3
 
 
-def test_the_threshold_is_the_callers(run, monkeypatch):
-    monkeypatch.setattr(settling, "STEPS", 0)
+def test_a_stricter_gate_fails_graphs_that_pass_by_default(run, monkeypatch):
+    monkeypatch.setattr(module, "MAX_EXCLUDED", 0)
     with pytest.raises(GateError, match=r"mean IoU 0\.99\d+ is below 1"):
         run(gate=Gate(min_mean_iou=1.0))
 
@@ -129,37 +108,34 @@ def test_eight_times_the_range_of_one_tensor(run, graph, tensor, block):
     bundle = run(lambda name, activation: 8 if (name, activation) == (graph, tensor) else 1)
     (island,) = Recipe.read(bundle.path / "recipe.json").kept[len(Recipe().kept) :]
     assert (island.graph, island.nodes) == (graph, block)
-    said = rf"the gate failed: clip\.mp4: {graph}: the INT8 range of {re.escape(tensor)} is [789]\.\d times what "
-    assert re.fullmatch(said + "the clip shows, above 6", island.reason)
+    reason = rf"the gate failed: clip\.mp4: {graph}: the INT8 range of {re.escape(tensor)} is [789]\.\d times what "
+    assert re.fullmatch(reason + "the clip shows, above 6", island.reason)
     first, second = (row["gate"] for row in report(bundle.path)["rows"][1:])
     assert (len(first["failures"]), len(first["wide"]), first["passed"]) == (1, 1, False)
     assert (second["wide"], second["passed"]) == ([], True)
 
 
-def test_eight_times_all_ranges(nano, run, toys, monkeypatch):
+def test_eight_times_all_ranges(nano, run, toys, tmp_path, monkeypatch):
     """Five bits of eight are left: too wide for any clip. Masks show it too, on toys that calibration did not see."""
-    clip, prompts = toys
-    ladder = Comparison(Configuration("FP32", nano), clip, prompts, Gate())
-    assert ladder.measure(Configuration("INT8", run(gate=None), int8=GRAPHS)).verdict.passed
-    monkeypatch.setattr(settling, "STEPS", 1)
-    with pytest.raises(GateError, match=r"with 1 blocks kept out either: .* times what the clip shows, above 6, and"):
+    frames, prompts = toys(1)
+    write_frames(tmp_path / "toys", frames)
+    clip = Clip(tmp_path / "toys")
+    comparison = Comparison(Configuration("FP32", nano), clip, prompts, Gate(), range_ratios=range_ratios)
+    assert comparison.measure(Configuration("INT8", run(gate=None))).verdict.passed
+    monkeypatch.setattr(module, "MAX_EXCLUDED", 1)
+    with pytest.raises(GateError, match=r"even with 1 block kept out: .* times what the clip shows, above 6, and"):
         run(lambda graph, name: 8.0)
     wide = run(lambda graph, name: 8.0, gate=None)
-    ranges, iou = ladder.measure(Configuration("8 times the ranges", wide, int8=GRAPHS)).verdict.failures[:2]
+    ranges, iou = comparison.measure(Configuration("8 times the ranges", wide)).verdict.failures[:2]
     assert re.search(r"the INT8 range of \S+ is \d+\.\d times what the clip shows, above 6, and \d+ more", ranges)
     assert iou.startswith("mean IoU 0.")
 
 
-# the command
-
-
-def test_the_command(nano, tmp_path, monkeypatch, capsys):
+def test_the_command_gates_and_ranks_blocks(nano, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sensitivity, "FRAMES", 3)
     frames, out = tmp_path / "frames", tmp_path / "out"
-    frames.mkdir()
-    for number, frame in enumerate(Clip(CLIP, 6)):
-        cv2.imwrite(str(frames / f"{number}.png"), frame[..., ::-1])
+    write_frames(frames, Clip(CLIP, 6))
     command = ["calibrate", str(nano.path), str(out), "--clips", str(frames), "--box", "101,47,176,122"]
     assert cli.main([*command, "--no-gate"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("not measured against FP32")
@@ -174,10 +150,10 @@ def test_the_command(nano, tmp_path, monkeypatch, capsys):
     assert cli.main(["inspect", str(out)]) == 0
     assert f"mean IoU with FP32 on {frames}: 0.99" in capsys.readouterr().out
 
-    monkeypatch.setattr(settling, "STEPS", 0)
+    monkeypatch.setattr(module, "MAX_EXCLUDED", 0)
     before = Bundle.open(out)
     assert cli.main([*command, "--min-iou", "1"]) == 1
-    assert capsys.readouterr().out.startswith("INT8 does not pass the gate, not with 0 blocks kept out either: frames:")
+    assert capsys.readouterr().out.startswith("INT8 does not pass the gate, even with 0 blocks kept out: frames:")
     assert Bundle.open(out) == before
     assert cli.main([*command, "--min-iou", "97"]) == 2
     assert "min_mean_iou must be from 0 to 1 but is 97" in capsys.readouterr().err

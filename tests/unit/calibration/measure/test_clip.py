@@ -1,15 +1,35 @@
-"""True masks from the files that data sets come in."""
+"""Clips, and true masks from the files that data sets come in."""
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam2edge.calibration.measure.truth import TrueMasks, read_labels
+from sam2edge.calibration.measure.clip import Clip, TrueMasks, read_labels
+from sam2edge.calibration.measure.closed_loop import track_clip
 from sam2edge.errors import InputError, MediaError
 from tests.conftest import REPO
+from tests.helpers import CLIP
 
 LABELS = np.array([[0, 1, 1, 0, 2], [0, 1, 3, 3, 2], [0, 0, 3, 0, 2]], np.uint8)
+
+
+def test_a_clip_is_read_from_the_start_each_time():
+    clip = Clip(CLIP, 2)
+    frames, again = list(clip), list(clip)
+    np.testing.assert_array_equal(frames, again)
+    np.testing.assert_array_equal(clip.first(), frames[0])
+    assert (clip.length, clip.fraction(1)) == (2, 0.5)
+    assert Clip(CLIP).fraction(1) == 0
+
+
+def test_clips_that_are_refused(nano, tmp_path):
+    with pytest.raises(InputError, match="at least 1 but is 0"):
+        Clip(CLIP, 0)
+    with pytest.raises(MediaError, match="no such video file"):
+        Clip(tmp_path / "none.mp4").first()
+    with pytest.raises(InputError, match="there are no prompts"):
+        track_clip(nano, Clip(CLIP), {})
 
 
 def write_palette(path, labels, bits=8):
@@ -86,14 +106,14 @@ def test_what_cannot_be_read(tmp_path):
     fails("no PNG files", tmp_path)
     file = tmp_path / "0.png"
     file.write_bytes(b"GIF89a" + bytes(60))
-    fails("0.png: no PNG, or a damaged one", tmp_path)
+    fails("0.png: not a PNG, or a damaged one", tmp_path)
     write_palette(file, np.random.default_rng(0).integers(0, 4, (200, 200), dtype=np.uint8))
     file.write_bytes(file.read_bytes()[:30])
     fails("0.png: .*damaged", tmp_path)
     file.write_bytes(file.read_bytes()[:20])
     fails("0.png: .*damaged", tmp_path)
     cv2.imwrite(str(file), np.dstack([LABELS * 50] * 3))
-    fails("has colours", tmp_path)
+    fails("is a colour image", tmp_path)
     np.savez(tmp_path / "a.npz", masks=LABELS)
     fails("array `labels`", tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", labels=LABELS)
