@@ -54,7 +54,7 @@ def make_demo(bundle: Path) -> None:
 
 
 def make_page(bundle: Path) -> None:
-    """Click on each toy, follow them for 45 frames and photograph the window."""
+    """Click on each toy, follow them for some frames and photograph the window."""
     programs = [shutil.which("chromium"), shutil.which("chromedriver")]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -76,7 +76,7 @@ def make_page(bundle: Path) -> None:
             thread.join()
 
 
-def click_and_follow(browser: Browser, frames: int = 30) -> None:
+def click_and_follow(browser: Browser, frames: int = 15) -> None:
     """Make an object of each toy by a click in the middle of its box, then go on frame by frame."""
     browser.wait("document.getElementById('position').textContent == 'frame 0 / 119'")
     size = "(({width, height}) => [width, height])(document.getElementById('stage').getBoundingClientRect())"
