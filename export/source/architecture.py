@@ -101,16 +101,14 @@ def set_image_size(config: Any, image_size: int | None) -> None:
 
 
 def layout(config: Any) -> dict[str, Shape]:
+    """Return the names and shapes of the tensors of a configuration's model."""
     with torch.device("meta"):
-        return shapes(Sam2VideoModel(config).state_dict())
+        return {key: tuple(tensor.shape) for key, tensor in Sam2VideoModel(config).state_dict().items()}
 
 
-def shapes(tensors: Mapping[str, Any]) -> dict[str, Shape]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-
-
-def check_layout(complaint: str, expected: Mapping[str, Shape], actual: Mapping[str, Shape]) -> None:
-    """Raise SourceError with the complaint and the differences, at most ten of them."""
+def check_tensors(path: Path, model: str, expected: Mapping[str, Shape], tensors: Mapping[str, Any]) -> None:
+    """Raise SourceError for tensors that do not fit a model, at most ten of them, or are not finite."""
+    actual = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - actual.keys())]
     differences += [f"unexpected {key} {actual[key]}" for key in sorted(actual.keys() - expected.keys())]
     differences += [
@@ -120,12 +118,9 @@ def check_layout(complaint: str, expected: Mapping[str, Shape], actual: Mapping[
     ]
     if differences:
         more = [f"and {len(differences) - _LISTED} more"] if len(differences) > _LISTED else []
-        raise SourceError("\n  ".join([f"{complaint}:", *differences[:_LISTED], *more]))
-
-
-def check_finite(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Raise SourceError for a tensor with NaN or infinities, which a diverged training leaves behind."""
-    for key in sorted(tensors):
+        title = f"{path}: the weights do not fit {model}:"
+        raise SourceError("\n  ".join([title, *differences[:_LISTED], *more]))
+    for key in sorted(tensors):  # a diverged training leaves NaN and infinities behind
         if not torch.isfinite(tensors[key]).all():
             raise SourceError(f"{path}: the weights {key} contain NaN or infinity; give an earlier checkpoint")
 

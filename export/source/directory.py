@@ -15,13 +15,11 @@ from sam2edge.export.source.architecture import (
     Source,
     Triple,
     assemble,
-    check_finite,
-    check_layout,
+    check_tensors,
     layout,
     read_safetensors,
     reason,
     set_image_size,
-    shapes,
 )
 from sam2edge.files import sha256
 
@@ -45,8 +43,7 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
-    check_layout(f"{directory}: the weights do not fit config.json", layout(config), shapes(tensors))
-    check_finite(directory, tensors)
+    check_tensors(directory, "config.json", layout(config), tensors)
     mean, std = _normalisation(directory)
     return Source(assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
 

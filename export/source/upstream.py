@@ -16,13 +16,11 @@ from sam2edge.export.source.architecture import (
     Shape,
     Source,
     assemble,
-    check_finite,
-    check_layout,
+    check_tensors,
     layout,
     read_safetensors,
     reason,
     set_image_size,
-    shapes,
 )
 from sam2edge.files import sha256
 
@@ -84,8 +82,7 @@ def from_upstream(path: Path, image_size: int | None) -> Source:
     set_image_size(config, image_size)
     keys = {key: _upstream_keys(key, shape) for key, shape in layout(config).items()}
     expected = dict(part for parts in keys.values() for part in parts)
-    check_layout(f"{path}: the weights do not fit SAM {version} {size}", expected, shapes(state))
-    check_finite(path, state)
+    check_tensors(path, f"SAM {version} {size}", expected, state)
     # cat copies even a single tensor, so that the file's storages, with the optimizer's state, can be freed
     tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
     return Source(assemble(config, tensors), path.name, digest, version, size, IMAGENET_MEAN, IMAGENET_STD)
