@@ -1,4 +1,6 @@
-"""Make the pictures of the README and the documentation, from the top of the repository:
+"""Make the pictures of the README and the documentation.
+
+From the top of the repository,
 
     python -m tools.make_images BUNDLE
 

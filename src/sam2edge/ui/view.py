@@ -93,7 +93,7 @@ def css_color(object_id: int) -> str:
 
 
 def outlines(mask: npt.NDArray[np.bool_]) -> list[list[float]]:
-    """Return the outlines of a mask bool [H,W] and of its holes, each as x0, y0, x1, y1, …
+    """Return the outlines of a mask bool [H,W] and of its holes, each as x0, y0, x1, y1, and so on.
 
     Filled by the even-odd rule, they give the mask to about a pixel. Whole numbers are the centres of pixels.
     """

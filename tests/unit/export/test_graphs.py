@@ -33,7 +33,7 @@ def run(bundle: Bundle, graph: str, **inputs: Array) -> dict[str, Array]:
 
 
 def memories(objects: int, frames: int, pointers: int) -> dict[str, Array]:
-    """Return inputs of the memory attention with every slot filled, of ages 0, 1, 2, …"""
+    """Return inputs of the memory attention with every slot filled, of ages 0, 1, 2, and so on."""
     random = np.random.default_rng(1)
     return {
         "features": random.normal(size=(1, 256, 8, 8)).astype(np.float32),

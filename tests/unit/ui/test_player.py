@@ -22,7 +22,7 @@ def player(session):
 
 @pytest.fixture
 def open_clip(player, simulate):
-    """Return a function that opens a video of grey frames: 0, 1, 2, …"""
+    """Return a function that opens a video of frames in shades of grey: 0, 1, 2, and so on."""
 
     def open_clip(frames=30, fps=1000.0):
         simulate(ArraySource([grey(n % 256) for n in range(frames)], fps=fps))
