@@ -245,7 +245,7 @@ def _without(result: FrameResult, object_id: int) -> FrameResult | None:
 
 
 class _Saver(Closeable):
-    """Writes label images, masks/00000.png, and COCO RLE, masks.jsonl, into the first free of PARENT/001, 002, and so on."""
+    """Writes masks/00000.png, … (label images) and masks.jsonl (COCO RLE) into the first free of PARENT/001, 002, …."""
 
     def __init__(self, parent: Path) -> None:
         self.frames = 0
