@@ -99,11 +99,11 @@ def _reference(bundle: Bundle, source: Bundle | str | os.PathLike[str] | None) -
         return bundle
     if source is None:
         raise InputError(
-            f"{bundle.path}: an INT8 bundle is compared with the FP32 bundle it was made from; give it as --source"
+            f"{bundle.path}: an INT8 bundle is compared with the FP32 bundle it was made from; give it as --fp32"
         )
     opened = source if isinstance(source, Bundle) else Bundle.open(source)
     if calibration.source != {name: graph.sha256 for name, graph in opened.manifest.graphs.items()}:
-        raise InputError(f"{opened.path}: {bundle.path} was made from another bundle; give that one as --source")
+        raise InputError(f"{opened.path}: {bundle.path} was made from another bundle; give that one as --fp32")
     return opened
 
 

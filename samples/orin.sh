@@ -11,10 +11,10 @@ source=$1 clip=$2 box=$3 out=$4
 
 if [ ! -d "$out/fp32" ]; then
     # shellcheck disable=SC2086  # several words
-    sam2edge export "$source" "$out/fp32" --frames "$clip" ${EXPORT_OPTIONS:-}
+    sam2edge export "$source" "$out/fp32" --clip "$clip" ${EXPORT_OPTIONS:-}
 fi
 if [ ! -d "$out/int8" ]; then
-    sam2edge calibrate "$out/fp32" "$out/int8" --clips "$clip" --box "$box"
+    sam2edge calibrate "$out/fp32" "$out/int8" --clip "$clip" --box "$box"
 fi
 if [ ! -e "$out/verified" ]; then
     # Ends here if INT8 loses the object; the report shows the worst frames.

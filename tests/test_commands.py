@@ -21,7 +21,7 @@ from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.sources import VideoSource
 from tests import device
 from tests.conftest import REPO
-from tests.documents import PAGES, VERBS, Command, commands
+from tests.documents import PAGES, Command, commands
 from tests.unit.engines.fake_tensorrt import install
 
 SAYS = {
@@ -35,12 +35,12 @@ SAYS = {
     "track": r"^(\d+ frames, |sam2edge: interrupted after \d+ frames)",
     "verify": r"^gate .* passed",
 }
-"""What a verb prints when all is well. `ui` is run as documented by tests/unit/ui/test_command.py."""
+"""What a verb prints if all went well. `ui` is run as documented by tests/unit/ui/test_command.py."""
 IS_LIVE = re.compile(r"/dev/video|csi:|gst:|rtsp:")
 
 
-def words_for_us(command: Command) -> tuple[str, ...]:
-    """The arguments of sam2edge, also of one in a container."""
+def sam2edge_arguments(command: Command) -> tuple[str, ...]:
+    """Return the arguments of sam2edge, also of one that runs in a container."""
     if command.program == "sam2edge":
         return command.words[1:]
     if command.words[:2] == ("docker", "run"):
@@ -49,7 +49,7 @@ def words_for_us(command: Command) -> tuple[str, ...]:
 
 
 def true_mask() -> np.ndarray:
-    """The ball on the clip's first frame, in the box that the documentation gives: bool [H,W]."""
+    """Return the mask of the ball, which the documentation's box marks on the first frame: bool [H,W]."""
     with np.load(REPO / "samples" / "clip_masks.npz") as arrays:
         return arrays["labels"][0] == 1
 
@@ -61,7 +61,7 @@ def first_frame() -> np.ndarray:
 
 @pytest.fixture
 def folder(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like the repository, with what a reader has before a page: bundles, photographs."""
+    """A folder that looks like the repository, with the bundles and photographs that pages assume."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("samples", "deploy"):
@@ -77,9 +77,9 @@ def folder(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_page(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its commands in turn; those of other programs find the files that they name."""
+    """Its commands run in order; the files that commands of other programs name exist."""
     for command in commands(page):
-        words = words_for_us(command) if command.real else ()
+        words = sam2edge_arguments(command) if command.real else ()
         if words and words[0] != "ui":
             run(words, folder, capsys)
         elif command.real:
@@ -88,12 +88,12 @@ def test_page(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def run(words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Run one command of sam2edge on a made-up device if it is for one, and look at what it prints and writes."""
-    args = cli._parser().parse_args(words)
+    """Run one command of sam2edge, on simulated devices if it needs some, and check what it prints and writes."""
+    args = cli.parse(words)
     live = bool(IS_LIVE.match(getattr(args, "source", None) or ""))
     if words[0] == "export":
         shutil.rmtree(args.out)
-    with made_up_device(args, live, folder) as shown:
+    with simulated_devices(args, live, folder) as shown:
         code = cli.main(words)
         gc.collect()  # what is left on the GPU, while there is one
     printed = capsys.readouterr()
@@ -105,18 +105,18 @@ def run(words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
     if words[0] == "track" and args.json:
         check_tracks(args.json, live)
     if words[0] == "segment":
-        assert len((args.output / "masks.jsonl").read_text().splitlines()) == 2
+        assert len(args.json.read_text().splitlines()) == 2
     if shown:
         changed = (shown[0] != first_frame()[..., ::-1]).any(axis=-1)
         assert changed[true_mask()].mean() > 0.8, "nothing is drawn on the object"
 
 
 @contextlib.contextmanager
-def made_up_device(args: argparse.Namespace, live: bool, folder: Path) -> Iterator[list[np.ndarray]]:
-    """What a command needs that is not here. Gives what is shown on the screen."""
+def simulated_devices(args: argparse.Namespace, live: bool, folder: Path) -> Iterator[list[np.ndarray]]:
+    """Simulate the devices that a command needs; yield the frames that are shown on the screen."""
     shown: list[np.ndarray] = []
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        if args.verb is VERBS["build"].get_default("verb") or getattr(args, "backend", None) == "tensorrt":
+        if args.name == "build" or getattr(args, "backend", None) == "tensorrt":
             fake = install(patch, "10.3.0")
             stack.callback(fake.gpu.check)
         if live:

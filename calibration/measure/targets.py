@@ -46,7 +46,7 @@ def automatic_prompts(bundle: Bundle, frame: Frame, backend: str = "auto", count
         if small and not any(_overlap(record, other) for other in objects):
             objects.append(record)
     if not objects:
-        raise PromptError("no object was found on the first frame; give --point, --box, --mask or --masks")
+        raise PromptError("no object was found on the first frame; give --point, --box, --mask or --truth")
     prompts: Prompts = {}
     for object_id, record in enumerate(sorted(objects, key=lambda record: -int(record["area"]))[:count], 1):
         x, y, width, height = record["bbox"]  # as upstream's: sides are one less than the number of columns and rows

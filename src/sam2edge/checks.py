@@ -1,4 +1,4 @@
-"""Check plain values given as arguments: each function returns the value or raises an error that names it."""
+"""Checks of plain arguments: each function returns the value, or raises an error that names the argument."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from sam2edge.errors import InputError
 
 
 def flag(name: str, value: object, error: type[InputError] = InputError) -> bool:
-    """A bool."""
+    """Return a bool."""
     if not isinstance(value, (bool, np.bool_)):
         raise error(f"{name} must be True or False but got {value!r}")
     return bool(value)
 
 
 def integer(name: str, value: object, least: int) -> int:
-    """An integer of at least `least`."""
+    """Return an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} must be an integer of at least {least} but got {value!r}")
     return int(value)
 
 
 def number(name: str, value: object, least: float = -math.inf, most: float = math.inf, *, below: bool = False) -> float:
-    """A finite number from `least` to `most`, or `below` it."""
+    """Return a finite number from `least` to `most`, or below `most` with `below`."""
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     checked = float(value) if is_number else math.nan  # type: ignore[arg-type]
     if math.isfinite(checked) and least <= checked <= most and not (below and checked == most):

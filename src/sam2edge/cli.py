@@ -1,8 +1,6 @@
-"""The command `sam2edge VERB …`; each verb is a file of sam2edge.commands.
+"""The command `sam2edge VERB …`; each verb is a file of sam2edge.commands, which has the exit codes too.
 
-Exit codes: 0 done, 1 `doctor` found that this machine cannot track or the gate of `verify`, `calibrate` or `build`
-failed, 2 an error (said in one line on stderr), 130 interrupted (`ui`, which has no other end: 0), 141 nobody reads the
-output. SIGTERM interrupts as Ctrl-C does, so that processes and temporary files of a verb go with it.
+SIGTERM interrupts as Ctrl-C does, so that processes and temporary files of a verb go with it.
 """
 
 from __future__ import annotations
@@ -11,14 +9,18 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
+from sam2edge import __version__
 from sam2edge.commands import (
     BROKEN_PIPE,
+    ERROR,
+    FAILED,
     INTERRUPTED,
     bench,
     build,
@@ -31,12 +33,34 @@ from sam2edge.commands import (
     ui,
     verify,
 )
-from sam2edge.errors import Sam2EdgeError
+from sam2edge.commands.prompts import join_coordinates
+from sam2edge.errors import GateError, Sam2EdgeError
+
+VERBS = {
+    "export": (export, "write a bundle of ONNX graphs from a checkpoint"),
+    "build": (build, "compile a bundle into TensorRT engines for this GPU"),
+    "calibrate": (calibrate, "write an INT8 bundle with ranges from your clips"),
+    "inspect": (inspect, "show what is in a bundle"),
+    "track": (track, "track objects through a video"),
+    "segment": (segment, "segment images: what is prompted, or everything"),
+    "ui": (ui, "click objects and follow them on a web page"),
+    "verify": (verify, "compare graphs with PyTorch, or with each other, on a clip"),
+    "bench": (bench, "measure speed, memory and power on this machine"),
+    "doctor": (doctor, "check this machine's setup"),
+}
+_PYTHON_WORDS = {
+    "; remove(object_id) ends the tracking of an object": "",
+    "resize the frames, or reset() and prompt again": "resize the frames",
+    'backend="onnx"': "--backend onnx",
+    "min_mean_iou": "--min-iou",
+    "max_objects": "--max-objects",
+}
+"""What errors say to a Python program, and what to say on the command line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return its exit code."""
-    args = _parser().parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # no result is lost for an × that a locale lacks
     try:
@@ -44,18 +68,62 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = int(args.verb(args))
         sys.stdout.flush()
         return code
-    except Sam2EdgeError as error:
-        print(f"sam2edge: error: {error}", file=sys.stderr)
-        return 2
+    except GateError as error:
+        print(error)
+        return FAILED
     except BrokenPipeError:  # of `sam2edge doctor | head`; Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except OSError as error:  # a folder that may not be entered, a name that no file can have
-        print(f"sam2edge: error: {error}", file=sys.stderr)
-        return 2
+    except (Sam2EdgeError, OSError) as error:  # OSError: a folder that may not be entered, a name no file can have
+        print(f"sam2edge: error: {_with_options(str(error), args)}", file=sys.stderr)
+        return ERROR
     except KeyboardInterrupt:
         print("sam2edge: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words of a command line; wrong usage ends the program, with the usage of the verb."""
+    top, verbs = parsers()
+    args, unknown = top.parse_known_args(join_coordinates(words))
+    if unknown:
+        hint = "; coordinates are written with commas: --point X,Y,LABEL" if unknown[0].isdecimal() else ""
+        verbs[args.name].error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Make the parser of the command, and those of its verbs by their names."""
+    top = argparse.ArgumentParser(
+        prog="sam2edge",
+        description="Export SAM 2 to ONNX, segment images and track objects in video without PyTorch.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"sam2edge {__version__}")
+    choices = top.add_subparsers(metavar="VERB", dest="name", required=True)
+    verbs = {}
+    for name, (module, text) in VERBS.items():
+        verbs[name] = choices.add_parser(name, help=text, allow_abbrev=False)
+        module.add(verbs[name])
+    verbs["help"] = choices.add_parser("help", help="show the options of a verb", allow_abbrev=False)
+    verbs["help"].add_argument("topic", nargs="?", choices=VERBS, metavar="VERB", help="default: all verbs")
+
+    def print_help(args: argparse.Namespace) -> int:
+        verbs.get(args.topic, top).print_help()
+        return 0
+
+    verbs["help"].set_defaults(verb=print_help)
+    return top, verbs
+
+
+def _with_options(message: str, args: argparse.Namespace) -> str:
+    """Put options in place of the names that arguments have in Python."""
+    for python, option in _PYTHON_WORDS.items():
+        message = message.replace(python, option)
+    for name in vars(args):
+        option = f"--{name.replace('_', '-')}"
+        message = re.sub(rf"(?<![\w'\"]){name}\b" if "_" in name else rf"^{name}(?= must )", option, message)
+    return message
 
 
 @contextlib.contextmanager
@@ -73,24 +141,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sam2edge", description="Export SAM 2 to ONNX, segment images and track objects in video without PyTorch."
-    )
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    export.add(verbs.add_parser("export", help="write a bundle of ONNX graphs from a checkpoint"))
-    build.add(verbs.add_parser("build", help="compile a bundle into TensorRT engines for this GPU"))
-    calibrate.add(verbs.add_parser("calibrate", help="write an INT8 bundle from the ranges that clips show"))
-    inspect.add(verbs.add_parser("inspect", help="say what is in a bundle"))
-    track.add(verbs.add_parser("track", help="track objects through a video"))
-    segment.add(verbs.add_parser("segment", help="segment images: what is prompted, or everything"))
-    ui.add(verbs.add_parser("ui", help="click objects and follow them on a web page"))
-    verify.add(verbs.add_parser("verify", help="measure graphs against PyTorch or each other on a clip"))
-    bench.add(verbs.add_parser("bench", help="measure speed, memory and power on this machine"))
-    doctor.add(verbs.add_parser("doctor", help="say what this machine has and lacks"))
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is closed at the end of a with block."""
+"""The base of what is closed at the end of a with block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Self = TypeVar("Self", bound="Closeable")
 
 
 class Closeable(ABC):
-    """A context manager that closes itself, after an error too."""
+    """A context manager that closes itself at the end, after an error too."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what is held. May be called again."""
+        """Free all resources; may be called again."""
 
     def __enter__(self: Self) -> Self:
         return self

@@ -2,11 +2,11 @@
 
     Sam2EdgeError
     ├── BundleError              a bundle cannot be used; the message names the file
-    │   ├── MissingFileError     the directory, its manifest or a listed file is not there
-    │   ├── CorruptFileError     truncated or edited since it was written, or not readable as what it claims
-    │   ├── ForeignFileError     not ours: an unlisted file, a path outside the bundle, another tool's manifest
+    │   ├── MissingFileError     the directory, its manifest or a listed file does not exist
+    │   ├── CorruptFileError     truncated or edited since it was written, or not readable
+    │   ├── ForeignFileError     not part of a bundle: an unlisted file, a path outside, another tool's manifest
     │   └── SchemaError          written by a newer sam2edge, or the manifest lacks or misstates a field
-    ├── SourceError              a checkpoint cannot be read or is no SAM 2
+    ├── SourceError              a checkpoint cannot be read or is not a SAM 2
     ├── ExportError              a graph could not be written
     │   └── ParityError          a graph was written but differs from PyTorch
     ├── EngineError              TensorRT engines cannot be built or used; the message says what to do
@@ -14,19 +14,19 @@
     │   ├── StaleEngineError     built from another graph, or for another TensorRT, GPU or precision
     │   └── DamagedEngineError   missing, truncated or edited since it was built
     ├── GateError                the gate refuses masks, INT8 ranges or outputs; the message says which and how far off
-    ├── BackendError             a backend or device that was asked for is not there, or failed
+    ├── BackendError             a backend or device is not available, or failed
     ├── MediaError               a video or image cannot be read or written
     └── InputError (ValueError)  an argument is wrong; nothing was changed
-        ├── FrameError           a frame of wrong type, shape or size
-        ├── PromptError          a point, label, box or mask that cannot be meant
-        └── ObjectIdError        an object id that is unknown, duplicate or no integer
+        ├── FrameError           a frame of the wrong type, shape or size
+        ├── PromptError          an invalid point, label, box or mask
+        └── ObjectIdError        an object id that is unknown, duplicate or not an integer
 
 Messages say what was wrong, what was expected and what to do.
 """
 
 
 class Sam2EdgeError(Exception):
-    """Base of all errors of this package."""
+    """The base of all errors of this package."""
 
 
 class BundleError(Sam2EdgeError):
@@ -34,7 +34,7 @@ class BundleError(Sam2EdgeError):
 
 
 class MissingFileError(BundleError):
-    """The bundle directory, its manifest or a listed file is not there."""
+    """The bundle directory, its manifest or a listed file does not exist."""
 
 
 class CorruptFileError(BundleError):
@@ -42,7 +42,7 @@ class CorruptFileError(BundleError):
 
 
 class ForeignFileError(BundleError):
-    """A file in the bundle that the bundle's writer did not put there."""
+    """A file is not part of a bundle."""
 
 
 class SchemaError(BundleError):
@@ -50,7 +50,7 @@ class SchemaError(BundleError):
 
 
 class SourceError(Sam2EdgeError):
-    """A checkpoint cannot be read or is no SAM 2."""
+    """A checkpoint cannot be read or is not a SAM 2."""
 
 
 class ExportError(Sam2EdgeError):
@@ -98,7 +98,7 @@ class FrameError(InputError):
 
 
 class PromptError(InputError):
-    """A point, label, box or mask that cannot be meant."""
+    """A point, label, box or mask is invalid."""
 
 
 class ObjectIdError(InputError):

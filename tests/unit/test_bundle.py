@@ -1,10 +1,11 @@
-"""Bundles: what opens, what is refused and how it is named, and that writing one never harms another."""
+"""Bundles: what is opened, what is refused with which message, and that writing one never harms another."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 from sam2edge.bundle import GRAPHS, Bundle, Model, contract, memory_pools, replacing
 from sam2edge.errors import BundleError, CorruptFileError, ForeignFileError, MissingFileError, SchemaError
 from sam2edge.files import sha256
+from tests.conftest import NANO
+from tests.helpers import CLIP
 
 CONTRACT = {
     "image_encoder": (
@@ -86,15 +89,16 @@ def rewrite(file: Path, content: bytes) -> None:
 
 
 def read(directory: Path) -> dict[str, bytes | None]:
-    """Everything that lies in a directory; None for a directory."""
+    """Return the content of all files in a directory by name; None for a directory."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
     }
 
 
-def test_open(copy: Path, nano: Bundle) -> None:
+def test_open(copy: Path, nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     (copy / ".DS_Store").touch()
-    bundle = Bundle.open(str(copy))
+    monkeypatch.setenv("HOME", str(copy.parent))
+    bundle = Bundle.open("~/bundle")
     assert (bundle.path, bundle.manifest) == (copy, nano.manifest)
     assert bundle.model.image_size == 128
     assert len(bundle.model.mask_prompt_kernel) == len(bundle.model.mask_prompt_kernel[0]) == 4
@@ -102,6 +106,18 @@ def test_open(copy: Path, nano: Bundle) -> None:
         file = bundle.graph_path(name)
         assert file == copy / f"{name}.onnx"
         assert sha256(file) == bundle.manifest.graphs[name].sha256
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (NANO, rf"^{NANO} is a checkpoint: export it first with `sam2edge export {NANO} OUT`, then give OUT"),
+        (CLIP, rf"^{CLIP} is a video, not a bundle: give the directory that `sam2edge export` wrote"),
+    ],
+)
+def test_open_something_else(path: Path, message: str) -> None:
+    with pytest.raises(ForeignFileError, match=message):
+        Bundle.open(path)
 
 
 def test_open_a_bundle_that_does_not_know_of_pooled_memory(copy: Path, nano: Bundle) -> None:
@@ -130,7 +146,7 @@ def manifest_of(content: bytes) -> Callable[[Path], None]:
 
 
 def field(*keys: str | int, value: object = None) -> Callable[[Path], None]:
-    """Set a field of the manifest, or take it out."""
+    """Return a function that sets a field of the manifest, or removes it."""
 
     def damage(bundle: Path) -> None:
         manifest = part = json.loads((bundle / "manifest.json").read_text())
@@ -146,6 +162,46 @@ def field(*keys: str | int, value: object = None) -> Callable[[Path], None]:
 
 
 CALIBRATION = {"file": "recipe.json", "sha256": "", "bytes": 0, "frames": 4, "clips": {}, "source": {}}
+DECODER = ("graphs", "mask_decoder")
+FIELDS: dict[str, tuple[tuple[str | int, ...], object, str]] = {
+    "newer schema": (("schema",), 2, "schema 2.*update sam2edge"),
+    "missing field": (("model", "memory_dim"), None, "memory_dim"),
+    "missing entry": (DECODER, None, "mask_decoder"),
+    "unknown field": (("model", "heads"), 8, "heads"),
+    "text for a number": (("model", "image_size"), "128", "image_size must be int but is '128'"),
+    "number for a name": ((*DECODER, "file"), 5, "file must be str but is 5"),
+    "list for a table": ((*DECODER, "parity"), [], "misstated"),
+    "no memory": (("model", "memory_frames"), 0, "memory_frames and max_pointers must be 1 or more"),
+    "text for an error": ((*DECODER, "parity", "mask", "max_error"), "small", "max_error must be float but is 'small'"),
+    "list for a table of numbers": (
+        ("calibration",),
+        {**CALIBRATION, "iou": ["clip.mp4"]},
+        r"iou must be dict\[str, float\] but is \['clip.mp4'\]",
+    ),
+    "kernel of another size": (("model", "mask_prompt_kernel"), [[1.0]], r"mask_prompt_kernel must be \[4,4\]"),
+    "embedding of another size": (("model", "no_memory_embedding"), [1.0], "no_memory_embedding must have hidden_dim"),
+    "pool that does not tile": (
+        ("model", "memory_pool"),
+        3,
+        r"memory_pool must be one of \(1, 2, 4\) but is 3",
+    ),
+    "pool of other graphs": (
+        ("model", "memory_pool"),
+        2,
+        r"inputs of memory_attention are .*memory float32\[N,T,64,64\].* but.*\[N,T,16,64\]",
+    ),
+    "changed shape": (
+        ("graphs", "memory_encoder", "outputs", 0, "shape", 2),
+        32,
+        r"outputs of memory_encoder are memory float32\[N,64,32\] but.*\[N,64,64\]",
+    ),
+    "changed dtype": (
+        (*DECODER, "inputs", 0, "dtype"),
+        "float16",
+        "inputs of mask_decoder are conditioned float16",
+    ),
+}
+"""Fields of the manifest, the value they get (None: the field is removed), and how that is refused."""
 DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = {
     "truncated graph": (truncate, CorruptFileError, "mask_decoder.onnx", "bytes"),
     "edited byte": (edit, CorruptFileError, "memory_encoder.onnx", "sha256"),
@@ -155,109 +211,29 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = 
     "half a manifest": (manifest_of(b'{"format": "sam2edge-'), CorruptFileError, "manifest.json", "not JSON"),
     "deep manifest": (manifest_of(b"[" * 100_000), CorruptFileError, "manifest.json", "not JSON"),
     "binary manifest": (manifest_of(b"\xff\xfe\x00"), CorruptFileError, "manifest.json", "not JSON"),
-    "another tool's manifest": (
-        manifest_of(b'{"name": "web app", "schema": 1}'),
+    "another tool's": (
+        manifest_of(b'{"name": "app"}'),
         ForeignFileError,
         "manifest.json",
         "not a manifest of sam2edge",
     ),
     "a list": (manifest_of(b"[]"), ForeignFileError, "manifest.json", "not a manifest of sam2edge"),
-    "newer schema": (field("schema", value=2), SchemaError, "manifest.json", "schema 2.*update sam2edge"),
-    "missing field": (field("model", "memory_dim"), SchemaError, "manifest.json", "memory_dim"),
-    "missing entry": (field("graphs", "mask_decoder"), SchemaError, "manifest.json", "mask_decoder"),
-    "unknown field": (field("model", "heads", value=8), SchemaError, "manifest.json", "heads"),
-    "text for a number": (
-        field("model", "image_size", value="128"),
-        SchemaError,
-        "manifest.json",
-        "image_size must be int but is '128'",
-    ),
-    "number for a name": (
-        field("graphs", "mask_decoder", "file", value=5),
-        SchemaError,
-        "manifest.json",
-        "file must be str but is 5",
-    ),
-    "list for a table": (
-        field("graphs", "mask_decoder", "parity", value=[]),
-        SchemaError,
-        "manifest.json",
-        "misstated",
-    ),
-    "no memory": (
-        field("model", "memory_frames", value=0),
-        SchemaError,
-        "manifest.json",
-        "memory_frames and max_pointers must be 1 or more",
-    ),
-    "text for an error": (
-        field("graphs", "mask_decoder", "parity", "mask", "max_error", value="small"),
-        SchemaError,
-        "manifest.json",
-        "max_error must be float but is 'small'",
-    ),
-    "list for a table of numbers": (
-        field("calibration", value={**CALIBRATION, "iou": ["clip.mp4"]}),
-        SchemaError,
-        "manifest.json",
-        r"iou must be dict\[str, float\] but is \['clip.mp4'\]",
-    ),
-    "kernel of another size": (
-        field("model", "mask_prompt_kernel", value=[[1.0]]),
-        SchemaError,
-        "manifest.json",
-        r"mask_prompt_kernel must be \[4,4\]",
-    ),
-    "no-memory embedding of another size": (
-        field("model", "no_memory_embedding", value=[1.0]),
-        SchemaError,
-        "manifest.json",
-        r"no_memory_embedding must have hidden_dim numbers",
-    ),
-    "memory pool that does not tile the grid": (
-        field("model", "memory_pool", value=3),
-        SchemaError,
-        "manifest.json",
-        r"memory_pool must be one of \(1, 2, 4\) but is 3",
-    ),
-    "memory pool of other graphs": (
-        field("model", "memory_pool", value=2),
-        SchemaError,
-        "manifest.json",
-        r"inputs of memory_attention are .*memory float32\[N,T,64,64\].* but.*\[N,T,16,64\]",
-    ),
-    "changed shape": (
-        field("graphs", "memory_encoder", "outputs", 0, "shape", 2, value=32),
-        SchemaError,
-        "manifest.json",
-        r"outputs of memory_encoder are memory float32\[N,64,32\] but.*\[N,64,64\]",
-    ),
-    "changed dtype": (
-        field("graphs", "mask_decoder", "inputs", 0, "dtype", value="float16"),
-        SchemaError,
-        "manifest.json",
-        "inputs of mask_decoder are conditioned float16",
-    ),
-    "path outside": (
-        field("graphs", "mask_decoder", "file", value="../x.onnx"),
-        ForeignFileError,
-        "manifest.json",
-        r"'\.\./x\.onnx', which lies outside",
-    ),
-    "absolute path": (
-        field("graphs", "mask_decoder", "file", value="/x.onnx"),
-        ForeignFileError,
-        "manifest.json",
-        "'/x.onnx', which lies outside",
-    ),
-    "unlisted file": (
-        lambda bundle: (bundle / "extra.engine").touch(),
-        ForeignFileError,
-        "extra.engine",
-        "not listed",
-    ),
+    "unlisted file": (lambda bundle: (bundle / "x.engine").touch(), ForeignFileError, "x.engine", "not listed"),
+    **{
+        f"file is {file}": (
+            field(*DECODER, "file", value=file),
+            ForeignFileError,
+            "manifest.json",
+            f"'{re.escape(file)}', which lies outside",
+        )
+        for file in ("../x.onnx", "/x.onnx")
+    },
+    **{
+        name: (field(*keys, value=value), SchemaError, "manifest.json", words)
+        for name, (keys, value, words) in FIELDS.items()
+    },
 }
-"""What happens to the bundle: how it is refused, and which file is named."""
+"""What happens to the bundle; the error, the file that it names, and its words."""
 
 
 @pytest.mark.parametrize(("damage", "error", "file", "words"), DAMAGES.values(), ids=DAMAGES)
@@ -272,27 +248,24 @@ def test_open_refuses(
     assert str(caught.value).startswith(f"{copy / file}: ")
 
 
-def test_replacing_makes_a_directory(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "bundle"
+def write_new(out: Path) -> None:
     with replacing(out) as new:
         (new / "manifest.json").write_text("new")
-        assert not out.exists()
-    assert read(tmp_path) == {"deep": None, "deep/bundle": None, "deep/bundle/manifest.json": b"new"}
-    assert out.stat().st_mode & 0o777 == 0o755
 
 
-def test_replacing_takes_the_old_place(copy: Path, nano: Bundle) -> None:
-    with replacing(copy) as new:
+@pytest.mark.parametrize("out", ["deep/new", "empty", "bundle"])
+def test_replacing(copy: Path, nano: Bundle, out: str) -> None:
+    """Of a place that does not exist, of an empty directory, and of another bundle, which opens until the end."""
+    place = copy.parent / out
+    (copy.parent / "empty").mkdir()
+    before = read(place)
+    with replacing(place) as new:
         (new / "manifest.json").write_text("new")
+        assert read(place) == before
         assert Bundle.open(copy).manifest == nano.manifest
-    assert read(copy.parent) == {"bundle": None, "bundle/manifest.json": b"new"}
-
-
-def test_replacing_fills_an_empty_directory(tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
-    with replacing(tmp_path / "bundle") as new:
-        (new / "manifest.json").write_text("new")
-    assert read(tmp_path) == {"bundle": None, "bundle/manifest.json": b"new"}
+    assert read(place) == {"manifest.json": b"new"}
+    assert place.stat().st_mode & 0o777 == 0o755
+    assert {path.name for path in copy.parent.iterdir()} == {"bundle", "empty", out.partition("/")[0]}
 
 
 @pytest.mark.parametrize(
@@ -359,8 +332,7 @@ def test_replacing_where_nothing_can_be_written(tmp_path: Path) -> None:
 def test_replacing_follows_a_link(copy: Path, tmp_path: Path) -> None:
     link = tmp_path / "latest"
     link.symlink_to(copy)
-    with replacing(link) as new:
-        (new / "manifest.json").write_text("new")
+    write_new(link)
     assert link.is_symlink()
     assert read(copy) == {"manifest.json": b"new"}
     assert sorted(tmp_path.iterdir()) == [copy, link]
@@ -369,8 +341,7 @@ def test_replacing_follows_a_link(copy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("out", [".", "../bundle"])
 def test_replacing_by_a_path_through_itself(copy: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
     monkeypatch.chdir(copy)
-    with replacing(Path(out)) as new:
-        (new / "manifest.json").write_text("new")
+    write_new(Path(out))
     assert read(copy.parent) == {"bundle": None, "bundle/manifest.json": b"new"}
 
 
@@ -395,6 +366,5 @@ def test_replacing_killed(copy: Path, nano: Bundle) -> None:
     assert (left / "mask_decoder.onnx").read_bytes() == b"half"
     assert read(copy) == before
     assert Bundle.open(copy).manifest == nano.manifest
-    with replacing(copy) as new:
-        (new / "manifest.json").write_text("new")
+    write_new(copy)
     assert read(copy) == {"manifest.json": b"new"}

@@ -11,7 +11,7 @@ LINE = re.compile(r"(?P<indent>[ │├└─]*)(?P<name>\w+Error)(?: \((?P<othe
 
 
 def drawn() -> dict[str, tuple[str, ...]]:
-    """Bases by class, as drawn; the root's base is not."""
+    """Return the bases of each class, as drawn; Exception, the base of the root, is not drawn."""
     tree: dict[str, tuple[str, ...]] = {}
     ancestors: list[tuple[int, str]] = [(-1, "Exception")]
     for line in inspect.cleandoc(errors.__doc__ or "").splitlines():
@@ -26,4 +26,4 @@ def drawn() -> dict[str, tuple[str, ...]]:
 
 def test_tree() -> None:
     classes = inspect.getmembers(errors, inspect.isclass)
-    assert drawn() == {name: tuple(base.__name__ for base in one.__bases__) for name, one in classes}
+    assert drawn() == {name: tuple(base.__name__ for base in error.__bases__) for name, error in classes}

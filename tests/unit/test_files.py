@@ -1,6 +1,8 @@
 """Paths that a user gives, and what they hold."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,15 @@ import pytest
 
 from sam2edge.bundle import FORMAT, MANIFEST
 from sam2edge.errors import InputError
-from sam2edge.files import PathKind, path_kind, user_path
+from sam2edge.files import (
+    PathKind,
+    check_output_directory,
+    check_output_file,
+    path_kind,
+    replacing_file,
+    user_path,
+    write_text,
+)
 from tests.conftest import REPO
 
 
@@ -84,3 +94,39 @@ def test_other_files_without_a_suffix(tmp_path):
     assert path_kind(tmp_path / "weights") is PathKind.CHECKPOINT
     (tmp_path / "notes").write_text("a video")
     assert path_kind(tmp_path / "notes") is PathKind.OTHER
+
+
+def test_replacing_a_file(tmp_path):
+    file = tmp_path / "deep" / "a.txt"
+    write_text(file, "old")
+    with contextlib.suppress(KeyboardInterrupt), replacing_file(file) as new:
+        new.write_text("half")
+        assert sorted(file.parent.iterdir()) == sorted([file, new])
+        raise KeyboardInterrupt
+    assert file.read_text() == "old"
+    write_text(file, "new")
+    assert file.read_text() == "new"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_outputs_are_checked_without_a_trace(tmp_path):
+    (tmp_path / "file").touch()
+    check_output_file(tmp_path / "file")
+    check_output_file(tmp_path / "deep" / "a.txt")
+    check_output_directory(tmp_path / "deep")
+    for check, path, message in (
+        (check_output_file, tmp_path, "is a directory, expected the name of a file to write"),
+        (check_output_file, tmp_path / "file" / "a", "is a file, not a directory"),
+        (check_output_directory, tmp_path / "file", "is a file, not a directory"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_outputs_without_permission(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # chmod does not stop root
+    for path in (tmp_path / "file", tmp_path / "other"):
+        with pytest.raises(InputError, match="cannot be written: Permission denied"):
+            check_output_file(path)

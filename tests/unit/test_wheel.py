@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree, out = tmp_path_factory.mktemp("tree") / "sam2edge", tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(REPO / "src", tree / "src", symlinks=True, ignore=ignored)
-    for folder in (*FOLDERS, "deploy", "docs", "samples", "tests"):
+    for folder in (*FOLDERS, "deploy", "docs", "samples", "tests", "tools"):
         shutil.copytree(REPO / folder, tree / folder, ignore=ignored)
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPO / file, tree)
@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: object, cwd: Path) -> str:
-    """What a command prints, run in `cwd` without this process's Python settings."""
+    """Return what a command prints, run in `cwd` without this process's Python settings."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,7 +45,7 @@ def run(*command: object, cwd: Path) -> str:
 
 
 def sources() -> set[str]:
-    """The package's files, as an installed package has them."""
+    """Return the package's files, with the paths of an installed package."""
     package = REPO / "src" / "sam2edge"
     own = [*package.rglob("*.py"), *package.glob("ui/page/*")]  # rglob does not follow links
     top = {f"sam2edge/{file.relative_to(package)}" for file in own}
@@ -77,13 +77,13 @@ def test_sdist_holds_every_file_as_a_file(built: Path) -> None:
 
 
 def required(requirements: list[str] | None) -> set[str]:
-    """Distributions that these requirements name, extras left out."""
+    """Return the distributions that these requirements name, without extras."""
     parsed = map(Requirement, requirements or [])
     return {one.name for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})}
 
 
 def with_their_own(names: set[str]) -> set[str]:
-    """Distributions and what those require in turn."""
+    """Return distributions and what they require in turn."""
     return names.union(*(with_their_own(required(metadata.requires(name))) for name in names))
 
 

@@ -141,7 +141,7 @@ def _steps(chain: Sequence[BenchmarkCase]) -> dict[BenchmarkCase, str]:
 
 
 def _pytorch(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
-    if absent := without_pytorch(settings.compare, "--compare"):
+    if absent := without_pytorch(settings.compare, "--against"):
         return [], [absent]
     case = BenchmarkCase("PyTorch", "pytorch", settings.compare, "", settings.objects[0], settings.frames)
     case = dataclasses.replace(case, image_size=settings.bundles[0].model.image_size, scene=settings.scene)

@@ -1,39 +1,24 @@
 """The bundle: one directory with four graphs and the manifest.json that describes them."""
 
-from sam2edge.bundle.contract import GRAPHS, Model, TensorSpec, contract, memory_pools
-from sam2edge.bundle.manifest import (
-    FORMAT,
-    MANIFEST,
-    RECIPE,
-    Bundle,
-    Calibration,
-    Graph,
-    Manifest,
-    Parity,
-    Source,
-    check_output,
-    read_manifest,
-    replacing,
-    write_manifest,
+from sam2edge.bundle.contract import (
+    GRAPHS as GRAPHS,
+    Model as Model,
+    TensorSpec as TensorSpec,
+    contract as contract,
+    memory_pools as memory_pools,
 )
-
-__all__ = [
-    "FORMAT",
-    "GRAPHS",
-    "MANIFEST",
-    "RECIPE",
-    "Bundle",
-    "Calibration",
-    "Graph",
-    "Manifest",
-    "Model",
-    "Parity",
-    "Source",
-    "TensorSpec",
-    "check_output",
-    "contract",
-    "memory_pools",
-    "read_manifest",
-    "replacing",
-    "write_manifest",
-]
+from sam2edge.bundle.manifest import (
+    FORMAT as FORMAT,
+    MANIFEST as MANIFEST,
+    RECIPE as RECIPE,
+    Bundle as Bundle,
+    Calibration as Calibration,
+    Graph as Graph,
+    Manifest as Manifest,
+    Parity as Parity,
+    Source as Source,
+    check_output as check_output,
+    read_manifest as read_manifest,
+    replacing as replacing,
+    write_manifest as write_manifest,
+)

@@ -36,14 +36,10 @@ class Model:
         multimask_min_points: Least points, a box counting as two, for which a prompt takes the best of three masks.
         multimask_max_points: Most points for which it does.
         multimask_for_tracking: Whether a frame without a prompt does too, if `multimask_min_points` is 0.
-        mask_prompt_kernel: [4,4], the learned 4× downsampling through which a mask prompt reaches the decoder
-            (`mask_downsample` in sam2_base.py).
+        mask_prompt_kernel: [4,4], downsamples a mask prompt for the decoder (`mask_downsample` in sam2_base.py).
         mask_prompt_bias: The bias of that downsampling.
-        no_memory_embedding: [C], what images and first frames get in place of memory. The decoder's graph adds it;
-            here it is for `get_image_embedding`.
-        memory_pool: A memory keeps one token for every window of this side of the grid. SAM 2 has 1, and so have
-            bundles written before this field existed.
-
+        no_memory_embedding: [C], in place of memory; the decoder's graph adds it, here it is for get_image_embedding.
+        memory_pool: A memory keeps one token for every window of this side of the grid; 1 in SAM 2 and older bundles.
     """
 
     image_size: int

@@ -54,7 +54,6 @@ class Calibration:
         clips: The sha256 of each clip's pixels, by the clip's name.
         source: The sha256 of each FP32 graph.
         iou: Mean IoU with the FP32 masks in closed loop, by the clip's name; empty if it was not measured.
-
     """
 
     file: str
@@ -94,13 +93,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was opened and verified; none of its graphs was loaded.
-
-    Attributes:
-        path: The bundle's directory.
-        manifest: The content of its manifest.json.
-
-    """
+    """A bundle that was opened and verified, of which no graph was loaded yet."""
 
     path: Path
     manifest: Manifest
@@ -118,15 +111,11 @@ class Bundle:
     def open(path: str | os.PathLike[str]) -> Bundle:
         """Read and verify a bundle: its manifest, the graph contract, and the size and sha256 of every file.
 
-        Args:
-            path: The bundle's directory; a leading `~` is expanded.
-
         Raises:
             MissingFileError: The directory, its manifest or a listed file does not exist.
             CorruptFileError: A file was truncated or edited.
             ForeignFileError: The path holds something else, or the bundle a file that is not listed.
             SchemaError: The manifest is of a newer version, or lacks or misstates a field.
-
         """
         directory = user_path(path)
         manifest = read_manifest(directory)
@@ -256,13 +245,9 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def check_output(out: Path, check: Callable[[Path], None] | None = None) -> None:
     """Raise a BundleError if nothing can be written at `out`, so that no work is done in vain.
 
-    Args:
-        out: The directory to write. By default only a bundle, whole or damaged, may be replaced.
-        check: Raises an error if what is at `out` must not be replaced, instead of that default.
-
+    Only a bundle, whole or damaged, may be replaced; another `check` raises an error for what may not.
     """
-    out = out.resolve()
-    for parent in out.parents:
+    for parent in out.resolve().parents:
         if path_kind(parent) is PathKind.BUNDLE:
             raise BundleError(f"{out}: lies in the bundle {parent}, which may hold nothing else; give another path")
     (check or _check_replaceable)(out)

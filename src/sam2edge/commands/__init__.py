@@ -4,7 +4,11 @@ Each has `add(parser)`, which declares its arguments and sets `verb`, the functi
 code. What a verb needs is imported inside it, so that `sam2edge --help` is quick and `track` runs without PyTorch.
 """
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM."""
-BROKEN_PIPE = 141
-"""Exit code when whoever read the output went away, as of a program that SIGPIPE ends."""
+FAILED, ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+EXIT_CODES = {
+    0: "all went well",
+    FAILED: "the gate of `verify`, `calibrate` or `build` failed, or `doctor` found that this machine cannot track",
+    ERROR: "wrong usage, or an error, which one line on stderr describes",
+    INTERRUPTED: "interrupted by Ctrl-C or SIGTERM (`ui`, which ends in no other way: 0)",
+    BROKEN_PIPE: "the program that read the output ended first",
+}

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
 
 from sam2edge.commands.console import StatusLine, print_table
+from sam2edge.commands.options import (
+    add_against,
+    add_backend,
+    add_clip,
+    add_truth,
+    check_outputs,
+    file_path,
+    refuse_ignored,
+)
+
+_MODES = ("latency", "throughput")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measure what a frame costs on this machine, every row in a process of its own: time of whole frames and of "
-        "each graph, by number of objects and of memory frames, memory, power and accuracy (docs/performance.md)."
+        "Measure what a frame costs on this machine: the time of whole frames and of each graph, by the number of "
+        "objects and of memory frames, memory, power and accuracy. Every row is measured in a process of its own."
     )
-    parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="others are compared with the first")
-    parser.add_argument("--backend", default="auto", metavar="NAME", help="as for `track` (default: auto)")
+    parser.add_argument(
+        "bundles", nargs="+", type=file_path, metavar="BUNDLE", help="further bundles are compared with the first"
+    )
+    add_backend(parser)
     parser.add_argument(
         "--objects", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="tracked objects (default: 1 4 8)"
     )
@@ -25,31 +37,25 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[1, 3],
         metavar="N",
-        help="as for `track` (default: 1 3 and the model's own)",
+        help="recent frames to attend to (default: 1 3 and the model's own)",
     )
-    parser.add_argument("--frames", type=int, default=100, metavar="N", help="timed in each row (default: 100)")
+    parser.add_argument("--frames", type=int, default=100, metavar="N", help="frames to time per row (default: 100)")
+    parser.add_argument("--mode", nargs="+", choices=_MODES, default=_MODES, help="default: both")
+    add_clip(parser, "to measure on (default: a drawn scene)")
+    add_truth(parser)
+    add_against(parser, "PyTorch, and the other backends of ONNX Runtime, are measured too")
+    parser.add_argument("--csv", type=file_path, metavar="FILE", help="write the rows as a table")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write the rows, and what was not measured")
     parser.add_argument(
-        "--mode",
-        nargs="+",
-        default=["latency", "throughput"],
-        metavar="MODE",
-        help="latency, throughput (default: both)",
+        "--plots", type=file_path, metavar="DIR", help="write SVG plots, and bench.html with everything"
     )
-    parser.add_argument("--clip", default="", metavar="CLIP", help="frames to measure on (default: a drawn scene)")
-    parser.add_argument("--masks", default="", metavar="DIR", help="its true masks, as for `verify`")
-    parser.add_argument(
-        "--compare",
-        default="",
-        metavar="SOURCE",
-        help="the checkpoint: PyTorch, and ONNX Runtime's other backends, too",
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="the rows as a table")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the same, and what was not measured")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="pictures (SVG), and bench.html with all of it")
     parser.set_defaults(verb=_bench)
 
 
 def _bench(args: argparse.Namespace) -> int:
+    if args.clip is None:
+        refuse_ignored(args, "truth", without="--clip")
+    check_outputs(files=(args.csv, args.json), directories=(args.plots,))
     from sam2edge.bench import plan, report
     from sam2edge.bench.scene import Scene
     from sam2edge.bundle import Bundle
@@ -61,15 +67,12 @@ def _bench(args: argparse.Namespace) -> int:
         args.frames,
         tuple(args.mode),
         tuple(args.memory_frames),
-        args.compare,
-        Scene(args.clip, args.masks),
+        args.against or "",
+        Scene(args.clip or "", str(args.truth or "")),
     )
     cases, missing = plan.plan(settings)
-    status = StatusLine()
-    try:
-        results, failed = plan.run(cases, lambda case, fraction: status.show(f"{fraction:4.0%} {case}"))
-    finally:
-        status.clear()
+    with StatusLine() as status:
+        results, failed = plan.run(cases, status.progress)
     missing += failed
     print(f"{report.machine()}\n{settings.scene}, {settings.frames} frames a row\n{textwrap.fill(report.TIMED, 120)}\n")
     print_table(report.frame_table(results))

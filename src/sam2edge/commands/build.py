@@ -5,20 +5,29 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands.console import StatusLine, print_table
+from sam2edge.commands.options import (
+    add_bundle,
+    add_clip,
+    add_gate,
+    check_outputs,
+    file_path,
+    min_iou,
+    optional_packages,
+    refuse_ignored,
+)
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
-from sam2edge.errors import EngineError, GateError, InputError
+from sam2edge.errors import InputError
 
 if TYPE_CHECKING:
     from sam2edge.bundle.engines import Engines
     from sam2edge.calibration.choose import Trial
     from sam2edge.runtime.backends.base import Backend
+    from sam2edge.types import Progress
 
-_FAILED = 1
-
+_PRECISIONS = ("fp16", "fp32", "int8", "auto")
 _LIMITS = {
     "objects": ("--max-objects", "objects tracked at a time"),
     "conditioning_frames": ("--max-conditioning-frames", "conditioning frames of an object"),
@@ -31,60 +40,58 @@ _LIMITS = {
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Compile a bundle into TensorRT engines for this machine's GPU, into BUNDLE.engines/PRECISION. Takes minutes; "
-        "what is up to date is not built again. With --clip they must track it as FP32 does: the report is in "
-        "BUNDLE.engines/PRECISION.report, exit code 1 if they do not."
+        "Compile a bundle into TensorRT engines for this machine's GPU, in BUNDLE.engines/PRECISION. This takes "
+        "minutes; engines that are up to date are not built again. With --clip, they must track it as FP32 does: the "
+        "report is in BUNDLE.engines/PRECISION.report, and the exit code is 1 if they do not."
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="another directory for the engines")
+    add_bundle(parser)
+    parser.add_argument("-o", "--output", type=file_path, metavar="DIR", help="another directory for the engines")
     parser.add_argument(
         "--precision",
         default="fp16",
-        metavar="{fp16,fp32,int8,auto}",
-        help="int8: of a bundle that `sam2edge calibrate` wrote; auto: for each graph the fastest that passes on "
-        "--clip (default: fp16)",
+        metavar=f"{{{','.join(_PRECISIONS)}}}",
+        help="int8 needs a bundle that `sam2edge calibrate` wrote; auto takes for each graph the fastest that passes "
+        "on --clip (default: fp16)",
     )
-    parser.add_argument(
-        "--clip", metavar="CLIP", help="a video or images that the engines must track as FP32 does, or they are refused"
-    )
+    add_clip(parser, "that the engines must track as FP32 does")
     add_prompts(parser)
     parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
-    parser.add_argument("--min-iou", type=float, default=0.97, metavar="IOU", help="lowest mean IoU (default: 0.97)")
+    add_gate(parser)
     parser.add_argument(
-        "--source", type=Path, metavar="BUNDLE", help="the FP32 bundle that an INT8 one was made of, for --clip"
+        "--fp32", type=file_path, metavar="BUNDLE", help="with --clip: the FP32 bundle that an INT8 one was made from"
     )
     parser.add_argument(
         "--profile", choices=("desktop", "jetson"), default="desktop", help="sizes and memory (default: desktop)"
     )
-    for option, what in _LIMITS.values():
-        parser.add_argument(option, type=int, metavar="N", help=f"{what} (default: the profile's)")
+    for option, text in _LIMITS.values():
+        parser.add_argument(option, type=int, metavar="N", help=f"{text} (default: the profile's)")
     parser.add_argument(
         "--workspace", type=int, metavar="MIB", help="scratch memory of a layer (default: the profile's)"
     )
-    parser.add_argument("--force", action="store_true", help="build even what is up to date")
+    parser.add_argument("--force", action="store_true", help="build engines that are up to date, too")
     parser.set_defaults(verb=_build)
 
 
 def _build(args: argparse.Namespace) -> int:
-    status = StatusLine()
-    try:
-        engines, trials = _engines(args, lambda message, fraction: status.show(f"{fraction:4.0%} {message}"))
-    except ModuleNotFoundError as error:
-        raise EngineError(f"building needs {error.name}: pip install {error.name}") from error
-    except GateError as error:
-        status.clear()
-        print(error)
-        return _FAILED
-    finally:
-        status.clear()
+    if args.precision not in (*_PRECISIONS, "fp8"):  # the library says why there is no fp8
+        raise InputError(f"--precision must be one of {', '.join(_PRECISIONS)} but is {args.precision!r}")
+    if args.clip is None:
+        if args.precision == "auto":
+            raise InputError("--precision auto compares engines with FP32 on a clip of yours: give it as --clip")
+        refuse_ignored(args, "frames", "min_iou", "fp32", without="--clip")
+        if args.prompts:
+            raise InputError(f"{args.prompts[0]} does nothing without --clip")
+    check_outputs(directories=(args.output,))
+    with StatusLine() as status, optional_packages("building"):
+        engines, trials = _engines(args, status.progress)
     _print(engines)
     for trial in trials:
-        said = "; ".join(trial.failures) or ("taken" if trial is trials[-1] else "passed")
-        print(f"{'/'.join(trial.assignment)}: {trial.total:.2f} ms, {said}")
+        outcome = "; ".join(trial.failures) or ("chosen" if trial is trials[-1] else "passed")
+        print(f"{'/'.join(trial.assignment)}: {trial.total:.2f} ms, {outcome}")
     return 0
 
 
-def _engines(args: argparse.Namespace, progress: Callable[[str, float], None]) -> tuple[Engines, list[Trial]]:
+def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, list[Trial]]:
     from sam2edge.engines.build import build
     from sam2edge.engines.profiles import PRESETS
 
@@ -99,23 +106,21 @@ def _engines(args: argparse.Namespace, progress: Callable[[str, float], None]) -
         "progress": progress,
     }
     if args.clip is None:
-        if args.precision == "auto" or args.source or args.prompts:
-            raise InputError("engines are compared with FP32 on a clip of yours; give it as --clip")
-        return build(args.bundle, args.out, **common), []
+        return build(args.bundle, args.output, **common), []
 
     from sam2edge.calibration.checked_build import build_checked
     from sam2edge.calibration.measure.clip import Clip
     from sam2edge.calibration.measure.gate import Gate
 
     prompts = prompts_by_id(args.prompts) or None
-    clip, gate = Clip(args.clip, args.frames), Gate(args.min_iou)
+    clip, gate = Clip(args.clip, args.frames), Gate(min_iou(args))
     return build_checked(
-        args.bundle, clip, _opener(), args.out, source=args.source, prompts=prompts, gate=gate, **common
+        args.bundle, clip, _opener(), args.output, source=args.fp32, prompts=prompts, gate=gate, **common
     )
 
 
 def _opener() -> Callable[[Engines], Backend]:
-    """What runs engines. BackendError before anything is built where they cannot run."""
+    """Return what runs engines; raise a BackendError, before anything is built, if they cannot run here."""
     from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 
     TensorRTBackend()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from sam2edge.commands import FAILED
+
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Say what this machine has, what is missing and what to do about it."
+    parser.description = (
+        "Check this machine's setup: what is installed, what is missing and what to do about it. Exit code 1 if this "
+        "machine cannot track."
+    )
     parser.set_defaults(verb=_doctor)
 
 
@@ -23,4 +28,4 @@ def _doctor(args: argparse.Namespace) -> int:
         print("\nThis machine can track.")
         return 0
     print("\nThis machine cannot track: see the lines above that are not ok.")
-    return 1
+    return FAILED

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from sam2edge.bundle import check_output
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.inspect import print_parity
-from sam2edge.errors import ExportError
+from sam2edge.commands.options import add_clip, file_path, optional_packages
+from sam2edge.errors import InputError
+from sam2edge.files import PathKind, path_kind, user_path
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Write a bundle: four ONNX graphs, compared with PyTorch, and their manifest."
+    parser.description = "Write a bundle: four ONNX graphs that were compared with PyTorch, and their manifest."
     parser.add_argument("source", metavar="SOURCE", help="Hugging Face directory or model id, or an upstream .pt file")
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory of the bundle")
+    parser.add_argument("out", metavar="OUT", type=file_path, help="directory of the bundle")
     parser.add_argument(
         "--image-size",
         type=int,
@@ -26,33 +28,29 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="P",
-        help="average P×P tokens of a memory, 2 or 4: quicker, smaller, less accurate (default: 1, as SAM 2)",
+        help="average P×P tokens of a memory, 2 or 4: faster, smaller, less accurate (default: 1, as in SAM 2)",
     )
-    parser.add_argument(
-        "--frames",
-        metavar="CLIP",
-        help="video, image or folder of images to compare with PyTorch on (default: a drawn scene)",
-    )
+    add_clip(parser, "or an image, to compare the graphs with PyTorch on (default: a drawn scene)")
     parser.set_defaults(verb=_export)
 
 
 def _export(args: argparse.Namespace) -> int:
-    status = StatusLine()
-    try:
+    check_output(args.out)
+    source = str(user_path(args.source)) if args.source.startswith("~") else args.source
+    kind = path_kind(source)
+    if kind in (PathKind.BUNDLE, PathKind.VIDEO, PathKind.IMAGE, PathKind.IMAGE_FOLDER):
+        raise InputError(f"{source} is {kind.value}; the checkpoint comes first: sam2edge export SOURCE OUT")
+    with StatusLine() as status, optional_packages("exporting", '"sam2edge[export]"'):
         from sam2edge.export import export
 
         bundle = export(
-            args.source,
+            source,
             args.out,
             image_size=args.image_size,
             memory_pool=args.memory_pool,
-            frames=args.frames,
-            progress=lambda message, fraction: status.show(f"{fraction:4.0%} {message}"),
+            frames=args.clip,
+            progress=status.progress,
         )
-    except ModuleNotFoundError as error:
-        raise ExportError(f'exporting needs {error.name}: pip install "sam2edge[export]"') from error
-    finally:
-        status.clear()
     print_parity(bundle)
     print(f"wrote {bundle.path}")
     return 0

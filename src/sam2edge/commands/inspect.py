@@ -6,10 +6,10 @@ import argparse
 import functools
 import importlib.util
 import operator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sam2edge.commands.console import print_table
+from sam2edge.commands.options import add_bundle, refuse_ignored
 
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
@@ -17,21 +17,24 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Verify a bundle and print what its manifest says. With --device, count instead what a frame takes at least on "
-        "a board or card."
+        "Verify a bundle and print what its manifest says; with --device, print instead the least time that a frame "
+        "can take on a board or card."
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    add_bundle(parser)
     parser.add_argument("--device", metavar="NAME", help="orin-nx, rtx-4090, …; an unknown name lists all")
+    parser.add_argument("--objects", type=int, metavar="N", help="with --device: tracked objects (default: 1)")
     parser.add_argument(
-        "--objects", type=int, default=1, metavar="N", help="with --device: tracked objects (default: 1)"
-    )
-    parser.add_argument(
-        "--parts", type=int, default=0, metavar="N", help="with --device: also the N parts of each graph that take most"
+        "--parts",
+        type=int,
+        metavar="N",
+        help="with --device: also the N most expensive parts (default: 0)",
     )
     parser.set_defaults(verb=_inspect)
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    if args.device is None:
+        refuse_ignored(args, "objects", "parts", without="--device")
     from sam2edge.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
@@ -69,8 +72,9 @@ def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
     from sam2edge.engines.estimate.devices import find_device
     from sam2edge.errors import BackendError
 
-    device, objects = find_device(args.device), integer("--objects", args.objects, 1)
-    most = integer("--parts", args.parts, 0)
+    device = find_device(args.device)
+    objects = 1 if args.objects is None else integer("--objects", args.objects, 1)
+    part_count = 0 if args.parts is None else integer("--parts", args.parts, 0)
     if importlib.util.find_spec("onnx") is None:
         raise BackendError("--device reads the graphs with onnx, which is not installed: pip install onnx")
     from sam2edge.engines.estimate.roofline import graph_bounds, parts
@@ -82,8 +86,8 @@ def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
     print(
         f"{device.title}: {device.fp16:g} TFLOP/s FP16 and {device.int8:g} TOPS INT8, dense; "
         f"{device.bandwidth:g} GB/s, {device.memory} GB\n{origin}\n\n"
-        f"A bound, not a measurement: no frame of {counted} with a full memory bank\n"
-        "is quicker, unless a cache keeps weights from frame to frame; most are slower by several times."
+        f"A bound, not a measurement: no frame with {counted} and a full memory bank\n"
+        "is faster, unless a cache keeps weights from frame to frame; most are several times slower."
     )
     print_table(
         [("", "GFLOP", "MB", "FP16 floor ms", "INT8 floor ms", "as written: MB", "ms")]
@@ -101,9 +105,9 @@ def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
         ]
     )
     print(f"at most {1 / frame.fp16:.0f} frames a second in FP16, {1 / frame.int8:.0f} in INT8")
-    if most:
+    if part_count:
         print()
-        rows = parts(bundle, device, objects, most)
+        rows = parts(bundle, device, objects, part_count)
         print_table(
             [("graph", "part", "GFLOP", "MB", "as written ms")]
             + [(*names, f"{f / 1e9:.2f}", f"{b / 1e6:.1f}", f"{1e3 * s:.3f}") for *names, f, b, s in rows]
@@ -118,7 +122,7 @@ def _shape(shape: tuple[int | str, ...]) -> str:
 def print_parity(bundle: Bundle) -> None:
     if calibration := bundle.manifest.calibration:
         clips = ", ".join(calibration.clips)
-        print(f"INT8 by the ranges of {calibration.frames} frames of {clips}; not compared with PyTorch")
+        print(f"INT8 with ranges from {calibration.frames} frames of {clips}; not compared with PyTorch")
         for clip, iou in calibration.iou.items():
             print(f"mean IoU with FP32 on {clip}: {iou:.4f}")
         return

@@ -1,4 +1,4 @@
-"""--point, --box and --mask of the verbs that take prompts."""
+"""--point, --box and --mask of the verbs that take prompts: text in, `Prompt`s out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sam2edge.errors import MediaError, ObjectIdError, PromptError
+from sam2edge.files import user_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
     from sam2edge.runtime.model.prompts import Prompt
 
+_COORDINATES = {"--point": 2, "--box": 4}
+"""How many numbers these options need."""
+_NUMBERS = re.compile(r"(\d+:)?[-+]?[\d.][-+\d.,e]*")
+
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """Declare the three options; `prompts` becomes a list of Option."""
     for option, form, text in (
-        ("point", "[ID:]X,Y[,LABEL]", "a click; label 1 (on the object, the default) or 0 (not on it)"),
+        ("point", "[ID:]X,Y[,LABEL]", "a click; LABEL is 1 on the object (the default) or 0 on the background"),
         ("box", "[ID:]X0,Y0,X1,Y1", "a box around the object"),
-        ("mask", "[ID:]FILE.png", "an image of the frame's size, not black where the object is"),
+        ("mask", "[ID:]FILE.png", "an image of the frame's size that is black outside the object"),
     ):
         # One list for all three: objects without an ID are numbered in the order of the command line.
         parser.add_argument(
@@ -38,6 +42,18 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
             help=text,
             type=functools.partial(Option, option),
         )
+
+
+def join_coordinates(words: Sequence[str]) -> list[str]:
+    """Join `--box 1 2 3 4` and `--point -5,10` into one word each: argparse reads the rest as other arguments."""
+    joined: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word, numbers = waiting.pop(0), ""
+        while waiting and numbers.count(",") < _COORDINATES.get(word, 0) and _NUMBERS.fullmatch(waiting[0]):
+            numbers += waiting.pop(0).rstrip(",") + ","
+        joined.append(f"{word}={numbers.rstrip(',')}" if numbers else word)
+    return joined
 
 
 @dataclass(frozen=True)
@@ -52,8 +68,8 @@ class Option:
 
     @property
     def object_id(self) -> int | None:
-        found = re.match(r"(\d+):", self.text)
-        return int(found[1]) if found else None
+        match = re.match(r"(\d+):", self.text)
+        return int(match[1]) if match else None
 
     @property
     def value(self) -> str:
@@ -91,7 +107,7 @@ class GivenPrompt:
             self.box = tuple(option.numbers(4))
         else:
             self._refuse_second(option, self.mask)
-            self.mask, self.mask_file = _read_mask(Path(option.value)), option.value
+            self.mask, self.mask_file = _read_mask(option.value), option.value
 
     @property
     def prompt(self) -> Prompt:
@@ -100,11 +116,11 @@ class GivenPrompt:
 
         return Prompt(self.points or None, self.labels or None, self.box, self.mask)
 
-    def check_size(self, size: tuple[int, int], of: str) -> None:
-        """PromptError if there is a mask of another size (width, height); `of` says whose that is ("the image is")."""
+    def check_size(self, size: tuple[int, int], subject: str) -> None:
+        """Raise a PromptError for a mask that is not of this size (width, height), that of `subject`."""
         if self.mask is not None and self.mask.shape[::-1] != size:
             height, width = self.mask.shape
-            raise PromptError(f"{self.mask_file}: the mask is {width}×{height} but {of} {size[0]}×{size[1]}")
+            raise PromptError(f"{self.mask_file}: the mask is {width}×{height} but {subject} {size[0]}×{size[1]}")
 
     def _refuse_second(self, option: Option, first: object) -> None:
         if first is not None:
@@ -120,7 +136,7 @@ def _label(option: Option, number: float) -> int:
 
 
 def gather(options: Sequence[Option]) -> list[GivenPrompt]:
-    """Gather the options by object; those without ID become new objects with the lowest ids that are free."""
+    """Gather the options by object; those without an ID are new objects with the lowest ids that are free."""
     taken = {option.object_id for option in options}
     free = (number for number in itertools.count(1) if number not in taken)
     prompts: dict[int, GivenPrompt] = {}
@@ -133,16 +149,19 @@ def gather(options: Sequence[Option]) -> list[GivenPrompt]:
 
 
 def prompts_by_id(options: Sequence[Option]) -> dict[int, Prompt]:
-    """Gather the options by object, as what trackers take."""
+    """Gather the options by object, as trackers take them."""
     return {given.object_id: given.prompt for given in gather(options)}
 
 
-def _read_mask(path: Path) -> npt.NDArray[np.bool_]:
+def _read_mask(file: str) -> npt.NDArray[np.bool_]:
     import cv2
 
+    path = user_path(file)
     # As colours without alpha: an opaque background must not count as the object.
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if path.is_file() else None
     if image is None:
         raise MediaError(f"{path}: {'no image that OpenCV can read' if path.exists() else 'no such mask file'}")
     mask: npt.NDArray[np.bool_] = image.any(axis=2)
+    if not mask.any():
+        raise PromptError(f"{path}: the mask is empty: every pixel is black")
     return mask

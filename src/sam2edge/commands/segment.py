@@ -7,24 +7,26 @@ import contextlib
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sam2edge.commands import ERROR
 from sam2edge.commands.console import StatusLine
+from sam2edge.commands.options import add_backend, add_bundle, check_bundle_first, check_outputs, file_path
 from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
-from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from sam2edge.runtime.image.predictor import ImagePredictor
+    from sam2edge.types import Bools, Frame
 
-_JSON = "masks.jsonl"
-_GRID_OPTIONS = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
+_GRID_OPTIONS = {
+    "points_per_side": (int, "points in a row and in a column of the grid (default: 32)"),
+    "pred_iou_thresh": (float, "drop masks whose predicted IoU is not above N (default: 0.8)"),
+    "stability_score_thresh": (float, "drop masks whose stability is below N (default: 0.95)"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +34,12 @@ class _Segment:
     """A mask of one image."""
 
     object_id: int
-    mask: npt.NDArray[np.bool_]
+    mask: Bools
     predicted_iou: float
     stability_score: float
 
     def record(self) -> dict[str, Any]:
-        """For JSON; the box is COCO's: x, y, width, height."""
+        """Return what the JSON says of it; the box is COCO's: x, y, width, height."""
         import cv2
         import numpy as np
 
@@ -54,34 +56,24 @@ class _Segment:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     parser.description = (
-        "Segment images: what points, boxes and masks say, the same in every image, or everything. A prompt without "
-        "an ID is a new object; what has the same ID is one prompt. Coordinates are pixels."
+        "Segment images: the objects that points, boxes and masks mark, the same in every image, or everything. A "
+        "prompt without an ID is a new object; prompts with the same ID belong to one object. Coordinates are pixels."
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder of images or a glob pattern")
+    add_bundle(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder of images or a 'pattern'")
     add_prompts(parser)
     parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
-    for name, kind, text in zip(
-        _GRID_OPTIONS,
-        (int, float, float),
-        (
-            "points in a row and in a column of the grid (default: 32)",
-            "drop masks whose predicted IoU is not above it (default: 0.8)",
-            "drop masks whose stability is below it (default: 0.95)",
-        ),
-        strict=True,
-    ):
+    for name, (kind, text) in _GRID_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"with --auto: {text}")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", required=True, help="for the images with the masks drawn on them"
+        "-o", "--output", type=file_path, metavar="DIR", required=True, help="write the images with the masks drawn"
     )
-    parser.add_argument("--json", action="store_true", help=f"COCO masks and scores too: DIR/{_JSON}, a line an image")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write COCO masks and scores, a line per image")
     parser.add_argument(
-        "--labels", action="store_true", help="PNGs whose pixels are object ids too: DIR/NAME.labels.png"
+        "--labels", action="store_true", help="write PNGs whose pixels are object ids, too: DIR/NAME.labels.png"
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
+    add_backend(parser)
     parser.set_defaults(verb=_segment)
 
 
@@ -94,14 +86,13 @@ def _segment(args: argparse.Namespace) -> int:
     from sam2edge.runtime.media.image_files import find_images
 
     images, failures = find_images(args.images)
-    targets = _targets(images, args.output, args.labels)
-    status = StatusLine()
+    targets = _targets(images, args)
     place = ""
     done = count = 0
     with contextlib.ExitStack() as stack:
-        stack.callback(status.clear)
+        status = stack.enter_context(StatusLine())
         predictor = stack.enter_context(ImagePredictor(args.bundle, args.backend))
-        find: Callable[[npt.NDArray[np.uint8]], list[_Segment]]
+        find: Callable[[Frame], list[_Segment]]
         if args.auto:
             generator = AutomaticMaskGenerator(
                 predictor, progress=lambda message, fraction: status.show(f"{place}, {message}"), **options
@@ -109,7 +100,10 @@ def _segment(args: argparse.Namespace) -> int:
             find = functools.partial(_everything, generator)
         else:
             find = functools.partial(_prompted, predictor, prompts)
-        lines = stack.enter_context(_open_json(args.output / _JSON)) if args.json and images else None
+        lines = None
+        if args.json and images:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            lines = stack.enter_context(args.json.open("w", encoding="utf-8"))
         for number, (path, target) in enumerate(zip(images, targets, strict=True), 1):
             place = f"{number}/{len(images)} images, {path.name}"
             status.show(place)
@@ -123,7 +117,7 @@ def _segment(args: argparse.Namespace) -> int:
     print(f"{done} of {len(images)} images, {count} masks: {args.output}")
     for failure in failures:
         print(f"sam2edge: error: {failure}", file=sys.stderr)
-    return 2 if failures else 0
+    return ERROR if failures else 0
 
 
 def _check(args: argparse.Namespace, prompts: Sequence[GivenPrompt], options: dict[str, Any]) -> None:
@@ -132,52 +126,54 @@ def _check(args: argparse.Namespace, prompts: Sequence[GivenPrompt], options: di
     if prompts and args.auto:
         raise PromptError("--auto finds everything and takes no --point, --box or --mask; give one or the other")
     if options and not args.auto:
-        raise InputError(f"--{next(iter(options)).replace('_', '-')} is for --auto only")
+        raise InputError(f"--{next(iter(options)).replace('_', '-')} does nothing without --auto")
+    check_bundle_first(args, "sam2edge segment BUNDLE IMAGE")
+    check_outputs(files=(args.json,), directories=(args.output,))
 
 
-def _targets(images: Sequence[Path], directory: Path, labels: bool) -> list[Path]:
-    """Where the overlays go: the images' names in `directory`, JPEGs stay JPEGs, all else becomes PNG.
+def _targets(images: Sequence[Path], args: argparse.Namespace) -> list[Path]:
+    """Return where the overlays go: the images' names in the output folder, JPEGs as JPEGs, all others as PNGs.
 
-    Of equal names the later ones get a number, with `labels` also where only the label images' would be equal (a.jpg
-    and a.png). Raises InputError rather than overwrite an image that is read.
+    Later ones of the same name get a number; with --labels, so do those whose label images would have the same name
+    (a.jpg and a.png). Raises an InputError rather than overwrite an image that is read.
     """
-    sources = {path.resolve() for path in images}
     targets: list[Path] = []
     taken: set[Path] = set()
     for path in images:
         suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        target, number = directory / (path.stem + suffix), 1
-        while taken & (written := {target, _labels(target)} if labels else {target}):
+        target, number = args.output / (path.stem + suffix), 1
+        while taken & (written := {target, _labels(target)} if args.labels else {target}):
             number += 1
-            target = directory / f"{path.stem}-{number}{suffix}"
-        for file in sorted(written):
-            if file.resolve() in sources:
-                raise InputError(f"{file}: is an image that is read; write to another folder")
+            target = args.output / f"{path.stem}-{number}{suffix}"
         targets.append(target)
         taken |= written
+    sources = {path.resolve() for path in images}
+    for file in sorted(taken | ({args.json} if args.json else set())):
+        if file.resolve() in sources:
+            raise InputError(f"{file}: is an image that is read; write to another place")
     return targets
 
 
 def _labels(target: Path) -> Path:
-    """The label image beside an overlay."""
+    """Return the path of the label image beside an overlay."""
     return target.with_suffix(".labels.png")
 
 
 def _segment_one(
     path: Path,
     target: Path,
-    find: Callable[[npt.NDArray[np.uint8]], list[_Segment]],
+    find: Callable[[Frame], list[_Segment]],
     args: argparse.Namespace,
     lines: TextIO | None,
 ) -> int:
-    """Segment an image and write what was asked for; the number of masks."""
+    """Segment an image, write the outputs that were asked for, and return the number of masks."""
     from sam2edge.runtime.media import overlay
     from sam2edge.runtime.media.image_files import read_image, write_image
     from sam2edge.runtime.media.sinks import label_image
 
     image = read_image(path)
     segments = find(image)
-    ids, masks = [one.object_id for one in segments], [one.mask for one in segments]
+    ids, masks = [segment.object_id for segment in segments], [segment.mask for segment in segments]
     picture = overlay.draw_everything(image, masks) if args.auto else overlay.draw_masks(image, ids, masks)
     write_image(target, picture)
     if args.labels:
@@ -189,27 +185,25 @@ def _segment_one(
             "image": str(path),
             "size": list(image.shape[:2]),
             "overlay": str(target),
-            "objects": [one.record() for one in segments],
+            "objects": [segment.record() for segment in segments],
         }
         try:
             print(json.dumps(line), file=lines, flush=True)
         except OSError as error:
-            raise MediaError(f"{args.output / _JSON}: cannot be written: {error.strerror}") from error
+            raise MediaError(f"{args.json}: cannot be written: {error.strerror}") from error
     return len(segments)
 
 
-def _everything(generator: Any, image: npt.NDArray[np.uint8]) -> list[_Segment]:
-    """What AutomaticMaskGenerator finds, numbered from the best on."""
+def _everything(generator: Any, image: Frame) -> list[_Segment]:
+    """Find everything; the best mask is object 1."""
     return [
         _Segment(number, record["segmentation"], record["predicted_iou"], record["stability_score"])
         for number, record in enumerate(generator.generate(image), 1)
     ]
 
 
-def _prompted(
-    predictor: ImagePredictor, prompts: Sequence[GivenPrompt], image: npt.NDArray[np.uint8]
-) -> list[_Segment]:
-    """A mask for each prompt: of a single click the best of three."""
+def _prompted(predictor: ImagePredictor, prompts: Sequence[GivenPrompt], image: Frame) -> list[_Segment]:
+    """Segment each prompt; a single click takes the best of three masks."""
     import numpy as np
 
     from sam2edge.runtime.model.logits import stability_score
@@ -236,14 +230,3 @@ def _prompted(
         stability = float(stability_score(logits[best]))
         segments.append(_Segment(prompt.object_id, logits[best] > 0, float(ious[best]), stability))
     return segments
-
-
-@contextlib.contextmanager
-def _open_json(path: Path) -> Iterator[TextIO]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be written: {error.strerror}") from error
-    with stream:
-        yield stream

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
+from sam2edge.commands.options import SOURCES, add_backend, add_bundle, check_bundle_first, check_outputs, file_path
 from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
 from sam2edge.errors import InputError, PromptError
-from sam2edge.runtime import BACKENDS
+from sam2edge.files import user_path
 
 if TYPE_CHECKING:
     from sam2edge.runtime.media.grabber import Grabbed, Grabber, Statistics
@@ -32,45 +33,64 @@ if TYPE_CHECKING:
 _FPS_IF_UNKNOWN = 25.0
 _KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
 _RECENT = 10_000
-"""Frames whose delays are kept."""
+"""Number of frames whose delays are kept."""
 _PATIENCE = 0.2
-"""Seconds after which a signal is seen although there are no frames."""
+"""Seconds after which a signal is noticed while there are no frames."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Track objects through a video or what a camera sees. A prompt without an ID is a new object; points and a "
-        "box with the same ID are one prompt. Coordinates are pixels of the prompted frame."
+        "Track objects through a video or what a camera sees. A prompt without an ID is a new object; prompts with the "
+        "same ID belong to one object. Coordinates are pixels of the prompted frame."
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a video, a folder or 'pattern' of images, a camera (0, /dev/video0, csi:0), rtsp://… or 'gst:PIPELINE'",
-    )
+    add_bundle(parser)
+    parser.add_argument("source", metavar="SOURCE", help=SOURCES)
     add_prompts(parser)
     parser.add_argument("--frame", type=int, default=0, metavar="N", help="the frame that is prompted (default: 0)")
     parser.add_argument(
         "--policy",
         choices=("every", "latest"),
-        help="track every frame (default for files) or the latest, without those that came meanwhile (for cameras)",
+        help="track every frame (default for files), or the latest one, and drop those that arrived in between "
+        "(default for cameras)",
     )
     parser.add_argument(
         "--mode",
         choices=("latency", "throughput"),
         default="latency",
-        help="least delay, or more frames a second by encoding the next frame meanwhile (default: latency)",
+        help="the least delay, or more frames a second by encoding the next frame meanwhile (default: latency)",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.mp4", help="video with the masks drawn on it")
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="a PNG a frame whose pixels are object ids")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="COCO masks, boxes and scores, a line a frame")
+    parser.add_argument(
+        "-o", "--output", type=file_path, metavar="FILE.mp4", help="write a video with the masks drawn on it"
+    )
+    parser.add_argument(
+        "--masks", type=file_path, metavar="DIR", help="write a PNG per frame whose pixels are object ids"
+    )
+    parser.add_argument(
+        "--json", type=file_path, metavar="FILE", help="write COCO masks, boxes and scores, a line per frame"
+    )
     parser.add_argument("--window", action="store_true", help="show the masks on the screen; q ends")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
-    knobs = parser.add_argument_group("what is remembered, SAM 2's by default (docs/knobs.md)")
-    knobs.add_argument("--min-confidence", type=float, default=0.0, metavar="IOU", help="doubtful frames are not")
-    knobs.add_argument("--memory-frames", type=int, metavar="N", help="so many recent frames")
-    knobs.add_argument("--memory-stride", type=int, default=1, metavar="N", help="every so many-th frame")
-    knobs.add_argument("--track-every", type=int, default=1, metavar="N", help="look at every so many-th frame only")
+    add_backend(parser)
+    knobs = parser.add_argument_group("memory of the tracked objects, by default as in SAM 2")
+    knobs.add_argument(
+        "--min-confidence",
+        type=float,
+        default=0.0,
+        metavar="IOU",
+        help="do not memorise frames whose predicted IoU is below IOU (default: 0)",
+    )
+    knobs.add_argument(
+        "--memory-frames", type=int, metavar="N", help="recent frames to attend to (default: the model's 6)"
+    )
+    knobs.add_argument(
+        "--memory-stride", type=int, default=1, metavar="N", help="attend to every Nth recent frame (default: 1)"
+    )
+    knobs.add_argument(
+        "--track-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="track every Nth frame and repeat its result on the others (default: 1)",
+    )
     parser.set_defaults(verb=_track)
 
 
@@ -80,15 +100,14 @@ def _track(args: argparse.Namespace) -> int:
     from sam2edge.runtime.media.sources import open_source
     from sam2edge.runtime.video.tracker import VideoTracker
 
-    status = StatusLine()
+    prompts = gather(args.prompts)
     count, number, delays = 0, -1, collections.deque[float](maxlen=_RECENT)
     with contextlib.ExitStack() as stack:
-        stack.callback(status.clear)
+        status = stack.enter_context(StatusLine())
         source = stack.enter_context(Grabber(lambda: open_source(args.source), args.policy, report=status.report))
-        prompts = gather(args.prompts)
         for prompt in prompts:
             _check(prompt, (source.width, source.height))
-        # Around the sinks: no signal may tear their closing.
+        # Entered before the sinks: no signal may interrupt their closing.
         stop = stack.enter_context(stop_on_signal())
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source)]
         knobs = {name: getattr(args, name) for name in _KNOBS}
@@ -129,9 +148,12 @@ def _check_track(args: argparse.Namespace) -> None:
     outputs = [path.absolute() for path in _outputs(args)]
     if len(set(outputs)) < len(outputs):
         raise InputError("-o, --masks and --json must not write to the same place")
+    check_bundle_first(args, "sam2edge track BUNDLE SOURCE")
+    source = user_path(args.source)
     for path in _outputs(args):
-        if path.exists() and os.path.exists(args.source) and path.samefile(args.source):
+        if path.exists() and os.path.exists(source) and path.samefile(source):
             raise InputError(f"{path}: is the video that is read; write to another file")
+    check_outputs(files=(args.output, args.json), directories=(args.masks,))
 
 
 def _outputs(args: argparse.Namespace) -> list[Path]:
@@ -152,7 +174,7 @@ def _sinks(args: argparse.Namespace, source: Grabber) -> Iterator[Sink]:
 
 
 def _frames(source: Grabber, stop: threading.Event) -> Iterator[Grabbed]:
-    """The source's frames until `stop` is set, also while it gives none."""
+    """Yield the source's frames until `stop` is set, which is noticed while there are no frames, too."""
     while not (stop.is_set() or source.ended):
         grabbed = source.read(timeout=_PATIENCE)
         if grabbed is not None:
@@ -162,7 +184,7 @@ def _frames(source: Grabber, stop: threading.Event) -> Iterator[Grabbed]:
 def _results(
     frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[GivenPrompt], args: argparse.Namespace
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
-    """Prompt the first frame of number `--frame` or above, and track from there; before it there are no objects."""
+    """Yield frames with results: without objects before `--frame`, which is prompted, and tracked from there."""
     from sam2edge.runtime.model.result import FrameResult
     from sam2edge.runtime.video.stream import stream
 
@@ -174,19 +196,19 @@ def _results(
     for tracked in stream(frames, tracker, args.mode):
         result = tracked.result
         for prompt in prompts if result.frame_index == 0 else ():
-            result = _apply(prompt, tracker)
+            result = tracker.prompt(prompt.object_id, **prompt.prompt.arguments)
         # The tracker counts the frames that it is given.
         yield tracked.grabbed, dataclasses.replace(result, frame_index=tracked.grabbed.number)
 
 
 def _faults(statistics: Statistics) -> str:
-    """What went wrong, as an end of a line: , dropped 3, reconnects 1. Empty if nothing did."""
+    """Return what went wrong as the end of a line (`, dropped 3, reconnects 1`), empty if nothing did."""
     counts = dataclasses.asdict(statistics)
-    return "".join(f", {what} {count}" for what, count in counts.items() if count and what != "delivered")
+    return "".join(f", {fault} {count}" for fault, count in counts.items() if count and fault != "delivered")
 
 
 def _delay(seconds: collections.deque[float]) -> str:
-    """How long after its arrival a frame was written."""
+    """Return how long after its arrival a frame was written."""
     import numpy as np
 
     median, worst = 1e3 * np.percentile(seconds, (50, 99))
@@ -202,15 +224,11 @@ def _check(prompt: GivenPrompt, size: tuple[int, int]) -> None:
         )
 
 
-def _apply(given: GivenPrompt, tracker: VideoTracker) -> FrameResult:
-    return tracker.prompt(given.object_id, **given.prompt.arguments)
-
-
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C or SIGTERM sets, so that the work ends between two frames.
+    """Yield an event that Ctrl-C or SIGTERM sets, so that the work ends between two frames.
 
-    A second signal acts as usual: whoever cannot wait for the frame to end is not made to.
+    A second signal acts as usual: nobody has to wait for the end of a frame.
     """
     stop = threading.Event()
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sam2edge.commands import FAILED
 from sam2edge.commands.console import StatusLine, print_table
+from sam2edge.commands.options import (
+    add_against,
+    add_backend,
+    add_bundle,
+    add_clip,
+    add_gate,
+    add_truth,
+    check_outputs,
+    file_path,
+    min_iou,
+)
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import InputError
-from sam2edge.runtime import BACKENDS
 
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
@@ -18,47 +28,46 @@ if TYPE_CHECKING:
     from sam2edge.calibration.measure.configurations import Configuration
     from sam2edge.calibration.measure.targets import Prompts
 
-_FAILED = 1
-
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Track a clip with PyTorch, the bundle, its engines and others made from it, and compare each with the first: "
-        "error of every graph, IoU in closed loop, J&F, time and size. Without prompts the true masks of the first "
-        "frame are followed, or else what the bundle finds by itself. Exit code 1 if the gate fails (docs/accuracy.md)."
+        "Track a clip with PyTorch, the bundle, its engines and other bundles, and compare each with the first: errors "
+        "of every graph, IoU in closed loop, J&F, time and size. Without prompts, the objects of the first true mask "
+        "are tracked, or else those that the bundle finds on the first frame. The exit code is 1 if the gate fails."
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that `sam2edge export` wrote")
+    add_bundle(parser)
+    add_clip(parser, "to track; prompts are for its first frame", required=True)
+    add_against(parser, "PyTorch becomes the reference")
     parser.add_argument(
-        "--clip", metavar="CLIP", required=True, help="a video, or a folder or 'pattern' of images; prompted on frame 0"
+        "--candidate",
+        type=file_path,
+        metavar="BUNDLE",
+        action="append",
+        default=[],
+        help="another bundle to compare; may be repeated",
     )
-    parser.add_argument("--against", metavar="SOURCE", help="the checkpoint it was exported from: PyTorch comes first")
-    parser.add_argument(
-        "--candidate", type=Path, metavar="BUNDLE", action="append", default=[], help="another bundle; may be repeated"
-    )
-    parser.add_argument(
-        "--masks",
-        type=Path,
-        metavar="DIR",
-        help="true masks, for J&F: a folder of PNGs whose pixels are object ids, the root of a DAVIS data set, or .npz",
-    )
+    add_truth(parser)
     add_prompts(parser)
-    parser.add_argument("--frames", type=int, metavar="N", help="only the first N frames (default: all)")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.json and report.html with pictures")
-    parser.add_argument("--min-iou", type=float, default=0.97, metavar="IOU", help="lowest mean IoU (default: 0.97)")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto")
+    parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
+    parser.add_argument(
+        "--report", type=file_path, metavar="DIR", help="write report.json, and report.html with pictures"
+    )
+    add_gate(parser)
+    add_backend(parser)
     parser.set_defaults(verb=_verify)
 
 
 def _verify(args: argparse.Namespace) -> int:
+    check_outputs(directories=(args.report,))
     from sam2edge.bundle import Bundle
     from sam2edge.calibration.measure.clip import Clip, TrueMasks
     from sam2edge.calibration.measure.comparison import RangeRatios, compare_all
     from sam2edge.calibration.measure.gate import Gate
     from sam2edge.calibration.measure.report import table, write_report
 
-    gate, clip = Gate(min_mean_iou=args.min_iou), Clip(args.clip, args.frames)
+    gate, clip = Gate(min_mean_iou=min_iou(args)), Clip(args.clip, args.frames)
     bundle = Bundle.open(args.bundle)
-    truth = TrueMasks(args.masks, args.clip) if args.masks else None
+    truth = TrueMasks(args.truth, args.clip) if args.truth else None
     configurations, missing = _configurations(bundle, args)
     range_ratios: RangeRatios | None = None
     if any(configuration.int8 for configuration in configurations):
@@ -68,21 +77,13 @@ def _verify(args: argparse.Namespace) -> int:
             from sam2edge.calibration.int8.ranges import range_ratios
     if truth is None:
         if len(configurations) == 1:
-            raise InputError(f"nothing to compare {args.bundle} with: {'; '.join(missing)}; or give --masks")
-        missing.append("J&F (give --masks)")
-    prompts, status = _prompts(bundle, clip, truth, args), StatusLine()
-    try:
+            raise InputError(f"nothing to compare {args.bundle} with: {'; '.join(missing)}; or give --truth")
+        missing.append("J&F (give --truth)")
+    prompts = _prompts(bundle, clip, truth, args)
+    with StatusLine() as status:
         measurements = compare_all(
-            configurations,
-            clip,
-            prompts,
-            gate,
-            truth,
-            range_ratios=range_ratios,
-            progress=lambda message, fraction: status.show(f"{fraction:4.0%} {message}"),
+            configurations, clip, prompts, gate, truth, range_ratios=range_ratios, progress=status.progress
         )
-    finally:
-        status.clear()
     print_table(table(measurements))
     reference, *others = measurements
     missing += [
@@ -98,7 +99,7 @@ def _verify(args: argparse.Namespace) -> int:
     for name, verdict in failed:
         hint = f"; {verdict.sensitive} differs most" if verdict.sensitive else ""
         print(f"{name}: {'; '.join(verdict.failures)}{hint}")
-    return _FAILED if failed else 0
+    return FAILED if failed else 0
 
 
 def _configurations(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Configuration], list[str]]:

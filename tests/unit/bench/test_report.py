@@ -257,16 +257,19 @@ def test_command(nano: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "Timed: from a frame" in out
     assert len(re.findall(r"^nano fp32 +auto +latency +2 +\S+ +[\d.]+ ", out, re.MULTILINE)) == 3
-    assert re.search(r"^not measured: PyTorch \(give --compare SOURCE\); ", out, re.MULTILINE)
+    assert re.search(r"^not measured: PyTorch \(give --against SOURCE\); ", out, re.MULTILINE)
     assert len(json.loads((tmp_path / "b.json").read_text())["rows"]) == 4
     assert (tmp_path / "plots" / "memory.svg").exists()
 
 
 def test_backend_that_is_not_there(nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", str(nano.path), "--backend", "magic"]) == 2
-    assert "unknown backend 'magic'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["bench", str(nano.path), "--backend", "magic"])
+    assert "invalid choice: 'magic'" in capsys.readouterr().err
 
 
 def test_clip_that_is_not_there(nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", str(nano.path), "--clip", "none.mp4"]) == 2
     assert "none.mp4" in capsys.readouterr().err
+    assert cli.main(["bench", str(nano.path), "--truth", "masks.npz"]) == 2
+    assert "--truth does nothing without --clip" in capsys.readouterr().err

@@ -188,9 +188,9 @@ def test_a_machine_that_builds_nothing(run, fake, nano):
 
 
 def test_an_int8_bundle_needs_its_source(run, nano, nano_int8, pooled):
-    with pytest.raises(InputError, match="compared with the FP32 bundle it was made from; give it as --source"):
+    with pytest.raises(InputError, match="compared with the FP32 bundle it was made from; give it as --fp32"):
         run(nano_int8, "auto")
-    with pytest.raises(InputError, match=r"was made from another bundle; give that one as --source"):
+    with pytest.raises(InputError, match=r"was made from another bundle; give that one as --fp32"):
         run(nano_int8, "auto", source=pooled)
     with pytest.raises(InputError, match="is an INT8 bundle, which has no fp16 graphs"):
         run(nano_int8, "fp16", source=nano)
@@ -200,18 +200,18 @@ def test_an_int8_bundle_needs_its_source(run, nano, nano_int8, pooled):
 
 
 def arguments(bundle, tmp_path, *more):
-    fixed = ["build", bundle.path, "--out", tmp_path / "out", "--box", "101,47,176,122", "--frames", 4]
+    fixed = ["build", bundle.path, "-o", tmp_path / "out", "--box", "101,47,176,122", "--frames", 4]
     return [str(one) for one in (*fixed, *more)]
 
 
 def test_the_command(fake, nano, nano_int8, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "_opener", lambda: lambda engines: Machine(nano, engines, ()))
-    auto = arguments(nano_int8, tmp_path, "--clip", CLIP, "--precision", "auto", "--source", nano.path)
+    auto = arguments(nano_int8, tmp_path, "--clip", CLIP, "--precision", "auto", "--fp32", nano.path)
     assert main(auto) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"engines in {tmp_path / 'out'}" in lines
     assert re.fullmatch(r"int8/int8/int8/int8: 1\d\d\.\d\d ms, passed", lines[-2])
-    assert re.fullmatch(r"int8/fp16/int8/fp16: \d+\.\d\d ms, taken", lines[-1])
+    assert re.fullmatch(r"int8/fp16/int8/fp16: \d+\.\d\d ms, chosen", lines[-1])
     monkeypatch.setattr(command, "_opener", lambda: lambda engines: Machine(nano, engines, {("mask_decoder", "fp16")}))
     assert main(arguments(nano, tmp_path, "--clip", CLIP, "--force")) == 1
     assert "fp16: the gate failed" in capsys.readouterr().out
@@ -220,8 +220,10 @@ def test_the_command(fake, nano, nano_int8, tmp_path, monkeypatch, capsys):
 def test_the_command_says_what_is_missing(fake, nano, capsys):
     for more, message in {
         ("--clip", str(CLIP)): "the GPU backends need pycuda",
-        ("--precision", "auto"): "engines are compared with FP32 on a clip of yours; give it as --clip",
-        ("--box", "1,1,9,9"): "engines are compared with FP32 on a clip of yours; give it as --clip",
+        ("--precision", "auto"): "--precision auto compares engines with FP32 on a clip of yours: give it as --clip",
+        ("--box", "1,1,9,9"): "--box 1,1,9,9 does nothing without --clip",
+        ("--min-iou", "0.9"): "--min-iou does nothing without --clip",
+        ("--precision", "fp9"): "--precision must be one of fp16, fp32, int8, auto but is 'fp9'",
         ("--precision", "fp8"): "fp8 is not offered",
     }.items():
         assert main(["build", str(nano.path), *more]) == 2

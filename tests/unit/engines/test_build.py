@@ -456,7 +456,7 @@ def test_the_command(monkeypatch, nano, tmp_path, capsys):
     install(monkeypatch, "10.3.0")
     bundle = tmp_path / "nano"
     bundle.symlink_to(nano.path)
-    arguments = ["build", str(bundle), "--out", str(tmp_path / "out"), "--profile", "jetson", "--max-objects", "2"]
+    arguments = ["build", str(bundle), "-o", str(tmp_path / "out"), "--profile", "jetson", "--max-objects", "2"]
     assert main([*arguments, "--workspace", "256"]) == 0
     printed = capsys.readouterr().out
     assert "Fake RTX, compute capability 8.9, TensorRT 10.3.0" in printed

@@ -172,18 +172,18 @@ def test_the_command_writes_a_bundle(nano, tmp_path, monkeypatch, capsys):
     frames.mkdir()
     for number, frame in enumerate(Clip(CLIP, 5)):
         cv2.imwrite(str(frames / f"{number}.png"), frame[..., ::-1])
-    command = ["calibrate", nano.path, tmp_path / "out", "--clips", frames, "--frames", 4]
+    command = ["calibrate", nano.path, tmp_path / "out", "--clip", frames, "--frames", 4]
     # automatic prompts
     assert cli.main([*map(str, command)]) == 0
     assert capsys.readouterr().out.startswith(f"wrote {tmp_path / 'out'}: INT8, ")
     assert cli.main(["inspect", str(tmp_path / "out")]) == 0
-    assert f"INT8 by the ranges of 4 frames of {frames}; not compared with PyTorch" in capsys.readouterr().out
+    assert f"INT8 with ranges from 4 frames of {frames}; not compared with PyTorch" in capsys.readouterr().out
     # nothing is kept out of INT8, but the mask prompt's layers saw only zeros
     assert cli.main([*map(str, command), "--box", "100,46,176,122", "--recipe", str(tmp_path / "recipe.json")]) == 2
     assert "/mask_embed/conv1/Conv: its input mask_input has the range 0.0" in capsys.readouterr().err
-    several = ["calibrate", nano.path, tmp_path / "out", "--clips", frames, CLIP, "--box", "1,1,9,9"]
+    several = ["calibrate", nano.path, tmp_path / "out", "--clip", frames, CLIP, "--box", "1,1,9,9"]
     assert cli.main([*map(str, several)]) == 2
-    assert "prompts are of one clip but there are 2" in capsys.readouterr().err
+    assert "prompts belong to one clip but there are 2" in capsys.readouterr().err
     assert Bundle.open(tmp_path / "out").manifest.calibration.frames == 4
 
 

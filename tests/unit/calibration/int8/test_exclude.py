@@ -136,9 +136,9 @@ def test_the_command_gates_and_ranks_blocks(nano, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(sensitivity, "FRAMES", 3)
     frames, out = tmp_path / "frames", tmp_path / "out"
     write_frames(frames, Clip(CLIP, 6))
-    command = ["calibrate", str(nano.path), str(out), "--clips", str(frames), "--box", "101,47,176,122"]
+    command = ["calibrate", str(nano.path), str(out), "--clip", str(frames), "--box", "101,47,176,122"]
     assert cli.main([*command, "--no-gate"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("not measured against FP32")
+    assert capsys.readouterr().out.splitlines()[1].startswith("not compared with FP32")
 
     assert cli.main([*command, "--sensitivity", str(tmp_path / "sensitivity")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -156,4 +156,4 @@ def test_the_command_gates_and_ranks_blocks(nano, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out.startswith("INT8 does not pass the gate, even with 0 blocks kept out: frames:")
     assert Bundle.open(out) == before
     assert cli.main([*command, "--min-iou", "97"]) == 2
-    assert "min_mean_iou must be from 0 to 1 but is 97" in capsys.readouterr().err
+    assert "--min-iou must be from 0 to 1 but is 97" in capsys.readouterr().err

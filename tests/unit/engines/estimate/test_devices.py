@@ -93,7 +93,7 @@ def test_command(nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     assert out.startswith("Jetson Orin NX 16 GB: 15 TFLOP/s FP16 and 30 TOPS INT8, dense; 102 GB/s, 16 GB\nhttps://")
-    assert "A bound, not a measurement: no frame of 3 objects" in out
+    assert "A bound, not a measurement: no frame with 3 objects" in out
     bounds = graph_bounds(nano, find_device("orin-nx"), 3)
     rows = dict(re.findall(r"^(\w+) +[\d.]+ +[\d.]+ +([\d.]+) ", out, re.MULTILINE))
     assert rows == {

@@ -25,6 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 BOX = ("--box", "101,47,176,122")  # the disc of the clip's first frame
 POINT = ("--point", "262,60")  # its square
+JSON = ("--json", "out/masks.jsonl")
 LOW = ("--auto", "--points-per-side", "8", "--pred-iou-thresh", "0.6", "--stability-score-thresh", "0.6")
 
 
@@ -46,8 +47,9 @@ def folder(tmp_path: Path, frames: list[np.ndarray]) -> Path:
 
 
 @pytest.fixture
-def run(nano: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+def run(nano: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that runs `sam2edge segment` and gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = cli.main(["segment", str(nano.path), *map(str, arguments), "-o", str(tmp_path / "out")])
@@ -67,7 +69,7 @@ def names(folder: Path) -> list[str]:
 
 def test_prompts_apply_to_every_image(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, printed, errors = run(folder, *BOX, *POINT, "--json", "--labels")
+    code, printed, errors = run(folder, *BOX, *POINT, *JSON, "--labels")
     assert (code, printed, errors) == (0, f"2 of 2 images, 4 masks: {out}\n", "")
     assert names(out) == ["a.labels.png", "a.png", "b.jpg", "b.labels.png", "masks.jsonl"]
     for name, line in zip(("a.png", "b.jpg"), records(out), strict=True):
@@ -91,7 +93,8 @@ def test_prompts_apply_to_every_image(run: Run, folder: Path, tmp_path: Path) ->
 
 def test_masks_are_the_predictors(run: Run, nano: Bundle, folder: Path, tmp_path: Path) -> None:
     """A single click is the best of three masks; points and a box with the same id are one prompt."""
-    run(folder / "a.png", *POINT, "--box", "7:101,47,176,122", "--point", "7:140,80", "--point", "7:10,10,0", "--json")
+    several = ("--box", "7:101,47,176,122", "--point", "7:140,80", "--point", "7:10,10,0")
+    run(folder / "a.png", *POINT, *several, *JSON)
     [line] = records(tmp_path / "out")
     with ImagePredictor(nano) as predictor:
         predictor.set_image(read_image(folder / "a.png"))
@@ -111,7 +114,7 @@ def test_mask_prompt(run: Run, folder: Path, tmp_path: Path) -> None:
     mask = np.zeros((240, 320), np.uint8)
     cv2.circle(mask, (138, 84), 38, 255, -1)
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
-    code, _, _ = run(folder / "a.png", "--mask", f"1:{tmp_path / 'mask.png'}", "--point", "1:138,84", "--json")
+    code, _, _ = run(folder / "a.png", "--mask", f"1:{tmp_path / 'mask.png'}", "--point", "1:138,84", *JSON)
     assert code == 0
     [line] = records(tmp_path / "out")
     found = rle.decode(line["objects"][0]["segmentation"])
@@ -119,7 +122,7 @@ def test_mask_prompt(run: Run, folder: Path, tmp_path: Path) -> None:
 
 
 def test_everything(run: Run, folder: Path, tmp_path: Path) -> None:
-    code, printed, errors = run(f"{folder}/*.png", *LOW, "--json", "--labels")
+    code, printed, errors = run(f"{folder}/*.png", *LOW, *JSON, "--labels")
     [line] = records(tmp_path / "out")
     count = len(line["objects"])
     assert count >= 3
@@ -136,7 +139,7 @@ def test_everything(run: Run, folder: Path, tmp_path: Path) -> None:
 def test_one_bad_image_does_not_stop_the_rest(run: Run, folder: Path, tmp_path: Path) -> None:
     (folder / "aa.png").write_text("no image")
     cv2.imwrite(str(folder / "small.png"), np.zeros((20, 20, 3), np.uint8))
-    code, printed, errors = run(folder, "gone.png", *POINT, "--json")
+    code, printed, errors = run(folder, "gone.png", *POINT, *JSON)
     out = tmp_path / "out"
     assert code == 2
     assert printed == f"2 of 4 images, 2 masks: {out}\n"
@@ -161,7 +164,7 @@ def test_equal_names_get_numbers(run: Run, folder: Path, tmp_path: Path) -> None
 def test_label_images_do_not_overwrite_each_other(run: Run, folder: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "a.jpg"), np.zeros((240, 320, 3), np.uint8))
     cv2.imwrite(str(folder / "a.labels.png"), cv2.imread(str(folder / "a.png")))
-    assert run(folder, *POINT, "--labels", "--json")[0] == 0
+    assert run(folder, *POINT, "--labels", *JSON)[0] == 0
     for line in records(tmp_path / "out"):
         labels = cv2.imread(str(Path(line["overlay"]).with_suffix(".labels.png")), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(labels == 1, rle.decode(line["objects"][0]["segmentation"]))
@@ -169,14 +172,17 @@ def test_label_images_do_not_overwrite_each_other(run: Run, folder: Path, tmp_pa
 
 
 def test_inputs_are_never_overwritten(run: Run, folder: Path, tmp_path: Path) -> None:
-    before = (folder / "a.png").read_bytes()
+    image = folder / "a.png"
+    before = image.read_bytes()
+    assert run(image, *POINT, "--json", image) == refused(f"{image}: is an image that is read; write to another place")
     (tmp_path / "out").symlink_to(folder)
-    code, printed, errors = run(folder / "a.png", *POINT)
-    assert (code, printed) == (2, "")
-    assert (
-        errors == f"sam2edge: error: {tmp_path / 'out' / 'a.png'}: is an image that is read; write to another folder\n"
-    )
-    assert (folder / "a.png").read_bytes() == before
+    message = f"{tmp_path / 'out' / 'a.png'}: is an image that is read; write to another place"
+    assert run(image, *POINT) == refused(message)
+    assert image.read_bytes() == before
+
+
+def refused(message: str) -> tuple[int, str, str]:
+    return 2, "", f"sam2edge: error: {message}\n"
 
 
 @pytest.mark.parametrize(
@@ -185,14 +191,14 @@ def test_inputs_are_never_overwritten(run: Run, folder: Path, tmp_path: Path) ->
         ((), "nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --auto"),
         ((*POINT, "--auto"), "--auto finds everything and takes no --point, --box or --mask; give one or the other"),
         (("--point", "1"), "--point 1: expected 2 or 3 numbers with commas between"),
-        ((*POINT, "--points-per-side", "4"), "--points-per-side is for --auto only"),
-        (("--auto", "--points-per-side", "0"), "points_per_side must be an integer of at least 1 but got 0"),
-        (("--auto", "--pred-iou-thresh", "2"), "pred_iou_thresh must be a finite number from 0 to 1 but got 2.0"),
+        ((*POINT, "--points-per-side", "4"), "--points-per-side does nothing without --auto"),
+        (("--auto", "--points-per-side", "0"), "--points-per-side must be an integer of at least 1 but got 0"),
+        (("--auto", "--pred-iou-thresh", "2"), "--pred-iou-thresh must be a finite number from 0 to 1 but got 2.0"),
         (("--mask", "gone.png"), "gone.png: no such mask file"),
     ],
 )
 def test_wrong_usage(run: Run, folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    assert run(folder, *arguments) == (2, "", f"sam2edge: error: {message}\n")
+    assert run(folder, *arguments) == refused(message)
     assert not (tmp_path / "out").exists()
 
 
@@ -214,17 +220,15 @@ def test_a_failing_backend_stops(run: Run, folder: Path, monkeypatch: pytest.Mon
         raise BackendError("the engine failed")
 
     monkeypatch.setattr(ImagePredictor, "set_image", fail)
-    assert run(folder, *POINT) == (2, "", "sam2edge: error: the engine failed\n")
+    assert run(folder, *POINT) == refused("the engine failed")
 
 
-def test_folder_that_cannot_be_written(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_written(run: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    code, _, errors = run(folder / "a.png", *POINT)
-    assert code == 2
-    assert f"{tmp_path / 'out' / 'a.png'}: cannot be written: " in errors
-    code, _, errors = run(folder / "a.png", *POINT, "--json")
-    assert code == 2
-    assert f"{tmp_path / 'out' / 'masks.jsonl'}: cannot be written: " in errors
+    out = tmp_path / "out"
+    assert run(folder / "a.png", *POINT) == refused(f"{out}: cannot be written: {out} is a file, not a directory")
+    message = f"{folder}: is a directory, expected the name of a file to write"
+    assert run(folder / "a.png", *POINT, "--json", folder) == refused(message)
 
 
 def test_progress_on_a_terminal(nano: Bundle, folder: Path, tmp_path: Path) -> None:

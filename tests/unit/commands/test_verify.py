@@ -30,7 +30,7 @@ def run(capsys):
 
 
 def test_against_pytorch(run, nano, tmp_path):
-    code, lines, err = run(nano.path, "--against", NANO, "--masks", MASKS, "--report", tmp_path / "report")
+    code, lines, err = run(nano.path, "--against", NANO, "--truth", MASKS, "--report", tmp_path / "report")
     assert (code, err) == (0, "")
     assert lines[0].split() == ["PyTorch", "nano", "fp32"]
     cells = {line.split("  ")[0]: line.split()[-2:] for line in lines}
@@ -51,7 +51,7 @@ def test_a_failed_gate_exits_with_1(run, nano, half, broken):
     assert lines[0].split() == ["nano", "fp32", "half", "fp32", "broken", "fp32"]
     assert next(line for line in lines if line.startswith("gate")).split() == ["gate", "–", "passed", "FAILED"]
     assert not any(line.startswith("J&F") for line in lines)
-    assert lines[-2] == "not measured: PyTorch (give --against SOURCE); J&F (give --masks)"
+    assert lines[-2] == "not measured: PyTorch (give --against SOURCE); J&F (give --truth)"
     assert lines[-1].startswith("broken fp32: mean IoU 0.")
     assert lines[-1].endswith("memory_attention differs most")
     assert run(nano.path, "--candidate", broken.path, "--box", "101,47,176,122", "--min-iou", 0, frames=3)[0] == 0
@@ -92,7 +92,7 @@ def test_a_davis_data_set(nano, tmp_path, capsys):
     for number, frame in enumerate(Clip(CLIP, 4)):
         cv2.imwrite(str(clip / f"{number:05d}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(masks / f"{number:05d}.png"), labels[number])
-    assert cli.main(["verify", str(nano.path), "--clip", str(clip), "--masks", str(tmp_path)]) == 0
+    assert cli.main(["verify", str(nano.path), "--clip", str(clip), "--truth", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     [score] = [line for line in lines if line.startswith("J&F")]
     assert float(score.split()[1]) > 80
@@ -102,11 +102,11 @@ def test_a_davis_data_set(nano, tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "nothing to compare"),
-        (["--masks", "none"], "none: no such folder of true masks"),
-        (["--masks", MASKS, "--min-iou", "97"], "min_mean_iou must be from 0 to 1 but is 97"),
-        (["--masks", MASKS, "--box", "9:101,47,176,122"], "give prompts the ids of the true masks"),
-        (["--masks", MASKS, "--box", "101,47,1176,122"], "reaches outside the 320×240 frame"),
-        (["--masks", MASKS, "--candidate", "none"], "no such bundle directory"),
+        (["--truth", "none"], "none: no such folder of true masks"),
+        (["--truth", MASKS, "--min-iou", "97"], "--min-iou must be from 0 to 1 but is 97"),
+        (["--truth", MASKS, "--box", "9:101,47,176,122"], "give prompts the ids of the true masks"),
+        (["--truth", MASKS, "--box", "101,47,1176,122"], "reaches outside the 320×240 frame"),
+        (["--truth", MASKS, "--candidate", "none"], "no such bundle directory"),
     ],
 )
 def test_errors(run, nano, arguments, message):
@@ -130,7 +130,7 @@ def test_without_pytorch_its_row_is_left_out(nano, name):
         "from sam2edge.cli import main\n"
         "sys.exit(main(['verify', *sys.argv[2:]]))"
     )
-    arguments = (nano.path, "--against", NANO, "--clip", CLIP, "--masks", MASKS, "--frames", 3)
+    arguments = (nano.path, "--against", NANO, "--clip", CLIP, "--truth", MASKS, "--frames", 3)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, name, *map(str, arguments)], capture_output=True, text=True
     )

@@ -1,0 +1,96 @@
+"""Options that several verbs share, each declared once, and checks that they share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from sam2edge.errors import InputError, Sam2EdgeError
+from sam2edge.files import PathKind, check_output_directory, check_output_file, path_kind, user_path
+from sam2edge.runtime import BACKENDS
+
+SOURCES = "a video, a folder or 'pattern' of images, a camera (0, /dev/video0, csi:0), rtsp://… or 'gst:PIPELINE'"
+"""The help of SOURCE, whatever `open_source` opens."""
+_MIN_IOU = 0.97
+
+
+def file_path(text: str) -> Path:
+    """Return the path of an argument; a leading `~` is the home directory in `--option=~/x`, too."""
+    try:
+        return user_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", type=file_path, help="directory that `sam2edge export` wrote")
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: auto, which is onnx)"
+    )
+
+
+def add_clip(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--clip", metavar="CLIP", required=required, help=f"a video, or a folder or 'pattern' of images, {text}"
+    )
+
+
+def add_truth(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--truth",
+        type=file_path,
+        metavar="MASKS",
+        help="true masks of the clip, for J&F: a folder of PNGs whose pixels are object ids, the root of a DAVIS data "
+        "set, or an .npz file",
+    )
+
+
+def add_against(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--against", metavar="SOURCE", help=f"the checkpoint that BUNDLE was exported from: {text}")
+
+
+def add_gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--min-iou", type=float, metavar="IOU", help=f"lowest mean IoU that passes the gate (default: {_MIN_IOU})"
+    )
+
+
+def min_iou(args: argparse.Namespace) -> float:
+    """Return --min-iou or its default."""
+    return _MIN_IOU if args.min_iou is None else float(args.min_iou)
+
+
+def refuse_ignored(args: argparse.Namespace, *names: str, without: str) -> None:
+    """Raise an InputError for options that were given but do nothing `without` another one."""
+    for name in names:
+        if getattr(args, name) not in (None, False):
+            raise InputError(f"--{name.replace('_', '-')} does nothing without {without}")
+
+
+def check_outputs(*, files: tuple[Path | None, ...] = (), directories: tuple[Path | None, ...] = ()) -> None:
+    """Raise an InputError, before any work is done, if an output cannot be written."""
+    for check, outputs in ((check_output_file, files), (check_output_directory, directories)):
+        for output in outputs:
+            if output is not None:
+                check(output)
+
+
+def check_bundle_first(args: argparse.Namespace, usage: str) -> None:
+    """Raise an InputError if a video or an image stands where the bundle belongs."""
+    kind = path_kind(args.bundle)
+    if kind in (PathKind.VIDEO, PathKind.IMAGE, PathKind.IMAGE_FOLDER):
+        raise InputError(f"{args.bundle} is {kind.value}; the bundle comes first: {usage}")
+
+
+@contextlib.contextmanager
+def optional_packages(work: str, extra: str | None = None) -> Iterator[None]:
+    """Turn a failed import into an error that says what to install: `extra`, or else the package alone."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Sam2EdgeError(f"{work} needs {error.name}: pip install {extra or error.name}") from error
