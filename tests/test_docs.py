@@ -127,6 +127,16 @@ def test_quoted_messages_are_those_of_the_code() -> None:
     assert [quote for quote in quoted if not any(re.search(pattern[quote], text) for text in texts)] == []
 
 
+def test_named_files_exist() -> None:
+    """A page names a file of this repository by its path, or by the end of it."""
+    folders = ("src", "export", "runtime", "engines", "calibration", "samples", "tools", "deploy", "tests", ".github")
+    files = [str(file) for folder in folders for file in (REPO / folder).rglob("*")]
+    upstreams = {"sam2_video_predictor.py", "sam2_base.py", "automatic_mask_generator.py", "metrics.py"}
+    for page in PAGES:
+        for name in set(re.findall(r"`([\w./-]+\.(?:py|sh|yml|service))`", page.read_text())) - upstreams:
+            assert any(file.endswith(f"/{name}") for file in files), (page, name)
+
+
 def test_pictures() -> None:
     """They are small enough for a clone and a phone, and each is on a page."""
     pages = "".join(page.read_text() for page in PAGES)
