@@ -19,14 +19,13 @@ from sam2edge.engines.fp16 import half
 
 @dataclass(frozen=True)
 class Bound:
-    """Lower bounds for a graph, or a sum of graphs; seconds in FP16 and INT8.
+    """Lower bounds for a graph, or a sum of graphs; `fp16` and `int8` in seconds.
 
     Attributes:
         flops: 2 for each multiply-add of a product or convolution.
         least: Bytes of inputs, outputs and weights in FP16, once each.
         moved: Bytes that the kernels of the FP16 graph move as it is written.
-        written: Seconds of these kernels in sequence, each limited by its arithmetic or its bytes; a compiler that
-            fuses attention may do better.
+        written: Seconds of these kernels in sequence; a compiler that fuses attention may do better.
     """
 
     flops: int

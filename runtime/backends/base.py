@@ -61,11 +61,9 @@ class GraphRunner(ABC):
         return {name: outputs[name] for name in wanted}
 
     def run_into(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray]) -> None:
-        """Queue a run on device arrays, none of which may be both input and output. Raises BackendError.
+        """Queue a run on device arrays, none of which may be both input and output; BackendError if that fails.
 
-        Args:
-            inputs: All inputs by name; those of floats have the type that `dtype` returns.
-            outputs: Arrays to write by name, likewise. Outputs that are not here are dropped.
+        Arrays of floats have the type that `dtype` returns. Outputs for which there is no array are dropped.
         """
         values = self.run(inputs)
         for name, array in outputs.items():
@@ -116,9 +114,7 @@ class Backend(ABC):
     def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
         """Queue the work of `steps`, by calling it or by repeating what it queued before under the same key.
 
-        Args:
-            key: Names work that uses the same arrays, whatever their content, in the same order every time.
-            steps: Calls `copy` and `run_into` and nothing else of the backend.
+        `steps` calls only `copy` and `run_into`, under one key with the same arrays in the same order every time.
         """
         steps()
 

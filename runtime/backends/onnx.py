@@ -41,7 +41,6 @@ class OnnxBackend(Backend):
     """ONNX Runtime on the CPU."""
 
     def open(self, graph: Path) -> GraphRunner:
-        """Load an .onnx file."""
         return _OnnxRunner(new_session(graph, "CPUExecutionProvider", {}), graph.name)
 
 

@@ -44,7 +44,6 @@ class OnnxCudaBackend(CudaBackend):
     replay = Backend.replay  # not recorded, since ONNX Runtime allocates during its runs
 
     def open(self, graph: Path) -> GraphRunner:
-        """Load an .onnx file."""
         with self.exclusive():
             session = self._session(graph)
         specs = [

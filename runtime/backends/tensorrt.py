@@ -49,14 +49,11 @@ def this_target(api: TensorRT) -> Target:
 
 
 class TensorRTBackend(CudaBackend):
-    """Runs the engines that `sam2edge build` made for this GPU. All streams of a backend share its engines.
+    """Runs the engines that `sam2edge build` made for this GPU; BackendError without TensorRT, a GPU or pycuda.
 
     Args:
         engines: Directory of the engines. Default: BUNDLE.engines/PRECISION, with the first precision of
             sam2edge.bundle.engines.PREFERENCE that was built.
-
-    Raises:
-        BackendError: There is no TensorRT, GPU or pycuda.
     """
 
     def __init__(self, engines: str | os.PathLike[str] | None = None) -> None:
@@ -72,10 +69,7 @@ class TensorRTBackend(CudaBackend):
     def open(self, graph: Path) -> GraphRunner:
         """Load the engine of a bundle's graph file.
 
-        Raises:
-            StaleEngineError: The engines are not for this bundle or machine.
-            DamagedEngineError: Their files are not as they were written.
-            BackendError: The bundle has no engines, or memory ran out.
+        Raises StaleEngineError or DamagedEngineError; BackendError if the bundle has no engines or memory runs out.
         """
         bundle, engines = self._engines(graph.parent)
         names = [name for name, listed in bundle.manifest.graphs.items() if listed.file == graph.name]

@@ -76,9 +76,7 @@ def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, deque[str]]:
 class TensorRT:
     """TensorRT 10 and newer, whose networks are strongly typed: engines get exactly the types of their graphs.
 
-    Attributes:
-        version: Such as "10.13.3.9".
-        errors: The last errors that TensorRT logged. Clear them before a call whose failure they are to explain.
+    `errors` has the last errors that TensorRT logged. Clear it before a call whose failure it is to explain.
     """
 
     VERSIONS = range(10, 100)
@@ -115,7 +113,7 @@ class TensorRT:
     def parse(self, network: tensorrt.INetworkDefinition, model: bytes, name: str) -> tensorrt.OnnxParser:
         """Read an ONNX model into a network; BuildError says what TensorRT does not accept.
 
-        The parser that is returned owns the network's weights: keep it, and `model`, until the network is built.
+        The parser owns the network's weights: keep it, and `model`, until the network is built.
         """
         parser: tensorrt.OnnxParser = self.trt.OnnxParser(network, self._logger)
         if not parser.parse(model):

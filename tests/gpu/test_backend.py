@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,18 +96,13 @@ def test_2000_frames_take_no_more_memory(nano: Bundle, clip: Frames, engines: Pa
 
 
 def test_two_trackers_in_two_threads(nano: Bundle, clip: Frames, engines: Path) -> None:
-    found: dict[int, Masks] = {}
-    threads = [
-        threading.Thread(target=lambda n=n: found.update({n: masks(nano, TensorRTBackend(engines), clip)}))
-        for n in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    expected = masks(nano, TensorRTBackend(engines), clip)
-    for n in range(2):
-        np.testing.assert_array_equal(found[n], expected)
+    def track(_: int) -> Masks:
+        return masks(nano, TensorRTBackend(engines), clip)
+
+    with ThreadPoolExecutor(2) as threads:
+        actual = list(threads.map(track, range(2)))
+    for result in actual:
+        np.testing.assert_array_equal(result, track(2))
 
 
 def test_beside_pytorch(nano: Bundle, clip: Frames, engines: Path) -> None:

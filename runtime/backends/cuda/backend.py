@@ -53,7 +53,6 @@ class CudaBackend(Backend):
         self._begin_stream()
 
     def _begin_stream(self) -> None:
-        """Make everything that belongs to one stream."""
         self.stream = Stream(self.context, self._memory)
         self._lock = threading.RLock()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
@@ -67,7 +66,6 @@ class CudaBackend(Backend):
         return self._memory.zeros(tuple(shape), dtype)
 
     def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Make a page-locked numpy array of zeros."""
         return self._memory.staging(tuple(shape), dtype)
 
     def copy(self, source: AnyArray, to: AnyArray) -> None:
@@ -135,7 +133,6 @@ class CudaBackend(Backend):
             self._memory.settle(keep=0)
 
     def synchronize(self) -> None:
-        """Wait until all queued work is done; BackendError if it failed."""
         with self.exclusive():
             self.stream.wait()
             self._memory.settle()

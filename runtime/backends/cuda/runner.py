@@ -105,15 +105,12 @@ class CudaRunner(GraphRunner):
         return self._signature.dtypes[name]
 
     def max_size(self, name: str, axis: int = 0) -> int | None:
-        """Return the limit that the engines were built for."""
         return self._signature.limits[name][1][axis] if name in self._signature.limits else None
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Copy the inputs to the GPU that are not there, run, and return all outputs in the types of the contract."""
         return self.run_outputs(inputs, [spec.name for spec in self._signature.outputs])
 
     def run_outputs(self, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Array]:
-        """As `run`, but copy back only the wanted outputs."""
         signature, backend = self._signature, self._backend
         shapes = signature.check_inputs(inputs)
         with backend.exclusive():

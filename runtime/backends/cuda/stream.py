@@ -14,10 +14,9 @@ from sam2edge.runtime.backends.cuda.memory import CudaArray, Memory, Timeline
 
 
 class Stream:
-    """A stream, whose work is waited for before it is destroyed. One thread at a time uses it.
+    """A stream, whose work is waited for before it is destroyed; only that work uses the arrays in `scratch`.
 
-    Attributes:
-        scratch: Arrays that only its own work uses.
+    One thread at a time may use it.
     """
 
     def __init__(self, context: Context, memory: Memory) -> None:

@@ -76,7 +76,6 @@ class Engine:
     """One engine file.
 
     Attributes:
-        precision: "fp32", "fp16" or "int8".
         graph_sha256: Hash of the ONNX file that it was built from.
         layers: Number of computing layers by precision, as the engine reports them.
         small_weights: How many weights FP16 turned to 0 ("zero") or holds with fewer bits ("subnormal").

@@ -25,6 +25,7 @@ from tests.conftest import SHARED
 from tests.fake_gpu import Gpu
 
 Api = dict[str, dict[str, str]]
+VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
 FOLDER = SHARED / "tensorrt" / "api"
 
 LAYER_TYPES = {

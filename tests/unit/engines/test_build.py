@@ -26,9 +26,8 @@ from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
 from sam2edge.runtime.backends.cuda import driver, gpus
 from sam2edge.runtime.backends.tensorrt_api import TensorRT8
-from tests.unit.engines.fake_tensorrt import FakeTensorRT
+from tests.unit.engines.fake_tensorrt import VERSIONS, FakeTensorRT
 
-VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
 GPU = gpus.Gpu("Fake RTX", "8.9", 8 << 30)
 
 

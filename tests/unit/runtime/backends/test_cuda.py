@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,22 +44,6 @@ def stored(backend, values):
     backend.copy(host, array)
     backend.synchronize()
     return array
-
-
-def in_thread(function):
-    errors = []
-
-    def run():
-        try:
-            function()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
 
 
 def test_zeros(backend):
@@ -145,8 +130,9 @@ def test_all_memory_comes_back(gpu):
 def test_it_comes_back_from_any_thread(gpu):
     """What is freed where its context is not current is lost to pycuda; a thread that leaves one ends the process."""
     made = []
-    in_thread(lambda: made.extend((backend := Copies(), backend.zeros((9,)), backend.staging((9,)))))
-    in_thread(made.clear)
+    for step in (lambda: made.extend((backend := Copies(), backend.zeros((9,)), backend.staging((9,)))), made.clear):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(step).result()
     assert (gpu.used, len(gpu.pinned), len(gpu.streams)) == (0, 0, 0)
 
 
@@ -176,8 +162,8 @@ def test_memory_in_use_is_not_given_away(gpu, backend):
     assert address in {backend.zeros((4,)).address, *(block for block in gpu.blocks)}
 
 
-def test_idle_queues_hold_up_nothing(gpu, backend):
-    """As when images are encoded on one queue and never looked at on the other."""
+def test_idle_streams_hold_up_nothing(gpu, backend):
+    """As when images are encoded on one stream and never looked at on the other."""
     other = backend.new_stream()
     allocations = []
     for _ in range(5):
@@ -187,7 +173,7 @@ def test_idle_queues_hold_up_nothing(gpu, backend):
         other.synchronize()
         allocations.append((gpu.allocations, len(gpu.pinned)))
     assert allocations[1:] == allocations[1:2] * 4
-    backend.copy(other.zeros((4,)), other.staging((4,)))  # from here on this queue may use what is dropped
+    backend.copy(other.zeros((4,)), other.staging((4,)))  # from here on this stream may use what is dropped
     array = other.zeros((4,))
     address = array.address
     del array
@@ -295,7 +281,7 @@ def test_recordings_are_made_by_old_drivers_too(gpu, backend, monkeypatch):
 
 
 @pytest.mark.parametrize("time", [1, 2, 3])
-def test_an_error_of_the_steps_leaves_the_queue_usable(gpu, backend, time):
+def test_an_error_of_the_steps_leaves_the_stream_usable(gpu, backend, time):
     source, result, steps, calls = counting(backend)
 
     def failing():
@@ -360,29 +346,23 @@ def test_steps_within_steps_are_refused(backend):
         backend.replay("key", steps)
 
 
-def test_forks_work_side_by_side(gpu, backend):
-    """Two threads with a queue each, on arrays of one backend, recorded."""
-    made = [counting(each) for each in (backend, backend.new_stream())]
-    queues = [backend, backend.new_stream()]
-    made = [counting(queue) for queue in queues]
+def test_streams_work_side_by_side(gpu, backend):
+    """Two threads with a stream each, on arrays of one backend, recorded."""
+    streams = [backend, backend.new_stream()]
+    made = [counting(stream) for stream in streams]
     barrier = threading.Barrier(2)
-    wrong = []
 
     def work(number):
         source, result, steps, _ = made[number]
         barrier.wait()
         for frame in range(100):
             source[...] = 1000 * number + frame
-            queues[number].replay("key", steps)
-            queues[number].synchronize()
-            wrong.extend(value for value in result.tolist() if value != 1000 * number + frame)
+            streams[number].replay("key", steps)
+            streams[number].synchronize()
+            assert result.tolist() == [1000 * number + frame] * 4
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, range(2)))
     assert gpu.launches == 2 * 98
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -29,9 +29,8 @@ from sam2edge.runtime.model.resize import filter_weights, resize
 from sam2edge.runtime.video.stream import stream
 from tests.conftest import REPO
 from tests.helpers import BALL, BLOCK, HEIGHT, WIDTH, assert_close, clip_frames, graph_inputs
-from tests.unit.engines.fake_tensorrt import IExecutionContext, install
+from tests.unit.engines.fake_tensorrt import VERSIONS, IExecutionContext, install
 
-VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
 PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=4, prompts=8, points=3, images=3))
 
 
@@ -319,21 +318,13 @@ def test_steady_state_allocates_nothing(fake, backend, nano):
 def test_two_threads_share_the_engines(fake, backend, nano):
     loops = [Loop(backend, nano), Loop(backend.new_stream(), nano)]
     expected = [loops[0].frame(seed, seed) for seed in range(5)]
-    wrong = []
 
     def work(loop):
-        try:
-            for seed, frame in enumerate(expected):
-                assert_close(loop.frame("frame", seed), frame, 1e-6)
-        except BaseException as error:
-            wrong.append(error)
+        for seed, frame in enumerate(expected):
+            assert_close(loop.frame("frame", seed), frame, 1e-6)
 
-    threads = [threading.Thread(target=work, args=(loop,)) for loop in loops]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, loops))
     assert fake.calls.count("deserialize") == 4
 
 
@@ -341,20 +332,14 @@ def test_two_trackers_in_two_threads(fake, built, nano):
     """Each with a backend of its own."""
     frames = clip_frames(4)
 
-    def track(into):
+    def track(_):
         with VideoTracker(nano, TensorRTBackend(built("10.3.0", "fp32"))) as tracker:
             tracker.track(frames[0])
             tracker.prompt(1, box=BALL)
-            into.extend(tracker.track(frame).logits for frame in frames[1:])
+            return [tracker.track(frame).logits for frame in frames[1:]]
 
-    results = [[], []]
-    threads = [threading.Thread(target=track, args=(result,)) for result in results]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    np.testing.assert_array_equal(*results)
-    assert len(results[0]) == 3
+    with ThreadPoolExecutor(2) as threads:
+        np.testing.assert_array_equal(*threads.map(track, range(2)))
     gc.collect()
     assert (fake.gpu.used, len(fake.gpu.pinned), len(fake.gpu.streams)) == (0, 0, 0)
 
