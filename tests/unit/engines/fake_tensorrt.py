@@ -1,8 +1,8 @@
-"""A stand-in for the module tensorrt that has what one real version has: anything else is an AttributeError.
+"""A stand-in for the module tensorrt with the API of one real version: anything else is an AttributeError.
 
-Networks are really parsed (with onnx) and engines say honestly what was asked of the builder: an 8.x network is FP16
-and INT8 only with the flags, a typed one as its types and Q/DQ nodes are. The log of calls is `fake.calls`. Contexts
-run their engine on ONNX Runtime and a stand-in for a GPU (`fake.gpu`), when its stream does.
+Networks are really parsed (with onnx), and engines report what the builder was told: an 8.x network is FP16 and INT8
+only with the flags, a typed one as its types and Q/DQ nodes are. `fake.calls` logs the calls. Contexts run their engine
+on ONNX Runtime and a stand-in for a GPU (`fake.gpu`), when its stream is waited for.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "BOOL": np.
 
 
 def read_api() -> dict[str, Api]:
-    """The public API of each version, oldest first."""
+    """Return the public API of each version, oldest first."""
     if not FOLDER.is_dir():
         pytest.skip(f"{FOLDER} is not there: the API of the TensorRT versions is not in the repository")
     files = sorted(FOLDER.glob("*.json"), key=lambda file: tuple(map(int, file.stem.split("."))))
@@ -61,7 +61,7 @@ def read_api() -> dict[str, Api]:
 
 
 class FakeTensorRT:
-    """The module. What goes wrong on purpose is set on `faults` before a build."""
+    """The module. Set what should go wrong on `faults` before a build."""
 
     def __init__(self, version: str) -> None:
         self.__version__ = version
@@ -94,7 +94,7 @@ class FakeTensorRT:
                 setattr(self, kind.__name__, self.limited(kind))
 
     def limited(self, kind: type) -> type:
-        """A class with the members that the version has; their own state starts with an underscore."""
+        """Return a class with the members that the version has; private state starts with an underscore."""
         members, fake = self.api[kind.__name__], self
 
         def check(name: str) -> None:
@@ -121,7 +121,7 @@ class FakeTensorRT:
 
 
 def install(monkeypatch, version):
-    """Make it the module tensorrt, on a stand-in for a GPU that runs its engines."""
+    """Make the stand-in the module tensorrt, on a stand-in for a GPU that runs its engines."""
     fake = FakeTensorRT(version)
     fake.gpu = Gpu()
     fake.gpu.install(monkeypatch)
@@ -199,7 +199,7 @@ class INetworkDefinition:
         return self._layers[index]
 
     def _built(self, config):
-        """What the engine is like; it holds what tests ask for."""
+        """Return the content of the engine, with what tests look at."""
         fake = self._fake
         strongly = fake.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
         typed = strongly is not None and bool(self._flags & 1 << strongly)
@@ -212,7 +212,7 @@ class INetworkDefinition:
         for node, layer in zip(model.graph.node, self._layers, strict=True):
             half = types.get(node.output[0]) == TensorProto.FLOAT16
             if not typed:
-                # of a graph with Q/DQ nodes all types are FP32, and 8.x chooses among what the flags allow
+                # with Q/DQ nodes all types are FP32, and 8.x chooses among what the flags allow
                 half = (half or quantised) and "FP16" in flags and layer.precision is None
             if fake.faults.ignore_precision:
                 half = False
@@ -230,7 +230,7 @@ class INetworkDefinition:
                     layers[-1]["TacticName"] = "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"
         tensors = {tensor.name: tensor.dtype.name for tensor in (*self._inputs, *self._outputs)}
         if fake.faults.fused:
-            # as 8.6 shows a transformer: one region that tells its borders, and what is left over
+            # as 8.6 reports a transformer: one region with its inputs and outputs, and the layers beside it
             types = {"FLOAT": "Row major linear FP32", "HALF": "Row major linear FP16 format"}
             ends = [{"Format/Datatype": types[name]} for name in tensors.values() if name in types]
             layers = [{"Name": "{ForeignNode[...]}", "LayerType": "Myelin", "Inputs": ends, "Outputs": []}]
@@ -306,11 +306,11 @@ class OnnxParser:
         kinds.update({tensor.name: tensor.data_type for tensor in parsed.graph.initializer})
         tensors = {name: ITensor(name, fake.DataType[DTYPES[kind]]) for name, kind in kinds.items()}
         self._network._layers += [
-            # plain, since a layer has a precision in the fake whatever the version: compat must not ask for it
+            # not limited: here a layer has a precision in every version, which tensorrt_api must not use
             ILayer(
                 node.name,
                 fake.LayerType[LAYER_TYPES.get(node.op_type, "SHUFFLE")],
-                # axes and sizes are no tensors to these layers
+                # for these layers axes and sizes are not tensors
                 [tensors.get(name) for name in node.input[: 1 if node.op_type in ("ReduceSum", "Resize") else None]],
             )
             for node in parsed.graph.node
@@ -430,7 +430,7 @@ class ICudaEngine:
         return ICudaEngine.create_execution_context(self, SimpleNamespace(name="USER_MANAGED"))
 
     def _inputs(self):
-        """Shapes of the inputs; sides that are dynamic are names."""
+        """Return the shapes of the inputs; dynamic sides are names."""
         return {value.name: tuple(value.shape) for value in self._loaded().get_inputs()}
 
     def _run(self, inputs):
@@ -450,7 +450,7 @@ class ICudaEngine:
 
 
 class IExecutionContext:
-    """What is in a recorded graph must not be touched afterwards: NVIDIA says that what happens then is undefined."""
+    """A context that is in a recorded graph must not be touched: according to NVIDIA the effect is undefined."""
 
     def __init__(self, engine, without_memory):
         self._engine, self._built, self._without = engine, engine._built, without_memory
