@@ -1,4 +1,4 @@
-"""The same cases on every backend that is present, and on the stand-in for a GPU; a skip gives the backend's reason."""
+"""The same cases on every backend of this machine and on a stand-in for a GPU; others are skipped with the reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def backend(request: pytest.FixtureRequest, nano: Bundle, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def relative(request: pytest.FixtureRequest) -> float:
-    """The largest difference from the CPU that is allowed: on a GPU, sums are in another order."""
+    """Return the largest difference from the CPU that is allowed: a GPU sums in another order."""
     return 1e-4 if request.node.callspec.params["backend"] == STAND_IN else 2e-2
 
 
@@ -67,7 +67,7 @@ def test_segments_like_onnx_on_the_cpu(backend: Backend, nano: Bundle, relative:
 
 
 def test_a_mask_alone(backend: Backend, nano: Bundle, relative: float) -> None:
-    """No point at all: an empty array has an address."""
+    """There is no point at all: an empty array needs an address."""
     inputs, graph = graph_inputs(nano, "mask_decoder", {"N": 1, "P": 0}), nano.graph_path("mask_decoder")
     assert_close(backend.open(graph).run(inputs), open_backend("onnx").open(graph).run(inputs), relative)
 

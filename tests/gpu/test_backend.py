@@ -1,4 +1,4 @@
-"""Tracking on a GPU: engines and ONNX Runtime's CUDA provider against the CPU; only where they are."""
+"""Tracking on a GPU with engines and ONNX Runtime's CUDA provider, compared with the CPU; skipped without them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def clip() -> Frames:
 
 @pytest.fixture(scope="module")
 def engines(nano: Bundle) -> Path:
-    """FP16 engines of the bundled model; those that are there already, since a build takes minutes."""
+    """Return FP16 engines of the bundled model; existing ones if possible, since a build takes minutes."""
     try:
         TensorRTBackend()
     except BackendError as error:
@@ -47,7 +47,7 @@ def cuda() -> Backend:
 
 
 def masks(bundle: Bundle, backend: str | Backend, clip: Frames) -> Masks:
-    """Masks of two objects on all frames but the first: bool [T,2,H,W]."""
+    """Return the masks of two objects on all frames but the first: bool [T,2,H,W]."""
     with VideoTracker(bundle, backend, max_objects=2) as tracker:
         tracker.track(clip[0])
         tracker.prompt(1, box=[101, 47, 176, 122])
@@ -70,7 +70,7 @@ def test_onnx_cuda_finds_the_same_masks(nano: Bundle, clip: Frames, cuda: Backen
 
 
 class Plain(TensorRTBackend):
-    """Records nothing."""
+    """A backend that records nothing."""
 
     def replay(self, key, steps):  # type: ignore[no-untyped-def]
         steps()
@@ -106,7 +106,7 @@ def test_two_trackers_in_two_threads(nano: Bundle, clip: Frames, engines: Path) 
 
 
 def test_beside_pytorch(nano: Bundle, clip: Frames, engines: Path) -> None:
-    """PyTorch multiplies on its own stream in another thread all the while."""
+    """Meanwhile PyTorch multiplies on its own stream in another thread."""
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this PyTorch has no CUDA")

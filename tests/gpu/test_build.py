@@ -1,4 +1,4 @@
-"""Real engines; only where TensorRT and a GPU are."""
+"""Real engines; skipped without TensorRT and a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def target() -> Target:
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
 def test_build(request: pytest.FixtureRequest, target: Target, precision: str) -> None:
-    """Into the default directory, where the other tests find them."""
+    """Build into the default directory, where the other tests find the engines."""
     bundle: Bundle = request.getfixturevalue("nano_int8" if precision == "int8" else "nano")
     engines = build(bundle, precision=precision, preset=SMALL, progress=lambda message, _: print(message, flush=True))
     assert {

@@ -1,4 +1,4 @@
-"""Whole builds against stand-ins for TensorRT 8.6, 10.3 and 11.4, with what the machine lacks made up."""
+"""Whole builds with stand-ins for TensorRT 8.6, 10.3 and 11.4 and for a GPU."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def builds(fake):
     return [call for call in fake.calls if call.startswith("build")]
 
 
-def test_all_graphs_are_built_as_asked(fake, nano, tmp_path):
+def test_all_graphs_are_built_as_requested(fake, nano, tmp_path):
     reports = []
     engines = build(nano, tmp_path / "out", progress=lambda message, fraction: reports.append((message, fraction)))
     assert sorted(os.listdir(tmp_path / "out")) == sorted(["engines.json", *(f"{name}.engine" for name in ENGINES)])
@@ -96,7 +96,7 @@ def test_all_graphs_are_built_as_asked(fake, nano, tmp_path):
 
 
 def test_frames_are_resized_in_fp32(fake, nano, tmp_path):
-    """Whatever the precision of the others, since what it gives is whole numbers."""
+    """Whatever the precision of the others, since its outputs are whole numbers."""
     preset = Preset("small", Limits(side=600), 1 << 30)
     engines = build(nano, tmp_path / "out", preset=preset)
     engine, content = engines.manifest.engines["resize"], built(engines, "resize")
@@ -137,8 +137,8 @@ def test_an_engine_of_another_precision_fails(fake, request, tmp_path, fault, bu
     assert not (tmp_path / "out").exists()
 
 
-def test_8_is_set_up_as_10_is(fake, nano, tmp_path):
-    """Contexts share the profile, and no library of NVIDIA's beside TensorRT is needed."""
+def test_8_is_configured_like_10(fake, nano, tmp_path):
+    """Contexts share the profile, and TensorRT needs no other library of NVIDIA."""
     content = built(build(nano, tmp_path / "out"), "mask_decoder")
     assert content["shared"]
     edge_mask, jit = (
@@ -154,7 +154,7 @@ def test_no_builder(fake, nano, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_8_may_hide_a_whole_graph_in_one_region(monkeypatch, nano, tmp_path, precision):
+def test_8_may_fuse_a_whole_graph(monkeypatch, nano, tmp_path, precision):
     install(monkeypatch, "8.6.0").faults.fused = True
     engines = build(nano, tmp_path / "out", precision=precision)
     region = "fused fp16" if precision == "fp16" else "fused"
@@ -179,8 +179,8 @@ def test_an_output_of_another_type_fails(fake, nano, tmp_path):
         build(nano, tmp_path / "out")
 
 
-def test_a_graph_that_the_parser_does_not_know(fake, nano, tmp_path):
-    """A bundle may come from elsewhere; its hashes are right."""
+def test_a_graph_that_the_parser_cannot_read(fake, nano, tmp_path):
+    """A bundle from elsewhere may contain one, with correct hashes."""
     other = tmp_path / "other"
     shutil.copytree(nano.path, other)
     model = onnx.load(other / "image_encoder.onnx")

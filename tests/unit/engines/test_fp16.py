@@ -1,4 +1,4 @@
-"""FP16 in the types of the graphs: what stays FP32, that it is right, and that it is needed."""
+"""FP16 in the types of the graphs: what stays FP32, that it is right, and why it is needed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def of(graph):
 
 
 def graph_of(nodes, inputs, outputs, weights=()):
-    """A model; tensors as name: ONNX type, all of shape [4] or [1,1,256,256] as the type's second element says."""
+    """Return a model; inputs and outputs are (ONNX type, shape) by name."""
 
     def infos(tensors):
         return [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in tensors.items()]
@@ -50,7 +50,7 @@ def compute(model, tmp_path, **inputs):
 
 
 def in_order(model):
-    """Nodes after those that they read, which the usual converter does not see to."""
+    """Sort the nodes topologically, which the usual converter does not do."""
     waiting, known = list(model.graph.node), {t.name for t in (*model.graph.input, *model.graph.initializer)} | {""}
     ordered = []
     while waiting:
@@ -81,7 +81,7 @@ def test_types(nano, graph):
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_without_islands_it_is_the_usual_converters(nano, graph, tmp_path):
+def test_without_islands_it_equals_the_usual_converter(nano, graph, tmp_path):
     source = onnx.load(nano.graph_path(graph))
     names = [value.name for value in (*source.graph.input, *source.graph.output)]
     ours = with_rounding(half(source, (), names))
@@ -103,8 +103,8 @@ def test_without_islands_it_is_the_usual_converters(nano, graph, tmp_path):
         np.testing.assert_array_equal(output, expected[name])
 
 
-def test_an_fp32_input_reaches_an_fp32_node_whole(tmp_path):
-    """Here the usual converter goes through FP16."""
+def test_an_fp32_input_reaches_an_fp32_node_unrounded(tmp_path):
+    """The usual converter rounds it to FP16."""
     nodes = [helper.make_node("Sin", ["points"], ["sine"], "island/Sin")]
     model = graph_of(nodes, {"points": (FLOAT, [4])}, {"sine": (FLOAT, [4])})
     points = np.float32([700.3, 900.77, 1023.4, 0.1])
@@ -114,7 +114,7 @@ def test_an_fp32_input_reaches_an_fp32_node_whole(tmp_path):
     assert np.abs(compute(usual, tmp_path, points=points)["sine"] - np.sin(points)).max() > 0.01
 
 
-def test_a_weight_that_both_sides_use_is_there_twice(tmp_path):
+def test_a_weight_used_in_both_types_is_stored_twice(tmp_path):
     weight = numpy_helper.from_array(np.float32([1 / 3, 1, 2, 3]), "weight")
     nodes = [
         helper.make_node("Mul", ["x", "weight"], ["fine"], "island/Mul"),
@@ -172,7 +172,7 @@ def test_sam_2_0_has_no_pointer_code(tmp_path):
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_types_around_int8(nano_int8, graph):
-    """Q reads what is there, DQ gives FP16, both with scales of that type and the same values as in FP32."""
+    """Q reads the existing type and DQ outputs FP16, both with scales of that type and the values of FP32."""
     source = onnx.load(nano_int8.graph_path(graph))
     model = half(source, of(graph))
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 19)]
@@ -210,7 +210,7 @@ def test_an_fp32_island_is_quantized_without_fp16_between(nano_int8):
     assert types(model)[dequantize.output[0]] == HALF
 
 
-def test_split_without_sizes_is_written_as_from_opset_18_on(tmp_path):
+def test_split_without_sizes_is_raised_to_opset_18(tmp_path):
     weight = [numpy_helper.from_array(np.float32(0.5), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "Q"),
@@ -238,7 +238,7 @@ def memories(bundle: Bundle, pointer_age):
 
 
 def test_pointers_may_have_any_age(nano, tmp_path):
-    """70000 frames are 39 minutes at 30 a second; in FP16 that age is infinite and its sine no number."""
+    """70000 frames are 39 minutes at 30 a second; in FP16 that age is infinite and its sine NaN."""
     source = onnx.load(nano.graph_path("memory_attention"))
     inputs = memories(nano, 70_000)
     expected = run(nano.graph_path("memory_attention"), inputs)["conditioned"]
@@ -260,7 +260,7 @@ def test_an_empty_slot_weighs_nothing(nano, tmp_path):
 
 
 def test_areas_of_masks_at_1024_pixels(tmp_path):
-    """A single mask that fills 256 × 256 is stable; its area is infinite in FP16, and the ratio no number."""
+    """A single mask that fills 256 × 256 is stable; its area is infinite in FP16, and the ratio NaN."""
 
     class Graph(torch.nn.Module):
         def __init__(self):
@@ -281,7 +281,7 @@ def test_areas_of_masks_at_1024_pixels(tmp_path):
 
 
 def test_pixels_near_zero_keep_their_side(nano, tmp_path):
-    """A prompted frame's memory is of the binary mask; rounded logits put some pixels on the other side."""
+    """The memory of a prompted frame is encoded from the binary mask; rounded logits flip some pixels."""
     source = onnx.load(nano.graph_path("memory_encoder"))
     random = np.random.default_rng(2)
     side, grid = nano.model.mask_size, nano.model.grid

@@ -1,4 +1,4 @@
-"""Precision read back from what the inspector says; the texts are of real engines of 8.x, 10.x and 11.x."""
+"""The precision of layers, from reports of the inspector for real engines of 8.x, 10.x and 11.x."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_shapes_are_in_order(nano: Bundle, preset: str, graph: str) -> None:
         assert all(low <= side <= high for low, side, high in zip(smallest, usual, largest, strict=True))
 
 
-def test_every_run_of_the_runtime_lies_within(nano: Bundle) -> None:
+def test_every_run_of_the_runtime_is_within_the_profiles(nano: Bundle) -> None:
     """Tracking until the bank is full, with corrections, and images with every kind of prompt."""
     limits, seen = Limits(objects=2, conditioning_frames=2, prompts=2, points=3), set()
 

@@ -1,4 +1,4 @@
-"""The timing cache's file: builds at the same time lose nothing of each other."""
+"""The file of the timing cache: concurrent builds lose none of each other's timings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from sam2edge.engines import timing_cache
 
 def add(content):
-    time.sleep(0.02)  # another process would read the same content now, were there no lock
+    time.sleep(0.02)  # without a lock another process would read the same content now
     return content + b"x"
 
 for _ in range(10):
@@ -45,7 +45,7 @@ def test_merges_of_several_processes(tmp_path: Path) -> None:
     assert timing_cache.read(file) == b"x" * 30
 
 
-def test_a_write_that_ends_half_way_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "t.cache"
     timing_cache.merge(file, lambda others: b"good")
     write = Path.write_bytes
@@ -74,7 +74,7 @@ def test_a_merge_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert timing_cache.read(file) == b"good!"
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EngineError, match=r"t\.cache: the timing cache cannot be used \(.*\); set XDG_CACHE_HOME"):
         timing_cache.read(tmp_path / "file" / "t.cache")

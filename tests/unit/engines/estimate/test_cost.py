@@ -1,4 +1,4 @@
-"""Operations and bytes of graphs, against what can be counted by hand."""
+"""Operations and bytes of graphs, compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_attention_of_the_bundled_model(nano: Bundle) -> None:
     assert flops[1] - flops[0] == 2 * 2 * (64 * 64 * 256 + 64 * 64 * 256 + 64 * 64 * 64)
 
 
-def test_seconds_are_bound_by_the_slower_of_both() -> None:
+def test_seconds_are_bound_by_the_slower_of_arithmetic_and_memory() -> None:
     costs = [Cost("a", "MatMul", 200, 10, 10), Cost("b", "Add", 0, 20, 10)]
     assert seconds(costs, flops=100, bandwidth=15) == 2 + 2
 

@@ -1,4 +1,4 @@
-"""The table of boards and cards, and the floor of a frame on them."""
+"""The table of boards and cards, and the lower bounds of a frame on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sam2edge.errors import InputError
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_figures_are_plausible(name: str) -> None:
-    """INT8 is twice FP16 on all of them, and memory is read in the unit that is asked for."""
+    """INT8 is twice FP16 on all of them, and bandwidth and memory are in the documented units."""
     device = DEVICES[name]
     assert device.int8 / device.fp16 == pytest.approx(2, rel=0.07)
     assert 40 < device.bandwidth < 10_000
@@ -27,7 +27,7 @@ def test_figures_are_plausible(name: str) -> None:
 
 
 def test_derived_peaks() -> None:
-    """Where a note gives operations, tensor cores and clock, the peaks are their product."""
+    """If a note has operations, tensor cores and clock, the peaks are their product."""
     product = re.compile(r"clock × (\d+) FP16 or (\d+) INT8 operations, (\d+) at (\d+) MHz")
     derived = [(device, match) for device in DEVICES.values() if (match := product.search(device.note))]
     assert len(derived) > 10
@@ -47,7 +47,7 @@ def slow(fp16: float, int8: float, bandwidth: float) -> Device:
 
 
 def test_floor_of_arithmetic(nano: Bundle) -> None:
-    """Where bytes cost nothing: all products in FP16; in INT8 those of two activations stay as slow."""
+    """If bytes cost nothing, all products count in FP16; in INT8 those of two activations are not faster."""
     bounds = graph_bounds(nano, slow(1e-3, 2e-3, 1e6), 2)
     for name in GRAPHS:
         costs = graph_cost(onnx.load(nano.graph_path(name)), frame_sizes(nano, 2))
@@ -59,7 +59,7 @@ def test_floor_of_arithmetic(nano: Bundle) -> None:
 
 
 def test_floor_of_bytes(nano: Bundle) -> None:
-    """Where arithmetic costs nothing: inputs, outputs and weights, of which INT8 halves those of products."""
+    """If arithmetic costs nothing, inputs, outputs and weights count, and INT8 halves the weights of products."""
     bounds = graph_bounds(nano, slow(1e9, 1e9, 1e-3), 1)
     for name in GRAPHS:
         model = half(onnx.load(nano.graph_path(name)))
@@ -104,16 +104,16 @@ def test_command(nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--device", "pi"], "unknown device 'pi'; choose from orin-nano"),
         (["--device", "l4", "--objects", "0"], "--objects must be an integer of at least 1 but got 0"),
         (["--device", "l4", "--parts", "-1"], "--parts must be an integer of at least 0 but got -1"),
     ],
 )
-def test_wrong_arguments(nano: Bundle, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_wrong_arguments(nano: Bundle, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert cli.main(["inspect", str(nano.path), *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_onnx(nano: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

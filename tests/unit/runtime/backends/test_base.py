@@ -1,4 +1,4 @@
-"""Everything that the interface has is passed on: a method that is forgotten would quietly be the CPU's."""
+"""The wrappers pass every method on: a missing one would silently fall back to the default for the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("wrapper", "kind", "method"), METHODS)
-def test_passed_on(wrapper, kind, method):
+def test_every_method_is_passed_on(wrapper, kind, method):
     inner = create_autospec(kind, instance=True)
     names = list(inspect.signature(getattr(kind, method)).parameters)[1:]
     arguments = [getattr(sentinel, name) for name in names]
@@ -31,5 +31,5 @@ def test_passed_on(wrapper, kind, method):
     assert given is (sentinel.result if gives else None)
 
 
-def test_methods_are_found():
+def test_the_methods_are_listed():
     assert {"open", "replay", "new_stream", "run_into"} <= {name for *_, name in METHODS}

@@ -1,4 +1,4 @@
-"""Arrays, copies and recordings on a stand-in for a GPU that does nothing before it is waited for."""
+"""Arrays, copies and recordings on a stand-in for a GPU that does nothing until it is waited for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Copies(CudaBackend):
 def backend(gpu):
     made = Copies()
     yield made
-    made.forget()  # pytest holds it longer than the GPU
+    made.forget()  # pytest keeps it longer than the GPU
 
 
 def fetched(backend, array):
@@ -53,7 +53,7 @@ def test_zeros(backend):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int32, np.bool_, np.uint8])
-def test_there_and_back(backend, dtype):
+def test_upload_and_download(backend, dtype):
     values = np.random.default_rng(0).integers(0, 2, (3, 5)).astype(dtype)
     np.testing.assert_array_equal(fetched(backend, stored(backend, values)), values)
 
@@ -77,13 +77,13 @@ def test_wrong_views(backend, index, message):
         backend.zeros((4, 2))[index]
 
 
-def test_an_array_on_the_gpu_is_no_numpy_array(backend):
+def test_an_array_on_the_gpu_cannot_become_a_numpy_array(backend):
     with pytest.raises(BackendError, match=r"on the GPU: copy\(\) it into one from staging"):
         np.asarray(backend.zeros((2,)))
 
 
-def test_a_copy_is_done_when_it_is_waited_for(backend):
-    """Staging is read and written then, so that a missing wait shows."""
+def test_a_copy_happens_when_it_is_waited_for(backend):
+    """Only then are staging arrays read and written, so that a missing wait is noticed."""
     array, host = backend.zeros((3,)), backend.staging((3,))
     host[...] = 1
     backend.copy(host, array)
@@ -95,7 +95,7 @@ def test_a_copy_is_done_when_it_is_waited_for(backend):
     assert found.tolist() == [2, 2, 2]
 
 
-def test_copies_of_other_arrays_are_refused(backend):
+def test_copies_between_unequal_arrays_are_refused(backend):
     array = backend.zeros((2, 3))
     with pytest.raises(BackendError, match=r"they are float32\[3, 2\] and float32\[2, 3\]"):
         backend.copy(backend.staging((3, 2)), array)
@@ -116,7 +116,7 @@ def test_empty_arrays_have_an_address(backend):
 # Memory
 
 
-def test_all_memory_comes_back(gpu):
+def test_all_memory_is_freed(gpu):
     backend = Copies()
     array, host = stored(backend, np.ones((1000,), np.float32)), backend.staging((7,))
     view = array[3:5]
@@ -127,8 +127,8 @@ def test_all_memory_comes_back(gpu):
     assert (gpu.used, len(gpu.pinned), len(gpu.streams)) == (0, 0, 0)
 
 
-def test_it_comes_back_from_any_thread(gpu):
-    """What is freed where its context is not current is lost to pycuda; a thread that leaves one ends the process."""
+def test_memory_is_freed_from_any_thread(gpu):
+    """In pycuda, memory leaks that is freed without its context, and a thread that keeps a context ends the process."""
     made = []
     for step in (lambda: made.extend((backend := Copies(), backend.zeros((9,)), backend.staging((9,)))), made.clear):
         with ThreadPoolExecutor(1) as thread:
@@ -147,8 +147,8 @@ def test_steady_state_does_not_allocate(gpu, backend):
     assert gpu.allocations == before
 
 
-def test_memory_in_use_is_not_given_away(gpu, backend):
-    """Of an array that was dropped while work is queued on it, on this queue or on another."""
+def test_memory_in_use_is_not_reused(gpu, backend):
+    """An array may be dropped while work is queued on it, on this stream or on another."""
     other = backend.new_stream()
     array, host = stored(backend, np.full(4, 7, np.float32)), other.staging((4,))
     other.copy(array, host)
@@ -162,8 +162,8 @@ def test_memory_in_use_is_not_given_away(gpu, backend):
     assert address in {backend.zeros((4,)).address, *(block for block in gpu.blocks)}
 
 
-def test_idle_streams_hold_up_nothing(gpu, backend):
-    """As when images are encoded on one stream and never looked at on the other."""
+def test_idle_streams_do_not_delay_reuse(gpu, backend):
+    """For example, images are encoded on one stream and never read on the other."""
     other = backend.new_stream()
     allocations = []
     for _ in range(5):
@@ -181,7 +181,7 @@ def test_idle_streams_hold_up_nothing(gpu, backend):
     assert other.zeros((4,)).address != address
 
 
-def test_forget_gives_memory_back(gpu, backend):
+def test_forget_frees_memory(gpu, backend):
     keep = backend.zeros((8,))
     backend.zeros((100, 100))
     assert gpu.used > 40000
@@ -190,7 +190,7 @@ def test_forget_gives_memory_back(gpu, backend):
     assert keep.nbytes == 32
 
 
-def test_a_full_gpu_gives_back_what_is_kept(gpu, backend):
+def test_a_full_gpu_frees_the_memory_kept_for_reuse(gpu, backend):
     backend.zeros((1000,))
     backend.synchronize()
     gpu.faults.mem_limit = 4096
@@ -203,7 +203,7 @@ def test_a_full_gpu_gives_back_what_is_kept(gpu, backend):
 
 
 def counting(backend):
-    """Steps that add nothing but copies: source to middle to result."""
+    """Return steps that only copy source to middle to result, and count their calls."""
     source, result = backend.staging((4,)), backend.staging((4,))
     middle, last = backend.zeros((4,)), backend.zeros((4,))
     calls = []
@@ -246,7 +246,7 @@ def test_a_recording_holds_its_arrays(gpu, backend):
     assert (gpu.used, gpu.graphs) == (0, {})
 
 
-def test_keys_last_used_are_kept(gpu, backend):
+def test_the_keys_used_last_are_kept(gpu, backend):
     kept = [counting(backend) for _ in range(9)]
     for number, (_, _, steps, _) in enumerate(kept):
         for _ in range(3):
@@ -260,7 +260,7 @@ def test_keys_last_used_are_kept(gpu, backend):
     assert [len(calls) for *_, calls in kept] == [4] + [3] * 8
 
 
-def test_keys_that_come_once_cost_nothing(gpu, backend):
+def test_keys_used_once_evict_no_recording(gpu, backend):
     _, _, steps, calls = counting(backend)
     for _ in range(3):
         backend.replay("kept", steps)
@@ -270,7 +270,7 @@ def test_keys_that_come_once_cost_nothing(gpu, backend):
     assert (len(calls), len(gpu.graphs)) == (203, 1)
 
 
-def test_recordings_are_made_by_old_drivers_too(gpu, backend, monkeypatch):
+def test_old_drivers_record_too(gpu, backend, monkeypatch):
     monkeypatch.setattr(gpu, "libcuda", LibCuda(gpu, old=True))
     source, result, steps, _ = counting(backend)
     for frame in range(4):
@@ -376,8 +376,8 @@ def test_an_error_of_the_gpu(gpu, backend):
     gpu.faults.synchronize = False
 
 
-def test_after_an_error_of_the_gpu_all_is_freed_in_silence(gpu):
-    """What the garbage collector cannot hand to anybody would be printed, once for each thing that is freed."""
+def test_after_an_error_of_the_gpu_everything_is_freed_silently(gpu):
+    """Python would print each exception that is raised while the garbage collector frees an object."""
     backend = Copies()
     fork = backend.new_stream()
     source, result, steps, _ = counting(backend)

@@ -1,4 +1,4 @@
-"""Everything on a device of its own memory gives what it gives on the CPU."""
+"""Trackers and predictors compute the same on a device with its own memory as on the CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVENTS = {
     24: [(5, {"points": [[140, 85]]})],
     30: [5, (9, {"mask": true_masks(2)[30]})],
 }
-"""Objects join, are corrected and leave; in 40 frames every length of the bank comes more than three times."""
+"""Objects join, are corrected and leave; in 40 frames the bank has every length more than three times."""
 
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -86,7 +86,7 @@ def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Fra
 
 @pytest.mark.parametrize("graph", ["image_encoder", "memory_attention", "mask_decoder", "memory_encoder"])
 @pytest.mark.parametrize("device", [False, True])
-def test_a_frame_that_failed_may_be_given_again(
+def test_a_frame_that_failed_can_be_repeated(
     nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch, graph: str, device: bool
 ) -> None:
     def results(failing: bool) -> list[FrameResult]:
@@ -113,7 +113,7 @@ def test_a_frame_that_failed_may_be_given_again(
     assert_close(results(True), results(False))
 
 
-def test_a_correction_outlives_queued_work_that_is_lost(
+def test_a_correction_survives_the_loss_of_queued_work(
     nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def results(failing: bool) -> list[FrameResult]:
@@ -141,13 +141,13 @@ def test_a_correction_outlives_queued_work_that_is_lost(
 def test_memory_may_run_out_at_any_moment(
     nano: Bundle, clip: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """What failed is done again, and is as if it had not."""
+    """The call that failed is repeated, with the results of one that did not fail."""
     onnx.save(resize_graph(nano.model.image_size), str(tmp_path / "resize.onnx"))
     inner = open_backend("onnx")
     monkeypatch.setattr(inner, "open", functools.cache(inner.open))  # opened once for all rounds
 
     def results(left: int) -> tuple[list[FrameResult], bool]:
-        """The call fails after `left` others, once; and whether that many came."""
+        """Return the results if the call fails once, after `left` others, and whether it was called that often."""
         device = SimulatedDevice(resize=tmp_path / "resize.onnx")
         device._inner = inner
         real, found = getattr(device, call), []
@@ -182,7 +182,7 @@ def test_memory_may_run_out_at_any_moment(
     assert times
 
 
-def test_an_object_that_was_corrected_moves_up(nano: Bundle, clip: Frames) -> None:
+def test_a_corrected_object_moves_up_when_another_is_removed(nano: Bundle, clip: Frames) -> None:
     def results(backend: str | Backend) -> list[FrameResult]:
         with VideoTracker(nano, backend, max_objects=3) as tracker:
             tracker.track(clip[0])
@@ -244,7 +244,7 @@ def test_an_embedding_of_another_precision_is_refused(nano: Bundle, clip: Frames
         other.track(embedding)
 
 
-def test_onnx_is_the_default_of_every_operation() -> None:
+def test_the_default_operations_work_on_numpy_arrays() -> None:
     backend = open_backend("onnx")
     assert backend.new_stream() is backend
     array, other = backend.zeros((2, 3)), backend.staging((2, 3))

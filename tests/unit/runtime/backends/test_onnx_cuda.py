@@ -27,7 +27,7 @@ def backend(gpu):
 
 
 def test_runs_are_queued_on_arrays_of_the_gpu(gpu, backend, nano):
-    """The next graph reads what the one before has not written yet; replay() has nothing to record."""
+    """A graph reads what the one before has not written yet; replay() records nothing."""
     encoder, memory = (backend.open(nano.graph_path(name)) for name in ("image_encoder", "memory_encoder"))
     image = backend.staging((1, 128, 128, 3), np.uint8)
     host = backend.staging((1, 64, 64))
@@ -60,7 +60,7 @@ def test_runs_are_queued_on_arrays_of_the_gpu(gpu, backend, nano):
     assert gpu.launches == 0
 
 
-def test_all_is_freed(gpu, nano):
+def test_everything_is_freed(gpu, nano):
     backend = open_backend("onnx-cuda")
     runner = backend.open(nano.graph_path("memory_encoder"))
     runner.run(graph_inputs(nano, "memory_encoder", {"N": 1}))
@@ -69,7 +69,7 @@ def test_all_is_freed(gpu, nano):
     assert (gpu.used, len(gpu.streams)) == (0, 0)
 
 
-def test_an_error_of_onnxruntime(backend, nano, monkeypatch):
+def test_an_error_in_onnxruntime(backend, nano, monkeypatch):
     def fails(self, binding, options):
         raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -93,8 +93,8 @@ def test_falling_back_is_an_error(backend, nano, monkeypatch):
         backend.open(nano.graph_path("image_encoder"))
 
 
-def test_a_node_for_the_cpu_is_an_error(backend, nano, monkeypatch):
-    """Before 1.21 there was no ArgMax."""
+def test_a_node_on_the_cpu_is_an_error(backend, nano, monkeypatch):
+    """Versions before 1.21 had no ArgMax."""
     monkeypatch.setitem(cuda_kernels.KERNELS, "ArgMax", "")
     cuda_kernels.without_kernel.cache_clear()
     with pytest.raises(

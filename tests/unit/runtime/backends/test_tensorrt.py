@@ -1,4 +1,4 @@
-"""Engines on stand-ins for TensorRT and a GPU, which run the graphs that they were built of on the CPU."""
+"""Engines on stand-ins for TensorRT and a GPU, which run on the CPU the graphs that they were built from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=4, prompt
 
 @pytest.fixture(scope="module")
 def built(nano, tmp_path_factory):
-    """The directory of the engines for a version and precision."""
+    """Return a function that returns the directory with engines of a version and precision."""
     found = {}
 
     def get(version, precision):
@@ -93,7 +93,7 @@ def test_shapes_may_change(backend, nano):
         assert_close(runner.run(inputs), cpu.run(inputs), 1e-5)
 
 
-def test_only_what_is_wanted_comes_down(fake, backend, nano):
+def test_only_wanted_outputs_are_downloaded(fake, backend, nano):
     runner, inputs = backend.open(nano.graph_path("mask_decoder")), graph_inputs(nano, "mask_decoder", {"N": 2, "P": 1})
     everything = runner.run(inputs)
     before = fake.gpu.downloaded
@@ -101,7 +101,7 @@ def test_only_what_is_wanted_comes_down(fake, backend, nano):
     assert fake.gpu.downloaded - before == everything["iou"].nbytes + everything["ious"].nbytes
 
 
-def test_verify_measures_the_engines_that_are_there(fake, nano, tmp_path, monkeypatch, capsys):
+def test_verify_measures_the_existing_engines(fake, nano, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     bundle = tmp_path / "nano"
     shutil.copytree(nano.path, bundle)
@@ -130,7 +130,7 @@ def test_frames_are_resized_up_to_the_size_of_the_profile(backend, nano):
 @pytest.mark.parametrize("mode", ["latency", "throughput"])
 def test_tracks_like_onnx(fake, backend, nano, mode):
     """Objects join, are corrected and leave, mostly in recorded frames; in throughput mode two threads share a GPU."""
-    # frames of the model's size: of others a grey level may depend on the CPU (tests/unit/engines/test_resize.py)
+    # of the model's size, as the resize of others may differ by a grey level (tests/unit/engines/test_resize.py)
     side = nano.model.image_size
     frames = [Grabbed(cv2.resize(frame, (side, side)), number, 0.0) for number, frame in enumerate(clip_frames(20))]
     scale = np.array([side / WIDTH, side / HEIGHT])
@@ -156,12 +156,12 @@ def test_tracks_like_onnx(fake, backend, nano, mode):
     assert fake.gpu.launches > 5
     gc.collect()
     if mode == "throughput":
-        backend.forget()  # what the other stream had
+        backend.forget()  # frees what the other stream had
     assert (len(fake.engines), fake.gpu.used, len(fake.gpu.pinned)) == (0, 0, 0), "close() frees all but the backend"
 
 
 def test_segments_like_onnx(backend, nano):
-    """More images and more prompts than a run takes, and a mask alone, for which the decoder gets no point."""
+    """More images and more prompts than one run accepts, and a mask alone, for which the decoder gets no point."""
     frames = list(clip_frames(PRESET.limits.images + 1))
 
     def logits(name):
@@ -185,7 +185,7 @@ def test_build_measures_engines_on_a_clip(fake, nano, tmp_path, monkeypatch, cap
     command = ["build", nano.path, "-o", out, "--clip", clip, "--frames", 4, "--box", "101,47,176,122"]
     assert main([str(word) for word in command]) == 0, capsys.readouterr().err
     assert (out / "image_encoder.engine").is_file()
-    # each is inspected, and tracks; those are freed, and each graph runs alone
+    # each engine is inspected, and tracks; these contexts are freed, and each graph runs alone
     assert fake.calls.count("context") == 2 * len(ENGINES) + len(GRAPHS)
 
 
@@ -193,7 +193,7 @@ def test_build_measures_engines_on_a_clip(fake, nano, tmp_path, monkeypatch, cap
 
 
 class Loop:
-    """A frame as a tracker queues it: image up, four graphs on arrays of the GPU, the mask down."""
+    """A frame as a tracker queues it: the image is uploaded, four graphs run on the GPU, the mask is downloaded."""
 
     def __init__(self, backend, bundle):
         self.backend, self.runners = backend, {}
@@ -229,7 +229,7 @@ class Loop:
                 name: arrays["bank" if (graph, name) == ("memory_attention", "memory") else name] for name in names
             }
             runner.run_into(named, {name: arrays[name] for name in outputs})
-        for slot in range(2):  # what was remembered is attended to in the next frame
+        for slot in range(2):  # the next frame attends to these memories
             backend.copy(arrays["memory"][slot], arrays["bank"][slot][1])
         for name, host in self.found.items():
             backend.copy(arrays[name], host)
@@ -266,15 +266,15 @@ def test_frames_of_every_version_are_recorded(version, monkeypatch, built, nano)
     backend.forget()
 
 
-def test_a_recorded_frame_does_not_hurt_others(fake, backend, nano):
-    """Plain runs between recorded ones, of other shapes, with the same engines and scratch memory."""
+def test_a_recorded_frame_does_not_disturb_others(fake, backend, nano):
+    """Plain runs of other shapes come between recorded ones, with the same engines and scratch memory."""
     loop, decoder = Loop(backend, nano), backend.open(nano.graph_path("mask_decoder"))
     cpu = open_backend("onnx").open(nano.graph_path("mask_decoder"))
     first = [loop.frame("frame", 0) for _ in range(3)][-1]
     for count in (1, 4, 8):
         inputs = graph_inputs(nano, "mask_decoder", {"N": count, "P": 2})
         assert_close(decoder.run(inputs), cpu.run(inputs), 1e-5)
-        others = [backend.zeros((2, 3, 32, 32)) for _ in range(3)]  # as large as what the recording drops
+        others = [backend.zeros((2, 3, 32, 32)) for _ in range(3)]  # as large as the outputs that the recording drops
         assert_close(loop.frame("frame", 0), first, 1e-6)
         assert not any(backend.download(other).any() for other in others)
     assert fake.gpu.launches == 4
@@ -344,7 +344,7 @@ def test_two_trackers_in_two_threads(fake, built, nano):
     assert (fake.gpu.used, len(fake.gpu.pinned), len(fake.gpu.streams)) == (0, 0, 0)
 
 
-def test_all_is_freed(fake, built, nano):
+def test_everything_is_freed(fake, built, nano):
     loop = Loop(TensorRTBackend(built("10.3.0", "fp32")), nano)
     for seed in range(4):
         loop.frame("frame", seed)
@@ -366,7 +366,7 @@ def test_run_takes_arrays_of_the_gpu(backend, nano):
 # What is refused
 
 
-def test_of_several_engines_fp16_is_taken(fake, built, nano, tmp_path):
+def test_fp16_is_preferred_to_fp32(fake, built, nano, tmp_path):
     copied = shutil.copytree(nano.path, tmp_path / "copy")
     with pytest.raises(
         BackendError, match=r"has no engines in .*copy\.engines; build them with `sam2edge build .*copy`"
@@ -401,7 +401,7 @@ def test_a_manifest_with_other_types_than_its_engine(fake, built, nano, tmp_path
         TensorRTBackend(engines).open(nano.graph_path("memory_encoder"))
 
 
-def test_engines_that_take_the_place_of_others_in_use(fake, built, nano, tmp_path):
+def test_engines_that_replace_others_in_use(fake, built, nano, tmp_path):
     engines, graph = tmp_path / "engines", nano.graph_path("memory_encoder")
     shutil.copytree(built("10.3.0", "fp32"), engines)
     backend, inputs = TensorRTBackend(engines), graph_inputs(nano, "memory_encoder", {"N": 2})
@@ -413,7 +413,7 @@ def test_engines_that_take_the_place_of_others_in_use(fake, built, nano, tmp_pat
     assert_close(before.run(inputs), expected, 0)
 
 
-def test_more_objects_than_the_engines_take(backend, nano):
+def test_more_objects_than_the_engines_accept(backend, nano):
     with VideoTracker(nano, backend) as tracker:
         frame = np.zeros((48, 64, 3), np.uint8)
         tracker.track(frame)
@@ -424,7 +424,7 @@ def test_more_objects_than_the_engines_take(backend, nano):
         assert tracker.track(frame).object_ids == (0, 1, 2, 3)
 
 
-def test_more_memories_than_the_engines_take(backend, nano):
+def test_more_memories_than_the_engines_accept(backend, nano):
     message = r"take 7 frames of an object's memory, but this tracker keeps 8; .*--max-conditioning-frames"
     with pytest.raises(BackendError, match=message):
         VideoTracker(nano, backend, max_conditioning_frames=2)
@@ -526,8 +526,8 @@ def test_errors_say_what_tensorrt_says(fake, backend, nano, fault, log, message)
         backend.open(nano.graph_path("memory_encoder")).run(graph_inputs(nano, "memory_encoder", {"N": 2}))
 
 
-def test_engines_that_need_more_memory_come_later(fake, backend, nano):
-    """All share one array, so that a larger one takes its place."""
+def test_an_engine_loaded_later_needs_more_memory(fake, backend, nano):
+    """All engines share one array, which is replaced by a larger one."""
     runner, inputs = backend.open(nano.graph_path("memory_encoder")), graph_inputs(nano, "memory_encoder", {"N": 2})
     expected = runner.run(inputs)
     fake.activation_bytes = 3 << 20
@@ -539,7 +539,7 @@ def test_engines_that_need_more_memory_come_later(fake, backend, nano):
 
 
 @pytest.mark.parametrize("call", ["set_input_shape", "set_tensor_address"])
-def test_what_tensorrt_refused_is_set_again(backend, nano, monkeypatch, call):
+def test_what_tensorrt_rejected_is_set_again(backend, nano, monkeypatch, call):
     runner = backend.open(nano.graph_path("memory_encoder"))
     runner.run(graph_inputs(nano, "memory_encoder", {"N": 1}))
     inputs = graph_inputs(nano, "memory_encoder", {"N": 2})
