@@ -10,17 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from sam2edge.bundle import Bundle
-from sam2edge.runtime.backends.base import (
-    AnyArray,
-    Array,
-    Backend,
-    DeviceArray,
-    GraphRunner,
-    WrappedBackend,
-    WrappedRunner,
-    open_backend,
-)
+from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
 
 WAITING = "waiting"
 """Name under which time is added up that belongs to no graph."""
@@ -37,7 +31,7 @@ class Recorded:
     outputs: dict[str, Array]
 
 
-class Recorder(WrappedBackend):
+class Recorder(Backend):
     """Adds up the seconds for which its caller, a single thread, waits for a backend, and keeps runs on request.
 
     Each graph of a bundle is timed by itself: a run starts when all earlier work is done and is waited for, so nothing
@@ -45,10 +39,8 @@ class Recorder(WrappedBackend):
     are kept in `recorded` with all their arrays, some 100 MB a frame with three objects at S = 1024.
     """
 
-    new_stream = Backend.new_stream  # returns the recorder itself: work on another stream would go unnoticed
-
     def __init__(self, backend: str | Backend, bundle: Bundle | None = None) -> None:
-        super().__init__(open_backend(backend))
+        self.inner = open_backend(backend)
         self._separate = bundle is not None
         self._names = {bundle.graph_path(name): name for name in bundle.manifest.graphs} if bundle else {}
         self._seconds: dict[str, float] = defaultdict(float)
@@ -75,6 +67,18 @@ class Recorder(WrappedBackend):
     def open(self, graph: Path) -> GraphRunner:
         return _RecordedRunner(self.inner.open(graph), self._names.get(graph, WAITING), self)
 
+    def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
+        return self.inner.resizer(bundle, size)
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
+        return self.inner.zeros(shape, dtype)
+
+    def staging(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        return self.inner.staging(shape, dtype)
+
+    def copy(self, source: AnyArray, to: AnyArray) -> None:
+        self.inner.copy(source, to)
+
     def download(self, array: AnyArray) -> Array:
         with self.timing(WAITING):
             return self.inner.download(array)
@@ -85,15 +89,26 @@ class Recorder(WrappedBackend):
         else:
             self.inner.replay(key, steps)
 
+    def forget(self) -> None:
+        self.inner.forget()
+
     def synchronize(self) -> None:
         with self.timing(WAITING):
             self.inner.synchronize()
 
+    def new_stream(self) -> Backend:
+        return self  # work on another stream would go unnoticed
 
-class _RecordedRunner(WrappedRunner):
+
+class _RecordedRunner(GraphRunner):
     def __init__(self, inner: GraphRunner, name: str, recorder: Recorder) -> None:
-        super().__init__(inner)
-        self._name, self._recorder = name, recorder
+        self.inner, self._name, self._recorder = inner, name, recorder
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self.inner.dtype(name)
+
+    def max_size(self, name: str, axis: int = 0) -> int | None:
+        return self.inner.max_size(name, axis)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         kept = self._copies(inputs)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
-from unittest.mock import create_autospec
+from unittest.mock import create_autospec, sentinel
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.closed_loop import compare, track_clip
 from sam2edge.calibration.measure.graph_errors import OutputError, graph_errors
 from sam2edge.calibration.measure.recorder import WAITING, Recorder
-from sam2edge.runtime.backends.base import Array, Backend, open_backend
+from sam2edge.runtime.backends.base import Array, Backend, GraphRunner, open_backend
 from sam2edge.runtime.backends.onnx import OnnxBackend
 from sam2edge.runtime.model.prompts import Prompt
 from tests.fake_gpu import SimulatedDevice
@@ -88,6 +90,36 @@ def test_nothing_is_counted_twice(nano: Bundle) -> None:
     start = time.perf_counter()
     track(nano, recorder)
     assert sum(recorder.take().values()) < time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (kind, name)
+        for kind in (Backend, GraphRunner)
+        for name, value in vars(kind).items()
+        if isinstance(value, FunctionType) and name not in ("open", "new_stream")
+    ],
+)
+def test_every_method_is_passed_on(kind: type, method: str) -> None:
+    """A missing one would silently fall back to the default for the CPU."""
+    inner = create_autospec(Backend, instance=True)
+    recorder = Recorder(inner)
+    passed, wrapper = (
+        (inner, recorder) if kind is Backend else (inner.open.return_value, recorder.open(Path("graph.onnx")))
+    )
+    signature = inspect.signature(getattr(kind, method))
+    arguments = [getattr(sentinel, name) for name in list(signature.parameters)[1:]]
+    getattr(passed, method).return_value = sentinel.result
+    result = getattr(wrapper, method)(*arguments)
+    getattr(passed, method).assert_called_once_with(*arguments)
+    assert len(passed.method_calls) == 1
+    assert result is (None if signature.return_annotation == "None" else sentinel.result)
+
+
+def test_work_on_another_stream_is_timed_too() -> None:
+    recorder = Recorder("onnx")
+    assert recorder.new_stream() is recorder
 
 
 def test_only_wanted_outputs_leave_the_device() -> None:
