@@ -1,4 +1,4 @@
-"""Write docs/reference/command-line.md from what the verbs declare (python tools/command_line.py)."""
+"""Write docs/reference/command-line.md from what the verbs declare: `python tools/command_line.py`."""
 
 from __future__ import annotations
 
