@@ -3,7 +3,7 @@
 `TrackedFrame.track` is what the tracker does with a frame: remember the frame before, encode the image, attend to
 memories, decode, encode what is to be remembered. `find_objects`, its middle, and `prompt_object` are the video
 predictor's too, which keeps memories in a way of its own. The rules are those of the upstream video predictor
-(sam2_video_predictor.py, sam2_base.py); docs/explanation/architecture.md lists them.
+(sam2_video_predictor.py, sam2_base.py); docs/explanation/memory.md lists them.
 """
 
 from __future__ import annotations

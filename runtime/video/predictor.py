@@ -1,6 +1,6 @@
 """Segment a whole video: the methods of upstream's SAM2VideoPredictor on the exported graphs.
 
-The rules are those of upstream's sam2_video_predictor.py; docs/explanation/architecture.md lists the departures.
+The rules are those of upstream's sam2_video_predictor.py; docs/explanation/upstream.md lists the departures.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class DamagedEngineError(EngineError):
 
 
 class GateError(Sam2EdgeError):
-    """The gate (docs/accuracy.md) refuses masks, INT8 ranges or outputs that are not finite, whatever was tried."""
+    """The gate (docs/how-to/accuracy.md) refused masks, INT8 ranges or non-finite outputs, whatever was tried."""
 
 
 class BackendError(Sam2EdgeError):
