@@ -121,12 +121,12 @@ class VideoPredictor(Closeable):
             state.frames.size,
             in_pixels=normalize_coords,
         )
-        item = state.objects.get(obj_id) or VideoObject()
-        before = item.inputs.get(frame_idx)
-        if before is not None and not clear_old_points:
+        item = state.objects.get(obj_id)
+        before = item.inputs.get(frame_idx) if item and not clear_old_points else None
+        if before is not None:
             coordinates, kinds = np.concatenate([before[0], coordinates], 1), np.concatenate([before[1], kinds], 1)
         prompt = EncodedPrompt.of_points(coordinates, kinds, state.frames.size, self._graphs.model)
-        return self._prompt(state, frame_idx, obj_id, item, prompt, (coordinates, kinds))
+        return self._prompt(state, frame_idx, obj_id, prompt, (coordinates, kinds))
 
     add_new_points = add_new_points_or_box
     """Upstream's old name."""
@@ -139,9 +139,8 @@ class VideoPredictor(Closeable):
         The mask is bool or integer [H,W] of the frame's size, nonzero is the object, or float of 0 and 1.
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
-        encoded = EncodedPrompt.of_mask(mask, state.frames.size, self._graphs.model)
-        item = state.objects.get(obj_id) or VideoObject()
-        return self._prompt(state, frame_idx, obj_id, item, encoded, None)
+        prompt = EncodedPrompt.of_mask(mask, state.frames.size, self._graphs.model)
+        return self._prompt(state, frame_idx, obj_id, prompt, None)
 
     def propagate_in_video(
         self,
@@ -225,15 +224,10 @@ class VideoPredictor(Closeable):
         return checked, _frame_index("frame_idx", frame_idx, checked), check_object_id(obj_id)
 
     def _prompt(
-        self,
-        state: InferenceState,
-        frame: int,
-        obj_id: int,
-        item: VideoObject,
-        prompt: EncodedPrompt,
-        points: Points | None,
+        self, state: InferenceState, frame: int, obj_id: int, prompt: EncodedPrompt, points: Points | None
     ) -> FrameMasks:
         """Run a prompt; an error before its end leaves the object and the state as they were."""
+        item = state.objects.get(obj_id) or VideoObject()
         embedding = state.embedding(frame, self._graphs.encode)
         is_first = frame not in item.reverse or not item.conditioning  # upstream fails without any memory
         before, known = item.output(frame), None

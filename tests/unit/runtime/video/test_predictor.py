@@ -290,11 +290,8 @@ REFUSED: dict[str, tuple[Any, type[InputError], str]] = {
     "labels and a box": (points(points=None, box=BALL), PromptError, "labels were given without points"),
     "nothing": (points(points=None, labels=None), PromptError, "needs points or a box"),
     "box after points": (points(box=BALL, clear_old_points=False), PromptError, "a box comes before any point"),
-    "two labels for a point": (points(labels=[1, 0]), PromptError, r"one for each point: 1 but got shape \[2\]"),
-    "unknown label": (points(labels=[2]), PromptError, "unknown label 2"),
     "two objects": (points(points=[[(1, 1)], [(2, 2)]]), PromptError, r"\[P,2\] .* but got shape \[2, 1, 2\]"),
     "ragged points": (points(points=[(1, 1), (2,)]), PromptError, "points must be numbers"),
-    "inverted box": (points(box=(9, 9, 5, 20)), PromptError, "inverted"),
     "pixels as shares": (points(normalize_coords=False), PromptError, r"points must be in 0…1 .*\[\[138.0, 84.0\]\]"),
     "box in pixels as shares": (
         points(points=None, labels=None, box=BALL, normalize_coords=False),
