@@ -245,7 +245,7 @@ def _without(result: FrameResult, object_id: int) -> FrameResult | None:
 
 
 class _Saver(Closeable):
-    """Writes masks/00000.png, … (label images) and masks.jsonl (COCO RLE) into the first free of PARENT/001, 002, …."""
+    """Writes label images and COCO RLE into a new folder, the first free of PARENT/001, PARENT/002, and so on."""
 
     def __init__(self, parent: Path) -> None:
         self.frames = 0
