@@ -25,9 +25,10 @@ check: lint $(CHECKED)
 	    tests/unit $(LONG:%=--ignore=tests/unit/%)
 
 LONG := bench calibration/int8 calibration/measure/test_comparison.py calibration/test_checked_build.py \
-    calibration/test_choose.py engines/test_build.py engines/test_fp16.py export runtime/backends/test_device.py \
-    runtime/backends/test_onnx_cuda.py runtime/backends/test_tensorrt.py runtime/video/test_predictor.py \
-    runtime/video/test_soak.py runtime/video/test_tracker_memory.py test_verify.py test_wheel.py ui/test_page.py
+    calibration/test_choose.py commands/test_verify.py engines/test_build.py engines/test_fp16.py export \
+    runtime/backends/test_device.py runtime/backends/test_onnx_cuda.py runtime/backends/test_tensorrt.py \
+    runtime/video/test_predictor.py runtime/video/test_soak.py runtime/video/test_tracker_memory.py test_wheel.py \
+    ui/test_page.py
 
 $(CHECKED): $(INSTALLED) $(wildcard export/*.py export/source/*.py src/sam2edge/bundle/*.py) samples/nano/model.safetensors
 	$(BIN)/sam2edge export samples/nano out/check

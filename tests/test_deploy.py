@@ -1,4 +1,4 @@
-"""deploy/ and the release workflow, as far as they can be checked without Docker, systemd or GitHub."""
+"""deploy/, the release workflow and the Makefile, as far as they can be checked without Docker, systemd or GitHub."""
 
 from __future__ import annotations
 
@@ -128,3 +128,10 @@ def test_release_checks_the_tag(tag: str, is_version: bool, tmp_path: Path) -> N
         ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "GITHUB_REF_NAME": tag}, check=False
     )
     assert (done.returncode == 0) == is_version
+
+
+def test_make_check_leaves_out_files_that_exist() -> None:
+    text = re.search(r"^LONG := ((?:.*\\\n)*.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)[1]
+    names = text.replace("\\", "").split()
+    assert len(names) > 10
+    assert [name for name in names if not (REPO / "tests" / "unit" / name).exists()] == []
