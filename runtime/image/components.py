@@ -1,7 +1,6 @@
-"""Small holes and islands of masks: connected components, where pixels touch at corners too.
+"""Small holes and islands of masks, in which pixels touch at corners too.
 
-Upstream's are sam2/utils/amg.py, remove_small_regions, and sam2/utils/transforms.py, postprocess_masks, which needs a
-CUDA kernel there.
+Upstream: sam2/utils/amg.py, remove_small_regions; sam2/utils/transforms.py, postprocess_masks, with a CUDA kernel.
 """
 
 from __future__ import annotations

@@ -40,27 +40,15 @@ def consistency(
     noise: float = 0.05,
     seed: int = 0,
 ) -> Floats:
-    """Return the mean IoU of all pairs of masks from n perturbed copies of one prompt, which take one decoder run.
+    """Return the mean IoU of all pairs of masks from n perturbed copies of one prompt: float32 [C], 0 to 1.
+
+    The prompt is given as to `predictor.predict`, on the image that is set; C is 3, or 1 without `multimask_output`.
+    `jitter` is the standard deviation of the shift of points, as a fraction of the image's shorter side, and of box
+    corners, as a fraction of the box's sides; all stay in the image. `noise` is that of noise added to the features, as
+    a fraction of their own. The same `seed` gives the same numbers. All copies take one decoder run.
 
     A low value means that the prompt is ambiguous or lies on an edge. The order of three masks may differ between
     copies, which counts as disagreement: to decide on a number, pass multimask_output=False. Two empty masks agree.
-
-    Args:
-        predictor: Has the image set.
-        point_coords: The prompt, as for `predictor.predict`, like the five arguments that follow.
-        point_labels: As for `predict`.
-        box: As for `predict`.
-        mask_input: As for `predict`.
-        multimask_output: As for `predict`.
-        normalize_coords: As for `predict`.
-        n: How many copies.
-        jitter: Standard deviation of the shift of points, as a fraction of the image's shorter side, and of box
-            corners, as a fraction of the box's sides; all stay in the image.
-        noise: Standard deviation of the noise added to the features, as a fraction of their own.
-        seed: The same seed gives the same numbers.
-
-    Returns:
-        float32 [C], 0 to 1; C is 3, or 1 without `multimask_output`.
 
     Raises:
         PromptError: The prompt is invalid, or is more than one.

@@ -72,9 +72,7 @@ class AutomaticMaskGenerator(Closeable):
         progress: Called with a message and the fraction done.
 
     Raises:
-        InputError: An argument is invalid.
-        BundleError: The bundle cannot be used.
-        BackendError: The backend is not available.
+        Sam2EdgeError: An argument is invalid, the bundle cannot be used, or the backend is not available.
     """
 
     def __init__(

@@ -46,9 +46,7 @@ class ImagePredictor(Closeable):
         max_sprinkle_area: Clear islands of up to this many low-resolution pixels in the masks; 0: none.
 
     Raises:
-        BundleError: The bundle cannot be used.
-        BackendError: The backend is not available.
-        InputError: An argument is invalid.
+        Sam2EdgeError: The bundle cannot be used, the backend is not available, or an argument is invalid.
     """
 
     def __init__(

@@ -67,16 +67,13 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Reconnect:
-    """When to open a lost source again.
+    """When to open a lost source again; an InputError refuses values that are out of range.
 
     Args:
         first: Seconds to wait before the first attempt.
         factor: Each wait is this many times as long as the one before.
         longest: The longest wait in seconds.
         attempts: Attempts in a row without a frame after which to give up; None never gives up.
-
-    Raises:
-        InputError: A value is out of range.
     """
 
     first: float = 0.5

@@ -113,11 +113,10 @@ class MaskSink(Sink):
     values; OpenCV writes no palettes.)
 
     Args:
-        directory: Made if it is missing. It must not hold PNG files, which could be the longer remainder of an earlier
-            run, or the true masks of a dataset.
+        directory: Made if it is missing.
 
     Raises:
-        MediaError: The directory cannot be made, or holds PNG files.
+        MediaError: The directory cannot be made, or holds PNG files: an earlier, longer run's or a dataset's own.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:

@@ -18,9 +18,6 @@ from sam2edge.types import Frame
 class WindowSink(Sink):
     """Shows the frames with the masks drawn on them. Use it in the main thread.
 
-    Args:
-        title: The window's title.
-
     Attributes:
         closed_by_user: Whether the user pressed q in the window or closed it; nothing is shown from then on.
 

@@ -26,9 +26,6 @@ class VideoSource(IteratedSource[Frame]):
     The first frame is decoded on opening: a file without a picture fails then and not in the middle of the work.
     `fps` and `frame_count` are what the file claims; some containers only estimate.
 
-    Args:
-        path: The file.
-
     Raises:
         MediaError: The file is missing, a directory, empty or not a video, or its first frame cannot be decoded.
     """

@@ -128,11 +128,7 @@ class GStreamerSource(Source):
 def csi_pipeline(sensor_id: int = 0, width: int = 1280, height: int = 720, fps: int = 30) -> str:
     """Return the pipeline of a Jetson's CSI camera, for GStreamerSource. It has not been run on a Jetson.
 
-    Args:
-        sensor_id: Which camera.
-        width: Width of one of the sensor's modes, or of what NVIDIA's converter scales it to.
-        height: The height that goes with it.
-        fps: Frames per second.
+    `width`, `height` and `fps` are one of the sensor's modes, or what NVIDIA's converter scales it to.
     """
     mode = f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1"
     return f"nvarguscamerasrc sensor-id={sensor_id} ! '{mode}' ! nvvidconv ! video/x-raw,format=BGRx"
