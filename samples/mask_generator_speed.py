@@ -15,6 +15,7 @@ import numpy as np
 from sam2edge import AutomaticMaskGenerator, Bundle, read_image
 from sam2edge.runtime.image.candidates import point_grid
 from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.prompts import EncodedPrompt
 
 SIDE, BATCH = 32, 64
 
@@ -22,14 +23,11 @@ SIDE, BATCH = 32, 64
 def bare_runs(graphs, pixels):
     """Encode an image and decode as many points as the generator, nothing else; return the median predicted IoU."""
     embedding = graphs.encode(pixels)
-    features, size = np.repeat(embedding.features, BATCH, axis=0), graphs.model.image_size
-    points = np.zeros((BATCH, 2, 2), np.float32)  # a click and the padding; its position does not affect the time
-    points[:, 0] = point_grid(8) * size
-    labels = np.tile(np.array([1, -1], np.int32), (BATCH, 1))
+    features, no_memory = np.repeat(embedding.features, BATCH, axis=0), np.ones(BATCH, bool)
+    clicks = point_grid(8)[:, None] * embedding.size[::-1]  # their position does not affect the time
+    prompt = EncodedPrompt.of_points(clicks, np.ones((BATCH, 1)), embedding.size, graphs.model)
     for _ in range(SIDE**2 // BATCH):
-        decoded = graphs.decode(
-            embedding, features, np.ones(BATCH, bool), points, labels, None, True, ["masks", "ious"]
-        )
+        decoded = graphs.decode(embedding, features, prompt, no_memory, True, ["masks", "ious"])
     return float(np.median(decoded["ious"]))
 
 
