@@ -22,14 +22,14 @@ from tests.helpers import CLIP
 from tests.unit.commands.conftest import MODEL
 
 
-def python(script, *arguments):
-    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
+def python(script, cwd=None):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd)
 
 
-def without(module, *words):
+def without(module, *words, cwd=None):
     """Run a command line in a process in which a module cannot be imported."""
     script = f"import sys\nsys.modules[{module!r}] = None\nfrom sam2edge.cli import main\nsys.exit(main({list(words)}))"
-    return python(script)
+    return python(script, cwd)
 
 
 # usage and help
@@ -166,8 +166,8 @@ def test_a_tilde_in_options(run, error_of, monkeypatch, tmp_path, write_bundle):
         ("onnx", ("calibrate", "bundle", "out", "--clip", "clip.mp4"), "calibrating needs onnx: pip install onnx"),
     ],
 )
-def test_missing_packages(module, words, message):
-    done = without(module, *words)
+def test_missing_packages(tmp_path, module, words, message):
+    done = without(module, *words, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"sam2edge: error: {message}\n")
 
 
@@ -225,8 +225,9 @@ PARITY_TABLE = [
 ]
 
 
-def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, write_bundle):
+def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp_path, write_bundle):
     given, bundle = [], write_bundle()
+    monkeypatch.chdir(tmp_path)  # where no `out` is
 
     def export(source, out, **options):
         options.pop("progress")("loading", 0.5)
