@@ -46,9 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_against(parser, "PyTorch, and the other backends of ONNX Runtime, are measured too")
     parser.add_argument("--csv", type=file_path, metavar="FILE", help="write the rows as a table")
     parser.add_argument("--json", type=file_path, metavar="FILE", help="write the rows, and what was not measured")
-    parser.add_argument(
-        "--plots", type=file_path, metavar="DIR", help="write SVG plots, and bench.html with everything"
-    )
+    parser.add_argument("--plots", type=file_path, metavar="DIR", help="write SVG plots, and all of it in bench.html")
     parser.set_defaults(verb=_bench)
 
 

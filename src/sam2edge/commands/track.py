@@ -59,15 +59,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="latency",
         help="the least delay, or more frames a second by encoding the next frame meanwhile (default: latency)",
     )
-    parser.add_argument(
-        "-o", "--output", type=file_path, metavar="FILE.mp4", help="write a video with the masks drawn on it"
-    )
-    parser.add_argument(
-        "--masks", type=file_path, metavar="DIR", help="write a PNG per frame whose pixels are object ids"
-    )
-    parser.add_argument(
-        "--json", type=file_path, metavar="FILE", help="write COCO masks, boxes and scores, a line per frame"
-    )
+    parser.add_argument("-o", "--output", type=file_path, metavar="FILE.mp4", help="write a video with the masks drawn")
+    parser.add_argument("--masks", type=file_path, metavar="DIR", help="write a PNG of object ids for every frame")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write COCO masks and scores, a line per frame")
     parser.add_argument("--window", action="store_true", help="show the masks on the screen; q ends")
     add_backend(parser)
     knobs = parser.add_argument_group("memory of the tracked objects, by default as in SAM 2")

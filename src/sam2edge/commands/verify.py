@@ -49,9 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_truth(parser)
     add_prompts(parser)
     parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
-    parser.add_argument(
-        "--report", type=file_path, metavar="DIR", help="write report.json, and report.html with pictures"
-    )
+    parser.add_argument("--report", type=file_path, metavar="DIR", help="write report.json and report.html")
     add_gate(parser)
     add_backend(parser)
     parser.set_defaults(verb=_verify)
