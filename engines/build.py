@@ -31,6 +31,7 @@ from sam2edge.engines.layer_precision import check_precision, count_precisions
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.engines.resize import resize_graph
 from sam2edge.errors import BuildError, EngineError, InputError
+from sam2edge.files import user_path
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.tensorrt import this_target
 from sam2edge.runtime.backends.tensorrt_api import Shapes, TensorRT
@@ -74,7 +75,7 @@ def build(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     check_bundle_precision(opened, precision)
     builder = EngineBuilder.here(preset)
-    directory = default_directory(opened.path, precision) if out is None else Path(out)
+    directory = default_directory(opened.path, precision) if out is None else user_path(out)
     check_replaceable(directory)
     if not force and (current := _current(directory, opened, builder, precision)):
         check(current)

@@ -9,7 +9,7 @@ from sam2edge.commands.console import StatusLine
 from sam2edge.commands.inspect import print_parity
 from sam2edge.commands.options import add_clip, file_path, optional_packages
 from sam2edge.errors import InputError
-from sam2edge.files import PathKind, path_kind, user_path
+from sam2edge.files import PathKind, path_kind
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,15 +36,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace) -> int:
     check_output(args.out)
-    source = str(user_path(args.source)) if args.source.startswith("~") else args.source
-    kind = path_kind(source)
+    kind = path_kind(args.source)
     if kind in (PathKind.BUNDLE, PathKind.VIDEO, PathKind.IMAGE, PathKind.IMAGE_FOLDER):
-        raise InputError(f"{source} is {kind.value}; the checkpoint comes first: sam2edge export SOURCE OUT")
+        raise InputError(f"{args.source} is {kind.value}; the checkpoint comes first: sam2edge export SOURCE OUT")
     with StatusLine() as status, optional_packages("exporting", '"sam2edge[export]"'):
         from sam2edge.export import export
 
         bundle = export(
-            source,
+            args.source,
             args.out,
             image_size=args.image_size,
             memory_pool=args.memory_pool,

@@ -228,6 +228,7 @@ PARITY_TABLE = [
 def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp_path, write_bundle):
     given, bundle = [], write_bundle()
     monkeypatch.chdir(tmp_path)  # where no `out` is
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
     def export(source, out, **options):
         options.pop("progress")("loading", 0.5)
@@ -242,8 +243,8 @@ def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp
     options = {"image_size": 512, "memory_pool": 2, "frames": "clip.mp4"}
     assert given == [("facebook/sam2.1-hiera-tiny", Path("out"), options)]
     assert out.splitlines() == [*PARITY_TABLE, f"wrote {bundle.path}"]
-    run("export", "~/model", "out")
-    assert given[1] == (f"{Path.home()}/model", Path("out"), {"image_size": None, "memory_pool": 1, "frames": None})
+    run("export", "model", "~/out")
+    assert given[1] == ("model", tmp_path / "home" / "out", {"image_size": None, "memory_pool": 1, "frames": None})
 
 
 def test_inspect(run, write_bundle):
