@@ -23,6 +23,7 @@ from sam2edge.bundle.engines import (
     engine_directories,
 )
 from sam2edge.errors import BackendError, DamagedEngineError, EngineError
+from sam2edge.files import user_path
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.base import GraphRunner
 from sam2edge.runtime.backends.cuda import gpus
@@ -63,7 +64,7 @@ class TensorRTBackend(CudaBackend):
         except EngineError as error:
             raise BackendError(str(error)) from error
         super().__init__()
-        self._directory = None if engines is None else Path(engines)
+        self._directory = None if engines is None else user_path(engines)
         self._loaded = _LoadedEngines(self._api, threading.Lock(), weakref.WeakValueDictionary())
 
     def open(self, graph: Path) -> GraphRunner:

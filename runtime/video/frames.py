@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import FrameError, InputError, MediaError
+from sam2edge.files import user_path
 from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.media.sources.files import open_capture
 from sam2edge.runtime.model.resize import check_frame
@@ -53,7 +54,7 @@ class Frames(ABC):
 def open_frames(video: object) -> Frames:
     """Open the frames of a folder, of a video file, or in memory; VideoPredictor.init_state describes them."""
     if isinstance(video, (str, os.PathLike)):
-        path = Path(video)
+        path = user_path(video)
         try:
             return _Folder(path) if path.is_dir() else _VideoFile(path)
         except OSError as error:  # a folder without access, or a name that no file can have

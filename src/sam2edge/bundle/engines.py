@@ -17,6 +17,7 @@ from typing import Any
 from sam2edge import checks
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
+from sam2edge.files import user_path
 
 FORMAT = "sam2edge-engines"
 SCHEMA = 1
@@ -135,7 +136,7 @@ class Engines:
 
         Raises StaleEngineError or DamagedEngineError; each says how to build them again.
         """
-        directory = Path(path)
+        directory = user_path(path)
         manifest = read_manifest(directory, bundle)
         if reasons := _stale(manifest, bundle, target):
             raise StaleEngineError(f"{directory}: {'; '.join(reasons)}; {_again(bundle, manifest.precision)}")

@@ -165,6 +165,12 @@ def test_a_folder(clip: Clip, tmp_path: Path, pattern: str) -> None:
         np.testing.assert_array_equal(frames.read(index), clip[index])
 
 
+def test_home_directory(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "folder" / "0.png", clip[0])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_frames("~/folder").count == 1
+
+
 def test_jpeg_and_png_in_one_folder(clip: Clip, tmp_path: Path) -> None:
     write_image(tmp_path / "0.jpg", clip[0])
     write_image(tmp_path / "1.png", clip[1])
