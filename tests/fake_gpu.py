@@ -279,7 +279,7 @@ class LibCuda:
         return 0
 
     def cuGetErrorName(self, code, text):  # noqa: N802
-        text._obj.value = NAMES[code.value]
+        text._obj.value = NAMES.get(code.value)
         return 0
 
     def cuGetErrorString(self, code, text):  # noqa: N802

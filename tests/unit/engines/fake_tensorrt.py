@@ -80,7 +80,6 @@ class FakeTensorRT:
             context_error="",
             run_error="",
         )
-        self.networks: dict[str, SimpleNamespace] = {}
         self.gpu = None
         self.activation_bytes = 1 << 20
         self.engines = weakref.WeakSet()
@@ -116,7 +115,7 @@ class FakeTensorRT:
 
         return Limited
 
-    def make(self, kind: type, *arguments: object) -> object:
+    def make(self, kind, *arguments):
         return self.limited(kind)(*arguments)
 
 

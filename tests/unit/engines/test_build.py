@@ -10,32 +10,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import onnx
 import pytest
 
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS, contract
-from sam2edge.bundle.engines import ENGINES, Engines, Limits, Target, default_directory
+from sam2edge.bundle.engines import ENGINES, Engines, Limits, Target
 from sam2edge.cli import main
 from sam2edge.engines import timing_cache
 from sam2edge.engines.build import build
 from sam2edge.engines.fp16 import HOST_TENSORS
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
-from sam2edge.runtime.backends.cuda import driver, gpus
+from sam2edge.runtime.backends.cuda import driver
 from sam2edge.runtime.backends.tensorrt_api import TensorRT8
-from tests.unit.engines.fake_tensorrt import VERSIONS, FakeTensorRT
-
-GPU = gpus.Gpu("Fake RTX", "8.9", 8 << 30)
-
-
-def install(monkeypatch, version, gpu=GPU):
-    fake = FakeTensorRT(version)
-    monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpu)
-    return fake
+from tests.unit.engines.fake_tensorrt import VERSIONS, FakeTensorRT, install
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +41,12 @@ def fake(request, monkeypatch):
 def built(engines, graph):
     """Return what the stand-in wrote as the engine."""
     return json.loads(engines.read(graph))
+
+
+def edit_manifest(directory, edit):
+    file = directory / "engines.json"
+    edit(data := json.loads(file.read_text()))
+    file.write_text(json.dumps(data))
 
 
 def dtypes(engine):
@@ -147,12 +143,6 @@ def test_8_is_configured_like_10(fake, nano, tmp_path):
     assert content["sources"] == ((1 << edge_mask) + (1 << jit) if fake.__version__.startswith("8") else None)
 
 
-def test_no_builder(fake, nano, tmp_path):
-    fake.faults.no_builder = True
-    with pytest.raises(BuildError, match=r"makes no builder: it cannot use this GPU or driver; see `sam2edge doctor`"):
-        build(nano, tmp_path / "out")
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_8_may_fuse_a_whole_graph(monkeypatch, nano, tmp_path, precision):
     install(monkeypatch, "8.6.0").faults.fused = True
@@ -173,12 +163,6 @@ def test_8_without_its_flag_fails(monkeypatch, request, tmp_path, flag, bundle, 
     assert len(builds(fake)) == 1
 
 
-def test_an_output_of_another_type_fails(fake, nano, tmp_path):
-    fake.faults.output_type = "INT8"
-    with pytest.raises(BuildError, match="image_encoder: high_res_0 must be float16 but is INT8 in the engine"):
-        build(nano, tmp_path / "out")
-
-
 def test_a_graph_that_the_parser_cannot_read(fake, nano, tmp_path):
     """A bundle from elsewhere may contain one, with correct hashes."""
     other = tmp_path / "other"
@@ -194,16 +178,14 @@ def test_only_what_is_not_up_to_date_is_built_again(fake, nano, tmp_path):
     first = build(nano, tmp_path / "out")
     assert build(nano, tmp_path / "out") == first
     assert len(builds(fake)) == len(ENGINES)
-    build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
+    two = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2))
+    build(nano, tmp_path / "out", preset=two)
     assert len(builds(fake)) == 2 * len(ENGINES)
     (tmp_path / "out" / "mask_decoder.engine").write_bytes(b"x" * first.manifest.engines["mask_decoder"].bytes)
-    build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
+    build(nano, tmp_path / "out", preset=two)
     assert len(builds(fake)) == 3 * len(ENGINES)
-    file = tmp_path / "out" / "engines.json"
-    data = json.loads(file.read_text())
-    data["engines"]["resize"]["graph_sha256"] = "of an older sam2edge"
-    file.write_text(json.dumps(data))
-    build(nano, tmp_path / "out", preset=dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2)))
+    edit_manifest(tmp_path / "out", lambda data: data["engines"]["resize"].update(graph_sha256="of an older one"))
+    build(nano, tmp_path / "out", preset=two)
     assert len(builds(fake)) == 4 * len(ENGINES)
     build(nano, tmp_path / "out", force=True)
     assert len(builds(fake)) == 5 * len(ENGINES)
@@ -218,7 +200,7 @@ def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_pat
 
 
 def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
-    file = timing_cache.timing_cache_path(fake.__version__, GPU.name)
+    file = timing_cache.timing_cache_path(fake.__version__, "Fake RTX")
     fake.faults.during = lambda: timing_cache.merge(file, lambda others: b"theirs")
     build(nano, tmp_path / "out")
     assert b"theirs" in file.read_bytes().split()
@@ -227,7 +209,7 @@ def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
 
 def test_a_damaged_timing_cache_is_replaced(fake, nano, tmp_path):
     build(nano, tmp_path / "out")
-    [file] = (tmp_path / "cache" / "sam2edge").glob("*.cache")
+    file = timing_cache.timing_cache_path(fake.__version__, "Fake RTX")
     good = file.read_bytes()
     file.write_bytes(b"junk")
     build(nano, tmp_path / "out", force=True)
@@ -252,12 +234,11 @@ def test_a_build_that_is_interrupted_leaves_what_was_there(fake, nano, tmp_path,
 
 KILLED = """
 import os, signal, sys
+import pytest
 from sam2edge.engines.build import build
-from sam2edge.runtime.backends.cuda import gpus
-from tests.unit.engines.fake_tensorrt import FakeTensorRT
+from tests.unit.engines.fake_tensorrt import install
 
-sys.modules["tensorrt"] = FakeTensorRT("10.3.0")
-gpus.first_gpu = lambda: gpus.Gpu("Fake RTX", "8.9", 8 << 30)
+install(pytest.MonkeyPatch(), "10.3.0")
 
 def stop(message, fraction):
     if message.startswith("memory_encoder"):
@@ -281,26 +262,26 @@ def test_a_build_that_is_killed_leaves_what_was_there(monkeypatch, nano, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("log", "advice"),
+    ("fault", "value", "message"),
     [
-        ("[executionContext.cpp] OutOfMemory: requested 9 GiB", "--max-objects, --max-prompts or --workspace"),
-        ("Cuda Runtime (out of memory)", "--profile jetson"),
-        ("Could not find any implementation for node X", "could not build the engine: Could not find"),
+        ("no_builder", True, "makes no builder: it cannot use this GPU or driver; see `sam2edge doctor`"),
+        ("output_type", "INT8", "image_encoder: high_res_0 must be float16 but is INT8 in the engine"),
+        (
+            "build_error",
+            "OutOfMemory: requested 9 GiB",
+            r"image_encoder: .*\(OutOfMemory: requested 9 GiB\).* --max-objects, --max-prompts or --workspace",
+        ),
+        ("build_error", "Cuda (out of memory)", r"image_encoder: .*Cuda \(out of memory\).*--profile jetson"),
+        ("build_error", "No implementation of X", "image_encoder: .*could not build the engine: No implementation"),
+        ("deserialize_error", "OutOfMemory: 9 GiB", "image_encoder: .*; OutOfMemory: 9 GiB"),
+        ("context_error", "OutOfMemory: 9 GiB", "image_encoder: .*; OutOfMemory: 9 GiB"),
     ],
 )
-def test_a_failed_build_says_why(fake, nano, tmp_path, log, advice):
-    fake.faults.build_error = log
-    with pytest.raises(BuildError, match=f"image_encoder: .*{re.escape(advice)}") as raised:
+def test_a_failed_build_says_why(fake, nano, tmp_path, fault, value, message):
+    setattr(fake.faults, fault, value)
+    with pytest.raises(BuildError, match=message):
         build(nano, tmp_path / "out")
-    assert log in str(raised.value)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("fault", ["deserialize_error", "context_error"])
-def test_an_engine_that_cannot_be_looked_at(fake, nano, tmp_path, fault):
-    setattr(fake.faults, fault, "OutOfMemory: requested 9 GiB")
-    with pytest.raises(BuildError, match=r"image_encoder: .*; OutOfMemory: requested 9 GiB"):
-        build(nano, tmp_path / "out")
 
 
 def test_engines_that_take_too_much_memory_are_refused(fake, nano, tmp_path):
@@ -364,10 +345,7 @@ def test_damaged_engines_are_refused(fake, nano, tmp_path):
 def test_a_wrong_manifest_is_refused(monkeypatch, nano, tmp_path, edit, reason):
     install(monkeypatch, "10.3.0")
     target = build(nano, tmp_path / "out").manifest.target
-    file = tmp_path / "out" / "engines.json"
-    data = json.loads(file.read_text())
-    edit(data)
-    file.write_text(json.dumps(data))
+    edit_manifest(tmp_path / "out", edit)
     with pytest.raises(DamagedEngineError, match=reason):
         Engines.open(tmp_path / "out", nano, target)
 
@@ -377,12 +355,6 @@ def test_nothing_else_is_replaced(fake, nano, tmp_path):
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(EngineError, match=r"out: exists but does not hold engines \(unexpected thesis\.tex\)"):
         build(nano, tmp_path / "out")
-
-
-def test_without_tensorrt(monkeypatch, nano):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(EngineError, match=r"TensorRT cannot be imported .*pip install 'sam2edge\[tensorrt\]'.*doctor"):
-        build(nano)
 
 
 def test_without_a_gpu(monkeypatch, nano):
@@ -402,8 +374,6 @@ def test_a_tensorrt_that_is_not_known(monkeypatch, nano, version):
 
 
 def test_limits_below_one(nano, capsys):
-    with pytest.raises(InputError, match="objects must be an integer of at least 1 but got 0"):
-        Limits(objects=0)
     assert main(["build", str(nano.path), "--max-batch", "0"]) == 2
     assert "images must be an integer of at least 1" in capsys.readouterr().err
 
@@ -468,8 +438,5 @@ def test_the_command(monkeypatch, nano, tmp_path, capsys):
 def test_the_command_without_tensorrt(monkeypatch, nano, capsys):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["build", str(nano.path)]) == 2
-    assert "sam2edge: error: TensorRT cannot be imported" in capsys.readouterr().err
-
-
-def test_default_directory():
-    assert default_directory(Path("/a/tiny"), "fp16") == Path("/a/tiny.engines/fp16")
+    message = r"sam2edge: error: TensorRT cannot be imported .*pip install 'sam2edge\[tensorrt\]'.*doctor"
+    assert re.search(message, capsys.readouterr().err)

@@ -13,6 +13,7 @@ from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
 from sam2edge.runtime.backends.cuda import driver, gpus
 from sam2edge.runtime.media.sources.gstreamer import _PACKAGES
+from tests.fake_gpu import LibCuda
 
 load_driver = driver.library.__wrapped__  # without the cache
 
@@ -37,7 +38,7 @@ def fail_to_import(monkeypatch, module, error):
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
 
 
-class Driver:
+class Driver(LibCuda):
     """libcuda with the GPUs given as (name, major, minor, bytes); outputs come as ctypes references."""
 
     def __init__(self, gpus=(), code=0, device_code=0):
@@ -45,14 +46,6 @@ class Driver:
 
     def cuInit(self, flags):  # noqa: N802
         return self.code
-
-    def cuGetErrorName(self, code, name):  # noqa: N802
-        name._obj.value = {100: b"CUDA_ERROR_NO_DEVICE", 101: b"CUDA_ERROR_INVALID_DEVICE"}.get(code.value)
-        return 0
-
-    def cuGetErrorString(self, code, text):  # noqa: N802
-        text._obj.value = b"what CUDA says"
-        return 0
 
     def cuDriverGetVersion(self, version):  # noqa: N802
         version._obj.value = 12080
@@ -114,10 +107,7 @@ def test_this_machine_can_run():
     assert by_name["OpenCV"] == Finding("OpenCV", "ok", cv2.__version__)
     assert by_name["ONNX Runtime"].detail.startswith(f"{onnxruntime.__version__}, providers ")
     assert "CPU" in by_name["ONNX Runtime"].detail
-
-
-def test_whatever_is_not_right_has_advice():
-    assert all((finding.status == "ok") == (not finding.advice) for finding in environment.probe())
+    assert all((finding.status == "ok") == (not finding.advice) for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -171,39 +161,30 @@ def test_both_onnxruntimes_are_a_problem(monkeypatch):
     assert found("ONNX Runtime") == Finding("ONNX Runtime", "ok", "9.8.7, providers CPU")
 
 
-def use_cuda_provider(monkeypatch, session):
-    """ONNX Runtime that was built with the provider; `session` makes sessions of a graph."""
-
-    def made(graph, providers, enable_fallback):
-        assert (providers, enable_fallback) == (["CUDAExecutionProvider"], 0)
-        return session(graph)
-
-    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    install(monkeypatch, "onnxruntime", get_available_providers=lambda: available, InferenceSession=made)
-    use_distributions(monkeypatch, onnxruntime_gpu="1.21")
-
-
-@pytest.mark.parametrize(("loaded", "status"), [("CUDAExecutionProvider", "ok"), ("CPUExecutionProvider", "problem")])
-def test_cuda_provider(monkeypatch, loaded, status):
+@pytest.mark.parametrize(
+    ("loaded", "status", "detail"),
+    [
+        ("CUDAExecutionProvider", "ok", "the CUDA provider loads"),
+        ("CPUExecutionProvider", "problem", "has a CUDA provider that does not load: its log above says why"),
+        (None, "problem", "has a CUDA provider that does not load: no such library"),
+    ],
+)
+def test_cuda_provider(monkeypatch, loaded, status, detail):
     real = onnxruntime.InferenceSession
 
-    def session(graph):
+    def session(graph, providers, enable_fallback):
+        assert (providers, enable_fallback) == (["CUDAExecutionProvider"], 0)
         [output] = real(graph, providers=["CPUExecutionProvider"]).run(None, {"x": np.array([-2], np.float32)})
         assert output == [2]
+        if loaded is None:
+            raise RuntimeError("no such library")
         return SimpleNamespace(get_providers=lambda: [loaded])
 
-    use_cuda_provider(monkeypatch, session)
-    assert found("ONNX Runtime GPU").status == status
-
-
-def test_cuda_provider_that_raises(monkeypatch):
-    def session(graph):
-        raise RuntimeError("CUDA_PATH is set but CUDA was not able to be loaded")
-
-    use_cuda_provider(monkeypatch, session)
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    install(monkeypatch, "onnxruntime", get_available_providers=lambda: available, InferenceSession=session)
+    use_distributions(monkeypatch, onnxruntime_gpu="1.21")
     finding = found("ONNX Runtime GPU")
-    assert finding.status == "problem"
-    assert finding.detail.endswith("does not load: CUDA_PATH is set but CUDA was not able to be loaded")
+    assert (finding.status, finding.detail) == (status, detail)
 
 
 def test_no_cuda_provider(monkeypatch):
@@ -220,27 +201,30 @@ def test_gpus(monkeypatch):
     assert found("GPU 1").detail == "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.2 GiB"
 
 
-def test_no_driver(monkeypatch):
-    use_driver(monkeypatch, None)
-    finding = found("NVIDIA driver")
-    assert (finding.status, finding.detail) == ("missing", "libcuda.so.1 is not there")
+FAILED = "failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900): what CUDA says"
 
 
-@pytest.mark.parametrize(("code", "text"), [(100, "CUDA_ERROR_NO_DEVICE (100)"), (12345, "unknown error (12345)")])
-def test_driver_that_does_not_start(monkeypatch, code, text):
-    use_driver(monkeypatch, Driver(code=code))
-    finding = found("NVIDIA driver")
-    assert (finding.status, finding.detail) == ("problem", f"cuInit failed with {text}: what CUDA says")
-    assert "nvidia-smi" in finding.advice
-
-
-def test_gpu_that_does_not_answer(monkeypatch):
-    use_driver(monkeypatch, Driver([(b"lost", 8, 0, 1)], device_code=101))
-    finding = found("GPU 0")
-    assert (finding.status, finding.detail) == (
-        "problem",
-        "cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE (101): what CUDA says",
-    )
+@pytest.mark.parametrize(
+    ("libcuda", "name", "status", "detail", "advice"),
+    [
+        (None, "NVIDIA driver", "missing", "libcuda.so.1 is not there", "install the driver"),
+        (Driver(code=900), "NVIDIA driver", "problem", f"cuInit {FAILED}", "run nvidia-smi; reboot"),
+        (
+            Driver(code=12345),
+            "NVIDIA driver",
+            "problem",
+            "cuInit failed with unknown error (12345): what CUDA says",
+            "run nvidia-smi; reboot",
+        ),
+        (Driver([(b"", 8, 0, 1)], device_code=900), "GPU 0", "problem", f"cuDeviceGet {FAILED}", "run nvidia-smi"),
+    ],
+    ids=["no driver", "driver does not start", "unknown error", "GPU does not answer"],
+)
+def test_driver_or_gpu_that_cannot_be_used(monkeypatch, libcuda, name, status, detail, advice):
+    use_driver(monkeypatch, libcuda)
+    finding = found(name)
+    assert (finding.status, finding.detail) == (status, detail)
+    assert advice in finding.advice
 
 
 def test_first_gpu(monkeypatch):
@@ -249,8 +233,8 @@ def test_first_gpu(monkeypatch):
     use_driver(monkeypatch, Driver())
     with pytest.raises(gpus.GpuError, match="GPU 0: the driver has no GPU"):
         gpus.first_gpu()
-    use_driver(monkeypatch, Driver(code=100))
-    with pytest.raises(gpus.GpuError, match=r"cuInit failed with CUDA_ERROR_NO_DEVICE \(100\)"):
+    use_driver(monkeypatch, Driver(code=900))
+    with pytest.raises(gpus.GpuError, match="cuInit failed with CUDA_ERROR_STREAM"):
         gpus.first_gpu()
 
 
@@ -260,9 +244,6 @@ def test_tensorrt_and_pycuda(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace())
     assert found("TensorRT") == Finding("TensorRT", "ok", "10.3.0")
     assert found("pycuda") == Finding("pycuda", "ok", "2025.1")
-
-
-def test_tensorrt_that_build_refuses(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.5.2.2"))
     refused = Finding("TensorRT", "problem", "8.5.2.2 is not supported", "install 8.6, or 10.3 or newer")
     assert found("TensorRT") == refused
@@ -284,11 +265,7 @@ def test_export_packages(monkeypatch):
         finding = found(name)
         assert (finding.status, finding.detail) == ("missing", "not installed")
         assert "pip install 'sam2edge[export]'" in finding.advice
-
-
-def test_onnx_is_asked_for_alone(monkeypatch):
-    """A Jetson builds with it and has no PyTorch."""
-    use_distributions(monkeypatch)
+    use_distributions(monkeypatch)  # a Jetson builds with onnx alone and has no PyTorch
     assert found("onnx").advice.endswith("build and inspect --device do: pip install onnx")
 
 
@@ -303,10 +280,7 @@ def test_jetson(monkeypatch, tmp_path):
     assert detail.endswith("L4T 36.4.3")
     release.write_text("something else\n")
     assert found("machine").detail.endswith("L4T of unknown release")
-
-
-def test_machine_that_is_no_jetson(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "_JETSON_MODEL", tmp_path / "none")
-    monkeypatch.setattr(environment, "_JETSON_RELEASE", tmp_path / "none")
+    model.unlink()
+    release.unlink()
     assert "L4T" not in found("machine").detail
     assert found("machine").detail.endswith(" cores")

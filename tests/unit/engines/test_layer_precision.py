@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ DYNAMIC = [{"Format/Datatype": "N/A due to dynamic shapes"}]
     ("layer", "precision"),
     [
         ({"Outputs": [{"Format/Datatype": "Half"}]}, "fp16"),
-        ({"Outputs": [{"Format/Datatype": "Row major linear FP16 format"}]}, "fp16"),
+        ({"Outputs": [HALF]}, "fp16"),
         ({"Outputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]}, "fp16"),
         ({"Outputs": [{"Format/Datatype": "Row major linear FP32 format (kLINEAR)"}]}, "fp32"),
         ({"Outputs": [{"Format/Datatype": "Float"}]}, "fp32"),
@@ -31,17 +32,8 @@ DYNAMIC = [{"Format/Datatype": "N/A due to dynamic shapes"}]
         ({"Outputs": DYNAMIC, "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32"}, "int8"),
         ({"Outputs": DYNAMIC, "TacticName": "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n"}, "fp32"),
         ({"Outputs": DYNAMIC, "TacticName": "volta_h884gemm_64x64"}, "fp16"),
-        (
-            {"Outputs": [{"Format/Datatype": "Half"}], "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"},
-            "int8",
-        ),
-        (
-            {
-                "Outputs": [{"Format/Datatype": "Row major linear FP32"}],
-                "TacticName": "sm80_xmma_gemm_f16f16_f16f32_f32_tn",
-            },
-            "fp16",
-        ),
+        ({"Outputs": [HALF], "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"}, "int8"),
+        ({"Outputs": [SINGLE], "TacticName": "sm80_xmma_gemm_f16f16_f16f32_f32_tn"}, "fp16"),
         ({"LayerType": "Myelin", "Inputs": [HALF], "Outputs": [SINGLE]}, "fused fp16"),
         ({"LayerType": "Myelin", "Inputs": [SINGLE], "Outputs": [INT8, HALF]}, "fused int8"),
         ({"LayerType": "Myelin", "Inputs": [SINGLE], "Outputs": [SINGLE], "TacticValue": "0x0"}, "fused"),
@@ -54,31 +46,22 @@ def test_layer_precision(layer: dict[str, Any], precision: str) -> None:
 
 
 def test_layers_that_move_data_do_not_count() -> None:
-    half = {"Outputs": [{"Format/Datatype": "Half"}]}
-    assert count_precisions([{**half, "LayerType": "Reformat"}, {**half, "LayerType": "kgen"}]) == {"fp16": 1}
-
-
-@pytest.mark.parametrize(
-    ("requested", "counts", "quantized"),
-    [
-        ("fp16", {"fp16": 20, "fp32": 6, "unknown": 40}, 0),
-        ("fp16", {"fp16": 1}, 0),
-        ("fp32", {"fp32": 9, "unknown": 4}, 0),
-        ("fp16", {"fused fp16": 1, "fp32": 9}, 0),
-        ("fp16", {"fused": 1, "fp16": 2, "fp32": 9}, 0),
-        ("fp32", {"fused": 1}, 0),
-        ("int8", {"fused": 2, "fp16": 1, "fp32": 4}, 0),
-        ("int8", {"int8": 5, "fp16": 30, "fp32": 6}, 10),
-        ("int8", {"int8": 9, "unknown": 30}, 10),
-    ],
-)
-def test_the_requested_precision_raises_nothing(requested: str, counts: dict[str, int], quantized: int) -> None:
-    check_precision("graph", requested, counts, quantized)
+    layers = [{"Outputs": [HALF], "LayerType": kind} for kind in ("Reformat", "kgen")]
+    assert count_precisions(layers) == {"fp16": 1}
 
 
 @pytest.mark.parametrize(
     ("requested", "counts", "quantized", "message"),
     [
+        ("fp16", {"fp16": 20, "fp32": 6, "unknown": 40}, 0, ""),
+        ("fp16", {"fp16": 1}, 0, ""),
+        ("fp32", {"fp32": 9, "unknown": 4}, 0, ""),
+        ("fp16", {"fused fp16": 1, "fp32": 9}, 0, ""),
+        ("fp16", {"fused": 1, "fp16": 2, "fp32": 9}, 0, ""),
+        ("fp32", {"fused": 1}, 0, ""),
+        ("int8", {"fused": 2, "fp16": 1, "fp32": 4}, 0, ""),
+        ("int8", {"int8": 5, "fp16": 30, "fp32": 6}, 10, ""),
+        ("int8", {"int8": 9, "unknown": 30}, 10, ""),
         ("fp16", {"fp32": 20}, 0, "20 fp32"),
         ("fp16", {"fp16": 6, "fp32": 20}, 0, "6 fp16, 20 fp32"),
         ("fp16", {"fp16": 6, "int8": 1}, 0, "6 fp16, 1 int8"),
@@ -96,6 +79,8 @@ def test_the_requested_precision_raises_nothing(requested: str, counts: dict[str
         ("int8", {"fp16": 30}, 10, "30 fp16"),
     ],
 )
-def test_another_precision(requested: str, counts: dict[str, int], quantized: int, message: str) -> None:
-    with pytest.raises(BuildError, match=rf"graph: {requested} was asked for, but .* \({message}\)"):
+def test_check_precision(requested: str, counts: dict[str, int], quantized: int, message: str) -> None:
+    """Without a message it raises nothing."""
+    error = pytest.raises(BuildError, match=rf"graph: {requested} was asked for, but .* \({message}\)")
+    with error if message else contextlib.nullcontext():
         check_precision("graph", requested, counts, quantized)

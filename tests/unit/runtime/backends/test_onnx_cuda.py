@@ -69,21 +69,13 @@ def test_everything_is_freed(gpu, nano):
     assert (gpu.used, len(gpu.streams)) == (0, 0)
 
 
-def test_an_error_in_onnxruntime(backend, nano, monkeypatch):
-    def fails(self, binding, options):
+@pytest.mark.parametrize(("owner", "call"), [(Session, "run_with_iobinding"), (Binding, "bind_input")])
+def test_an_error_in_onnxruntime(backend, nano, monkeypatch, owner, call):
+    def fail(*arguments):
         raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
 
-    monkeypatch.setattr(Session, "run_with_iobinding", fails)
+    monkeypatch.setattr(owner, call, fail)
     with pytest.raises(BackendError, match=r"image_encoder\.onnx: ONNX Runtime failed: CUBLAS_STATUS_ALLOC_FAILED"):
-        backend.open(nano.graph_path("image_encoder")).run({"image": np.zeros((1, 128, 128, 3), np.uint8)})
-
-
-def test_an_array_that_cannot_be_bound(backend, nano, monkeypatch):
-    def fails(self, *arguments):
-        raise RuntimeError("Error when binding input")
-
-    monkeypatch.setattr(Binding, "bind_input", fails)
-    with pytest.raises(BackendError, match=r"image_encoder\.onnx: ONNX Runtime failed: Error when binding input"):
         backend.open(nano.graph_path("image_encoder")).run({"image": np.zeros((1, 128, 128, 3), np.uint8)})
 
 
