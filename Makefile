@@ -24,10 +24,11 @@ check: lint $(CHECKED)
 	SAM2EDGE_NANO=$(CURDIR)/out/check OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadfile \
 	    tests/unit $(LONG:%=--ignore=tests/unit/%)
 
-LONG := bench calibration/int8 calibration/measure/test_comparison.py calibration/test_checked_build.py \
-    calibration/test_choose.py commands/test_verify.py engines/test_build.py engines/test_fp16.py export \
-    runtime/backends/test_device.py runtime/backends/test_onnx_cuda.py runtime/backends/test_tensorrt.py \
-    runtime/video/test_predictor.py runtime/video/test_soak.py runtime/video/test_tracker_memory.py test_wheel.py \
+LONG := bench calibration/int8 calibration/measure/test_comparison.py calibration/measure/test_recorder.py \
+    calibration/test_checked_build.py calibration/test_choose.py commands/test_verify.py engines/test_build.py \
+    engines/test_fp16.py export runtime/backends/test_device.py runtime/backends/test_onnx_cuda.py \
+    runtime/backends/test_tensorrt.py runtime/video/test_faults.py runtime/video/test_predictor.py \
+    runtime/video/test_soak.py runtime/video/test_tracker_memory.py samples test_isolation.py test_wheel.py \
     ui/test_page.py
 
 $(CHECKED): $(INSTALLED) $(wildcard export/*.py export/source/*.py src/sam2edge/bundle/*.py) samples/nano/model.safetensors
