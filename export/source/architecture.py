@@ -1,8 +1,7 @@
 """The model that a checkpoint must fit: trunks, image size, and checks of every tensor's name and shape."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,22 +126,14 @@ def check_tensors(path: Path, model: str, expected: Mapping[str, Shape], tensors
 
 def assemble(config: Any, tensors: dict[str, Any]) -> Any:
     """Return the model of a configuration with tensors that fit it; nothing is initialised or copied."""
-    with _no_progress_bar():
-        model = Sam2VideoModel.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
-    return model.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar on stderr; the command shows its own."""
-    if not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
-    transformers_logging.disable_progress_bar()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # on stderr, where the command shows its own
     try:
-        yield
+        model = Sam2VideoModel.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
     finally:
-        transformers_logging.enable_progress_bar()
+        if bar:
+            transformers_logging.enable_progress_bar()
+    return model.eval().requires_grad_(False)
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

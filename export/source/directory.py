@@ -28,10 +28,7 @@ _WEIGHTS_INDEX = "model.safetensors.index.json"
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 
 # Two names of one tensor: releases of transformers that tied them saved only one.
-_POINT_CODES = (
-    "shared_image_embedding.positional_embedding",
-    "prompt_encoder.shared_embedding.positional_embedding",
-)
+_POINT_CODES = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
 
 
 def from_directory(directory: Path, name: str, image_size: int | None) -> Source:

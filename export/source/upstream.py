@@ -135,8 +135,7 @@ def _upstream_config(size: str, version: str) -> Any:
     """Return the configuration in upstream's yaml, which otherwise agrees with transformers' defaults."""
     trunk = TRUNKS[size].settings()
     vision = Sam2VisionConfig(
-        backbone_config=Sam2HieraDetConfig(**trunk),
-        backbone_channel_list=trunk["embed_dim_per_stage"][::-1],
+        backbone_config=Sam2HieraDetConfig(**trunk), backbone_channel_list=trunk["embed_dim_per_stage"][::-1]
     )
     return Sam2VideoConfig(
         vision_config=vision,

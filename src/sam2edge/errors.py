@@ -1,28 +1,4 @@
-"""Every error that sam2edge raises on purpose.
-
-    Sam2EdgeError
-    ├── BundleError              a bundle cannot be used; the message names the file
-    │   ├── MissingFileError     the directory, its manifest or a listed file does not exist
-    │   ├── CorruptFileError     truncated or edited since it was written, or not readable
-    │   ├── ForeignFileError     not part of a bundle: an unlisted file, a path outside, another tool's manifest
-    │   └── SchemaError          written by a newer sam2edge, or the manifest lacks or misstates a field
-    ├── SourceError              a checkpoint cannot be read or is not a SAM 2
-    ├── ExportError              a graph could not be written
-    │   └── ParityError          a graph was written but differs from PyTorch
-    ├── EngineError              TensorRT engines cannot be built or used; the message says what to do
-    │   ├── BuildError           an engine could not be built
-    │   ├── StaleEngineError     built from another graph, or for another TensorRT, GPU or precision
-    │   └── DamagedEngineError   missing, truncated or edited since it was built
-    ├── GateError                the gate refuses masks, INT8 ranges or outputs; the message says which and how far off
-    ├── BackendError             a backend or device is not available, or failed
-    ├── MediaError               a video or image cannot be read or written
-    └── InputError (ValueError)  an argument is wrong; nothing was changed
-        ├── FrameError           a frame of the wrong type, shape or size
-        ├── PromptError          an invalid point, label, box or mask
-        └── ObjectIdError        an object id that is unknown, duplicate or not an integer
-
-Messages say what was wrong, what was expected and what to do.
-"""
+"""Every error that sam2edge raises on purpose. Messages say what was wrong, what was expected and what to do."""
 
 
 class Sam2EdgeError(Exception):
@@ -30,7 +6,7 @@ class Sam2EdgeError(Exception):
 
 
 class BundleError(Sam2EdgeError):
-    """A bundle cannot be used."""
+    """A bundle cannot be used; the message names the file."""
 
 
 class MissingFileError(BundleError):
@@ -38,11 +14,11 @@ class MissingFileError(BundleError):
 
 
 class CorruptFileError(BundleError):
-    """A file of the bundle was truncated or edited since it was written."""
+    """A file of the bundle was truncated or edited since it was written, or is not readable."""
 
 
 class ForeignFileError(BundleError):
-    """A file is not part of a bundle."""
+    """A file is not part of a bundle: it is unlisted, lies outside or is another tool's manifest."""
 
 
 class SchemaError(BundleError):
@@ -62,7 +38,7 @@ class ParityError(ExportError):
 
 
 class EngineError(Sam2EdgeError):
-    """TensorRT engines cannot be built or used."""
+    """TensorRT engines cannot be built or used; the message says what to do."""
 
 
 class BuildError(EngineError):

@@ -180,11 +180,7 @@ FIELDS: dict[str, tuple[tuple[str | int, ...], object, str]] = {
     ),
     "kernel of another size": (("model", "mask_prompt_kernel"), [[1.0]], r"mask_prompt_kernel must be \[4,4\]"),
     "embedding of another size": (("model", "no_memory_embedding"), [1.0], "no_memory_embedding must have hidden_dim"),
-    "pool that does not tile": (
-        ("model", "memory_pool"),
-        3,
-        r"memory_pool must be one of \(1, 2, 4\) but is 3",
-    ),
+    "pool that does not tile": (("model", "memory_pool"), 3, r"memory_pool must be one of \(1, 2, 4\) but is 3"),
     "pool of other graphs": (
         ("model", "memory_pool"),
         2,
@@ -195,11 +191,7 @@ FIELDS: dict[str, tuple[tuple[str | int, ...], object, str]] = {
         32,
         r"outputs of memory_encoder are memory float32\[N,64,32\] but.*\[N,64,64\]",
     ),
-    "changed dtype": (
-        (*DECODER, "inputs", 0, "dtype"),
-        "float16",
-        "inputs of mask_decoder are conditioned float16",
-    ),
+    "changed dtype": ((*DECODER, "inputs", 0, "dtype"), "float16", "inputs of mask_decoder are conditioned float16"),
 }
 """Fields of the manifest, the value they get (None: the field is removed), and how that is refused."""
 DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = {
@@ -269,8 +261,7 @@ def test_replacing(copy: Path, nano: Bundle, out: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"),
-    [(RuntimeError, RuntimeError), (KeyboardInterrupt, KeyboardInterrupt), (OSError, BundleError)],
+    ("error", "raised"), [(RuntimeError, RuntimeError), (KeyboardInterrupt, KeyboardInterrupt), (OSError, BundleError)]
 )
 def test_replacing_keeps_the_old_one_on_an_error(
     copy: Path, error: type[BaseException], raised: type[BaseException]

@@ -5,16 +5,9 @@ from __future__ import annotations
 import argparse
 import textwrap
 
+from sam2edge.commands import options
 from sam2edge.commands.console import StatusLine, print_table
-from sam2edge.commands.options import (
-    add_against,
-    add_backend,
-    add_clip,
-    add_truth,
-    check_outputs,
-    file_path,
-    refuse_ignored,
-)
+from sam2edge.commands.options import file_path
 
 _MODES = ("latency", "throughput")
 
@@ -27,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundles", nargs="+", type=file_path, metavar="BUNDLE", help="further bundles are compared with the first"
     )
-    add_backend(parser)
+    options.add_backend(parser)
     parser.add_argument(
         "--objects", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="tracked objects (default: 1 4 8)"
     )
@@ -41,9 +34,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frames", type=int, default=100, metavar="N", help="frames to time per row (default: 100)")
     parser.add_argument("--mode", nargs="+", choices=_MODES, default=_MODES, help="default: both")
-    add_clip(parser, "to measure on (default: a drawn scene)")
-    add_truth(parser)
-    add_against(parser, "PyTorch, and the other backends of ONNX Runtime, are measured too")
+    options.add_clip(parser, "to measure on (default: a drawn scene)")
+    options.add_truth(parser)
+    options.add_against(parser, "PyTorch, and the other backends of ONNX Runtime, are measured too")
     parser.add_argument("--csv", type=file_path, metavar="FILE", help="write the rows as a table")
     parser.add_argument("--json", type=file_path, metavar="FILE", help="write the rows, and what was not measured")
     parser.add_argument("--plots", type=file_path, metavar="DIR", help="write SVG plots, and all of it in bench.html")
@@ -52,8 +45,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     if args.clip is None:
-        refuse_ignored(args, "truth", without="--clip")
-    check_outputs(files=(args.csv, args.json), directories=(args.plots,))
+        options.refuse_ignored(args, "truth", without="--clip")
+    options.check_outputs(files=(args.csv, args.json), directories=(args.plots,))
     from sam2edge.bench import plan, report
     from sam2edge.bench.scene import Scene
     from sam2edge.bundle import Bundle

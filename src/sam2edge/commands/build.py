@@ -7,17 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sam2edge.commands import options
 from sam2edge.commands.console import StatusLine, print_table
-from sam2edge.commands.options import (
-    add_bundle,
-    add_clip,
-    add_gate,
-    check_outputs,
-    file_path,
-    min_iou,
-    optional_packages,
-    refuse_ignored,
-)
+from sam2edge.commands.options import file_path
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import InputError
 
@@ -44,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "minutes; engines that are up to date are not built again. With --clip, they must track it as FP32 does: the "
         "report is in BUNDLE.engines/PRECISION.report, and the exit code is 1 if they do not."
     )
-    add_bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("-o", "--output", type=file_path, metavar="DIR", help="another directory for the engines")
     parser.add_argument(
         "--precision",
@@ -53,10 +45,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="int8 needs a bundle that `sam2edge calibrate` wrote; auto takes for each graph the fastest that passes "
         "on --clip (default: fp16)",
     )
-    add_clip(parser, "that the engines must track as FP32 does")
+    options.add_clip(parser, "that the engines must track as FP32 does")
     add_prompts(parser)
     parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
-    add_gate(parser)
+    options.add_gate(parser)
     parser.add_argument(
         "--fp32", type=file_path, metavar="BUNDLE", help="with --clip: the FP32 bundle that an INT8 one was made from"
     )
@@ -78,11 +70,11 @@ def _build(args: argparse.Namespace) -> int:
     if args.clip is None:
         if args.precision == "auto":
             raise InputError("--precision auto compares engines with FP32 on a clip of yours: give it as --clip")
-        refuse_ignored(args, "frames", "min_iou", "fp32", without="--clip")
+        options.refuse_ignored(args, "frames", "min_iou", "fp32", without="--clip")
         if args.prompts:
             raise InputError(f"{args.prompts[0]} does nothing without --clip")
-    check_outputs(directories=(args.output,))
-    with StatusLine() as status, optional_packages("building"):
+    options.check_outputs(directories=(args.output,))
+    with StatusLine() as status, options.optional_packages("building"):
         engines, trials = _engines(args, status.progress)
     _print(engines)
     for trial in trials:
@@ -113,7 +105,7 @@ def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, lis
     from sam2edge.calibration.measure.gate import Gate
 
     prompts = prompts_by_id(args.prompts) or None
-    clip, gate = Clip(args.clip, args.frames), Gate(min_iou(args))
+    clip, gate = Clip(args.clip, args.frames), Gate(options.min_iou(args))
     return build_checked(
         args.bundle, clip, _opener(), args.output, source=args.fp32, prompts=prompts, gate=gate, **common
     )

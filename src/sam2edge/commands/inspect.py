@@ -24,10 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="orin-nx, rtx-4090, …; an unknown name lists all")
     parser.add_argument("--objects", type=int, metavar="N", help="with --device: tracked objects (default: 1)")
     parser.add_argument(
-        "--parts",
-        type=int,
-        metavar="N",
-        help="with --device: also the N most expensive parts (default: 0)",
+        "--parts", type=int, metavar="N", help="with --device: also the N most expensive parts (default: 0)"
     )
     parser.set_defaults(verb=_inspect)
 
@@ -61,7 +58,7 @@ def _inspect(args: argparse.Namespace) -> int:
     for name, graph in graphs.items():
         print(f"\n{name}")
         specs = [("in", spec) for spec in graph.inputs] + [("out", spec) for spec in graph.outputs]
-        print_table([("", side, spec.name, spec.dtype, _shape(spec.shape)) for side, spec in specs])
+        print_table([("", side, spec.name, spec.dtype, " × ".join(map(str, spec.shape))) for side, spec in specs])
     print()
     print_parity(bundle)
     return 0
@@ -113,10 +110,6 @@ def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
             + [(*names, f"{f / 1e9:.2f}", f"{b / 1e6:.1f}", f"{1e3 * s:.3f}") for *names, f, b, s in rows]
         )
     return 0
-
-
-def _shape(shape: tuple[int | str, ...]) -> str:
-    return " × ".join(map(str, shape))
 
 
 def print_parity(bundle: Bundle) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sam2edge.commands import ERROR
+from sam2edge.commands import ERROR, options
 from sam2edge.commands.console import StatusLine
-from sam2edge.commands.options import add_backend, add_bundle, check_bundle_first, check_outputs, file_path
+from sam2edge.commands.options import file_path
 from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
 
@@ -60,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Segment images: the objects that points, boxes and masks mark, the same in every image, or everything. A "
         "prompt without an ID is a new object; prompts with the same ID belong to one object. Coordinates are pixels."
     )
-    add_bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder of images or a 'pattern'")
     add_prompts(parser)
     parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
@@ -73,14 +73,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", action="store_true", help="write PNGs whose pixels are object ids, too: DIR/NAME.labels.png"
     )
-    add_backend(parser)
+    options.add_backend(parser)
     parser.set_defaults(verb=_segment)
 
 
 def _segment(args: argparse.Namespace) -> int:
     prompts = gather(args.prompts)
-    options = {name: getattr(args, name) for name in _GRID_OPTIONS if getattr(args, name) is not None}
-    _check(args, prompts, options)
+    _check(args, prompts)
     from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
     from sam2edge.runtime.image.predictor import ImagePredictor
     from sam2edge.runtime.media.image_files import find_images
@@ -94,8 +93,9 @@ def _segment(args: argparse.Namespace) -> int:
         predictor = stack.enter_context(ImagePredictor(args.bundle, args.backend))
         find: Callable[[Frame], list[_Segment]]
         if args.auto:
+            grid = {name: getattr(args, name) for name in _GRID_OPTIONS if getattr(args, name) is not None}
             generator = AutomaticMaskGenerator(
-                predictor, progress=lambda message, fraction: status.show(f"{place}, {message}"), **options
+                predictor, progress=lambda message, fraction: status.show(f"{place}, {message}"), **grid
             )
             find = functools.partial(_everything, generator)
         else:
@@ -120,15 +120,15 @@ def _segment(args: argparse.Namespace) -> int:
     return ERROR if failures else 0
 
 
-def _check(args: argparse.Namespace, prompts: Sequence[GivenPrompt], options: dict[str, Any]) -> None:
+def _check(args: argparse.Namespace, prompts: Sequence[GivenPrompt]) -> None:
     if not prompts and not args.auto:
         raise PromptError("nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --auto")
     if prompts and args.auto:
         raise PromptError("--auto finds everything and takes no --point, --box or --mask; give one or the other")
-    if options and not args.auto:
-        raise InputError(f"--{next(iter(options)).replace('_', '-')} does nothing without --auto")
-    check_bundle_first(args, "sam2edge segment BUNDLE IMAGE")
-    check_outputs(files=(args.json,), directories=(args.output,))
+    if not args.auto:
+        options.refuse_ignored(args, *_GRID_OPTIONS, without="--auto")
+    options.check_bundle_first(args, "sam2edge segment BUNDLE IMAGE")
+    options.check_outputs(files=(args.json,), directories=(args.output,))
 
 
 def _targets(images: Sequence[Path], args: argparse.Namespace) -> list[Path]:
@@ -160,11 +160,7 @@ def _labels(target: Path) -> Path:
 
 
 def _segment_one(
-    path: Path,
-    target: Path,
-    find: Callable[[Frame], list[_Segment]],
-    args: argparse.Namespace,
-    lines: TextIO | None,
+    path: Path, target: Path, find: Callable[[Frame], list[_Segment]], args: argparse.Namespace, lines: TextIO | None
 ) -> int:
     """Segment an image, write the outputs that were asked for, and return the number of masks."""
     from sam2edge.runtime.media import overlay

@@ -6,19 +6,9 @@ import argparse
 import importlib.util
 from typing import TYPE_CHECKING
 
-from sam2edge.commands import FAILED
+from sam2edge.commands import FAILED, options
 from sam2edge.commands.console import StatusLine, print_table
-from sam2edge.commands.options import (
-    add_against,
-    add_backend,
-    add_bundle,
-    add_clip,
-    add_gate,
-    add_truth,
-    check_outputs,
-    file_path,
-    min_iou,
-)
+from sam2edge.commands.options import file_path
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import InputError
 
@@ -35,9 +25,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "of every graph, IoU in closed loop, J&F, time and size. Without prompts, the objects of the first true mask "
         "are tracked, or else those that the bundle finds on the first frame. The exit code is 1 if the gate fails."
     )
-    add_bundle(parser)
-    add_clip(parser, "to track; prompts are for its first frame", required=True)
-    add_against(parser, "PyTorch becomes the reference")
+    options.add_bundle(parser)
+    options.add_clip(parser, "to track; prompts are for its first frame", required=True)
+    options.add_against(parser, "PyTorch becomes the reference")
     parser.add_argument(
         "--candidate",
         type=file_path,
@@ -46,24 +36,24 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="another bundle to compare; may be repeated",
     )
-    add_truth(parser)
+    options.add_truth(parser)
     add_prompts(parser)
     parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
     parser.add_argument("--report", type=file_path, metavar="DIR", help="write report.json and report.html")
-    add_gate(parser)
-    add_backend(parser)
+    options.add_gate(parser)
+    options.add_backend(parser)
     parser.set_defaults(verb=_verify)
 
 
 def _verify(args: argparse.Namespace) -> int:
-    check_outputs(directories=(args.report,))
+    options.check_outputs(directories=(args.report,))
     from sam2edge.bundle import Bundle
     from sam2edge.calibration.measure.clip import Clip, TrueMasks
     from sam2edge.calibration.measure.comparison import RangeRatios, compare_all
     from sam2edge.calibration.measure.gate import Gate
     from sam2edge.calibration.measure.report import table, write_report
 
-    gate, clip = Gate(min_mean_iou=min_iou(args)), Clip(args.clip, args.frames)
+    gate, clip = Gate(min_mean_iou=options.min_iou(args)), Clip(args.clip, args.frames)
     bundle = Bundle.open(args.bundle)
     truth = TrueMasks(args.truth, args.clip) if args.truth else None
     configurations, missing = _configurations(bundle, args)

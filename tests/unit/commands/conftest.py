@@ -1,5 +1,8 @@
 """Running a command line, and a bundle that no backend opens."""
 
+import subprocess
+import sys
+
 import pytest
 
 from sam2edge import cli
@@ -7,6 +10,18 @@ from sam2edge.bundle import Bundle, Graph, Manifest, Model, Parity, Source, cont
 from sam2edge.files import sha256
 
 MODEL = Model(128, 32, 16, 6, 16, 0, 1, True, ((0.25,) * 4,) * 4, 0.5, (0.0,) * 32)
+
+
+def python(script, cwd=None):
+    return subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, cwd=cwd)
+
+
+def without(module, *words, cwd=None):
+    """Run a command line in a process in which a module cannot be imported."""
+    arguments = [str(word) for word in words]
+    return python(
+        f"import sys\nsys.modules[{module!r}] = None\nfrom sam2edge.cli import main\nsys.exit(main({arguments}))", cwd
+    )
 
 
 @pytest.fixture

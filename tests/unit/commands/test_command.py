@@ -19,18 +19,7 @@ from sam2edge.engines.environment import Finding
 from sam2edge.errors import GateError, InputError, PromptError
 from tests.conftest import NANO, REPO
 from tests.helpers import CLIP
-from tests.unit.commands.conftest import MODEL
-
-
-def python(script, cwd=None):
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd)
-
-
-def without(module, *words, cwd=None):
-    """Run a command line in a process in which a module cannot be imported."""
-    script = f"import sys\nsys.modules[{module!r}] = None\nfrom sam2edge.cli import main\nsys.exit(main({list(words)}))"
-    return python(script, cwd)
-
+from tests.unit.commands.conftest import MODEL, python, without
 
 # usage and help
 
@@ -66,10 +55,7 @@ def test_help_of_a_verb(run):
         (["track", "b", "v", "--backend", "magic"], "invalid choice: 'magic'"),
         (["track", "b", "v", "--back", "onnx"], "unrecognized arguments: --back onnx"),
         (["export", "a", "b", "--image", "512"], "unrecognized arguments: --image 512"),
-        (
-            ["track", "b", "v", "--point", "5", "6", "1"],
-            "unrecognized arguments: 1; coordinates are",
-        ),
+        (["track", "b", "v", "--point", "5", "6", "1"], "unrecognized arguments: 1; coordinates are"),
         (["track", "b", "v", "--json", ""], "'' cannot be the path of a file"),
     ],
 )

@@ -118,10 +118,7 @@ def test_prompted_frame(run, tracker, video, out, mode):
         ("{video} --point 1,1", "nothing to write: give -o out.mp4 or --masks DIR or --json FILE"),
         ("{video} --point 1,1 --frame=-1 --json {out}", "--frame -1: frames are counted from 0"),
         ("{video} --point 1 --json {out}", "--point 1: expected 2 or 3 numbers with commas between"),
-        (
-            "{video} --point 1,1 --frame 6 --json {out}",
-            "--frame 6: nothing was prompted, the video ends with frame 5",
-        ),
+        ("{video} --point 1,1 --frame 6 --json {out}", "--frame 6: nothing was prompted, the video ends with frame 5"),
         ("{video} --point 1,1 -o {mp4} --json {mp4}", "-o, --masks and --json must not write to the same place"),
         ("{video} --point 1,1 -o {video}", "{video}: is the video that is read; write to another file"),
         ("{video} --point 1,1 -o {folder}", "{folder}: is a directory, expected the name of a file to write"),

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from sam2edge import cli
 from sam2edge.calibration.measure.clip import Clip
 from tests.conftest import NANO, REPO
+from tests.unit.commands.conftest import without
 
 CLIP = REPO / "samples" / "clip.mp4"
 MASKS = REPO / "samples" / "clip_masks.npz"
@@ -117,23 +116,7 @@ def test_errors(run, nano, arguments, message):
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])
 def test_without_pytorch_its_row_is_left_out(nano, name):
-    script = (
-        "import sys\nimport importlib.util as util\n"
-        "find = util.find_spec\n"
-        "class Blocker:\n"
-        "    @staticmethod\n"
-        "    def find_spec(name, path=None, target=None):\n"
-        "        if name.split('.')[0] == sys.argv[1]:\n"
-        "            raise ImportError(name + ' is blocked')\n"
-        "sys.meta_path.insert(0, Blocker)\n"
-        "util.find_spec = lambda name: None if name == sys.argv[1] else find(name)\n"
-        "from sam2edge.cli import main\n"
-        "sys.exit(main(['verify', *sys.argv[2:]]))"
-    )
-    arguments = (nano.path, "--against", NANO, "--clip", CLIP, "--truth", MASKS, "--frames", 3)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, name, *map(str, arguments)], capture_output=True, text=True
-    )
+    done = without(name, "verify", nano.path, "--against", NANO, "--clip", CLIP, "--truth", MASKS, "--frames", 3)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["nano", "fp32"]

@@ -63,10 +63,7 @@ def state(url):
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [
-        (["missing.mp4"], "missing.mp4: no such video file"),
-        (["--port", "70000"], "port 70000 is not available"),
-    ],
+    [(["missing.mp4"], "missing.mp4: no such video file"), (["--port", "70000"], "port 70000 is not available")],
 )
 def test_wrong_arguments(nano, capsys, arguments, error):
     assert cli.main(["ui", str(nano.path), *arguments]) == 2

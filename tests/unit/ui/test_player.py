@@ -155,44 +155,12 @@ def test_a_click_on_another_frame_while_paused(player, open_clip, seen):
         player.click(Click(1, 20, 20, 1), seen)
 
 
-def test_undo_and_save(player, open_clip, tmp_path):
-    open_clip()
-    player.click(Click(1, 20, 20, 1), 1)
-    player.save(True)
-    assert player.wait(-1, PATIENCE).folder == str(tmp_path / "saved" / "001")
-    player.undo()
-    player.save(False)
-    view = player.wait(-1, PATIENCE)
-    assert (view.clicks, view.folder) == ((), None)
-
-
-def test_errors_are_raised_in_the_calling_thread(player):
-    with pytest.raises(MediaError, match=r"missing\.mp4: no such video file"):
-        player.open("missing.mp4")
-    assert player.wait(-1, PATIENCE).source is None
-
-
-def test_a_mistake_in_the_program_does_not_end_it(player, session, monkeypatch):
-    monkeypatch.setattr(session, "undo", failing(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
-        player.undo()
-    player.pause()
-
-
 def test_a_source_that_fails_pauses_and_says_so(player, simulate):
     simulate(Simulated(grey(1), grey(2), failing(MediaError("unplugged")), live=False))
     player.open("clip")
     player.play()
     last = watch(player, lambda view: view.message)[-1]
     assert (last.message, last.playing, last.number) == ("unplugged", False, 1)
-
-
-def test_restart(player, simulate):
-    simulate(*[ArraySource([grey(n) for n in range(3)]) for _ in range(2)])
-    player.open("clip")
-    player.step()
-    player.restart()
-    assert player.wait(-1, PATIENCE).number == 0
 
 
 def test_after_the_end(session):
