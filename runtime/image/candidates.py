@@ -120,7 +120,7 @@ def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[tup
     may differ.
 
     Yields:
-        x, y of the part's upper left pixel, and its logits; any part of a mask that is nowhere above `level`.
+        x, y of the part's upper left pixel, and its logits; of a mask that is nowhere above `level`, an arbitrary part.
     """
     above = logits > np.float32(level)
     for mask, in_row, in_column in zip(logits, above.any(axis=2), above.any(axis=1), strict=True):

@@ -54,10 +54,10 @@ def consistency(
         PromptError: The prompt is invalid, or is more than one.
         InputError: Another argument is invalid.
     """
-    for name, value, least in (("n", n, 2), ("seed", seed, 0)):
-        checks.integer(name, value, least)
-    for name, share in (("jitter", jitter), ("noise", noise)):
-        checks.number(name, share, 0)
+    checks.integer("n", n, 2)
+    checks.integer("seed", seed, 0)
+    checks.number("jitter", jitter, 0)
+    checks.number("noise", noise, 0)
     checks.flag("multimask_output", multimask_output, PromptError)
     embedding = predictor.embedding
     points, labels, mask = predictor.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
@@ -69,16 +69,16 @@ def consistency(
     noisy = random.standard_normal((n, *features.shape[1:]), np.float32)
     noisy *= np.float32(noise) * features.std()
     noisy += features
+    name = "masks" if multimask_output else "mask"
     decoded = predictor.decode(
         moved,
         np.repeat(labels, n, axis=0),
         None if mask is None else np.repeat(mask, n, axis=0),
         multimask_output,
         features=noisy,
-        wanted=[name := "masks" if multimask_output else "mask"],
+        wanted=[name],
     )
-    logits = decoded[name]
-    return _mean_pairwise_iou(logits > predictor.mask_threshold)
+    return _mean_pairwise_iou(decoded[name] > predictor.mask_threshold)
 
 
 def _jittered(

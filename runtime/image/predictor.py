@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
@@ -200,8 +201,8 @@ class ImagePredictor(Closeable):
             "mask_input_batch": mask_input_batch,
         }
         for name, values in lists.items():
-            if values is not None and (not isinstance(values, (list, tuple, np.ndarray)) or len(values) != count):
-                got = len(values) if isinstance(values, (list, tuple, np.ndarray)) else type(values).__name__
+            got = len(values) if isinstance(values, (list, tuple, np.ndarray)) else type(values).__name__
+            if values is not None and got != count:
                 raise PromptError(f"{name} must be a list with one entry per image ({count}) but got {got}")
         columns = [[None] * count if values is None else values for values in lists.values()]
         predictions = []
@@ -287,41 +288,32 @@ class ImagePredictor(Closeable):
         self.reset_predictor()
         self._graphs.close()
 
-    @property
-    def _side(self) -> int:
-        return self.model.image_size
-
     def _set(self, images: tuple[Embedding, ...], *, batch: bool) -> None:
         self._images, self._is_batch, self._repeated = images, batch, None
 
     def _encode_many(
         self, images: Iterable[object], batch_size: int
     ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
-        staging = np.empty((batch_size, self._side, self._side, 3), np.uint8)
-        group: list[tuple[int, tuple[int, int] | Sam2EdgeError]] = []
-        used = 0
-        for index, image in enumerate(_each(images)):
-            try:
-                pixels = _pixels(image)
-                staging[used] = resize(pixels, self._side)
-                used += 1
-                group.append((index, pixels.shape[:2]))
-            except Sam2EdgeError as error:
-                group.append((index, error))
-            if len(group) == batch_size:
-                yield from self._encode_group(staging[:used], group)
-                group, used = [], 0
-        if group:
-            yield from self._encode_group(staging[:used], group)
-
-    def _encode_group(
-        self, staging: npt.NDArray[np.uint8], group: list[tuple[int, tuple[int, int] | Sam2EdgeError]]
-    ) -> Iterator[tuple[int, Embedding | Sam2EdgeError]]:
-        self._graphs.check_open()
-        sizes = [shape for _, shape in group if not isinstance(shape, Sam2EdgeError)]
-        encoded = iter(self._graphs.encode_batch(staging, sizes) if sizes else ())
-        for index, shape in group:
-            yield index, shape if isinstance(shape, Sam2EdgeError) else next(encoded)
+        side = self.model.image_size
+        staging = np.empty((batch_size, side, side, 3), np.uint8)
+        rest = enumerate(_each(images))
+        while True:
+            sizes: list[tuple[int, int]] = []
+            errors: dict[int, Sam2EdgeError | None] = {}
+            for index, image in itertools.islice(rest, batch_size):
+                errors[index] = None
+                try:
+                    pixels = _pixels(image)
+                    staging[len(sizes)] = resize(pixels, side)
+                    sizes.append(pixels.shape[:2])
+                except Sam2EdgeError as error:
+                    errors[index] = error
+            if not errors:
+                return
+            self._graphs.check_open()
+            encoded = iter(self._graphs.encode_batch(staging[: len(sizes)], sizes) if sizes else ())
+            for index, failure in errors.items():
+                yield index, next(encoded) if failure is None else failure
 
     def _check(self, embedding: Embedding, prompt: Sequence[npt.ArrayLike | None], normalize_coords: bool) -> _Prompts:
         checks.flag("normalize_coords", normalize_coords, PromptError)

@@ -197,7 +197,7 @@ class Grabber(Closeable):
             self._changed.notify_all()
         if reader is not None:
             reader.interrupt()
-            reader.join(0.5)  # so that a device is free again, unless its driver is stuck
+            reader.thread.join(0.5)  # so that a device is free again, unless its driver is stuck
 
     def _supervise(self) -> float:
         """Do what is due while there are no frames; return the time until which there is nothing more to do."""
@@ -242,7 +242,9 @@ class Grabber(Closeable):
         """Take what a reader has read, in the reader's thread; False tells it to stop."""
         arrived = time.monotonic()
         try:
-            frame = _checked(item)
+            if isinstance(item, MediaError):
+                raise item
+            frame = check_frame(item)
         except (MediaError, FrameError) as error:
             return self._skip(reader, error)
         size = frame.shape[:2]
@@ -308,17 +310,13 @@ class _Reader:
         self._open, self._deliver, self._changed = open, deliver, changed
         self._source: Source | None = None
         # A daemon, since a thread that is stuck in a driver must not keep the program from ending.
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
 
     def interrupt(self) -> None:
         """Interrupt the source, if it is open, so that the thread ends soon."""
         if self._source is not None:
             self._source.interrupt()
-
-    def join(self, timeout: float) -> None:
-        """Wait for the thread's end, for at most `timeout` seconds."""
-        self._thread.join(timeout)
 
     def _run(self) -> None:
         try:
@@ -331,12 +329,6 @@ class _Reader:
         with self._changed:
             self.ended = True
             self._changed.notify_all()
-
-
-def _checked(item: object) -> Frame:
-    if isinstance(item, MediaError):
-        raise item
-    return check_frame(item)
 
 
 def _fit(frame: Frame, size: tuple[int, int]) -> Frame:

@@ -30,14 +30,12 @@ class Rle(TypedDict):
 
 def encode(mask: npt.NDArray[np.bool_]) -> Rle:
     """Return the run lengths of a mask (bool [H,W]); InputError if it is anything else."""
-    _check(mask)
-    return {"size": list(mask.shape), "counts": _pack(_runs(mask.ravel(order="F")))}
+    return {"size": list(mask.shape), "counts": _pack(_runs(mask))}
 
 
 def encode_uncompressed(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
     """Return `size` and the run lengths `counts` of a mask (bool [H,W]) as lists, which pycocotools reads too."""
-    _check(mask)
-    return {"size": list(mask.shape), "counts": _runs(mask.ravel(order="F")).tolist()}
+    return {"size": list(mask.shape), "counts": _runs(mask).tolist()}
 
 
 def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
@@ -51,13 +49,10 @@ def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _check(mask: npt.NDArray[np.bool_]) -> None:
+def _runs(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise InputError(f"a mask must be bool [H,W] but is {mask.dtype} {list(mask.shape)}")
-
-
-def _runs(pixels: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Return the lengths of the runs in `pixels`, the first of zeros."""
+    pixels = mask.ravel(order="F")
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     starts = [0, 0] if pixels.size and pixels[0] else [0]
     return np.diff(np.concatenate((starts, changes, [pixels.size])))

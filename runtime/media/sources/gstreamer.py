@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import os
 import re
 import select
@@ -20,7 +21,7 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from sam2edge.errors import InputError, MediaError
-from sam2edge.runtime.media.sources.base import Source
+from sam2edge.runtime.media.sources.base import IteratedSource
 from sam2edge.types import Frame
 
 _HEADER = re.compile(rb"P6\n([1-9]\d{0,4}) ([1-9]\d{0,4})\n255\n")
@@ -28,7 +29,7 @@ _LONGEST_HEADER = len("P6\n99999 99999\n255\n")
 _PACKAGES = "gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 
 
-class GStreamerSource(Source):
+class GStreamerSource(IteratedSource[Frame]):
     """The frames of a GStreamer pipeline, run by gst-launch-1.0 in a process of its own: pip's OpenCV has no GStreamer.
 
     A pipeline that crashes ends the source, not the program. Every frame comes with its size, which may change.
@@ -48,23 +49,20 @@ class GStreamerSource(Source):
         self.name, self.live, self.fps = f"gst:{pipeline}", live, fps
         self._timeout = timeout
         self._log: collections.deque[bytes] = collections.deque(maxlen=20)
-        self._process, self._pipe = _launch(_command(pipeline))
+        self._process, self._pipe = _launch(pipeline)
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
         self._logging = threading.Thread(target=_collect, args=(self._process.stdout, self._log), daemon=True)
         self._logging.start()
         # A finalizer also runs when the program ends, which a pipeline that stands still would outlive.
         self._stop = weakref.finalize(self, _stop, self._process, self._pipe)
-        self._first = self._read()
-        if self._first is None:
+        rest = self._read()
+        first = next(rest, None)
+        if first is None:
             self.close()
             raise MediaError(f"{self.name}: the pipeline ended without a frame")
-        self.height, self.width = self._first.shape[:2]
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield frames as they come."""
-        while (frame := self._next()) is not None:
-            yield frame
+        self.height, self.width = first.shape[:2]
+        self._frames = itertools.chain([first], rest)
 
     def interrupt(self) -> None:
         """Stop the pipeline."""
@@ -72,34 +70,29 @@ class GStreamerSource(Source):
 
     def close(self) -> None:
         """Stop the pipeline; iteration then ends. May be called again."""
-        self._first = None
+        super().close()
         self._stop()
 
-    def _next(self) -> Frame | None:
-        if self._first is None:
-            return self._read() if self._stop.alive else None
-        first, self._first = self._first, None
-        return first
-
-    def _read(self) -> Frame | None:
-        """Read a PPM image, whose header says its size; None at the end of the pipeline."""
-        deadline = time.monotonic() + self._timeout
-        header = bytearray()
-        while not (match := _HEADER.fullmatch(header)):
-            byte = bytearray(1)
-            if len(header) == _LONGEST_HEADER:
-                self.close()
-                raise MediaError(f"{self.name}: expected a PPM image but got {bytes(header)!r}")
-            if not self._fill(byte, deadline):
+    def _read(self) -> Iterator[Frame]:
+        """Read PPM images, whose headers say their sizes, until the pipeline ends or is closed."""
+        while self._stop.alive:
+            deadline = time.monotonic() + self._timeout
+            header = bytearray()
+            while not (match := _HEADER.fullmatch(header)):
+                byte = bytearray(1)
+                if len(header) == _LONGEST_HEADER:
+                    self.close()
+                    raise MediaError(f"{self.name}: expected a PPM image but got {bytes(header)!r}")
+                if not self._fill(byte, deadline):
+                    self._finish()
+                    return
+                header += byte
+            width, height = map(int, match.groups())
+            frame = np.empty((height, width, 3), np.uint8)
+            if not self._fill(frame.data.cast("B"), deadline):
                 self._finish()
-                return None
-            header += byte
-        width, height = map(int, match.groups())
-        frame = np.empty((height, width, 3), np.uint8)
-        if not self._fill(frame.data.cast("B"), deadline):
-            self._finish()
-            return None
-        return frame
+                return
+            yield frame
 
     def _fill(self, buffer: bytearray | memoryview, deadline: float) -> bool:
         """Fill a buffer from the pipe; False if the pipe ends first."""
@@ -122,7 +115,10 @@ class GStreamerSource(Source):
         self.close()
         if self._process.returncode:
             self._logging.join(timeout=1)
-            raise MediaError(f"{self.name}: {_failure(self._process.returncode, self._log)}")
+            lines = [line.decode(errors="replace").strip() for line in list(self._log)]
+            errors = [line for line in lines if re.match("ERROR|WARNING: erroneous", line)]
+            code = f"the pipeline died with exit code {self._process.returncode}"
+            raise MediaError(f"{self.name}: {' | '.join(errors[:1] or lines[-3:]) or code}")
 
 
 def csi_pipeline(sensor_id: int = 0, width: int = 1280, height: int = 720, fps: int = 30) -> str:
@@ -134,25 +130,22 @@ def csi_pipeline(sensor_id: int = 0, width: int = 1280, height: int = 720, fps: 
     return f"nvarguscamerasrc sensor-id={sensor_id} ! '{mode}' ! nvvidconv ! video/x-raw,format=BGRx"
 
 
-def _command(pipeline: str) -> list[str]:
+def _launch(pipeline: str) -> tuple[subprocess.Popen[bytes], BinaryIO]:
+    """Start the pipeline; return it with the end of a pipe through which its frames come as PPM images."""
     program = shutil.which("gst-launch-1.0")
     if program is None:
         raise MediaError(f"GStreamer's gst-launch-1.0 is not installed: apt-get install {_PACKAGES}")
     try:
-        # Without --no-fault a pipeline that crashes waits for a debugger.
-        return [program, "--quiet", "--no-fault", *shlex.split(pipeline)]
+        words = shlex.split(pipeline)
     except ValueError as error:
         raise InputError(f"gst:{pipeline}: {error}") from error
-
-
-def _launch(command: list[str]) -> tuple[subprocess.Popen[bytes], BinaryIO]:
-    """Start the process; return it with the end of a pipe through which its frames come as PPM images."""
     # Not through its standard output, where NVIDIA's camera plugin prints.
     reading, writing = os.pipe()
     sink = ["!", "videoconvert", "!", "video/x-raw,format=RGB", "!", "pnmenc", "!", "fdsink", f"fd={writing}"]
     try:
         process = subprocess.Popen(
-            [*command, *sink],
+            # Without --no-fault a pipeline that crashes waits for a debugger.
+            [program, "--quiet", "--no-fault", *words, *sink],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -177,9 +170,3 @@ def _stop(process: subprocess.Popen[bytes], pipe: BinaryIO) -> None:
 def _collect(output: IO[bytes], log: collections.deque[bytes]) -> None:
     with output:
         log.extend(output)
-
-
-def _failure(code: int, log: collections.deque[bytes]) -> str:
-    lines = [line.decode(errors="replace").strip() for line in list(log)]
-    errors = [line for line in lines if re.match("ERROR|WARNING: erroneous", line)]
-    return " | ".join(errors[:1] or lines[-3:]) or f"the pipeline died with exit code {code}"

@@ -11,8 +11,7 @@ from pathlib import Path
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.grabber import Grabber
-from sam2edge.runtime.media.sinks import JsonSink, MaskSink
-from sam2edge.runtime.media.sinks.base import make_directory
+from sam2edge.runtime.media.sinks import JsonSink, MaskSink, make_directory
 from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.tracker import VideoTracker

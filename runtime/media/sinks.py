@@ -1,27 +1,48 @@
-"""Results in files: an overlay video, a label image per frame, a line of JSON per frame."""
+"""Where results go: an overlay video, a label image per frame, a line of JSON per frame, a function, a window."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Sequence
+import re
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
 from sam2edge.files import finite, user_path
 from sam2edge.runtime.media import overlay, rle
-from sam2edge.runtime.media.sinks.base import Sink, make_directory
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.types import Frame
 
 _CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 _MAX_LABEL = np.iinfo(np.uint16).max
+
+
+class Sink(Closeable):
+    """Takes the frames of a video with their results; what was written before an error is kept.
+
+    Attributes:
+        closed_by_user: Whether the user has closed the sink, as only a window lets them.
+    """
+
+    closed_by_user: bool = False
+
+    @abstractmethod
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        """Write one frame (RGB uint8 [H,W,3]) with the result of tracking it (masks bool [N,H,W])."""
+
+    def close(self) -> None:
+        """Finish what was written, where that is needed. May be called again."""
 
 
 class VideoSink(Sink):
@@ -61,7 +82,7 @@ class VideoSink(Sink):
         fps = round(fps, max(0, int(math.log10(65535 / fps))))
         self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*codec), fps, size)
         if not self._writer.isOpened():
-            self._discard()
+            self._temporary.unlink(missing_ok=True)
             raise MediaError(
                 f"{self.path}: a video of {size[0]}×{size[1]} pixels cannot be written there; is the "
                 "directory writable, and are both sides at least 2?"
@@ -87,7 +108,7 @@ class VideoSink(Sink):
             return
         self._writer.release()
         if not self._frames:
-            self._discard()
+            self._temporary.unlink(missing_ok=True)
             return
         # OpenCV does not report a full disk.
         message = f"{self.path}: could not be written completely; is the disk full?"
@@ -95,14 +116,11 @@ class VideoSink(Sink):
             with VideoSource(self._temporary) as video:
                 finished = video.frame_count is not None
         except MediaError as error:
-            self._discard()
+            self._temporary.unlink(missing_ok=True)
             raise MediaError(message) from error
         if not finished:  # .mkv and .avi play up to the point at which the disk was full
             raise MediaError(f"{message} The part that was written is in {self._temporary}")
         self._temporary.replace(self._target)
-
-    def _discard(self) -> None:
-        self._temporary.unlink(missing_ok=True)
 
 
 class MaskSink(Sink):
@@ -134,9 +152,6 @@ class MaskSink(Sink):
         except OSError as error:
             path.unlink(missing_ok=True)
             raise MediaError(f"{path}: cannot be written: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Do nothing: each file is complete once its frame is written."""
 
 
 class JsonSink(Sink):
@@ -195,6 +210,62 @@ class JsonSink(Sink):
             self.path.unlink(missing_ok=True)
 
 
+class CallbackSink(Sink):
+    """Calls a function with every frame (RGB uint8 [H,W,3]) and its result.
+
+    Args:
+        function: Called as function(frame, result); what it raises is raised by `write`.
+    """
+
+    def __init__(self, function: Callable[[Frame, FrameResult], object]) -> None:
+        self._function = function
+
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        """Call the function."""
+        self._function(frame, result)
+
+
+class WindowSink(Sink):
+    """Shows the frames with the masks drawn on them. Use it in the main thread.
+
+    Attributes:
+        closed_by_user: Whether the user pressed q in the window or closed it; nothing is shown from then on.
+
+    Raises:
+        MediaError: This OpenCV has no windows, or there is no screen.
+    """
+
+    def __init__(self, title: str = "sam2edge") -> None:
+        if not _has_windows():
+            raise MediaError(
+                "this OpenCV has no windows: pip uninstall -y opencv-python-headless && pip install opencv-python"
+            )
+        # Without a screen, Qt would abort the process.
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise MediaError("no screen to show a window on: neither DISPLAY nor WAYLAND_DISPLAY is set")
+        self._title = title
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        """Show one frame with its masks."""
+        if self.closed_by_user:
+            return
+        cv2.imshow(self._title, cv2.cvtColor(overlay.draw(frame, result), cv2.COLOR_RGB2BGR))
+        key = cv2.waitKey(1)  # also draws
+        self.closed_by_user = key == ord("q") or not self._is_open()
+
+    def close(self) -> None:
+        """Close the window. May be called again."""
+        if self._is_open():
+            cv2.destroyWindow(self._title)
+
+    def _is_open(self) -> bool:
+        try:
+            return bool(cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1)
+        except cv2.error:  # raised by Qt once the last window is closed
+            return False
+
+
 def label_image(
     size: tuple[int, ...], object_ids: Sequence[int], masks: overlay.Masks
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
@@ -211,6 +282,14 @@ def label_image(
     return labels
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents if they are missing; raise MediaError if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{path}: this directory cannot be made: {error.strerror}") from error
+
+
 def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
     mask = result.masks[i]
     return {
@@ -223,3 +302,10 @@ def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
         "visible": bool(result.visible[i]),
         "state": result.states[i],
     }
+
+
+def _has_windows() -> bool:
+    if hasattr(cv2, "currentUIFramework"):
+        return bool(cv2.currentUIFramework())
+    # OpenCV before 4.10
+    return not re.search(r"^ *GUI: +NONE *$", cv2.getBuildInformation(), re.MULTILINE)
