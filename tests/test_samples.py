@@ -237,12 +237,10 @@ def test_detector_boxes(nano: Bundle, tmp_path: Path) -> None:
     masks = [rle.decode(tracked["segmentation"]) for tracked in tracks(file)[20]["objects"]]
     for true in (1, 2, 3):
         assert max(iou(mask, true_masks(true)[20]) for mask in masks) > 0.7
-
-
-def test_boxes_of_another_detector(nano: Bundle, tmp_path: Path) -> None:
+    # Boxes of another detector.
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps({"5": [[101, 47, 178, 124]], "10": [[101, 47, 180, 126], [205, 20, 305, 110]]}))
-    printed = run("detector_boxes.py", nano.path, CLIP, tmp_path / "tracks.jsonl", boxes).splitlines()
+    printed = run("detector_boxes.py", nano.path, CLIP, file, boxes).splitlines()
     assert [line.split(" at")[0] for line in printed[:2]] == ["frame 5: object 1", "frame 10: object 2"]
 
 
@@ -290,12 +288,12 @@ def test_ros2_node(nano: Bundle) -> None:
         assert iou(np.frombuffer(fields["data"], np.uint8).reshape(240, 320) == 255, true_masks(true)[2]) > 0.8
 
 
-@pytest.mark.parametrize(("encoding", "padding"), [("rgb8", 0), ("bgr8", 0), ("rgb8", 5)])
-def test_ros2_images(encoding: str, padding: int) -> None:
+def test_ros2_images() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
-    pixels = load("ros2_node").to_rgb(message(frame, encoding, padding))
-    assert np.array_equal(pixels, frame)
-    assert pixels.flags.c_contiguous
+    for encoding, padding in (("rgb8", 0), ("bgr8", 0), ("rgb8", 5)):
+        pixels = load("ros2_node").to_rgb(message(frame, encoding, padding))
+        assert np.array_equal(pixels, frame)
+        assert pixels.flags.c_contiguous
 
 
 def test_two_cameras(nano: Bundle, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sam2edge.bench.scene import FRAMES, Scene
 from sam2edge.errors import InputError, MediaError
 from tests.conftest import REPO
+from tests.simulated import Simulated
 
 CLIP, MASKS = REPO / "samples" / "clip.mp4", REPO / "samples" / "clip_masks.npz"
 
@@ -61,9 +62,10 @@ def test_clip_that_is_not_there(tmp_path: Path) -> None:
         Scene(str(tmp_path / "none.mp4")).frames(1)
 
 
-def test_camera_is_no_clip() -> None:
-    with pytest.raises(InputError, match="cannot be read twice"):
-        Scene("gst:videotestsrc").frames(1)
+def test_camera_is_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam2edge.calibration.measure.clip.open_source", lambda word: Simulated(name=word))
+    with pytest.raises(InputError, match="0: cannot be read twice"):
+        Scene("0").frames(1)
 
 
 def test_true_masks_of_another_clip(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from sam2edge.errors import InputError
 from sam2edge.runtime.image.candidates import Crop, image_crops, nms, patches, point_grid
 from sam2edge.types import Floats
 
@@ -23,12 +22,9 @@ def test_point_grid() -> None:
     assert np.allclose(np.diff(grid[:32, 0]), 1 / 32)
 
 
-def test_no_layers_of_crops() -> None:
-    assert image_crops((480, 640), 0, 0.3) == [Crop((0, 0, 640, 480), 0)]
-
-
-def test_one_layer_of_crops() -> None:
+def test_crops() -> None:
     """512/1500 of 480 pixels is 163: crops are (163 + 640) / 2 by (163 + 480) / 2, rounded up, column by column."""
+    assert image_crops((480, 640), 0, 0.3) == [Crop((0, 0, 640, 480), 0)]
     crops = image_crops((480, 640), 1, 512 / 1500)
     assert [crop.box for crop in crops] == [
         (0, 0, 640, 480),
@@ -52,28 +48,20 @@ def test_every_layer_covers_the_image() -> None:
             assert covered.all()
 
 
-def test_image_too_small_for_its_crops() -> None:
-    with pytest.raises(InputError, match=r"crop_n_layers=3 cuts a 9×9 image into empty crops; take fewer"):
-        image_crops((9, 9), 3, 0)
-
-
 @pytest.mark.parametrize(
-    ("box", "cut"),
+    ("box", "side", "cut"),
     [
-        ((60, 60, 200, 200), False),
-        ((0, 0, 200, 200), False),  # ends with the image, not cut by the crop
-        ((60, 60, 380, 200), True),
-        ((60, 60, 379, 200), False),
-        ((60, 60, 200, 420), True),
-        ((60, 60, 200, 421), False),
+        ((60, 60, 200, 200), 1000, False),
+        ((0, 0, 200, 200), 1000, False),  # ends with the image, not cut by the crop
+        ((60, 60, 380, 200), 1000, True),
+        ((60, 60, 379, 200), 1000, False),
+        ((60, 60, 200, 420), 1000, True),
+        ((60, 60, 200, 421), 1000, False),
+        ((0, 0, 399, 399), 400, False),  # the whole image cuts nothing
     ],
 )
-def test_cut_by_a_crop(box: tuple[int, int, int, int], cut: bool) -> None:
-    assert Crop((0, 0, 400, 400), 1).cuts(box, (1000, 1000)) is cut
-
-
-def test_the_whole_image_cuts_nothing() -> None:
-    assert not Crop((0, 0, 400, 300), 0).cuts((0, 0, 399, 299), (300, 400))
+def test_cut_by_a_crop(box: tuple[int, int, int, int], side: int, cut: bool) -> None:
+    assert Crop((0, 0, 400, 400), 1).cuts(box, (side, side)) is cut
 
 
 def blobs(count: int, side: int) -> Floats:
@@ -132,12 +120,9 @@ def test_nms_as_in_a_loop(threshold: float, least: int) -> None:
         assert nms(boxes, scores, threshold).tolist() == nms_in_a_loop(boxes, scores, threshold)
 
 
-def test_nms_keeps_an_iou_at_the_threshold() -> None:
+def test_nms_at_the_threshold_and_of_no_boxes() -> None:
     assert nms([[0, 0, 2, 1], [0, 0, 1, 1]], [0.9, 0.8], 0.5).tolist() == [0, 1]
     assert nms([[0, 0, 2, 1], [0, 0, 1, 1]], [0.9, 0.8], 0.49).tolist() == [0]
-
-
-def test_nms_of_no_boxes() -> None:
     kept = nms([], [], 0.5)
     assert kept.shape == (0,)
     assert kept.dtype == np.intp

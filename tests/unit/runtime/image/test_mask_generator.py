@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pycocotools.mask
 import pytest
 
@@ -52,8 +51,9 @@ class DrawnPredictor(ImagePredictor):
         self.closes += 1
 
 
-def generate(image: npt.NDArray[np.uint8] = IMAGE, **options: Any) -> list[dict[str, Any]]:
-    return AutomaticMaskGenerator(DrawnPredictor(), **{"stability_score_thresh": 0.2, **options}).generate(image)
+def generate(predictor: DrawnPredictor | None = None, image: Any = IMAGE, **options: Any) -> list[dict[str, Any]]:
+    options = {"stability_score_thresh": 0.2, **options}
+    return AutomaticMaskGenerator(predictor or DrawnPredictor(), **options).generate(image)
 
 
 def test_records() -> None:
@@ -89,21 +89,15 @@ def test_output_modes() -> None:
         assert np.array_equal(pycocotools.mask.decode(pycocotools.mask.frPyObjects(uncompressed, 96, 128)), mask)
 
 
-def test_predicted_iou_threshold() -> None:
-    assert len(generate(points_per_side=1, pred_iou_thresh=0.92)) == 1
-    assert len(generate(points_per_side=1, pred_iou_thresh=0.0)) == 3
-
-
-def test_stability_threshold() -> None:
+def test_thresholds() -> None:
     """A square of side s loses an edge of 1/4 on each side at +1 and gains it at -1, in pixels of the model."""
+    assert len(generate(points_per_side=1, pred_iou_thresh=0.92)) == 1
     scores = [record["stability_score"] for record in generate(points_per_side=1, pred_iou_thresh=0.0)]
+    assert len(scores) == 3
     assert scores == sorted(scores)
     assert len(generate(points_per_side=1, pred_iou_thresh=0.0, stability_score_thresh=scores[1])) == 2
     assert generate(points_per_side=1, stability_score_thresh=1.0) == []
     assert len(generate(points_per_side=1, stability_score_thresh=1.0, stability_score_offset=0.0)) == 2
-
-
-def test_mask_threshold() -> None:
     plain, shrunk = (generate(points_per_side=1, mask_threshold=level)[0]["area"] for level in (0.0, 2.0))
     assert shrunk < plain
 
@@ -118,9 +112,8 @@ def test_duplicates_are_dropped() -> None:
 def test_crops() -> None:
     predictor = DrawnPredictor()
     grids = [np.array([[0.5, 0.5]]), np.array([[0.4, 0.4], [0.95, 0.95]])]
-    options: dict[str, Any] = {"points_per_side": None, "point_grids": grids, "stability_score_thresh": 0.2}
     image = np.zeros((480, 640, 3), np.uint8)[::-1]
-    records = AutomaticMaskGenerator(predictor, crop_n_layers=1, **options).generate(image)
+    records = generate(predictor, image, points_per_side=None, point_grids=grids, crop_n_layers=1)
     assert predictor.images == [(480, 640), (322, 402), (321, 402), (322, 401), (321, 401)]
     assert predictor.resets == 1
     boxes = [tuple(record["crop_box"]) for record in records]
@@ -133,14 +126,13 @@ def test_crops() -> None:
 
 def test_downscaled_grids() -> None:
     predictor = DrawnPredictor()
-    options: dict[str, Any] = {"crop_n_layers": 1, "crop_n_points_downscale_factor": 2}
-    AutomaticMaskGenerator(predictor, 7, **options).generate(IMAGE)
+    generate(predictor, points_per_side=7, crop_n_layers=1, crop_n_points_downscale_factor=2)
     assert [run[0] for run in predictor.runs] == [49, 9, 9, 9, 9]
 
 
 def test_batches_change_nothing() -> None:
     predictor = DrawnPredictor()
-    records = AutomaticMaskGenerator(predictor, 5, 7, stability_score_thresh=0.2).generate(IMAGE)
+    records = generate(predictor, points_per_side=5, points_per_batch=7)
     assert [run[0] for run in predictor.runs] == [7, 7, 7, 4]
     expected = [record["point_coords"] for record in generate(points_per_side=5)]
     assert [record["point_coords"] for record in records] == expected
@@ -148,23 +140,15 @@ def test_batches_change_nothing() -> None:
 
 def test_mask_to_mask() -> None:
     predictor = DrawnPredictor()
-    generator = AutomaticMaskGenerator(predictor, 3, 4, stability_score_thresh=0.2, use_m2m=True)
-    assert {round(record["predicted_iou"], 2) for record in generator.generate(IMAGE)} == {0.94}
-    again = (4, True, False)
-    assert predictor.runs == [
-        (4, False, True),
-        *[again] * 3,
-        (4, False, True),
-        *[again] * 3,
-        (1, False, True),
-        (3, True, False),
-    ]
+    records = generate(predictor, points_per_side=3, points_per_batch=4, use_m2m=True)
+    assert {round(record["predicted_iou"], 2) for record in records} == {0.94}
+    batch = [(4, False, True), *[(4, True, False)] * 3]
+    assert predictor.runs == [*batch, *batch, (1, False, True), (3, True, False)]
 
 
 def test_one_mask_a_point() -> None:
     predictor = DrawnPredictor()
-    generator = AutomaticMaskGenerator(predictor, 2, stability_score_thresh=0.2, multimask_output=False)
-    assert len(generator.generate(IMAGE)) == 4
+    assert len(generate(predictor, points_per_side=2, multimask_output=False)) == 4
     assert predictor.runs == [(4, False, False)]
 
 
@@ -204,11 +188,10 @@ def test_from_a_bundle(nano: Bundle) -> None:
             generator.generate(IMAGE)
         with pytest.raises(BackendError, match="closed"):
             generator.generate(IMAGE)
-
-
-def test_no_bundle() -> None:
     with pytest.raises(MissingFileError):
         AutomaticMaskGenerator("nowhere")
+    with pytest.raises(InputError, match="predictor must be an ImagePredictor, a Bundle or the path of one but got"):
+        AutomaticMaskGenerator(SimpleNamespace())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +227,19 @@ def test_no_bundle() -> None:
         ({"use_m2m": 1}, "use_m2m must be True or False but got 1"),
         ({"multimask_output": None}, "multimask_output must be True or False but got None"),
         ({"progress": "bar"}, "progress must be a function of a message and a fraction but got 'bar'"),
+        *(
+            ({"points_per_side": None, "point_grids": grids, "crop_n_layers": 1}, message)
+            for grids, message in (
+                ([], "point_grids must have a grid for each layer: 2 but got 0"),
+                ([[[0.5, 0.5]]], "point_grids must have a grid for each layer: 2 but got 1"),
+                (5, "point_grids must be a list of arrays [P,2] but got 5"),
+                ([[0.5, 0.5]] * 2, "a point grid must be [P,2] (x, y) with P ≥ 1 but got shape [2]"),
+                ([np.empty((0, 2))] * 2, "a point grid must be [P,2] (x, y) with P ≥ 1 but got shape [0, 2]"),
+                ([[["a", "b"]]] * 2, "a point grid must be numbers [P,2]"),
+                ([[[0.5, 1.5]]] * 2, "points of a grid must lie between 0 and 1 but got [0.5, 1.5]"),
+                ([[[float("nan"), 0.5]]] * 2, "points of a grid must lie between 0 and 1 but got [nan, 0.5]"),
+            )
+        ),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
@@ -252,38 +248,14 @@ def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("grids", "message"),
-    [
-        ([], "point_grids must have a grid for each layer: 2 but got 0"),
-        ([[[0.5, 0.5]]], "point_grids must have a grid for each layer: 2 but got 1"),
-        (5, "point_grids must be a list of arrays [P,2] but got 5"),
-        ([[0.5, 0.5]] * 2, "a point grid must be [P,2] (x, y) with P ≥ 1 but got shape [2]"),
-        ([np.empty((0, 2))] * 2, "a point grid must be [P,2] (x, y) with P ≥ 1 but got shape [0, 2]"),
-        ([[["a", "b"]]] * 2, "a point grid must be numbers [P,2]"),
-        ([[[0.5, 1.5]]] * 2, "points of a grid must lie between 0 and 1 but got [0.5, 1.5]"),
-        ([[[float("nan"), 0.5]]] * 2, "points of a grid must lie between 0 and 1 but got [nan, 0.5]"),
-    ],
-)
-def test_wrong_grids(grids: Any, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        AutomaticMaskGenerator(DrawnPredictor(), None, point_grids=grids, crop_n_layers=1)
-    assert str(caught.value).startswith(message)
-
-
 @pytest.mark.parametrize("image", [None, IMAGE[..., 0], IMAGE.astype(np.float32), np.zeros((0, 5, 3), np.uint8)])
 def test_wrong_images(image: Any) -> None:
     predictor = DrawnPredictor()
     with pytest.raises(FrameError):
-        AutomaticMaskGenerator(predictor).generate(image)
+        generate(predictor, image)
     assert not predictor.images
 
 
 def test_image_too_small_for_its_crops() -> None:
-    with pytest.raises(InputError, match="crop_n_layers=4 cuts a 9×9 image into empty crops"):
-        AutomaticMaskGenerator(DrawnPredictor(), crop_n_layers=4).generate(np.zeros((9, 9, 3), np.uint8))
-
-
-def test_wrong_predictor() -> None:
-    with pytest.raises(InputError, match="predictor must be an ImagePredictor, a Bundle or the path of one but got"):
-        AutomaticMaskGenerator(SimpleNamespace())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="crop_n_layers=4 cuts a 9×9 image into empty crops; take fewer"):
+        generate(image=np.zeros((9, 9, 3), np.uint8), crop_n_layers=4)

@@ -30,9 +30,7 @@ def test_files_folders_and_patterns(folder: Path) -> None:
     assert find_images([folder / "in" / "*"]) == ([a, b], [])
     assert find_images([f"{folder}/**/*.webp"]) == ([c], [])
     assert find_images([notes, b, folder / "in", b]) == ([notes, b, a], [])
-
-
-def test_a_file_whose_name_looks_like_a_pattern(folder: Path) -> None:
+    # A file whose name looks like a pattern is a file.
     odd = folder / "in" / "[1].png"
     odd.write_bytes(b"")
     assert find_images([odd]) == ([odd], [])
@@ -46,19 +44,15 @@ def test_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_there(folder: Path) -> None:
-    images, problems = find_images([folder / "empty", folder / "in" / "b.png", folder / "gone.png", folder / "*.gif"])
+    names = [folder / "empty", "x" * 300, folder / "in" / "b.png", folder / "gone.png", folder / "*.gif"]
+    images, problems = find_images(names)
     assert images == [folder / "in" / "b.png"]
     assert problems == [
         f"{folder / 'empty'}: no images in this folder (they end with .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
+        f"{'x' * 300}: cannot be read: File name too long",
         f"{folder / 'gone.png'}: no such image or folder",
         f"{folder / '*.gif'}: no image matches this pattern",
     ]
-
-
-def test_a_name_that_no_file_can_have_does_not_lose_the_others(folder: Path) -> None:
-    images, problems = find_images(["x" * 300, folder / "in" / "b.png"])
-    assert images == [folder / "in" / "b.png"]
-    assert problems == [f"{'x' * 300}: cannot be read: File name too long"]
 
 
 def test_write_and_read(tmp_path: Path) -> None:

@@ -160,13 +160,10 @@ def test_output_that_is_not_a_frame(monkeypatch, tmp_path, what):
         GStreamerSource("x")
 
 
-def test_quotes_that_do_not_match(monkeypatch):
+def test_pipeline_that_cannot_be_started(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: name)
     with pytest.raises(InputError, match="gst:videotestsrc 'a: No closing quotation"):
         GStreamerSource("videotestsrc 'a")
-
-
-def test_not_installed(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MediaError, match=r"not installed: apt-get install gstreamer1\.0-tools .*-plugins-bad"):
         GStreamerSource("videotestsrc")

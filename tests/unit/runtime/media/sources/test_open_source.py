@@ -67,12 +67,9 @@ def test_home_directory(tmp_path, monkeypatch):
         assert type(source) is VideoSource
 
 
-def test_other_addresses():
+def test_what_is_not_a_video(nano):
     with pytest.raises(InputError, match=r"http://host/a\.mp4: rtsp:// is the only kind of address that can be opened"):
         open_source("http://host/a.mp4")
-
-
-def test_a_checkpoint_or_bundle_is_not_a_video(nano):
     with pytest.raises(InputError, match=r"samples/nano is a checkpoint, not a video: give a video file, a folder"):
         open_source(REPO / "samples" / "nano")
     with pytest.raises(InputError, match=r" is a bundle, not a video"):
