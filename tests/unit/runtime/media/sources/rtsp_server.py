@@ -14,10 +14,11 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 Gst.init(None)
 server = GstRtspServer.RTSPServer(address="127.0.0.1", service=sys.argv[1])
 ball = GstRtspServer.RTSPMediaFactory(shared=True)
-ball.set_launch(
-    "videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=120,framerate=25/1 "
-    "! x264enc tune=zerolatency key-int-max=5 ! rtph264pay name=pay0 pt=96 config-interval=1"
-)
+if Gst.ElementFactory.find("x264enc"):  # H.264, which most cameras send; its encoder is not in every installation
+    encoder = "x264enc tune=zerolatency key-int-max=5 ! rtph264pay name=pay0 pt=96 config-interval=1"
+else:
+    encoder = "vp8enc deadline=1 keyframe-max-dist=5 ! rtpvp8pay name=pay0 pt=96"
+ball.set_launch(f"videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=120,framerate=25/1 ! {encoder}")
 server.get_mount_points().add_factory("/ball", ball)
 server.attach(None)
 print(server.get_bound_port(), flush=True)

@@ -15,7 +15,7 @@ from sam2edge.runtime.media.sources import RtspSource
 
 PYTHON = "/usr/bin/python3"
 SERVER = Path(__file__).with_name("rtsp_server.py")
-PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-{base,good,ugly}"
+PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-{base,good}"
 
 
 class Server:
@@ -42,7 +42,7 @@ class Server:
 @pytest.fixture
 def server():
     imports = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst; Gst.init(None)"
-    check = f"{imports}; assert Gst.ElementFactory.find('x264enc') and Gst.ElementFactory.find('rtph264pay')"
+    check = f"{imports}; assert Gst.ElementFactory.find('vp8enc') and Gst.ElementFactory.find('rtpvp8pay')"
     if not os.path.exists(PYTHON) or subprocess.run([PYTHON, "-c", check], capture_output=True).returncode:
         pytest.skip(f"there is no RTSP server: apt-get install {PACKAGES}")
     server = Server()
