@@ -39,8 +39,6 @@ from sam2edge.types import Progress
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
-Check = Callable[[Engines], None]
-
 
 def build(
     bundle: Bundle | str | os.PathLike[str],
@@ -49,7 +47,7 @@ def build(
     precision: str = "fp16",
     preset: Preset = PRESETS["desktop"],
     force: bool = False,
-    check: Check = lambda engines: None,
+    check: Callable[[Engines], None] = lambda engines: None,
     progress: Progress = lambda message, fraction: None,
 ) -> Engines:
     """Build the engines of a bundle, one graph after the other, which takes minutes.
@@ -119,11 +117,10 @@ def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision:
             engines.read(name)
     except EngineError:
         return None
-    if engines.manifest.engines[RESIZE].graph_sha256 != _load_graph(bundle, RESIZE)[1]:
-        return None
     manifest, preset = engines.manifest, builder.preset
+    resizes_alike = manifest.engines[RESIZE].graph_sha256 == _load_graph(bundle, RESIZE)[1]
     same = (manifest.precision, manifest.limits, manifest.workspace) == (precision, preset.limits, preset.workspace)
-    return engines if same else None
+    return engines if same and resizes_alike else None
 
 
 def _part(progress: Progress, name: str, index: int) -> Progress:
@@ -156,11 +153,6 @@ class _Typed:
     float_nodes: set[str]  # stay FP32
     small_weights: dict[str, int]
     quantized: int  # how many tensors become INT8
-
-    @property
-    def half_tensors(self) -> set[str]:
-        """The inputs and outputs that are FP16."""
-        return {name for name, dtype in {**self.inputs, **self.outputs}.items() if dtype == "float16"}
 
 
 def _load_graph(bundle: Bundle, name: str) -> tuple[onnx.ModelProto, str]:
@@ -231,7 +223,13 @@ class EngineBuilder:
         self.api.errors.clear()
         content = self._compile(name, graph, precision, shapes, progress)
         if content is None:
-            raise self._failure(name)
+            text, memory_ran_out = self.api.explain_errors()
+            if not memory_ran_out:
+                raise BuildError(f"{name}: TensorRT could not build the engine: {text}")
+            raise BuildError(
+                f"{name}: memory ran out during the build ({text}); close other programs, lower --max-objects, "
+                "--max-prompts or --workspace, or use --profile jetson"
+            )
         try:
             engine = self.api.deserialize(content)
             layers = self.api.layers(engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
@@ -269,7 +267,8 @@ class EngineBuilder:
         network = api.new_network(builder)
         _parser = api.parse(network, graph.onnx, name)  # kept until the end: it owns the weights
         config = api.new_config(builder, self.preset.workspace)
-        api.set_precision(network, config, precision, graph.float_nodes, graph.half_tensors)
+        half_tensors = {end for end, dtype in {**graph.inputs, **graph.outputs}.items() if dtype == "float16"}
+        api.set_precision(network, config, precision, graph.float_nodes, half_tensors)
         api.add_profile(builder, config, shapes)
         timings = timing_cache.timing_cache_path(self.target.tensorrt, self.target.gpu)
         if not api.use_timing_cache(config, timing_cache.read(timings)):
@@ -278,15 +277,6 @@ class EngineBuilder:
         if content is not None:
             timing_cache.merge(timings, lambda others: api.merged_timing_cache(config, others))
         return content
-
-    def _failure(self, name: str) -> BuildError:
-        text, memory_ran_out = self.api.explain_errors()
-        if memory_ran_out:
-            return BuildError(
-                f"{name}: memory ran out during the build ({text}); close other programs, lower --max-objects, "
-                "--max-prompts or --workspace, or use --profile jetson"
-            )
-        return BuildError(f"{name}: TensorRT could not build the engine: {text}")
 
 
 def _check_types(name: str, expected: dict[str, str], actual: dict[str, str]) -> None:

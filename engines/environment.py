@@ -21,10 +21,6 @@ from typing import Any, Literal
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.cuda import gpus
 
-Status = Literal["ok", "missing", "problem"]
-
-_REQUIRED = ("numpy", "OpenCV", "ONNX Runtime")
-_EXPORT_PACKAGES = ("torch", "transformers", "onnx", "safetensors")
 _JETSON_MODEL = Path("/proc/device-tree/model")
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
@@ -40,7 +36,7 @@ class Finding:
     """The result of one check; `advice` says what to do unless the status is "ok"."""
 
     name: str
-    status: Status
+    status: Literal["ok", "missing", "problem"]
     detail: str
     advice: str = ""
 
@@ -63,13 +59,14 @@ def probe() -> list[Finding]:
             "only --backend tensorrt and onnx-cuda need it: pip install pycuda (it compiles with the CUDA toolkit)",
             lambda _: importlib.import_module("pycuda").VERSION_TEXT,
         ),
-        *(_export_package(name) for name in _EXPORT_PACKAGES),
+        *(_export_package(name) for name in ("torch", "transformers", "onnx", "safetensors")),
     ]
 
 
 def can_run(findings: Sequence[Finding]) -> bool:
     """Tell whether tracking can run: numpy, OpenCV and ONNX Runtime load."""
-    return all(finding.status == "ok" for finding in findings if finding.name in _REQUIRED)
+    required = ("numpy", "OpenCV", "ONNX Runtime")
+    return all(finding.status == "ok" for finding in findings if finding.name in required)
 
 
 def _machine() -> Finding:

@@ -23,7 +23,6 @@ FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 LARGEST = 65504.0
 """Largest number of FP16."""
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_QDQ_OPSET = 19
 _SUFFIX = {FLOAT: "float", HALF: "half"}
 
 HOST_TENSORS = frozenset({"points", "mask_input", "mask", "masks", "iou", "ious", "object_score"})
@@ -99,8 +98,9 @@ class _Halving:
         self._floats = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
         self._weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
         for node in graph.node:
-            if node.op_type == "Constant" and (value := _attribute(node, "value")) and value.data_type == FLOAT:
-                self._weights[node.output[0]] = value
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.t.data_type == FLOAT:
+                    self._weights[node.output[0]] = attribute.t
         self._types: dict[str, int] = {}
         self._nodes: list[NodeProto] = []
         self._initializers = [tensor for tensor in graph.initializer if tensor.name not in self._weights]
@@ -185,11 +185,7 @@ def _raise_opset(model: ModelProto) -> None:
             node.input.append(name)
             node.attribute.remove(axes)
     opset = next(opset for opset in model.opset_import if opset.domain == "")
-    opset.version, model.ir_version = max(opset.version, _QDQ_OPSET), max(model.ir_version, 9)
-
-
-def _attribute(node: NodeProto, name: str) -> TensorProto | None:
-    return next((attribute.t for attribute in node.attribute if attribute.name == name), None)
+    opset.version, model.ir_version = max(opset.version, 19), max(model.ir_version, 9)
 
 
 def _halve_attributes(node: NodeProto) -> None:

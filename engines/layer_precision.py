@@ -22,9 +22,6 @@ _TACTICS = {
 MOVES = frozenset({"Cast", "Reformat", "NoOp", "Constant", "Shape", "Signal", "Wait"})
 """Types of layers that compute nothing; those at the boundaries of an engine have both types."""
 
-FUSED = "Myelin"
-"""Type of a fused region of 8.x, often a whole transformer, for which only inputs and outputs are reported."""
-
 
 def layer_precision(layer: Mapping[str, Any]) -> str:
     """Return the precision of a layer of the inspector: "fp32", "fp16", "int8", or "unknown", also for integers.
@@ -32,7 +29,8 @@ def layer_precision(layer: Mapping[str, Any]) -> str:
     A kernel that multiplies INT8 or FP16 has that precision whatever it outputs. A fused region is "fused", followed
     by the lowest precision of its inputs and outputs if that is below FP32.
     """
-    if layer.get("LayerType") == FUSED:
+    # a fused region of 8.x, often a whole transformer: only its inputs and outputs are reported
+    if layer.get("LayerType") == "Myelin":
         ends = _formats((*layer.get("Inputs", ()), *layer.get("Outputs", ())))
         return next((f"fused {low}" for low in ("int8", "fp16") if low in ends), "fused")
     tactic = str(layer.get("TacticName", ""))

@@ -41,13 +41,19 @@ def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
     padding point would change.
     """
     if graph == RESIZE:
-        return _resize_profile(model.image_size, limits.side)
-    rows = max(limits.objects, limits.prompts) if graph == "mask_decoder" else limits.objects
+        size, side = model.image_size, limits.side
+        rows, columns = min(720, side), min(1280, side)
+        return {
+            "frame": ((1, 1, 3), (rows, columns, 3), (side, side, 3)),
+            "rows": ((size, 1), (size, rows), (size, side)),
+            "columns": ((size, 1), (size, columns), (size, side)),
+        }
+    objects = max(limits.objects, limits.prompts) if graph == "mask_decoder" else limits.objects
     slots = limits.conditioning_frames + model.memory_frames
     pointers = limits.conditioning_frames + model.max_pointers - 1
     axes = {
         "B": (1, 1, limits.images),
-        "N": (1, 1, rows),
+        "N": (1, 1, objects),
         "T": (1, slots, slots),
         "K": (1, pointers, pointers),
         "P": (0, 2, limits.points + 1),  # the last point is padding
@@ -59,12 +65,3 @@ def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
 
     dynamic = [spec for spec in inputs if any(isinstance(side, str) for side in spec.shape)]
     return {spec.name: (at(spec.shape, 0), at(spec.shape, 1), at(spec.shape, 2)) for spec in dynamic}
-
-
-def _resize_profile(size: int, side: int) -> dict[str, Shapes]:
-    rows, columns = min(720, side), min(1280, side)
-    return {
-        "frame": ((1, 1, 3), (rows, columns, 3), (side, side, 3)),
-        "rows": ((size, 1), (size, rows), (size, side)),
-        "columns": ((size, 1), (size, columns), (size, side)),
-    }

@@ -115,17 +115,13 @@ def make_driver(gpu):
     """Make the module pycuda.driver with the names that are used (as in pycuda 2022.1 to 2026.1)."""
     cuda = ModuleType("pycuda.driver")
 
-    class Error(Exception):
-        pass
+    class Error(Exception): ...
 
-    class MemoryError(Error):
-        pass
+    class MemoryError(Error): ...
 
-    class LogicError(Error):
-        pass
+    class LogicError(Error): ...
 
-    class LaunchError(Error):
-        pass
+    class LaunchError(Error): ...
 
     class Freed:
         """An object that must be freed while a context is current."""
@@ -232,14 +228,10 @@ def put(to, source):
 
 
 class LibCuda:
-    """The functions that are called through ctypes; `old` is a driver before CUDA 11.4."""
+    """The functions that are called through ctypes."""
 
-    def __init__(self, gpu, old=False):
+    def __init__(self, gpu):
         self._gpu = gpu
-        if old:
-            self.cuGraphInstantiate_v2 = lambda executable, graph, node, log, size: self._instantiate(executable, graph)
-        else:
-            self.cuGraphInstantiateWithFlags = lambda executable, graph, flags: self._instantiate(executable, graph)
 
     def cuStreamBeginCapture_v2(self, stream, mode):  # noqa: N802
         assert mode.value == 2
@@ -254,7 +246,7 @@ class LibCuda:
         self._gpu.graphs[graph._obj.value] = operations
         return 0
 
-    def _instantiate(self, executable, graph):
+    def cuGraphInstantiateWithFlags(self, executable, graph, flags):  # noqa: N802
         executable._obj.value = next(self._gpu.handles)
         self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value])
         return 0
@@ -337,11 +329,9 @@ class Session:
     def run_with_iobinding(self, binding, options):
         assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
         inputs, outputs = dict(binding.inputs), dict(binding.outputs)
-        for tensor in self.get_inputs():
-            if tensor.name not in inputs:
-                raise RuntimeError(f"Missing Input: {tensor.name}")
-            if inputs[tensor.name][0] != TYPES[tensor.type]:
-                raise RuntimeError(f"Unexpected input data type for {tensor.name}")
+        assert {name: dtype for name, (dtype, *_) in inputs.items()} == {
+            tensor.name: TYPES[tensor.type] for tensor in self.get_inputs()
+        }
 
         def run(arrays):
             return dict(zip(outputs, self._session.run(list(outputs), arrays), strict=True))
@@ -356,19 +346,15 @@ class Binding:
         self._names = [{tensor.name for tensor in side} for side in (session.get_inputs(), session.get_outputs())]
         self.inputs, self.outputs = {}, {}
 
-    def bind_input(self, name, device_type, device_id, element_type, shape, buffer_ptr):
-        if name not in self._names[0]:
-            raise RuntimeError(f"Error when binding input: Failed to find input name in the mapping: {name}")
-        self._bind(self.inputs, name, device_type, device_id, element_type, shape, buffer_ptr)
+    def bind_input(self, *arguments):
+        self._bind(self._names[0], self.inputs, *arguments)
 
-    def bind_output(self, name, device_type, device_id, element_type, shape, buffer_ptr):
-        if name not in self._names[1]:
-            raise RuntimeError(f"Failed to find NodeArg with name: {name} in the def list")
-        if not buffer_ptr:
-            raise RuntimeError("Pointer to data memory is not valid")
-        self._bind(self.outputs, name, device_type, device_id, element_type, shape, buffer_ptr)
+    def bind_output(self, *arguments):
+        self._bind(self._names[1], self.outputs, *arguments)
 
-    def _bind(self, bound, name, device_type, device_id, element_type, shape, buffer_ptr):
+    def _bind(self, names, bound, name, device_type, device_id, element_type, shape, buffer_ptr):
+        assert name in names
+        assert buffer_ptr, "ONNX Runtime refuses a null pointer as an output"
         assert (device_type, device_id) == ("cuda", 0)
         assert all(type(side) is int for side in shape)
         bound[name] = (np.dtype(element_type), tuple(shape), buffer_ptr)

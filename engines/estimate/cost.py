@@ -1,8 +1,4 @@
-"""What a graph costs: its floating-point operations and bytes moved, counted for given sizes.
-
-With the speed of a device (`seconds`) the count gives a lower bound of the time that the graph takes as it is written.
-Layers that a compiler fuses further, above all attention, may take less.
-"""
+"""What a graph costs: its floating-point operations and bytes moved, counted for given sizes."""
 
 from __future__ import annotations
 
@@ -27,19 +23,13 @@ _POINTWISE = frozenset(
 class Cost:
     """The cost of a node, or of one that is fused with the pointwise nodes after it.
 
-    `flops` has 2 for each multiply-add of a product or convolution; `read` and `written` are bytes in its own types.
+    `flops` has 2 for each multiply-add of a product or convolution; `moved` has the bytes read and written.
     """
 
     name: str
     operator: str
     flops: int
-    read: int
-    written: int
-
-    @property
-    def moved(self) -> int:
-        """Return the bytes read and written."""
-        return self.read + self.written
+    moved: int
 
 
 def graph_cost(model: ModelProto, dims: Mapping[str, int], fused: bool = False) -> list[Cost]:
@@ -76,8 +66,7 @@ def graph_cost(model: ModelProto, dims: Mapping[str, int], fused: bool = False) 
             group[0].name,
             group[0].op_type,
             sum(_flops(node, sizes) for node in group),
-            sizes.bytes(names.values()),
-            sizes.bytes(name for node in group for name in node.output if name in leaving),
+            sizes.bytes([*names.values(), *(name for node in group for name in node.output if name in leaving)]),
         )
         for group, names in zip(groups, read, strict=True)
     ]
@@ -140,7 +129,10 @@ class _Sizes:
         return self._tensor(name)[0]
 
     def bytes(self, names: Iterable[str]) -> int:
-        return sum(math.prod(shape) * _width(dtype) for shape, dtype in map(self._tensor, names))
+        return sum(
+            math.prod(shape) * int(helper.tensor_dtype_to_np_dtype(dtype).itemsize)
+            for shape, dtype in map(self._tensor, names)
+        )
 
     def _tensor(self, name: str) -> tuple[tuple[int, ...], int]:
         if name not in self._tensors:
@@ -148,10 +140,6 @@ class _Sizes:
                 f"{name}: its shape is not known before the graph runs; export the bundle again with this sam2edge"
             )
         return self._tensors[name]
-
-
-def _width(dtype: int) -> int:
-    return int(helper.tensor_dtype_to_np_dtype(dtype).itemsize)
 
 
 def _factors(graph: GraphProto) -> set[str]:

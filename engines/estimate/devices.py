@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sam2edge.errors import InputError
 
 _ORIN_NANO = "https://www.scribd.com/document/673174036/Orin-nano-datasheet"
-_ORIN_NANO_SUPER = "https://github.com/golemfactory/yagna/issues/3405"
+_ORIN_SUPER = "https://github.com/golemfactory/yagna/issues/3405"
 _ORIN_NX = "https://developer.nvidia.com/downloads/jetson-orin-nx-module-series-data-sheet"
 _AGX_ORIN_32 = "https://static.generation-robots.com/media/Jetson-AGX-Orin-Data-Sheet.pdf"
 _AGX_ORIN = "https://github.com/NVIDIA/Deep-Learning-Accelerator-SW"
@@ -39,8 +39,8 @@ _HALF = "peaks: tensor cores × clock × 256 FP16 or 512 INT8 operations"
 _FULL = "peaks: tensor cores × clock × 512 FP16 or 1024 INT8 operations"
 _FROM_SPARSE = "peaks: a quarter and half of sparse INT8"
 _SPARSE = "peaks: half of the sparse ones"
-_BANDWIDTH = "bandwidth not checked: others quote it"
-_NOT_OPENED = "not checked: this page could not be opened, others quote it so"
+_QUOTED = "bandwidth not checked: others quote it"
+_UNREAD = "not checked: this page could not be opened, others quote it so"
 
 
 @dataclass(frozen=True)
@@ -62,36 +62,30 @@ class Device:
 
 
 DEVICES = {
-    "orin-nano": Device(
-        "Jetson Orin Nano 8 GB", 10.2, 20.5, 68, 8, _ORIN_NANO, f"{_FULL}, 32 at 625 MHz; {_BANDWIDTH}"
-    ),
-    "orin-nano-super": Device(
-        "Jetson Orin Nano 8 GB, Super", 16.7, 33.5, 102, 8, _ORIN_NANO_SUPER, f"{_FROM_SPARSE}, 67"
-    ),
-    "orin-nx-8": Device("Jetson Orin NX 8 GB", 12.5, 25, 102, 8, _ORIN_NX, f"{_FULL}, 32 at 765 MHz; {_NOT_OPENED}"),
+    "orin-nano": Device("Jetson Orin Nano 8 GB", 10.2, 20.5, 68, 8, _ORIN_NANO, f"{_FULL}, 32 at 625 MHz; {_QUOTED}"),
+    "orin-nano-super": Device("Jetson Orin Nano 8 GB, Super", 16.7, 33.5, 102, 8, _ORIN_SUPER, f"{_FROM_SPARSE}, 67"),
+    "orin-nx-8": Device("Jetson Orin NX 8 GB", 12.5, 25, 102, 8, _ORIN_NX, f"{_FULL}, 32 at 765 MHz; {_UNREAD}"),
     "orin-nx-8-super": Device(
-        "Jetson Orin NX 8 GB, Super", 19.2, 38.4, 102, 8, _ORIN_NX, f"{_FULL}, 32 at 1173 MHz; {_NOT_OPENED}"
+        "Jetson Orin NX 8 GB, Super", 19.2, 38.4, 102, 8, _ORIN_NX, f"{_FULL}, 32 at 1173 MHz; {_UNREAD}"
     ),
-    "orin-nx": Device("Jetson Orin NX 16 GB", 15, 30, 102, 16, _ORIN_NX, f"{_FULL}, 32 at 918 MHz; {_NOT_OPENED}"),
+    "orin-nx": Device("Jetson Orin NX 16 GB", 15, 30, 102, 16, _ORIN_NX, f"{_FULL}, 32 at 918 MHz; {_UNREAD}"),
     "orin-nx-super": Device(
-        "Jetson Orin NX 16 GB, Super", 19.2, 38.4, 102, 16, _ORIN_NX, f"{_FULL}, 32 at 1173 MHz; {_NOT_OPENED}"
+        "Jetson Orin NX 16 GB, Super", 19.2, 38.4, 102, 16, _ORIN_NX, f"{_FULL}, 32 at 1173 MHz; {_UNREAD}"
     ),
-    "agx-orin-32": Device(
-        "Jetson AGX Orin 32 GB", 27, 54, 204.8, 32, _AGX_ORIN_32, f"{_FROM_SPARSE}, 108; {_NOT_OPENED}"
-    ),
-    "agx-orin": Device("Jetson AGX Orin 64 GB", 42.7, 85.5, 204.8, 64, _AGX_ORIN, f"{_FROM_SPARSE}, 171; {_BANDWIDTH}"),
+    "agx-orin-32": Device("Jetson AGX Orin 32 GB", 27, 54, 204.8, 32, _AGX_ORIN_32, f"{_FROM_SPARSE}, 108; {_UNREAD}"),
+    "agx-orin": Device("Jetson AGX Orin 64 GB", 42.7, 85.5, 204.8, 64, _AGX_ORIN, f"{_FROM_SPARSE}, 171; {_QUOTED}"),
     "xavier-nx": Device(
-        "Jetson Xavier NX", 6.8, 13.5, 59.7, 8, _XAVIER_NX, f"{_QUARTER}, 48 at 1100 MHz; {_BANDWIDTH} (51.2 here)"
+        "Jetson Xavier NX", 6.8, 13.5, 59.7, 8, _XAVIER_NX, f"{_QUARTER}, 48 at 1100 MHz; {_QUOTED} (51.2 here)"
     ),
     "agx-xavier": Device(
         "Jetson AGX Xavier 32 GB", 11, 22, 137, 32, _AGX_XAVIER, "peaks not checked: others quote them from NVIDIA"
     ),
-    "thor": Device("Jetson AGX Thor (T5000)", 258.5, 517, 273, 128, _THOR, f"{_SPARSE}; {_NOT_OPENED}"),
-    "thor-t4000": Device("Jetson Thor T4000", 150, 300, 273, 64, _THOR, f"{_SPARSE}; {_NOT_OPENED}"),
+    "thor": Device("Jetson AGX Thor (T5000)", 258.5, 517, 273, 128, _THOR, f"{_SPARSE}; {_UNREAD}"),
+    "thor-t4000": Device("Jetson Thor T4000", 150, 300, 273, 64, _THOR, f"{_SPARSE}; {_UNREAD}"),
     "rtx-3060": Device("GeForce RTX 3060 12 GB", 51, 102, 360, 12, _RTX_3060, f"{_HALF}, 112 at 1777 MHz"),
     "rtx-3090": Device("GeForce RTX 3090", 142, 284, 936, 24, _RTX_3090, f"{_HALF}, 328 at 1695 MHz"),
     "rtx-4060": Device("GeForce RTX 4060", 60.5, 121, 272, 8, _RTX_4060, f"{_HALF}, 96 at 2460 MHz"),
-    "rtx-4090": Device("GeForce RTX 4090", 330, 661, 1008, 24, _RTX_4090, _NOT_OPENED),
+    "rtx-4090": Device("GeForce RTX 4090", 330, 661, 1008, 24, _RTX_4090, _UNREAD),
     "rtx-5090": Device("GeForce RTX 5090", 419, 838, 1792, 32, _RTX_5090, f"{_HALF}, 680 at 2407 MHz"),
     "rtx-a2000": Device("RTX A2000 12 GB", 31.9, 63.9, 288, 12, _RTX_A2000, f"{_HALF}, 104 at 1200 MHz"),
     "a10": Device("A10", 125, 250, 600, 24, _A10, f"{_HALF}, 288 at 1695 MHz"),
@@ -101,7 +95,7 @@ DEVICES = {
         "A100 80 GB SXM", 312, 624, 2039, 80, _A100, f"{_FULL}, 432 at 1410 MHz; bandwidth: 2 × 1593 MHz × 5120 bit"
     ),
     "h100": Device("H100 SXM", 989, 1979, 3350, 80, _H100),
-    "h200": Device("H200 SXM", 989, 1979, 4800, 141, _H200, f"{_SPARSE}; {_NOT_OPENED}"),
+    "h200": Device("H200 SXM", 989, 1979, 4800, 141, _H200, f"{_SPARSE}; {_UNREAD}"),
 }
 """Devices by their names on the command line."""
 

@@ -52,7 +52,7 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
     is for products with weights, as in `sam2edge calibrate`: the other products of attention and what passes between
     layers stay FP16. Raises InputError as `graph_cost` does.
     """
-    sizes, bandwidth = frame_sizes(bundle, objects), device.bandwidth * 1e9
+    sizes, bandwidth, speed = frame_sizes(bundle, objects), device.bandwidth * 1e9, device.fp16 * 1e12
     bounds = {}
     for name in GRAPHS:
         model = onnx.load(bundle.graph_path(name))
@@ -65,13 +65,10 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
         bounds[name] = Bound(
             flops,
             least,
-            max(flops / (device.fp16 * 1e12), least / bandwidth),
-            max(
-                weighted / (device.int8 * 1e12) + (flops - weighted) / (device.fp16 * 1e12),
-                (least - weights) / bandwidth,
-            ),
+            max(flops / speed, least / bandwidth),
+            max(weighted / (device.int8 * 1e12) + (flops - weighted) / speed, (least - weights) / bandwidth),
             sum(cost.moved for cost in written),
-            seconds(written, device.fp16 * 1e12, bandwidth),
+            seconds(written, speed, bandwidth),
         )
     return bounds
 

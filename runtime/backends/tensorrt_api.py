@@ -26,7 +26,6 @@ Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape, Shape]
 """Smallest, usual and largest shape of an input."""
 SUPPORTED = "install 8.6, or 10.3 or newer"
-"""What to do where TensorRT has another version."""
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "BOOL": "bool", "UINT8": "uint8"}
 
@@ -287,27 +286,22 @@ class TensorRT8(TensorRT):
         float_nodes: Collection[str],
         half_tensors: Collection[str],
     ) -> None:
-        if precision != "fp32":
-            self._allow_half(network, config, float_nodes)
-        if precision == "int8":
-            self._allow_int8(network, config, half_tensors)
-
-    def _allow_int8(
-        self, network: tensorrt.INetworkDefinition, config: tensorrt.IBuilderConfig, half_tensors: Collection[str]
-    ) -> None:
-        # with Q/DQ nodes the flag only allows INT8: no calibrator is needed
-        config.set_flag(self.trt.BuilderFlag.INT8)
-        tensors: list[tensorrt.ITensor] = [network.get_input(index) for index in range(network.num_inputs)]
-        tensors += [network.get_output(index) for index in range(network.num_outputs)]
-        for tensor in tensors:
-            if tensor.name in half_tensors:
-                tensor.dtype = self.trt.DataType.HALF
-
-    def _allow_half(
-        self, network: tensorrt.INetworkDefinition, config: tensorrt.IBuilderConfig, float_nodes: Collection[str]
-    ) -> None:
+        if precision == "fp32":
+            return
         config.set_flag(self.trt.BuilderFlag.FP16)
         config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        self._constrain(network, float_nodes)
+        if precision == "int8":
+            # with Q/DQ nodes the flag only allows INT8: no calibrator is needed
+            config.set_flag(self.trt.BuilderFlag.INT8)
+            tensors: list[tensorrt.ITensor] = [network.get_input(index) for index in range(network.num_inputs)]
+            tensors += [network.get_output(index) for index in range(network.num_outputs)]
+            for tensor in tensors:
+                if tensor.name in half_tensors:
+                    tensor.dtype = self.trt.DataType.HALF
+
+    def _constrain(self, network: tensorrt.INetworkDefinition, float_nodes: Collection[str]) -> None:
+        """Keep nodes in FP32; BuildError if TensorRT has none of them."""
         # Only layers that compute: a constraint on all layers, or on output types too, makes 8.6 fail internally
         # (an assertion in shapeContext.cpp is reported for 600 layers and not for 300).
         computing = (

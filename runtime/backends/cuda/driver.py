@@ -45,11 +45,7 @@ def end_capture(stream: int) -> int:
 def instantiate(graph: int) -> int:
     """Make an executable of a recorded graph, which may be destroyed afterwards."""
     executable = ctypes.c_void_p()
-    if hasattr(library(), "cuGraphInstantiateWithFlags"):
-        _call("cuGraphInstantiateWithFlags", ctypes.byref(executable), ctypes.c_void_p(graph), ctypes.c_ulonglong(0))
-    else:  # before CUDA 11.4; the last three would report the node that fails
-        no_log = (None, None, ctypes.c_size_t(0))
-        _call("cuGraphInstantiate_v2", ctypes.byref(executable), ctypes.c_void_p(graph), *no_log)
+    _call("cuGraphInstantiateWithFlags", ctypes.byref(executable), ctypes.c_void_p(graph), ctypes.c_ulonglong(0))
     assert executable.value is not None
     return executable.value
 

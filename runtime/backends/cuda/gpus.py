@@ -10,10 +10,6 @@ from typing import Any
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import driver
 
-# CUdevice_attribute in cuda.h
-_COMPUTE_CAPABILITY_MAJOR = 75
-_COMPUTE_CAPABILITY_MINOR = 76
-
 
 @dataclass(frozen=True)
 class Gpu:
@@ -69,8 +65,8 @@ def find_gpu(index: int) -> Gpu:
     ask("cuDeviceGet", ctypes.byref(device), index)
     ask("cuDeviceGetName", title, len(title), device)
     ask("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
-    ask("cuDeviceGetAttribute", ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
-    ask("cuDeviceGetAttribute", ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
+    ask("cuDeviceGetAttribute", ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    ask("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)  # …_MINOR
     return Gpu(title.value.decode(), f"{major.value}.{minor.value}", memory.value)
 
 

@@ -62,9 +62,6 @@ class CudaArray:
     def __array__(self, *arguments: Any, **options: Any) -> Array:
         raise BackendError("this array is on the GPU: copy() it into one from staging(), then synchronize()")
 
-    def __repr__(self) -> str:
-        return f"CudaArray({self.dtype}{list(self.shape)} at {self.address:#x})"
-
 
 class _Handle:
     """Lives as long as an array on the GPU or a view of it."""
@@ -77,10 +74,6 @@ class _Block:
     allocation: Any
     size: int
     on_gpu: bool
-
-    @property
-    def address(self) -> int:
-        return int(self.allocation)
 
 
 @dataclass(eq=False)
@@ -149,7 +142,7 @@ class Memory:
         block = self._take(size)
         handle = _Handle()
         weakref.finalize(handle, self._drop, block)
-        return CudaArray(handle, block.address, shape, kind)
+        return CudaArray(handle, int(block.allocation), shape, kind)
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
         """Make an array of zeros on the GPU; it is filled when this returns."""

@@ -40,15 +40,8 @@ LAYER_TYPES = {
     "DequantizeLinear": "DEQUANTIZE",
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Greater", "GreaterOrEqual"), "ELEMENTWISE"),
 }
-DTYPES = {
-    TensorProto.FLOAT: "FLOAT",
-    TensorProto.FLOAT16: "HALF",
-    TensorProto.INT32: "INT32",
-    TensorProto.INT64: "INT32",
-    TensorProto.INT8: "INT8",
-    TensorProto.BOOL: "BOOL",
-    TensorProto.UINT8: "UINT8",
-}
+DTYPES = {TensorProto.DataType.Value(name): name for name in ("FLOAT", "INT32", "INT8", "BOOL", "UINT8")}
+DTYPES |= {TensorProto.FLOAT16: "HALF", TensorProto.INT64: "INT32"}
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "BOOL": np.bool_, "UINT8": np.uint8}
 
 
@@ -68,17 +61,9 @@ class FakeTensorRT:
         self.api = read_api()[version]
         self.calls: list[str] = []
         self.faults = SimpleNamespace(
-            build_error="",
-            ignore_precision=False,
-            no_int8=False,
-            fused=False,
-            no_builder=False,
-            output_type="",
-            steps=2,
+            **dict.fromkeys(("build_error", "deserialize_error", "context_error", "run_error", "output_type"), ""),
+            **dict.fromkeys(("no_builder", "no_int8", "ignore_precision", "fused"), False),
             during=lambda: None,
-            deserialize_error="",
-            context_error="",
-            run_error="",
         )
         self.gpu = None
         self.activation_bytes = 1 << 20
@@ -129,6 +114,13 @@ def install(monkeypatch, version):
     return fake
 
 
+def edit_manifest(directory, edit):
+    """Change the content of an engines.json."""
+    file = directory / "engines.json"
+    edit(data := json.loads(file.read_text()))
+    file.write_text(json.dumps(data))
+
+
 class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
@@ -159,9 +151,9 @@ class Builder:
         fake.faults.during()
         monitor = vars(config).get("progress_monitor")
         if monitor is not None:
-            monitor.phase_start("Building Engine", None, fake.faults.steps)
+            monitor.phase_start("Building Engine", None, 2)
             monitor.phase_start("Tactics", "Building Engine", 7)
-            for step in range(fake.faults.steps):
+            for step in range(2):
                 monitor.step_complete("Tactics", step)
                 if not monitor.step_complete("Building Engine", step):
                     return None
@@ -183,16 +175,13 @@ class INetworkDefinition:
 
     num_inputs = property(lambda self: len(self._inputs))
     num_outputs = property(lambda self: len(self._outputs))
+    num_layers = property(lambda self: len(self._layers))
 
     def get_input(self, index):
         return self._inputs[index]
 
     def get_output(self, index):
         return self._outputs[index]
-
-    @property
-    def num_layers(self):
-        return len(self._layers)
 
     def get_layer(self, index):
         return self._layers[index]
@@ -278,6 +267,8 @@ class ILayer:
 
 
 class OnnxParser:
+    num_errors = property(lambda self: len(self._errors))
+
     def __init__(self, network, logger):
         self._network, self._errors = network, []
 
@@ -318,10 +309,6 @@ class OnnxParser:
             dtypes = {value.name: fake.DataType[DTYPES[value.type.tensor_type.elem_type]] for value in values}
             getattr(self._network, side).extend(fake.make(ITensor, *one) for one in dtypes.items())
         return not bad
-
-    @property
-    def num_errors(self):
-        return len(self._errors)
 
     def get_error(self, index):
         return self._errors[index]
@@ -401,16 +388,13 @@ class Runtime:
 
 class ICudaEngine:
     device_memory_size = device_memory_size_v2 = property(lambda self: self._memory)
+    num_io_tensors = property(lambda self: len(self._names))
 
     def __init__(self, built, logger):
         self._built, self._names, self._logger, self._session = built, list(built["tensors"]), logger, None
         self._fake.engines.add(self)
         self._contexts = weakref.WeakSet()
         self._memory = self._fake.activation_bytes
-
-    @property
-    def num_io_tensors(self):
-        return len(self._names)
 
     def get_tensor_name(self, index):
         return self._names[index]

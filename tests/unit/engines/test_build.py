@@ -24,8 +24,7 @@ from sam2edge.engines.fp16 import HOST_TENSORS
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
 from sam2edge.runtime.backends.cuda import driver
-from sam2edge.runtime.backends.tensorrt_api import TensorRT8
-from tests.unit.engines.fake_tensorrt import VERSIONS, FakeTensorRT, install
+from tests.unit.engines.fake_tensorrt import VERSIONS, FakeTensorRT, IBuilderConfig, edit_manifest, install
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +40,6 @@ def fake(request, monkeypatch):
 def built(engines, graph):
     """Return what the stand-in wrote as the engine."""
     return json.loads(engines.read(graph))
-
-
-def edit_manifest(directory, edit):
-    file = directory / "engines.json"
-    edit(data := json.loads(file.read_text()))
-    file.write_text(json.dumps(data))
 
 
 def dtypes(engine):
@@ -151,13 +144,12 @@ def test_8_may_fuse_a_whole_graph(monkeypatch, nano, tmp_path, precision):
     assert engines.manifest.engines["mask_decoder"].layers == {region: 1, "fp32": 4}
 
 
-@pytest.mark.parametrize(
-    ("flag", "bundle", "precision"), [("_allow_half", "nano", "fp16"), ("_allow_int8", "nano_int8", "int8")]
-)
-def test_8_without_its_flag_fails(monkeypatch, request, tmp_path, flag, bundle, precision):
+@pytest.mark.parametrize(("ignored", "bundle", "precision"), [("FP16", "nano", "fp16"), ("INT8", "nano_int8", "int8")])
+def test_8_without_its_flag_fails(monkeypatch, request, tmp_path, ignored, bundle, precision):
     """It does not silently build a higher precision."""
     fake = install(monkeypatch, "8.6.0")
-    monkeypatch.setattr(TensorRT8, flag, lambda *arguments: None)
+    set_flag = IBuilderConfig.set_flag
+    monkeypatch.setattr(IBuilderConfig, "set_flag", lambda self, flag: flag.name == ignored or set_flag(self, flag))
     with pytest.raises(BuildError, match=f"{precision} was asked for"):
         build(request.getfixturevalue(bundle), tmp_path / "out", precision=precision)
     assert len(builds(fake)) == 1
@@ -290,27 +282,28 @@ def test_engines_that_take_too_much_memory_are_refused(fake, nano, tmp_path):
         build(nano, tmp_path / "out", preset=small)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"tensorrt": "10.13.3.9"}, r"built for TensorRT \S+ but this is 10\.13\.3\.9"),
-        ({"gpu": "Orin"}, "built for GPU Fake RTX but this is Orin"),
-        ({"compute_capability": "8.7"}, r"built for compute capability 8\.9 but this is 8\.7"),
-    ],
-)
-def test_foreign_engines_are_refused(fake, nano, tmp_path, change, reason):
-    target = build(nano, tmp_path / "out").manifest.target
-    with pytest.raises(StaleEngineError, match=f"{reason}; build them again with `sam2edge build .*--precision fp16`"):
-        Engines.open(tmp_path / "out", nano, dataclasses.replace(target, **change))
+def test_foreign_engines_are_refused(fake, nano, tmp_path):
+    build(nano, tmp_path / "out")
+    reasons = (
+        rf"built for TensorRT {fake.__version__} but this is 10\.13\.3\.9; built for GPU Fake RTX but this is Orin; "
+        r"built for compute capability 8\.9 but this is 8\.7; "
+    )
+    with pytest.raises(StaleEngineError, match=f"{reasons}build them again with `sam2edge build .*--precision fp16`"):
+        Engines.open(tmp_path / "out", nano, Target("10.13.3.9", "Orin", "8.7"))
 
 
-def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, pooled, tmp_path):
-    target = build(nano, tmp_path / "out").manifest.target
+def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, nano_int8, pooled, tmp_path):
+    """Those of the FP32 graphs may lie beside an INT8 bundle."""
+    engines = build(nano, tmp_path / "out")
+    target = engines.manifest.target
+    assert Engines.open(tmp_path / "out", nano_int8, target) == engines
     reason = "built from another memory_attention, memory_encoder.onnx than is in"
     with pytest.raises(StaleEngineError, match=reason):
         Engines.open(tmp_path / "out", pooled, target)
     build(pooled, tmp_path / "out")
     assert Engines.open(tmp_path / "out", pooled, target).read("memory_encoder")
+    with pytest.raises(StaleEngineError, match=reason):
+        Engines.open(tmp_path / "out", nano_int8, target)
 
 
 def test_damaged_engines_are_refused(fake, nano, tmp_path):
@@ -393,32 +386,18 @@ def test_int8(fake, nano_int8, tmp_path):
         assert engine.layers["fp16"] > 5 * engine.layers.get("fp32", 0)
 
 
-def test_engines_of_the_fp32_graphs_may_lie_beside_an_int8_bundle(fake, nano, nano_int8, pooled, tmp_path):
-    engines = build(nano, tmp_path / "out")
-    assert Engines.open(tmp_path / "out", nano_int8, engines.manifest.target) == engines
-    other = build(pooled, tmp_path / "other")
-    with pytest.raises(StaleEngineError, match="built from another memory_attention, memory_encoder"):
-        Engines.open(tmp_path / "other", nano_int8, other.manifest.target)
-
-
 @pytest.mark.parametrize(
-    ("precision", "message"),
+    ("bundle", "precision", "message"),
     [
-        ("int4", "precision must be one of fp32, fp16, int8 but is 'int4'"),
-        ("fp8", r"fp8 is not offered: it follows FP32 less closely than int8 \(docs/explanation/precision\.md\)"),
-        ("int8", "nano: is not an INT8 bundle; make one from it with `sam2edge calibrate`"),
+        ("nano", "int4", "precision must be one of fp32, fp16, int8 but is 'int4'"),
+        ("nano", "fp8", r"fp8 is not offered: it follows FP32 less closely than int8 \(docs/.*/precision\.md\)"),
+        ("nano", "int8", "nano: is not an INT8 bundle; make one from it with `sam2edge calibrate`"),
+        ("nano_int8", "fp16", "is an INT8 bundle, which has no fp16 graphs; build it with --precision int8"),
     ],
 )
-def test_a_precision_that_is_not_there(nano, precision, message):
+def test_a_precision_that_is_not_there(request, bundle, precision, message):
     with pytest.raises(InputError, match=message):
-        build(nano, precision=precision)
-
-
-def test_an_int8_bundle_has_no_fp16(nano_int8):
-    with pytest.raises(
-        InputError, match=r"is an INT8 bundle, which has no fp16 graphs; build it with --precision int8"
-    ):
-        build(nano_int8)
+        build(request.getfixturevalue(bundle), precision=precision)
 
 
 def test_the_command(monkeypatch, nano, tmp_path, capsys):

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from transformers import Sam2VideoModel
 
-from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS, TensorSpec, contract
 from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, Fp32Island, half, island_nodes, small_weights
 from sam2edge.errors import BuildError
@@ -18,6 +17,7 @@ from sam2edge.export import export
 from sam2edge.export.mask_decoder import Stability
 from sam2edge.export.onnx_file import write_onnx
 from tests.conftest import NANO
+from tests.helpers import graph_inputs
 from tests.models import write_nano_2_0
 from tools.fp16_errors import rounded as rounded_bundle, run, track
 from tools.rounding import with_rounding
@@ -86,18 +86,9 @@ def test_without_islands_it_equals_the_usual_converter(nano, graph, tmp_path):
     names = [value.name for value in (*source.graph.input, *source.graph.output)]
     ours = with_rounding(half(source, (), names))
     usual = with_rounding(in_order(convert_float_to_float16(source, keep_io_types=True)))
-    random = np.random.default_rng(0)
-    sizes = {"N": 2, "T": 2, "K": 3, "P": 2, "B": 1}
-    values = {
-        "float32": lambda shape: random.normal(size=shape).astype(np.float32),
-        "int32": lambda shape: random.integers(-1, 3, shape, np.int32),
-        "bool": lambda shape: random.integers(0, 2, shape).astype(bool),
-        "uint8": lambda shape: random.integers(0, 256, shape, np.uint8),
-    }
-    inputs = {
-        spec.name: values[spec.dtype]([sizes.get(side, side) for side in spec.shape])
-        for spec in contract(nano.model)[graph][0]
-    }
+    inputs = graph_inputs(nano, graph, {"N": 2, "T": 2, "K": 3, "P": 2, "B": 1})
+    for name in inputs.keys() & {"labels", "memory_age", "pointer_age"}:
+        inputs[name] = np.random.default_rng(0).integers(-1, 3, inputs[name].shape, np.int32)
     expected = compute(usual, tmp_path, **inputs)
     for name, output in compute(ours, tmp_path, **inputs).items():
         np.testing.assert_array_equal(output, expected[name])
@@ -137,21 +128,21 @@ def test_an_output_that_is_read_in_the_graph_too(tmp_path):
     np.testing.assert_array_equal(outputs["y"], -outputs["mask"])
 
 
-def test_a_weight_beyond_fp16_is_an_error():
-    for value in (65505.0, np.inf, np.nan):
-        weight = numpy_helper.from_array(np.float32([0, 1, 2, value]), "weight")
-        model = graph_of(
-            [helper.make_node("Add", ["x", "weight"], ["y"])], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])}, [weight]
-        )
-        with pytest.raises(BuildError, match=r"weight weight: reaches .*, but FP16 ends at 65504; build with fp32"):
-            half(model)
+def adding(*values):
+    """Return a model that adds a weight."""
+    weight = numpy_helper.from_array(np.float32(values), "weight")
+    nodes = [helper.make_node("Add", ["x", "weight"], ["y"])]
+    return graph_of(nodes, {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])}, [weight])
+
+
+@pytest.mark.parametrize("value", [65505.0, np.inf, np.nan])
+def test_a_weight_beyond_fp16_is_an_error(value):
+    with pytest.raises(BuildError, match=r"weight weight: reaches .*, but FP16 ends at 65504; build with fp32"):
+        half(adding(0, 1, 2, value))
 
 
 def test_small_weights_are_counted():
-    weight = numpy_helper.from_array(np.float32([0, 1e-8, -2e-5, 0.1]), "weight")
-    nodes = [helper.make_node("Add", ["x", "weight"], ["y"])]
-    model = graph_of(nodes, {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])}, [weight])
-    assert small_weights(model) == {"zero": 1, "subnormal": 1}
+    assert small_weights(adding(0, 1e-8, -2e-5, 0.1)) == {"zero": 1, "subnormal": 1}
 
 
 def test_a_missing_island_is_an_error(nano):
@@ -225,16 +216,9 @@ def test_split_without_sizes_is_raised_to_opset_18(tmp_path):
 # What each island is for, shown by what happens without it.
 
 
-def memories(bundle: Bundle, pointer_age):
-    random = np.random.default_rng(1)
-    grid, tokens = bundle.model.grid, bundle.model.memory_tokens
-    return {
-        "features": random.normal(size=(1, 256, grid, grid)).astype(np.float32),
-        "memory": random.normal(size=(1, 1, tokens, 64)).astype(np.float32),
-        "memory_age": np.zeros((1, 1), np.int32),
-        "pointers": random.normal(size=(1, 1, 256)).astype(np.float32),
-        "pointer_age": np.full((1, 1), pointer_age, np.int32),
-    }
+def memories(bundle, pointer_age):
+    inputs = graph_inputs(bundle, "memory_attention", {"N": 1, "T": 1, "K": 1}, seed=1)
+    return {**inputs, "memory_age": np.int32([[0]]), "pointer_age": np.int32([[pointer_age]])}
 
 
 def test_pointers_may_have_any_age(nano, tmp_path):
@@ -283,10 +267,9 @@ def test_areas_of_masks_at_1024_pixels(tmp_path):
 def test_pixels_near_zero_keep_their_side(nano, tmp_path):
     """The memory of a prompted frame is encoded from the binary mask; rounded logits flip some pixels."""
     source = onnx.load(nano.graph_path("memory_encoder"))
-    random = np.random.default_rng(2)
-    side, grid = nano.model.mask_size, nano.model.grid
+    side = nano.model.mask_size
     inputs = {
-        "features": random.normal(size=(1, 256, grid, grid)).astype(np.float32),
+        **graph_inputs(nano, "memory_encoder", {"N": 1}, seed=2),
         # five eighths of the one and three of the other are just above 0; of FP16's 1 and -1.667 they are below
         "mask": np.tile(np.float32([1.0002, -1.6667]), (1, 1, side, side // 2)),
         "object_score": np.ones((1, 1), np.float32),

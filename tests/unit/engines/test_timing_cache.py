@@ -34,10 +34,6 @@ def test_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timing_cache.timing_cache_path("8.6.0", "Orin") == Path.home() / ".cache/sam2edge/timing-8.6.0-Orin.cache"
 
 
-def test_nothing_yet(tmp_path: Path) -> None:
-    assert timing_cache.read(tmp_path / "new" / "t.cache") == b""
-
-
 def test_merges_of_several_processes(tmp_path: Path) -> None:
     file = tmp_path / "t.cache"
     running = [subprocess.Popen([sys.executable, "-c", ADD_ONE, str(file)]) for _ in range(3)]
