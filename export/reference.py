@@ -22,7 +22,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 from sam2edge.bundle import Bundle
 from sam2edge.errors import BackendError, InputError
 from sam2edge.export.memory_encoder import NO_OBJECT_LOGIT
-from sam2edge.export.source import IMAGENET_MEAN, IMAGENET_STD, load_source
+from sam2edge.export.source import IMAGENET, load_source
 from sam2edge.runtime.backends.base import Array, Backend, GraphRunner
 from sam2edge.types import Bools, Frame
 
@@ -30,7 +30,6 @@ Arrays = dict[str, Tensor]
 Colour = Sequence[float]
 
 _PARTS = ("vision_encoder", "memory_attention", "mask_decoder", "memory_encoder")
-_NORMAL = IMAGENET_MEAN, IMAGENET_STD
 
 
 class Reference:
@@ -203,7 +202,7 @@ class _TorchRunner(GraphRunner):
         return {name: output.contiguous().numpy() for name, output in outputs.items()}
 
 
-def preprocess(frames: Frame, side: int, device: str = "cpu", normal: tuple[Colour, Colour] = _NORMAL) -> Tensor:
+def preprocess(frames: Frame, side: int, device: str = "cpu", normal: tuple[Colour, Colour] = IMAGENET) -> Tensor:
     """Resize and normalise frames uint8 [T,H,W,3] as SAM 2's image processor does: float32 [T,3,side,side].
 
     `normal` is the mean and standard deviation of the colours, in 0…1.

@@ -56,7 +56,7 @@ def write_random(directory: Path, image_size: int, size: str = "tiny") -> Path:
 
     transformers starts embeddings and layer scales at zero and projections at 0.02, which would hide most errors.
     """
-    grid, trunk = image_size // 16, TRUNKS[size].settings()
+    grid, trunk = image_size // 16, TRUNKS[size]
     vision = Sam2VisionConfig(
         backbone_config=Sam2HieraDetConfig(**trunk), backbone_channel_list=trunk["embed_dim_per_stage"][::-1]
     )

@@ -1,4 +1,4 @@
-"""Every command of sam2edge in the documentation runs; tests/test_synopses.py looks at those that cannot."""
+"""Every command of sam2edge in the documentation runs; what those that cannot run name exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.sources import VideoSource
 from tests import device
 from tests.conftest import REPO
-from tests.documents import PAGES, Command, commands
+from tests.documents import COMMANDS, NOT_RUN, PAGES, RUN, VERBS, Command, commands
 from tests.unit.engines.fake_tensorrt import install
 
 SAYS = {
@@ -139,3 +139,48 @@ def check_tracks(file: Path, live: bool) -> None:
     assert len(tracks) >= device.ENOUGH if live else len(tracks) == 120
     mask = rle.decode(tracks[0]["objects"][0]["segmentation"])
     assert (mask & true_mask()).sum() / (mask | true_mask()).sum() > 0.8
+
+
+def test_no_command_hides_in_another_block() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^ *```(\w*)", page.read_text(), re.MULTILINE)
+        assert set(fences[::2]) <= {"sh", "python"}, page
+        indented = re.findall(r"^ {4}(?:sudo )?(\S+) ", page.read_text(), re.MULTILINE)
+        assert not set(indented) & (RUN | NOT_RUN), page
+
+
+def test_what_commands_name_exists() -> None:
+    """Of sam2edge's synopses the options, of make the targets, of pip the packages and extras."""
+    project = (REPO / "pyproject.toml").read_text()
+    packages = {".", "sam2edge", "scikit-image", *re.findall(r'"([\w-]+)[><=]', project)}  # scikit-image: for training
+    targets = set(re.findall(r"^(\S+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    checked = set()
+    for command in COMMANDS:
+        program, words = command.program, command.words
+        checked.add(program)
+        if program == "sam2edge" and not command.real:
+            assert options(" ".join(words[2:])) <= options(VERBS[words[1]].format_help()), command
+        elif program == "make":
+            assert set(words[1:]) <= targets, command
+        elif program == "pip":
+            for package in (word for word in words[2:] if not word.startswith("-")):
+                name, _, extra = package.removesuffix("]").partition("[")
+                assert name in packages, command
+                assert not extra or re.search(rf"^{extra} = \[", project, re.MULTILINE), command
+    assert {"sam2edge", "make", "pip"} <= checked <= RUN | NOT_RUN
+
+
+def options(text: str) -> set[str]:
+    return set(re.findall(r"--[a-z][a-z-]*", text))
+
+
+def test_python_programs_are_run_elsewhere_or_have_these_options() -> None:
+    elsewhere = (REPO / "tests" / "test_samples.py").read_text()
+    for command in (command for command in COMMANDS if command.program == "python"):
+        module = command.words[1] == "-m"
+        program = command.words[2].replace(".", "/") + ".py" if module else command.words[1]
+        [file] = {file for file in (REPO / program, command.page.parent / program) if file.exists()}
+        if command.real:
+            assert re.search(rf'\b(run|load)\("{file.stem}(\.py)?"', elsewhere), command
+        for option in (word for word in command.words[3:] if word.startswith("--")):
+            assert f'"{option}"' in file.read_text(), command

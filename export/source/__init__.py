@@ -13,12 +13,12 @@ import os
 import re
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source.architecture import IMAGENET_MEAN, IMAGENET_STD, Source
+from sam2edge.export.source.architecture import IMAGENET, Source
 from sam2edge.export.source.directory import WEIGHTS, download, from_directory
 from sam2edge.export.source.upstream import from_upstream
 from sam2edge.files import user_path
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Source", "load_source"]
+__all__ = ["IMAGENET", "Source", "load_source"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.pt)(?<!\.pth)(?<!\.safetensors)")
 

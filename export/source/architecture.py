@@ -17,8 +17,8 @@ from sam2edge.errors import SourceError
 Shape = tuple[int, ...]
 Triple = tuple[float, float, float]
 
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the colours, in 0…1."""
 
 _LISTED = 10
 
@@ -46,37 +46,34 @@ class Source:
     std: Triple
 
 
-@dataclass(frozen=True)
-class Trunk:
-    """What distinguishes one Hiera trunk from another (sam2/configs/*/*.yaml over the defaults of hieradet.py)."""
-
-    embed_dim: int
-    heads: int
-    blocks: tuple[int, ...]
-    global_blocks: tuple[int, ...]
-    windows: tuple[int, ...] = (8, 4, 14, 7)
-    background: int = 7
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of Sam2HieraDetConfig, which lists for each stage the channels and heads that double."""
-        return {
-            "hidden_size": self.embed_dim,
-            "num_attention_heads": self.heads,
-            "embed_dim_per_stage": [self.embed_dim << stage for stage in range(4)],
-            "num_attention_heads_per_stage": [self.heads << stage for stage in range(4)],
-            "blocks_per_stage": list(self.blocks),
-            "global_attention_blocks": list(self.global_blocks),
-            "window_size_per_stage": list(self.windows),
-            "window_positional_embedding_background_size": [self.background, self.background],
-        }
+def _trunk(
+    embed_dim: int,
+    heads: int,
+    blocks: list[int],
+    global_blocks: list[int],
+    windows: tuple[int, ...] = (8, 4, 14, 7),
+    background: int = 7,
+) -> dict[str, Any]:
+    """Return the settings of Sam2HieraDetConfig, which lists for each stage the channels and heads that double."""
+    return {
+        "hidden_size": embed_dim,
+        "num_attention_heads": heads,
+        "embed_dim_per_stage": [embed_dim << stage for stage in range(4)],
+        "num_attention_heads_per_stage": [heads << stage for stage in range(4)],
+        "blocks_per_stage": blocks,
+        "global_attention_blocks": global_blocks,
+        "window_size_per_stage": list(windows),
+        "window_positional_embedding_background_size": [background, background],
+    }
 
 
 TRUNKS = {
-    "tiny": Trunk(96, 1, (1, 2, 7, 2), (5, 7, 9)),
-    "small": Trunk(96, 1, (1, 2, 11, 2), (7, 10, 13)),
-    "base-plus": Trunk(112, 2, (2, 3, 16, 3), (12, 16, 20), background=14),
-    "large": Trunk(144, 2, (2, 6, 36, 4), (23, 33, 43), windows=(8, 4, 16, 8)),
+    "tiny": _trunk(96, 1, [1, 2, 7, 2], [5, 7, 9]),
+    "small": _trunk(96, 1, [1, 2, 11, 2], [7, 10, 13]),
+    "base-plus": _trunk(112, 2, [2, 3, 16, 3], [12, 16, 20], background=14),
+    "large": _trunk(144, 2, [2, 6, 36, 4], [23, 33, 43], windows=(8, 4, 16, 8)),
 }
+"""What distinguishes one Hiera trunk from another (sam2/configs/*/*.yaml over the defaults of hieradet.py)."""
 
 
 def set_image_size(config: Any, image_size: int | None) -> None:

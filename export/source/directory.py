@@ -8,19 +8,8 @@ import huggingface_hub
 from transformers import Sam2VideoConfig
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source.architecture import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TRUNKS,
-    Source,
-    Triple,
-    assemble,
-    check_tensors,
-    layout,
-    read_safetensors,
-    reason,
-    set_image_size,
-)
+from sam2edge.export.source import architecture
+from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Source, Triple, read_safetensors, reason
 from sam2edge.files import sha256
 
 WEIGHTS = "model.safetensors"
@@ -33,16 +22,16 @@ _POINT_CODES = ("shared_image_embedding.positional_embedding", "prompt_encoder.s
 
 def from_directory(directory: Path, name: str, image_size: int | None) -> Source:
     config = _read_config(directory)
-    set_image_size(config, image_size)
+    architecture.set_image_size(config, image_size)
     files = _weight_files(directory)
     digest = sha256(*files)
     tensors = {key: tensor for file in files for key, tensor in read_safetensors(file).items()}
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
-    check_tensors(directory, "config.json", layout(config), tensors)
+    architecture.check_tensors(directory, "config.json", architecture.layout(config), tensors)
     mean, std = _normalisation(directory)
-    return Source(assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
+    return Source(architecture.assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
 
 
 def download(model_id: str) -> Path:
@@ -135,7 +124,7 @@ def _normalisation(directory: Path) -> tuple[Triple, Triple]:
             if isinstance(part, dict) and "image_mean" in part and "image_std" in part:
                 where = f"{directory / name}: image_mean and image_std"
                 return _triple(where, part["image_mean"]), _triple(where, part["image_std"])
-    return IMAGENET_MEAN, IMAGENET_STD
+    return IMAGENET
 
 
 def _triple(where: str, values: Any) -> Triple:
@@ -155,6 +144,6 @@ def _version(config: Any) -> str:
 def _size(config: Any) -> str:
     backbone = config.vision_config.backbone_config
     for size, trunk in TRUNKS.items():
-        if all(getattr(backbone, key) == value for key, value in trunk.settings().items()):
+        if all(getattr(backbone, key) == value for key, value in trunk.items()):
             return size
     return "custom"

@@ -9,19 +9,8 @@ import torch
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source.architecture import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TRUNKS,
-    Shape,
-    Source,
-    assemble,
-    check_tensors,
-    layout,
-    read_safetensors,
-    reason,
-    set_image_size,
-)
+from sam2edge.export.source import architecture
+from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Shape, Source, read_safetensors, reason
 from sam2edge.files import sha256
 
 # Any of these marks an upstream checkpoint as 2.1; then all are required.
@@ -79,13 +68,13 @@ def from_upstream(path: Path, image_size: int | None) -> Source:
     size = _upstream_size(path, state)
     version = "2.1" if any(key in state for key in _ONLY_IN_2_1) else "2.0"
     config = _upstream_config(size, version)
-    set_image_size(config, image_size)
-    keys = {key: _upstream_keys(key, shape) for key, shape in layout(config).items()}
+    architecture.set_image_size(config, image_size)
+    keys = {key: _upstream_keys(key, shape) for key, shape in architecture.layout(config).items()}
     expected = dict(part for parts in keys.values() for part in parts)
-    check_tensors(path, f"SAM {version} {size}", expected, state)
+    architecture.check_tensors(path, f"SAM {version} {size}", expected, state)
     # cat copies even a single tensor, so that the file's storages, with the optimizer's state, can be freed
     tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
-    return Source(assemble(config, tensors), path.name, digest, version, size, IMAGENET_MEAN, IMAGENET_STD)
+    return Source(architecture.assemble(config, tensors), path.name, digest, version, size, *IMAGENET)
 
 
 def _read_state_dict(path: Path) -> dict[str, Any]:
@@ -121,7 +110,7 @@ def _upstream_size(path: Path, state: Mapping[str, Any]) -> str:
             + ", ".join(sorted(state)[:3])
             + ("; these are transformers' names: give the directory with config.json" if foreign else "")
         )
-    depths = {sum(trunk.blocks): size for size, trunk in TRUNKS.items()}
+    depths = {sum(trunk["blocks_per_stage"]): size for size, trunk in TRUNKS.items()}
     if depth not in depths:
         known = ", ".join(f"{size} {blocks}" for blocks, size in depths.items())
         raise SourceError(
@@ -133,7 +122,7 @@ def _upstream_size(path: Path, state: Mapping[str, Any]) -> str:
 
 def _upstream_config(size: str, version: str) -> Any:
     """Return the configuration in upstream's yaml, which otherwise agrees with transformers' defaults."""
-    trunk = TRUNKS[size].settings()
+    trunk = TRUNKS[size]
     vision = Sam2VisionConfig(
         backbone_config=Sam2HieraDetConfig(**trunk), backbone_channel_list=trunk["embed_dim_per_stage"][::-1]
     )

@@ -9,22 +9,14 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    Sam2HieraDetConfig,
-    Sam2VideoConfig,
-    Sam2VideoInferenceSession,
-    Sam2VideoMaskDecoderConfig,
-    Sam2VideoModel,
-    Sam2VisionConfig,
-)
+from transformers import Sam2VideoInferenceSession, Sam2VideoModel
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source import IMAGENET_MEAN, IMAGENET_STD, load_source
+from sam2edge.export.source import IMAGENET, load_source
 from tests.conftest import NANO
 from tests.unit.export import upstream_layout as upstream
 
 GOLDEN = json.loads(Path(__file__).with_name("upstream_golden.json").read_text(encoding="utf-8"))
-EVERY = [(size, version) for size in upstream.SIZES for version in upstream.VERSIONS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,30 +47,8 @@ def tiny_source(tiny):
 
 @pytest.fixture(scope="module")
 def custom_model():
-    """Make a model of 2 million random weights for images of 128 pixels, whose trunk has no upstream size."""
-    backbone = Sam2HieraDetConfig(
-        hidden_size=16,
-        image_size=[128, 128],
-        blocks_per_stage=[1, 1, 2, 1],
-        embed_dim_per_stage=[16, 32, 64, 128],
-        global_attention_blocks=[3],
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=backbone,
-        backbone_channel_list=[128, 64, 32, 16],
-        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
-    )
-    config = Sam2VideoConfig(
-        vision_config=vision,
-        mask_decoder_config=Sam2VideoMaskDecoderConfig(mlp_dim=64),
-        memory_attention_num_layers=1,
-        memory_attention_feed_forward_hidden_size=64,
-        memory_attention_rope_feat_sizes=[8, 8],
-        image_size=128,
-    )
-    config.prompt_encoder_config.image_size = 128
-    torch.manual_seed(0)
-    return Sam2VideoModel(config).eval()
+    """Load the bundled model, whose trunk has no upstream size, with transformers."""
+    return Sam2VideoModel.from_pretrained(NANO, dtype=torch.float32).eval()
 
 
 @pytest.fixture
@@ -131,19 +101,19 @@ def assert_digest(tensor, golden, tolerance):
 # -------------------------------------------------------------------------------------- upstream's layout
 
 
-@pytest.mark.parametrize(("size", "version"), EVERY)
-def test_the_made_up_layout_is_upstreams(size, version):
+@pytest.mark.parametrize("size", upstream.SIZES)
+@pytest.mark.parametrize("version", upstream.VERSIONS)
+def test_every_released_architecture_loads(size, version, tmp_path):
     listing = upstream.listing(upstream.Layout(size, version))
     assert hashlib.sha256(listing.encode()).hexdigest() == GOLDEN["layout"][f"{size} {version}"]
-
-
-@pytest.mark.parametrize(("size", "version"), EVERY)
-def test_every_released_architecture_loads(size, version, tmp_path):
     path = upstream.write_checkpoint(tmp_path / "checkpoint.pt", size, version)
     source = load_source(path, image_size=256)
     assert (source.size, source.version, source.name) == (size, version, "checkpoint.pt")
     assert source.sha256 == sha256(path)
-    assert (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert (source.mean, source.std) == IMAGENET
+    config = source.model.config
+    assert config.enable_occlusion_spatial_embedding is (version == "2.1")
+    assert config.enable_temporal_pos_encoding_for_object_pointers is (version == "2.1")
     if version == "2.1":  # the image encoders of 2.0 are the same
         with torch.no_grad():
             features = source.model.get_image_features(upstream.formula_frame(256, 0)).fpn_hidden_states
@@ -200,14 +170,6 @@ def test_weights_that_few_frames_use_arrive(tiny_source, tiny_state):
         "temporal_positional_encoding_projection_layer.bias": "obj_ptr_tpos_proj.bias",
     }.items():
         assert torch.equal(mine[ours], tiny_state[theirs])
-
-
-def test_only_2_1_has_the_switches_of_2_1(tiny_source, tmp_path):
-    older = load_source(upstream.write_checkpoint(tmp_path / "2.0.pt", "tiny", "2.0"))
-    for source, expected in ((older, False), (tiny_source, True)):
-        config = source.model.config
-        assert config.enable_occlusion_spatial_embedding is expected
-        assert config.enable_temporal_pos_encoding_for_object_pointers is expected
 
 
 def test_other_switches_are_those_of_upstreams_yaml(tiny_source):
@@ -389,7 +351,7 @@ def test_a_directory_returns_what_was_saved(custom_model, directory):
     assert same_weights(source.model, custom_model)
     assert (source.name, source.size, source.version) == ("custom", "custom", "2.1")
     assert source.sha256 == sha256(directory / "model.safetensors")
-    assert (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert (source.mean, source.std) == IMAGENET
     assert source.model.config.image_size == 128
 
 
@@ -490,14 +452,6 @@ def test_the_directory_gives_the_normalisation(directory, name, part):
     (directory / name).write_text(json.dumps({part: settings, "target_size": 128} if part else settings))
     source = load_source(directory)
     assert (source.mean, source.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-
-
-def test_the_nano_model():
-    source = load_source(NANO)
-    assert (source.name, source.size, source.version) == ("nano", "custom", "2.1")
-    assert source.model.config.image_size == 128
-    saved = load_file(NANO / "model.safetensors")
-    assert torch.equal(source.model.no_object_pointer, saved["no_object_pointer"].float())
 
 
 # --------------------------------------------------------------------------------------------------- hub
