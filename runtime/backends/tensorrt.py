@@ -95,7 +95,11 @@ class TensorRTBackend(CudaBackend):
 
     def _engines(self, path: Path) -> tuple[Bundle, Engines]:
         bundle = Bundle(path, read_manifest(path))  # its graphs are not read
-        return bundle, Engines.open(self._directory or _preferred(bundle), bundle, self._target)
+        directories = [self._directory] if self._directory else engine_directories(path)
+        if not directories:
+            parent = default_directory(path, PREFERENCE[0]).parent
+            raise BackendError(f"{path}: has no engines in {parent}; build them with `sam2edge build {path}`")
+        return bundle, Engines.open(directories[0], bundle, self._target)
 
     def _runner(self, engines: Engines, name: str, title: str, inputs: Specs, outputs: Specs) -> GraphRunner:
         with self.exclusive():
@@ -120,16 +124,6 @@ class TensorRTBackend(CudaBackend):
     def activations(self) -> CudaArray:
         """Return the memory that engines compute in: one array for all, since they run one after the other."""
         return self.scratch("activations", (self._loaded.activation_bytes,), np.uint8)
-
-
-def _preferred(bundle: Bundle) -> Path:
-    directories = engine_directories(bundle.path)
-    if not directories:
-        directory = default_directory(bundle.path, PREFERENCE[0]).parent
-        raise BackendError(
-            f"{bundle.path}: has no engines in {directory}; build them with `sam2edge build {bundle.path}`"
-        )
-    return directories[0]
 
 
 @dataclass(eq=False)
@@ -192,7 +186,7 @@ class _Runner(CudaRunner):
         self._api.errors.clear()
         context = self._api.new_context(self._engine.engine)
         if context is None:
-            raise _failure(self._api, f"{self._signature.name}: TensorRT makes no execution context")
+            raise _failure(self._api, f"{self._signature.name}: TensorRT cannot make an execution context")
         return _Execution(self._api, self._engine, context, self._signature.name, self._tensorrt.stream)
 
 

@@ -90,7 +90,7 @@ class TensorRT:
 
     def explain_errors(self) -> tuple[str, bool]:
         """Return what TensorRT logged, and whether it ran out of memory."""
-        text = "; ".join(self.errors) or "it says nothing of why"
+        text = "; ".join(self.errors) or "it gives no reason"
         memory = r"out of memory|outofmemory|insufficient memory|insufficient workspace|cudaMalloc"
         return text, bool(re.search(memory, text, re.IGNORECASE))
 
@@ -102,7 +102,7 @@ class TensorRT:
             return self.trt.Builder(self._logger)
         except TypeError as error:  # what the bindings raise for a null pointer
             raise BuildError(
-                f"TensorRT {self.version} makes no builder: it cannot use this GPU or driver; see `sam2edge doctor`"
+                f"TensorRT {self.version} cannot make a builder for this GPU or driver; see `sam2edge doctor`"
             ) from error
 
     def new_network(self, builder: tensorrt.Builder) -> tensorrt.INetworkDefinition:

@@ -52,21 +52,17 @@ class Signature:
             ):
                 raise BackendError(f"{self.name}: {spec.name} must be {_text(expected)} but is {_text(shape)}")
             sides.update({side: given for side, given in zip(expected, shape, strict=True) if isinstance(side, str)})
-            self._check_limits(spec, shape)
+            least, most = self.limits.get(spec.name, (shape, shape))
+            for axis, given, low, high in zip(spec.shape, shape, least, most, strict=True):
+                if not low <= given <= high:
+                    raise BackendError(
+                        f"{self.name}: {spec.name} is {_text(shape)} but its {axis} must be {low} to {high} in these "
+                        f"engines; build them with `sam2edge build` and another {_OPTIONS.get(str(axis), 'profile')}"
+                    )
         return {
             spec.name: tuple(sides.get(side, -1) if isinstance(side, str) else side for side in spec.shape)
             for spec in self.outputs
         }
-
-    def _check_limits(self, spec: TensorSpec, shape: Shape) -> None:
-        if spec.name not in self.limits:
-            return
-        for axis, given, low, high in zip(spec.shape, shape, *self.limits[spec.name], strict=True):
-            if not low <= given <= high:
-                raise BackendError(
-                    f"{self.name}: {spec.name} is {_text(shape)} but its {axis} must be {low} to {high} in these "
-                    f"engines; build them with `sam2edge build` and another {_OPTIONS.get(str(axis), 'profile')}"
-                )
 
     def check_array(self, name: str, array: Any, shape: Shape) -> CudaArray:
         """Return the array; BackendError unless it is on the GPU with this shape and the tensor's type."""

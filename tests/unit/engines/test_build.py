@@ -256,7 +256,7 @@ def test_a_build_that_is_killed_leaves_what_was_there(monkeypatch, nano, tmp_pat
 @pytest.mark.parametrize(
     ("fault", "value", "message"),
     [
-        ("no_builder", True, "makes no builder: it cannot use this GPU or driver; see `sam2edge doctor`"),
+        ("no_builder", True, "cannot make a builder for this GPU or driver; see `sam2edge doctor`"),
         ("output_type", "INT8", "image_encoder: high_res_0 must be float16 but is INT8 in the engine"),
         (
             "build_error",

@@ -78,10 +78,10 @@ def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Fra
         tracker.prompt(1, box=BALL)
         for frame in clip[1:10]:
             tracker.track(frame)
-        before = device.allocated, device.waits, device.replayed
+        allocated, waits, replayed = device.allocated, device.waits, device.replayed
         for frame in clip[10:20]:
             tracker.track(frame)
-        assert (device.allocated, device.waits, device.replayed) == (before[0], before[1] + 10, before[2] + 10)
+        assert (device.allocated, device.waits, device.replayed) == (allocated, waits + 10, replayed + 10)
 
 
 @pytest.mark.parametrize("graph", ["image_encoder", "memory_attention", "mask_decoder", "memory_encoder"])
@@ -117,17 +117,16 @@ def test_a_correction_survives_the_loss_of_queued_work(
     nano: Bundle, clip: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def results(failing: bool) -> list[FrameResult]:
+        def lose() -> None:
+            device.stream.pycuda.pending.clear()
+            raise BackendError("what was queued is lost")
+
         with VideoTracker(nano, device := SimulatedDevice(), max_objects=1) as tracker:
             tracker.track(clip[0])
             tracker.prompt(1, box=BALL)
             tracker.track(clip[1])
             tracker.prompt(1, points=[[262, 60]])
             if failing:
-
-                def lose() -> None:
-                    device.stream.pycuda.pending.clear()
-                    raise BackendError("what was queued is lost")
-
                 monkeypatch.setattr(device, "synchronize", lose)
                 with pytest.raises(BackendError, match="is lost"):
                     tracker.track(clip[2])
@@ -235,12 +234,10 @@ def test_video_predictor(nano: Bundle, clip: Frames) -> None:
 
 
 def test_an_embedding_of_another_precision_is_refused(nano: Bundle, clip: Frames) -> None:
+    message = "the embedding is another backend's: float16, but here it is float32"
     with VideoTracker(nano, SimulatedDevice(half=True)) as tracker:
         embedding = tracker.encode(clip[0])
-    with (
-        VideoTracker(nano) as other,
-        pytest.raises(FrameError, match="the embedding is another backend's: float16, but here it is float32"),
-    ):
+    with VideoTracker(nano) as other, pytest.raises(FrameError, match=message):
         other.track(embedding)
 
 

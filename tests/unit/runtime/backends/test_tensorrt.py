@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import re
 import shutil
 import sys
@@ -15,8 +14,8 @@ import numpy as np
 import pytest
 
 from sam2edge import ImagePredictor, VideoTracker
-from sam2edge.bundle import contract
-from sam2edge.bundle.engines import ENGINES, MANIFEST, Limits, default_directory
+from sam2edge.bundle import GRAPHS, contract
+from sam2edge.bundle.engines import ENGINES, Limits, default_directory
 from sam2edge.cli import main
 from sam2edge.engines.build import build
 from sam2edge.engines.profiles import PRESETS
@@ -29,7 +28,7 @@ from sam2edge.runtime.model.resize import filter_weights, resize
 from sam2edge.runtime.video.stream import stream
 from tests.conftest import REPO
 from tests.helpers import BALL, BLOCK, HEIGHT, WIDTH, assert_close, clip_frames, graph_inputs
-from tests.unit.engines.fake_tensorrt import VERSIONS, IExecutionContext, install
+from tests.unit.engines.fake_tensorrt import VERSIONS, IExecutionContext, edit_manifest, install
 
 PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=4, prompts=8, points=3, images=3))
 
@@ -67,8 +66,10 @@ def backend(fake, built):
     made.forget()
 
 
-SIDES = {"B": 2, "N": 3, "T": 2, "K": 4, "P": 2}
-GRAPHS = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder")
+@pytest.fixture
+def encoder(backend, nano):
+    """Return a memory encoder and inputs for two objects."""
+    return backend.open(nano.graph_path("memory_encoder")), graph_inputs(nano, "memory_encoder", {"N": 2})
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -77,7 +78,8 @@ def test_fp16_engines_of_every_version(version, monkeypatch, built, nano):
     fake = install(monkeypatch, version)
     backend, cpu = TensorRTBackend(built(version, "fp16")), open_backend("onnx")
     for graph in GRAPHS:
-        runner, inputs = backend.open(nano.graph_path(graph)), graph_inputs(nano, graph, SIDES)
+        runner = backend.open(nano.graph_path(graph))
+        inputs = graph_inputs(nano, graph, {"B": 2, "N": 3, "T": 2, "K": 4, "P": 2})
         assert_close(runner.run(inputs), cpu.open(nano.graph_path(graph)).run(inputs), 2e-2)
     assert [str(runner.dtype(name)) for name in ("features", "mask", "memory")] == ["float16", "float32", "float16"]
     del backend, runner
@@ -267,7 +269,10 @@ def test_frames_of_every_version_are_recorded(version, monkeypatch, built, nano)
 
 
 def test_a_recorded_frame_does_not_disturb_others(fake, backend, nano):
-    """Plain runs of other shapes come between recorded ones, with the same engines and scratch memory."""
+    """Plain runs of other shapes come between recorded ones, with the same engines and scratch memory.
+
+    The recording holds its arrays, whose memory new arrays do not get.
+    """
     loop, decoder = Loop(backend, nano), backend.open(nano.graph_path("mask_decoder"))
     cpu = open_backend("onnx").open(nano.graph_path("mask_decoder"))
     first = [loop.frame("frame", 0) for _ in range(3)][-1]
@@ -278,11 +283,6 @@ def test_a_recorded_frame_does_not_disturb_others(fake, backend, nano):
         assert_close(loop.frame("frame", 0), first, 1e-6)
         assert not any(backend.download(other).any() for other in others)
     assert fake.gpu.launches == 4
-
-
-def test_a_recording_holds_its_arrays(backend, nano):
-    loop = Loop(backend, nano)
-    first = [loop.frame("frame", 0) for _ in range(3)][-1]
     shapes = {array.shape for array in loop.arrays.values()}
     loop.arrays.clear()
     backend.synchronize()
@@ -306,13 +306,11 @@ def test_other_steps_under_a_recorded_key_are_refused(backend, nano):
 
 
 def test_steady_state_allocates_nothing(fake, backend, nano):
-    loop = Loop(backend, nano)
-    for seed in range(3):
+    loop, taken = Loop(backend, nano), []
+    for seed in range(8):
         loop.frame("frame", seed)
-    before = (fake.gpu.allocations, fake.gpu.used, fake.calls.count("context"), len(fake.gpu.graphs))
-    for seed in range(5):
-        loop.frame("frame", seed)
-    assert (fake.gpu.allocations, fake.gpu.used, fake.calls.count("context"), len(fake.gpu.graphs)) == before
+        taken.append((fake.gpu.allocations, fake.gpu.used, fake.calls.count("context"), len(fake.gpu.graphs)))
+    assert set(taken[3:]) == {taken[2]}
 
 
 def test_two_threads_share_the_engines(fake, backend, nano):
@@ -353,8 +351,8 @@ def test_everything_is_freed(fake, built, nano):
     assert (fake.gpu.used, len(fake.gpu.pinned), len(fake.gpu.streams), fake.gpu.graphs) == (0, 0, 0, {})
 
 
-def test_run_takes_arrays_of_the_gpu(backend, nano):
-    runner, inputs = backend.open(nano.graph_path("memory_encoder")), graph_inputs(nano, "memory_encoder", {"N": 2})
+def test_run_takes_arrays_of_the_gpu(backend, encoder):
+    runner, inputs = encoder
     expected = runner.run(inputs)
     there = backend.zeros(inputs["features"].shape)
     host = backend.staging(there.shape)
@@ -378,27 +376,18 @@ def test_fp16_is_preferred_to_fp32(fake, built, nano, tmp_path):
         assert runner.dtype("features") == {"fp32": np.float32, "fp16": np.float16}[precision]
 
 
-def test_stale_engines(monkeypatch, built, nano):
-    install(monkeypatch, "11.4.0.106")
-    with pytest.raises(StaleEngineError, match=r"built for TensorRT 10\.3\.0 but this is 11\.4.*sam2edge build"):
-        TensorRTBackend(built("10.3.0", "fp32")).open(nano.graph_path("memory_encoder"))
-
-
-def test_damaged_engines(fake, built, nano, tmp_path):
-    engines = shutil.copytree(built("10.3.0", "fp32"), tmp_path / "engines")
+def test_stale_and_damaged_engines(fake, monkeypatch, built, nano, tmp_path):
+    engines, graph = shutil.copytree(built("10.3.0", "fp32"), tmp_path / "engines"), nano.graph_path("memory_encoder")
+    edit_manifest(engines, lambda data: data["engines"]["memory_encoder"]["outputs"]["memory"].update(dtype="float16"))
+    with pytest.raises(DamagedEngineError, match=r"engines\.json: lists other .* types of memory_encoder than"):
+        TensorRTBackend(engines).open(graph)
     file = engines / "memory_encoder.engine"
     file.write_bytes(file.read_bytes()[::-1])
     with pytest.raises(DamagedEngineError, match="sha256 is not the one"):
-        TensorRTBackend(engines).open(nano.graph_path("memory_encoder"))
-
-
-def test_a_manifest_with_other_types_than_its_engine(fake, built, nano, tmp_path):
-    engines = shutil.copytree(built("10.3.0", "fp32"), tmp_path / "engines")
-    data = json.loads((engines / MANIFEST).read_text())
-    data["engines"]["memory_encoder"]["outputs"]["memory"]["dtype"] = "float16"
-    (engines / MANIFEST).write_text(json.dumps(data))
-    with pytest.raises(DamagedEngineError, match=r"engines\.json: lists other .* types of memory_encoder than"):
-        TensorRTBackend(engines).open(nano.graph_path("memory_encoder"))
+        TensorRTBackend(engines).open(graph)
+    install(monkeypatch, "11.4.0.106")
+    with pytest.raises(StaleEngineError, match=r"built for TensorRT 10\.3\.0 but this is 11\.4.*sam2edge build"):
+        TensorRTBackend(engines).open(graph)
 
 
 def test_engines_that_replace_others_in_use(fake, built, nano, tmp_path):
@@ -438,13 +427,12 @@ def test_a_file_that_is_no_graph(backend, nano):
         backend.open(nano.path / "other.onnx")
 
 
-def test_without_tensorrt(fake, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(BackendError, match=r"TensorRT cannot be imported .*`sam2edge doctor`"):
-        open_backend("tensorrt")
+def test_without_tensorrt_or_a_gpu(fake, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", None)
+        with pytest.raises(BackendError, match=r"TensorRT cannot be imported .*`sam2edge doctor`"):
+            open_backend("tensorrt")
 
-
-def test_without_a_gpu(fake, monkeypatch):
     def missing():
         raise gpus.GpuError("NVIDIA driver", "libcuda.so.1 is not there", "install the driver")
 
@@ -468,17 +456,10 @@ def test_shapes_beyond_the_engines(backend, nano, graph, sides, message):
         backend.open(nano.graph_path(graph)).run(graph_inputs(nano, graph, sides))
 
 
-def changed(inputs, **values):
-    return {name: value for name, value in {**inputs, **values}.items() if value is not None}
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (
-            {"mask": None},
-            "inputs must be features, mask, object_score, binarize but are binarize, features, object_score",
-        ),
+        ({"mask": None}, "inputs must be features, mask, object_score, binarize but are binarize, features, obj"),
         ({"more": np.zeros(1, np.float32)}, "inputs must be .* but are .*more"),
         ({"features": np.zeros((1, 256, 4, 4), np.float32)}, r"features must be \[1,256,8,8\] but is \[1,256,4,4\]"),
         ({"binarize": np.zeros(3, bool)}, r"binarize must be \[2\] but is \[3\]"),
@@ -487,15 +468,14 @@ def changed(inputs, **values):
         ({"features": np.zeros((1, 256, 8, 8), np.int32)}, "features must be float32 but is int32"),
     ],
 )
-def test_wrong_inputs(backend, nano, values, message):
-    runner = backend.open(nano.graph_path("memory_encoder"))
+def test_wrong_inputs(encoder, values, message):
+    runner, inputs = encoder
     with pytest.raises(BackendError, match=rf"memory_encoder\.onnx: {message}"):
-        runner.run(changed(graph_inputs(nano, "memory_encoder", {"N": 2}), **values))
+        runner.run({name: value for name, value in {**inputs, **values}.items() if value is not None})
 
 
-def test_wrong_arrays(backend, nano):
-    runner = backend.open(nano.graph_path("memory_encoder"))
-    inputs = graph_inputs(nano, "memory_encoder", {"N": 2})
+def test_wrong_arrays(backend, encoder):
+    runner, inputs = encoder
     there = {name: backend.zeros(value.shape, value.dtype) for name, value in inputs.items()}
     memory = backend.zeros((2, 64, 64))
     runner.run_into(there, {"memory": memory})
@@ -515,7 +495,7 @@ def test_wrong_arrays(backend, nano):
     ("fault", "log", "message"),
     [
         ("run_error", "[gemm] illegal", r"memory_encoder\.onnx: TensorRT failed: \[gemm\] illegal"),
-        ("context_error", "[gemm] illegal", r"memory_encoder\.onnx: .* no execution context: \[gemm\] illegal"),
+        ("context_error", "[gemm] illegal", r"memory_encoder\.onnx: .* make an execution context: \[gemm\] illegal"),
         ("deserialize_error", "[gemm] illegal", r"memory_encoder\.engine: .*does not load.*: \[gemm\] illegal"),
         ("context_error", "2: OutOfMemory", r"GPU memory ran out .*2: OutOfMemory.*lower max_objects.*--memory-pool"),
     ],
@@ -526,9 +506,9 @@ def test_errors_say_what_tensorrt_says(fake, backend, nano, fault, log, message)
         backend.open(nano.graph_path("memory_encoder")).run(graph_inputs(nano, "memory_encoder", {"N": 2}))
 
 
-def test_an_engine_loaded_later_needs_more_memory(fake, backend, nano):
+def test_an_engine_loaded_later_needs_more_memory(fake, backend, nano, encoder):
     """All engines share one array, which is replaced by a larger one."""
-    runner, inputs = backend.open(nano.graph_path("memory_encoder")), graph_inputs(nano, "memory_encoder", {"N": 2})
+    runner, inputs = encoder
     expected = runner.run(inputs)
     fake.activation_bytes = 3 << 20
     decoder = backend.open(nano.graph_path("mask_decoder"))
@@ -539,13 +519,12 @@ def test_an_engine_loaded_later_needs_more_memory(fake, backend, nano):
 
 
 @pytest.mark.parametrize("call", ["set_input_shape", "set_tensor_address"])
-def test_what_tensorrt_rejected_is_set_again(backend, nano, monkeypatch, call):
-    runner = backend.open(nano.graph_path("memory_encoder"))
+def test_what_tensorrt_rejected_is_set_again(encoder, nano, monkeypatch, call):
+    runner, inputs = encoder
     runner.run(graph_inputs(nano, "memory_encoder", {"N": 1}))
-    inputs = graph_inputs(nano, "memory_encoder", {"N": 2})
     with monkeypatch.context() as patch:
         patch.setattr(IExecutionContext, call, lambda *arguments: False)
-        with pytest.raises(BackendError, match=r"memory_encoder\.onnx: TensorRT failed: it says nothing of why"):
+        with pytest.raises(BackendError, match=r"memory_encoder\.onnx: TensorRT failed: it gives no reason"):
             runner.run(inputs)
     expected = open_backend("onnx").open(nano.graph_path("memory_encoder")).run(inputs)
     assert_close(runner.run(inputs), expected, 1e-5)
@@ -564,11 +543,9 @@ def test_an_error_within_a_recording(fake, backend, nano):
     assert fake.gpu.launches == 2
 
 
-def test_the_log_of_one_call_is_not_blamed_on_the_next(fake, backend, nano):
-    fake.faults.run_error = "first"
-    runner, inputs = backend.open(nano.graph_path("memory_encoder")), graph_inputs(nano, "memory_encoder", {"N": 2})
-    with pytest.raises(BackendError, match="first"):
-        runner.run(inputs)
-    fake.faults.run_error = "second"
-    with pytest.raises(BackendError, match="TensorRT failed: second"):
-        runner.run(inputs)
+def test_the_log_of_one_call_is_not_blamed_on_the_next(fake, encoder):
+    runner, inputs = encoder
+    for error in ("first", "second"):
+        fake.faults.run_error = error
+        with pytest.raises(BackendError, match=f"TensorRT failed: {error}"):
+            runner.run(inputs)
