@@ -1,17 +1,25 @@
 """transformers' SAM 2 video model as the reference, with upstream's rules where the port departs from them.
 
-Departures of the port (transformers 5.23, modeling_sam2_video.py) that are undone here, each checked against
-facebookresearch/sam2, sam2_video_predictor.py:
+Departures of the port (transformers 5.23, modeling_sam2_video.py) that are undone here, 6 to 8 in ReferencePredictor,
+each checked against facebookresearch/sam2, sam2_video_predictor.py:
 
 1. Stored memories are rounded to bfloat16. Upstream does that too, but under autocast, for the GPU's sake.
 2. A correction does not feed the frame's previous logits, clamped to ±32, back into the decoder.
 3. A mask prompt's pointer comes from the best of three masks; upstream runs the decoder for a single mask.
 4. A mask prompt's memory is encoded from the full-size mask; upstream encodes the stored low-resolution logits.
 5. All objects of a session share `binarize`. Here every object has a session of its own, as upstream's objects do.
+6. Prompts are memories at once; upstream's become memories when the next propagation starts.
+7. A conditioning frame that propagation passes counts as tracked, so that a further prompt corrects it.
+8. That correction's memory goes into the output that it corrects, not into its own.
+
+Two rules are not those of today's upstream code. Propagation keeps corrected frames, as in upstream's first release
+(sam2_video_predictor_legacy.py) and as the comments in today's say, which tracks them again and loses the correction. A
+corrected conditioning frame takes the new output, which upstream drops.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +35,7 @@ from sam2edge.runtime.model.prompts import check_points
 from sam2edge.runtime.model.resize import resize
 
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+CONDITIONING, OTHERS = "cond_frame_outputs", "non_cond_frame_outputs"
 
 
 class _FloatMemories:
@@ -49,7 +58,7 @@ class UpstreamModel(Sam2VideoModel):
     def _run_single_frame_inference(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if kwargs["point_inputs"] is not None:
             session = kwargs["inference_session"]
-            stored = [getattr(session, "pending", {}), *session.output_dict_per_obj[kwargs["obj_idx"]].values()]
+            stored = [session.pending, *session.output_dict_per_obj[kwargs["obj_idx"]].values()]
             logits = [frames[kwargs["frame_idx"]]["pred_masks"] for frames in stored if kwargs["frame_idx"] in frames]
             kwargs["prev_sam_mask_logits"] = logits[0].clamp(-32, 32) if logits else None
         out = super()._run_single_frame_inference(*args, **kwargs)
@@ -103,14 +112,12 @@ class ReferenceTracker:
         self.reverse = False
 
     def track(self, frame: int, reverse: bool = False) -> dict[int, Expected]:
-        """Find every object on a frame."""
         self.reverse = reverse
         for session in self.sessions.values():
             self.model(session, frame_idx=frame, reverse=reverse)
         return self.results(frame)
 
     def prompt(self, frame: int, object_id: int, **prompt: Any) -> dict[int, Expected]:
-        """Prompt an object on a frame."""
         session = self._prompted_session(frame, object_id, **prompt)
         conditioning, others = session.output_dict_per_obj[0].values()
         if frame in conditioning and frame in session.frames_tracked_per_obj[0]:
@@ -121,11 +128,9 @@ class ReferenceTracker:
         return self.results(frame)
 
     def remove(self, object_id: int) -> None:
-        """Forget an object."""
         del self.sessions[object_id]
 
     def results(self, frame: int) -> dict[int, Expected]:
-        """Return the results stored for a frame."""
         return {object_id: self._expected(session, frame) for object_id, session in self.sessions.items()}
 
     def _prompted_session(self, frame: int, object_id: int, **prompt: Any) -> Sam2VideoInferenceSession:
@@ -157,15 +162,18 @@ class ReferenceTracker:
             max_vision_features_cache_size=len(self.frames),
         )
         session.obj_id_to_idx(1)
+        session.pending = {}  # ReferencePredictor's outputs of prompts that are not memories yet
         self.cache = self.cache or session.cache
         session.cache = self.cache  # one encoder run a frame, whatever the number of objects
         return session
 
     def _expected(self, session: Sam2VideoInferenceSession, frame: int) -> Expected:
-        stored = session.output_dict_per_obj[0]
-        return self._as_expected(stored["cond_frame_outputs"].get(frame) or stored["non_cond_frame_outputs"][frame])
-
-    def _as_expected(self, out: dict[str, Any]) -> Expected:
+        out = {}
+        for outputs in (session.pending, *session.output_dict_per_obj[0].values()):
+            out = out or outputs.get(frame, {})
+        if not out:
+            side = self.model.config.image_size // 4
+            return Expected(np.full((side, side), -1024, np.float32), np.zeros(self.size, bool), 0, 0, np.zeros(0))
         logits = out["pred_masks"]
         mask = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0, 0] > 0
         return Expected(
@@ -175,3 +183,62 @@ class ReferenceTracker:
             score=float(out["object_score_logits"]),
             pointer=out["object_pointer"].flatten().numpy(),
         )
+
+
+class ReferencePredictor(ReferenceTracker):
+    """Prompts on any frame and propagation in both directions, one session an object."""
+
+    def prompt(self, frame: int, object_id: int, **prompt: Any) -> dict[int, Expected]:
+        session = self._prompted_session(frame, object_id, **prompt)
+        stored, tracked = session.output_dict_per_obj[0], session.frames_tracked_per_obj[0]
+        before = {kind: {t: dict(out) for t, out in stored[kind].items()} for kind in stored}
+        first = frame not in tracked
+        self.model(session, frame_idx=frame, reverse=tracked.get(frame, {"reverse": False})["reverse"])
+        out = stored[CONDITIONING if first else OTHERS][frame]
+        written = stored[CONDITIONING].get(frame, out)  # departure 8
+        out = {**out, **{name: written[name] for name in ("maskmem_features", "maskmem_pos_enc")}}
+        out["conditions"] = first or self.corrections_condition or frame in before[CONDITIONING]
+        session.pending[frame] = out
+        session.output_dict_per_obj[0] = before
+        return self.results(frame)
+
+    def propagate(
+        self, start: int | None = None, length: int | None = None, reverse: bool = False
+    ) -> Iterator[tuple[int, dict[int, Expected]]]:
+        for session in self.sessions.values():
+            stored = session.output_dict_per_obj[0]
+            for frame, out in session.pending.items():
+                for kind in stored.values():
+                    kind.pop(frame, None)
+                stored[CONDITIONING if out["conditions"] else OTHERS][frame] = out
+            session.pending.clear()
+        if start is None:
+            start = min(t for session in self.sessions.values() for t in session.output_dict_per_obj[0][CONDITIONING])
+        last = len(self.frames) - 1
+        length = last if length is None else length
+        if reverse:  # upstream yields nothing backward from the first frame
+            order = range(start, max(start - length, 0) - 1, -1) if start else range(0)
+        else:
+            order = range(start, min(start + length, last) + 1)
+        for frame in order:
+            for session in self.sessions.values():
+                stored = session.output_dict_per_obj[0]
+                prompted = frame in session.point_inputs_per_obj[0] or frame in session.mask_inputs_per_obj[0]
+                if frame not in stored[CONDITIONING] and not (prompted and frame in stored[OTHERS]):
+                    self.model(session, frame_idx=frame, reverse=reverse)
+                session.frames_tracked_per_obj[0][frame] = {"reverse": reverse}  # departure 7
+            yield frame, self.results(frame)
+
+    def clear(self, frame: int, object_id: int) -> dict[int, Expected]:
+        session = self.sessions[object_id]
+        session.remove_point_inputs(0, frame)
+        session.remove_mask_inputs(0, frame)
+        session.pending.pop(frame, None)
+        stored = session.output_dict_per_obj[0]
+        if frame in stored[CONDITIONING]:
+            stored[OTHERS][frame] = stored[CONDITIONING].pop(frame)
+            session.frames_tracked_per_obj[0].pop(frame, None)
+        return self.results(frame)
+
+    def reset(self) -> None:
+        self.sessions.clear()

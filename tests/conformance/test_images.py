@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,6 +16,7 @@ from transformers import Sam2Config, Sam2Model, Sam2VideoModel
 
 from sam2edge import Bundle, ImagePredictor
 from sam2edge.export import export
+from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.model.resize import resize
 from tests.conformance.reference import MEAN, STD
 from tests.conftest import NANO
@@ -137,7 +137,7 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def truck(shared_data: Path) -> Image:
-    return cv2.cvtColor(cv2.imread(str(shared_data / "truck.jpg")), cv2.COLOR_BGR2RGB)
+    return read_image(shared_data / "truck.jpg")
 
 
 @pytest.fixture(params=["nano_pair", "tiny_pair"])

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from sam2edge import AutomaticMaskGenerator, Bundle
 from sam2edge.export.reference import Reference
 from sam2edge.export.source import load_source
+from sam2edge.runtime.media.image_files import read_image
 from tests.conftest import NANO
 from tests.helpers import clip_frames, iou
 
@@ -197,8 +198,7 @@ def model() -> Reference:
 @pytest.fixture(scope="module")
 def truck(shared_data: Path) -> Image:
     """512×384."""
-    image = cv2.imread(str(shared_data / "truck.jpg"))
-    return cv2.cvtColor(cv2.resize(image, (512, 384), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+    return cv2.resize(read_image(shared_data / "truck.jpg"), (512, 384), interpolation=cv2.INTER_AREA)
 
 
 @pytest.fixture(scope="module")
@@ -259,13 +259,13 @@ def test_small_regions(nano: Bundle, model: Reference, truck: Image) -> None:
         assert len(stats) == 2 or stats[1:, cv2.CC_STAT_AREA].min() >= area
 
 
-def test_mask_to_mask(nano: Bundle, model: Reference, truck: Image) -> None:
-    check(nano, model, truck, 5, **LOW | {"points_per_side": 5, "points_per_batch": 7}, use_m2m=True)
-
-
-def test_one_mask_a_point(nano: Bundle, model: Reference, truck: Image) -> None:
-    check(nano, model, truck, 3, **LOW, multimask_output=False)
-
-
-def test_thresholds(nano: Bundle, model: Reference, truck: Image) -> None:
-    check(nano, model, truck, 3, **LOW | {"points_per_side": 6}, mask_threshold=0.4, box_nms_thresh=0.4)
+@pytest.mark.parametrize(
+    ("least", "options"),
+    [
+        pytest.param(5, {"points_per_side": 5, "points_per_batch": 7, "use_m2m": True}, id="mask to mask"),
+        pytest.param(3, {"multimask_output": False}, id="one mask a point"),
+        pytest.param(3, {"points_per_side": 6, "mask_threshold": 0.4, "box_nms_thresh": 0.4}, id="thresholds"),
+    ],
+)
+def test_options(nano: Bundle, model: Reference, truck: Image, least: int, options: dict[str, Any]) -> None:
+    check(nano, model, truck, least, **LOW | options)

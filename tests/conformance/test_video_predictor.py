@@ -12,8 +12,7 @@ import torch
 
 from sam2edge import Bundle, VideoPredictor
 from sam2edge.runtime.video.state import InferenceState
-from tests.conformance.reference import Expected, UpstreamModel
-from tests.conformance.reference_predictor import ReferencePredictor
+from tests.conformance.reference import Expected, ReferencePredictor, UpstreamModel
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, RIGHT, in_pixels
 from tests.conformance.test_tracker import RELATIVE, exported
 from tests.conftest import NANO
@@ -157,13 +156,9 @@ def play(
                 frame, object_id, *_ = arguments.values()
                 values = in_pixels(arguments, height, width)
                 expected = reference.prompt(**values)
-                values = {key: values[key] for key in ("points", "labels", "box") if key in values}
-                if "mask" in arguments:
-                    mask = in_pixels(arguments, height, width)["mask"]
-                    compare(what, frame, predictor.add_new_mask(state, frame, object_id, mask), expected)
-                else:
-                    output = predictor.add_new_points_or_box(state, frame, object_id, **values)
-                    compare(what, frame, output, expected)
+                del values["frame"], values["object_id"]
+                add = predictor.add_new_mask if "mask" in values else predictor.add_new_points_or_box
+                compare(what, frame, add(state, frame, object_id, **values), expected)
             elif verb == "propagate":
                 yielded = predictor.propagate_in_video(state, *arguments.values())
                 for output, (frame, expected) in zip(yielded, reference.propagate(**arguments), strict=True):
@@ -193,10 +188,10 @@ def check(what: str, state: InferenceState, frame: int, output: Any, expected: d
             assert (mask == -1024).all(), what
             assert (one.logits == -1024).all(), what
             continue
-        logits = stored.logits[0, 0].astype(np.float32)
-        assert_close(logits, one.logits, RELATIVE, f"{what}, object {object_id}: logits")
-        assert_close(stored.pointer[0], one.pointer, RELATIVE, f"{what}, object {object_id}: pointer")
-        assert iou(mask[0] > 0, one.mask) >= 0.999, f"{what}, object {object_id}"
+        where = f"{what}, object {object_id}"
+        assert_close(stored.logits[0, 0].astype(np.float32), one.logits, RELATIVE, f"{where}: logits")
+        assert_close(stored.pointer[0], one.pointer, RELATIVE, f"{where}: pointer")
+        assert iou(mask[0] > 0, one.mask) >= 0.999, where
 
 
 @pytest.fixture(scope="module")
