@@ -1,9 +1,11 @@
-"""What many tests share: the bundled clip and its objects, playing a session, comparing masks, arrays and results."""
+"""What many tests share: the bundled clip and its objects, sessions, counted runs, and comparisons of results."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy.typing as npt
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.bundle import contract
+from sam2edge.runtime.backends.base import Array, Backend, GraphRunner, open_backend
 from sam2edge.runtime.media.sources import VideoSource
 from tests.conftest import REPO
 
@@ -51,6 +54,28 @@ def play(tracker: VideoTracker, frames: Iterable[Any], events: Mapping[int, Iter
                 tracker.remove(event)
             else:
                 yield tracker.prompt(event[0], **event[1])
+
+
+class Counting(Backend):
+    """ONNX Runtime on the CPU, which counts the `runs` of each graph by its name."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[str] = Counter()
+
+    def open(self, graph: Path) -> GraphRunner:
+        runner = open_backend("onnx").open(graph)
+        run = runner.run
+
+        def counted(inputs: Mapping[str, Any]) -> dict[str, Array]:
+            self.ran(graph.stem, inputs)
+            return run(inputs)
+
+        runner.run = counted  # type: ignore[method-assign]
+        return runner
+
+    def ran(self, graph: str, inputs: Mapping[str, Any]) -> None:
+        """Count a run, just before it."""
+        self.runs[graph] += 1
 
 
 def iou(first: Masks, second: Masks) -> float:

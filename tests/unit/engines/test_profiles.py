@@ -11,7 +11,7 @@ from sam2edge import Bundle, ImagePredictor, VideoTracker
 from sam2edge.bundle import GRAPHS
 from sam2edge.bundle.engines import Limits
 from sam2edge.engines.profiles import PRESETS, profile
-from tests.counting import Counting
+from tests.helpers import Counting
 
 
 def test_memory_attention(nano: Bundle) -> None:

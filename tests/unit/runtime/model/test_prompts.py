@@ -14,6 +14,7 @@ from sam2edge.bundle import Model
 from sam2edge.errors import ObjectIdError, PromptError
 from sam2edge.runtime.model import prompts
 from sam2edge.runtime.model.prompts import EncodedPrompt, Prompt, check_object_id
+from tests.helpers import box_mask
 
 WIDTH, HEIGHT, SIDE = 200, 100, 128
 FRAME = (HEIGHT, WIDTH)
@@ -67,7 +68,6 @@ def test_no_prompt() -> None:
         ({"points": [(10**400, 1)]}, "points must be numbers"),
         ({"points": [(1, None)]}, "points must be finite"),
         ({"points": [(1, np.nan)]}, r"points must be finite but got \[\[1.0, nan\]\]"),
-        ({"points": [(-np.inf, 1)]}, "points must be finite"),
         ({"points": [(1, 1), (200, 1)]}, r"point \[200.0, 1.0\] lies outside the 200×100 frame"),
         ({"points": [(1, 100)]}, r"point \[1.0, 100.0\] lies outside the 200×100 frame"),
         ({"points": [(-0.5, 1)]}, r"point \[-0.5, 1.0\] lies outside"),
@@ -151,13 +151,8 @@ def test_encode_mask(size: tuple[int, int]) -> None:
     assert encoded.logits.max() == pytest.approx(prompts.MASK_LOGIT)
 
 
-def dot(height: int, width: int) -> npt.NDArray[np.bool_]:
-    mask = np.zeros((height, width), bool)
-    mask[height // 2, width // 2] = True
-    return mask
-
-
 def test_encode_refuses_a_mask_that_vanishes() -> None:
+    large, small = box_mask(640, 360, 641, 361, (720, 1280)), box_mask(64, 64, 65, 65, (SIDE, SIDE))
     with pytest.raises(PromptError, match="less than half a pixel of the model's 128×128 image"):
-        Prompt(mask=dot(720, 1280)).encode((720, 1280), MODEL)
-    assert (Prompt(mask=dot(SIDE, SIDE)).encode((SIDE, SIDE), MODEL).logits > -10).any()
+        Prompt(mask=large).encode(large.shape, MODEL)
+    assert (Prompt(mask=small).encode(small.shape, MODEL).logits > -10).any()

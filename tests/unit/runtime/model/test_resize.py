@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from sam2edge.errors import FrameError
+from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.model.resize import check_frame, resize
 
 
@@ -33,7 +33,7 @@ def check(image: npt.NDArray[np.uint8], size: int) -> None:
 
 @pytest.mark.parametrize("size", [128, 512, 1024])
 def test_photograph(shared_data: Path, size: int) -> None:
-    check(cv2.cvtColor(cv2.imread(str(shared_data / "truck.jpg")), cv2.COLOR_BGR2RGB), size)
+    check(read_image(shared_data / "truck.jpg"), size)
 
 
 @pytest.mark.parametrize("size", [128, 256, 1024])

@@ -1,6 +1,6 @@
-"""The memory bank: which frames an object is reminded of, and with which ages.
+"""The memory bank: which frames an object attends to, and with which ages.
 
-In the tests every stored array holds one number, `tag(frame, object)`, so that a read shows whose memory it is.
+Every stored array holds one number, `tag(frame, object)`, so that a read shows whose memory it is.
 """
 
 from __future__ import annotations
@@ -8,22 +8,14 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from sam2edge.bundle import Model
-from sam2edge.runtime.backends.base import Backend
+from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.video.memory_bank import EMPTY, MemoryBank, SlotTable
 
 MODEL = Model(32, 3, 2, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 3)
 RECENT, POINTERS = 6, 15
-
-
-class Numpy(Backend):
-    """A backend that only makes arrays."""
-
-    def open(self, graph):
-        raise NotImplementedError
 
 
 @dataclasses.dataclass
@@ -31,7 +23,7 @@ class FakeGraphs:
     """The part of Graphs that a bank uses."""
 
     model: Model = MODEL
-    backend: Backend = dataclasses.field(default_factory=Numpy)
+    backend: Backend = dataclasses.field(default_factory=lambda: open_backend("onnx"))
 
     def max_size(self, graph, name, axis):
         return None
@@ -84,28 +76,13 @@ def one_object(frames: int, conditioning: set[int], max_conditioning: int = 1) -
     return bank
 
 
-@pytest.mark.parametrize(
-    ("frame", "memories", "pointers"),
-    [
-        (1, [(0, 0)], [(1, 0)]),
-        (3, [(0, 0), (1, 2), (2, 1)], [(1, 2), (2, 1), (3, 0)]),
-        (7, [(0, 0), *((age, 7 - age) for age in range(1, 7))], [(age, 7 - age) for age in range(1, 8)]),
-        (
-            40,
-            [(0, 0), *((age, 40 - age) for age in range(1, 7))],
-            [*((age, 40 - age) for age in range(1, 16)), (40, 0)],
-        ),
-    ],
-)
-def test_one_conditioning_frame(frame: int, memories: Ages, pointers: Ages) -> None:
-    """It keeps age 0 for ever as a memory and its true distance as a pointer; 6 memories and 15 pointers follow."""
-    assert read(one_object(frame, {0}), 1, frame) == [(memories, pointers)]
-
-
 @pytest.mark.parametrize("memory_frames", [1, 3, 6])
 @pytest.mark.parametrize("stride", [1, 2, 5])
 def test_stride_and_number_of_memories(memory_frames: int, stride: int) -> None:
-    """sam2_base.py: the last frame, then every stride-th from the nearest multiple on; pointers know no stride."""
+    """The last frame, then every stride-th from the nearest multiple on, as in sam2_base.py.
+
+    The conditioning frame keeps age 0 as a memory and its true distance as a pointer. Pointers know no stride.
+    """
     bank = MemoryBank(FakeGraphs(), 1, 1, memory_frames, stride)
     for frame in range(60):
         if frame:
@@ -141,17 +118,6 @@ def test_rows_that_joined_on_different_frames() -> None:
     assert bank.read(np.full(1, 5))["memory"].shape == (1, 5, 4, 2)
 
 
-@pytest.mark.parametrize("row", [0, 1, 2])
-def test_delete_moves_rows(row: int) -> None:
-    bank = MemoryBank(FakeGraphs(), 3, 1, RECENT)
-    for frame in range(9):
-        write(bank, frame, [0, 1, 2][: frame + 1], {frame})
-    before = read(bank, 3, 9)
-    bank.delete(row)
-    after = read(bank, 3, 9)
-    assert after == [*before[:row], *before[row + 1 :], ([], [])]
-
-
 def test_clear() -> None:
     bank = one_object(9, {0})
     bank.clear()
@@ -181,13 +147,8 @@ def test_place_lets_a_frame_become_a_conditioning_frame() -> None:
     for frame in range(10, 14):
         table.place(0, frame, False)
     back, conditioning = table.distances(np.array([14]))
-    assert sorted(zip(back[0].tolist(), conditioning[0].tolist(), strict=True)) == [
-        (1, False),
-        (2, False),
-        (3, False),
-        (5, True),
-        (14, True),
-    ]
+    expected = [(1, False), (2, False), (3, False), (5, True), (14, True)]
+    assert sorted(zip(back[0].tolist(), conditioning[0].tolist(), strict=True)) == expected
 
 
 class Diary:
@@ -206,12 +167,7 @@ class Diary:
             passed = [f for f, conditioning in history.items() if not conditioning]
             memories = [(0, f) for f in kept] + [(frame - f, f) for f in passed if frame - f <= RECENT]
             pointers = [(frame - f, f) for f in [*kept, *(f for f in passed if frame - f <= POINTERS)]]
-            ages.append(
-                (
-                    sorted((age, tag(f, object_id)) for age, f in memories),
-                    sorted((age, tag(f, object_id)) for age, f in pointers),
-                )
-            )
+            ages.append(tuple(sorted((age, tag(f, object_id)) for age, f in kind) for kind in (memories, pointers)))
         return ages
 
 
@@ -247,15 +203,12 @@ def test_random_histories(seed: int, max_conditioning: int) -> None:
     assert longest > 2 * POINTERS
 
 
-def used(ages: npt.NDArray[np.int32]) -> int:
-    return int((ages != EMPTY).any(axis=0).sum())
-
-
 def test_the_arrays_end_with_the_last_slot_in_use() -> None:
     for frames in range(1, 30):
         inputs = one_object(frames, {0}).read(np.array([frames]))
-        assert inputs["memory"].shape[1] == used(inputs["memory_age"]) == min(frames, 1 + RECENT)
-        assert inputs["pointers"].shape[1] == used(inputs["pointer_age"]) == min(frames, 1 + POINTERS)
+        for values, age, slots in (("memory", "memory_age", 1 + RECENT), ("pointers", "pointer_age", 1 + POINTERS)):
+            used = (inputs[age] != EMPTY).any(axis=0).sum()
+            assert inputs[values].shape[1] == used == min(frames, slots)
 
 
 def test_a_pooled_memory_has_fewer_tokens() -> None:

@@ -15,12 +15,24 @@ from sam2edge import Bundle, VideoPredictor, VideoTracker
 from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError
 from sam2edge.runtime.media.image_files import write_image
 from sam2edge.runtime.video.state import InferenceState
-from tests.counting import Counting
-from tests.helpers import BALL, BLOCK, CLIP, HEIGHT, WIDTH, Frames, assert_close, assert_same, clip_frames, play
+from tests.helpers import (
+    BALL,
+    BLOCK,
+    CLIP,
+    HEIGHT,
+    WIDTH,
+    Counting,
+    Frames,
+    assert_close,
+    assert_same,
+    clip_frames,
+    play,
+)
 
 MASK = np.zeros((HEIGHT, WIDTH), bool)
 MASK[50:120, 105:175] = True
 CLICK: dict[str, Any] = {"points": [(138, 84)], "labels": [1]}
+BOXED: dict[str, Any] = {"points": None, "labels": None, "box": BALL}
 
 Masks = dict[int, npt.NDArray[np.float32]]
 
@@ -92,6 +104,7 @@ def test_upstreams_example(predictor: VideoPredictor, clip: Frames) -> None:
         inference_state=inference_state, frame_idx=0, obj_id=2, points=points, labels=labels
     )
     assert (frame_idx, object_ids, masks.shape, masks.dtype) == (0, [2], (1, 1, HEIGHT, WIDTH), np.float32)
+    assert VideoPredictor.add_new_points is VideoPredictor.add_new_points_or_box
     _, object_ids, masks = predictor.add_new_points_or_box(inference_state, 0, 5, box=np.array(BLOCK, np.float32))
     assert (object_ids, masks.shape) == ([2, 5], (2, 1, HEIGHT, WIDTH))
     segments = {
@@ -245,32 +258,21 @@ def test_new_points_after_a_mask(predictor: VideoPredictor, clip: Frames) -> Non
     np.testing.assert_array_equal(*results)
 
 
-SAME_PROMPTS: dict[str, dict[str, Any]] = {
-    "leading axes": {"points": [[(138, 84), (10, 10)]], "labels": [[1, 0]], "box": [BALL]},
-    "shares of the frame": {
-        "points": [(138 / WIDTH, 84 / HEIGHT), (10 / WIDTH, 10 / HEIGHT)],
-        "labels": [1, 0],
-        "box": np.array(BALL) / (WIDTH, HEIGHT, WIDTH, HEIGHT),
-        "normalize_coords": False,
-    },
-}
-
-
-@pytest.mark.parametrize("prompt", SAME_PROMPTS.values(), ids=SAME_PROMPTS)
-def test_ways_to_give_the_same_prompt(predictor: VideoPredictor, clip: Frames, prompt: dict[str, Any]) -> None:
-    expected, result = (
-        predictor.add_new_points_or_box(predictor.init_state(clip), 0, 1, **arguments)[2]
-        for arguments in ({"points": [(138, 84), (10, 10)], "labels": [1, 0], "box": BALL}, prompt)
+def test_ways_to_give_the_same_prompt(predictor: VideoPredictor, clip: Frames) -> None:
+    points, box, size = np.array([(138, 84), (10, 10)]), np.array(BALL), (WIDTH, HEIGHT)
+    plain, with_leading_axes, in_shares = (
+        predictor.add_new_points_or_box(predictor.init_state(clip), 0, 1, **prompt)[2]
+        for prompt in (
+            {"points": points, "labels": [1, 0], "box": box},
+            {"points": points[None], "labels": [[1, 0]], "box": box[None]},
+            {"points": points / size, "labels": [1, 0], "box": box / (*size, *size), "normalize_coords": False},
+        )
     )
-    assert_close(result, expected)
+    assert_close([with_leading_axes, in_shares], [plain, plain])
 
 
-def test_the_old_name() -> None:
-    assert VideoPredictor.add_new_points is VideoPredictor.add_new_points_or_box
-
-
-def known(verb: str, *arguments: Any, **more: Any) -> Callable[[VideoPredictor, InferenceState], object]:
-    return lambda predictor, state: getattr(predictor, verb)(state, *arguments, **more)
+def call(verb: str, *arguments: Any) -> Callable[[VideoPredictor, InferenceState], object]:
+    return lambda predictor, state: getattr(predictor, verb)(state, *arguments)
 
 
 def points(**more: Any) -> Callable[[VideoPredictor, InferenceState], object]:
@@ -293,32 +295,28 @@ REFUSED: dict[str, tuple[Any, type[InputError], str]] = {
     "two objects": (points(points=[[(1, 1)], [(2, 2)]]), PromptError, r"\[P,2\] .* but got shape \[2, 1, 2\]"),
     "ragged points": (points(points=[(1, 1), (2,)]), PromptError, "points must be numbers"),
     "pixels as shares": (points(normalize_coords=False), PromptError, r"points must be in 0…1 .*\[\[138.0, 84.0\]\]"),
-    "box in pixels as shares": (
-        points(points=None, labels=None, box=BALL, normalize_coords=False),
-        PromptError,
-        "box must be in 0…1",
-    ),
+    "box in pixels as shares": (points(**BOXED, normalize_coords=False), PromptError, "box must be in 0…1"),
     "clear_old_points": (points(clear_old_points=1), InputError, "clear_old_points must be True or False but got 1"),
     "normalize_coords": (points(normalize_coords="no"), InputError, "normalize_coords must be True or False"),
-    "mask on no frame": (known("add_new_mask", 30, 7, MASK), InputError, "frame_idx must be"),
-    "mask for no id": (known("add_new_mask", 3, None, MASK), ObjectIdError, "integer but got None"),
-    "empty mask": (known("add_new_mask", 3, 7, ~MASK & MASK), PromptError, "the mask is empty"),
-    "mask of another size": (known("add_new_mask", 3, 7, MASK.T), PromptError, r"\[240, 320\] but got shape"),
-    "start after the last": (known("propagate_in_video", 30), InputError, "start_frame_idx must be .* but got 30"),
-    "start is None's name": (known("propagate_in_video", "None"), InputError, "start_frame_idx must be"),
-    "fewer frames than none": (known("propagate_in_video", 0, -1), InputError, "max_frame_num_to_track must be .* -1"),
-    "reverse": (known("propagate_in_video", 0, 1, "yes"), InputError, "reverse must be True or False but got 'yes'"),
-    "clear on no frame": (known("clear_all_prompts_in_frame", 30, 7), InputError, "frame_idx must be"),
-    "clear of no object": (
-        known("clear_all_prompts_in_frame", 3, 8),
-        ObjectIdError,
-        r"object 8 is not known; the state has \[7\]",
+    "mask on no frame": (call("add_new_mask", 30, 7, MASK), InputError, "frame_idx must be"),
+    "mask for no id": (call("add_new_mask", 3, None, MASK), ObjectIdError, "integer but got None"),
+    "empty mask": (call("add_new_mask", 3, 7, ~MASK & MASK), PromptError, "the mask is empty"),
+    "mask of another size": (call("add_new_mask", 3, 7, MASK.T), PromptError, r"\[240, 320\] but got shape"),
+    "start after the last": (call("propagate_in_video", 30), InputError, "start_frame_idx must be .* but got 30"),
+    "start is None's name": (call("propagate_in_video", "None"), InputError, "start_frame_idx must be"),
+    "fewer frames than none": (
+        call("propagate_in_video", 0, -1),
+        InputError,
+        "max_frame_num_to_track must be .* -1",
     ),
-    "clear with need_output": (known("clear_all_prompts_in_frame", 3, 7, 0), InputError, "need_output must be True"),
-    "remove of no id": (known("remove_object", 7.0), ObjectIdError, "integer but got 7.0"),
-    "remove of no object": (known("remove_object", 8, True), ObjectIdError, "object 8 is not known"),
-    "remove with strict": (known("remove_object", 7, "yes"), InputError, "strict must be True or False"),
-    "remove with need_output": (known("remove_object", 7, True, None), InputError, "need_output must be True"),
+    "reverse": (call("propagate_in_video", 0, 1, "yes"), InputError, "reverse must be True or False but got 'yes'"),
+    "clear on no frame": (call("clear_all_prompts_in_frame", 30, 7), InputError, "frame_idx must be"),
+    "clear of no object": (call("clear_all_prompts_in_frame", 3, 8), ObjectIdError, r"8 is not known; .* has \[7\]"),
+    "clear with need_output": (call("clear_all_prompts_in_frame", 3, 7, 0), InputError, "need_output must be True"),
+    "remove of no id": (call("remove_object", 7.0), ObjectIdError, "integer but got 7.0"),
+    "remove of no object": (call("remove_object", 8, True), ObjectIdError, "object 8 is not known"),
+    "remove with strict": (call("remove_object", 7, "yes"), InputError, "strict must be True or False"),
+    "remove with need_output": (call("remove_object", 7, True, None), InputError, "need_output must be True"),
 }
 
 
@@ -388,25 +386,27 @@ def test_nothing_to_propagate(predictor: VideoPredictor, clip: Frames, state: In
     with pytest.raises(PromptError, match="no object was prompted yet; call add_new_points_or_box"):
         next(predictor.propagate_in_video(predictor.init_state(clip)))
     predictor.add_new_points_or_box(state, 5, 8, box=BALL)
+    running = predictor.propagate_in_video(state)
+    assert next(running)[0] == 3
     predictor.clear_all_prompts_in_frame(state, 5, 8)
-    with pytest.raises(PromptError, match=r"object 8 has no conditioning frame left; prompt it again or remove_object"):
-        next(predictor.propagate_in_video(state))
+    for propagation in (running, predictor.propagate_in_video(state)):
+        with pytest.raises(PromptError, match="object 8 has no conditioning frame left; prompt it again or remove_obj"):
+            next(propagation)
 
 
 def test_start_and_length(predictor: VideoPredictor, state: InferenceState) -> None:
-    """As many frames after the first, as upstream."""
-
-    def frames(*arguments: Any) -> list[int]:
-        return list(propagate(predictor, state, *arguments))
-
-    assert frames() == list(range(3, 30))
-    assert frames(None, 2) == [3, 4, 5]
-    assert frames(27, 10) == [27, 28, 29]
-    assert frames(8, 0) == [8]
-    assert frames(8, 3, True) == [8, 7, 6, 5]
-    assert frames(2, None, True) == [2, 1, 0]
-    assert frames(0, None, True) == [], "as upstream"
-    assert frames(np.int64(29), np.int32(1)) == [29]
+    """As many frames after the first as upstream; backward from the first none, as upstream."""
+    expected = {
+        (): list(range(3, 30)),
+        (None, 2): [3, 4, 5],
+        (27, 10): [27, 28, 29],
+        (8, 0): [8],
+        (8, 3, True): [8, 7, 6, 5],
+        (2, None, True): [2, 1, 0],
+        (0, None, True): [],
+        (np.int64(29), np.int32(1)): [29],
+    }
+    assert {arguments: list(propagate(predictor, state, *arguments)) for arguments in expected} == expected
 
 
 def test_clear_all_prompts_in_frame(predictor: VideoPredictor, clip: Frames, state: InferenceState) -> None:
@@ -481,14 +481,6 @@ def test_prompts_during_propagation_wait_for_the_next(predictor: VideoPredictor,
         return forward
 
     assert_same(propagated(True), propagated(False))
-
-
-def test_conditioning_frames_cleared_during_propagation(predictor: VideoPredictor, state: InferenceState) -> None:
-    running = predictor.propagate_in_video(state)
-    assert next(running)[0] == 3
-    predictor.clear_all_prompts_in_frame(state, 3, 7)
-    with pytest.raises(PromptError, match="object 7 has no conditioning frame left"):
-        next(running)
 
 
 def test_the_caller_may_change_results(

@@ -18,8 +18,7 @@ from sam2edge.runtime.media.grabber import Grabbed, Grabber
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.staging import FrameLoader
 from sam2edge.runtime.video.stream import MODES, stream
-from tests.counting import Counting
-from tests.helpers import BALL, BLOCK, CLIP, Frames, assert_same, clip_frames
+from tests.helpers import BALL, BLOCK, CLIP, Counting, Frames, assert_same, clip_frames
 
 PATIENCE = 10.0
 """Seconds after which something that should have happened did not."""

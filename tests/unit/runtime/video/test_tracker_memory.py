@@ -16,8 +16,7 @@ from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import BackendError, FrameError, InputError, PromptError
 from sam2edge.runtime.model.graphs import Graphs
 from sam2edge.runtime.model.staging import FrameLoader
-from tests.counting import Counting
-from tests.helpers import BALL, BLOCK, Frames, assert_close, assert_same, clip_frames, play, true_masks
+from tests.helpers import BALL, BLOCK, Counting, Frames, assert_close, assert_same, clip_frames, play, true_masks
 
 JOIN = {0: [(1, {"box": BALL})]}
 SURE_OF_NOTHING = 0.999
@@ -227,9 +226,7 @@ def test_a_prompt_that_fails_on_the_device_may_be_repeated(
     ("knob", "words"),
     [
         ({"max_objects": 0}, "max_objects must be an integer of at least 1 but got 0"),
-        ({"max_objects": -1}, "max_objects must be an integer of at least 1 but got -1"),
         ({"max_conditioning_frames": 0}, "max_conditioning_frames must be an integer of at least 1 but got 0"),
-        ({"max_conditioning_frames": -1}, "max_conditioning_frames must be an integer of at least 1 but got -1"),
         ({"memory_frames": 0}, "memory_frames must be an integer of at least 1 but got 0"),
         ({"memory_frames": 7}, "memory_frames must be at most 6, the model's own, but got 7"),
         ({"memory_stride": 0}, "memory_stride must be an integer of at least 1"),
