@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,16 +16,16 @@ from sam2edge.bundle import Bundle, contract
 from sam2edge.errors import BackendError, FrameError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray, GraphRunner, open_backend
 from sam2edge.runtime.model.prompts import EncodedPrompt
-from sam2edge.runtime.model.staging import FrameLoader
+from sam2edge.runtime.model.staging import FrameLoader, Staging
 from sam2edge.types import Bools, Frame
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An encoded image: what prompts are decoded on and objects are tracked in.
+    """An encoded image, on which prompts are decoded and in which objects are tracked.
 
-    Its arrays lie where the backend that made them runs; on the CPU they are numpy's, float32. At S = 1024 they take
-    16 MB, in FP16 half of that.
+    Its arrays are where the backend that made them runs; on the CPU they are numpy arrays, float32. At S = 1024 they
+    take 16 MB, in FP16 half of that.
 
     Attributes:
         features: [1,C,h,h], without the no-memory embedding, which the decoder's graph adds.
@@ -118,28 +118,40 @@ class Graphs:
 
     def encode(self, frame: Frame) -> Embedding:
         """Encode one frame that was checked already, on a stream of its own."""
-        with self._encoding:  # a stream that was given up may still be encoding when the next one begins
-            prefetch = self._prefetch
-            prefetch.loader.stage(frame)
-            return prefetch.encode(prefetch.loader.load(), [frame.shape[:2]])[0]
+        with self._encoding:  # the thread of a stream that was closed early may still be encoding
+            _, _, loader = self._prefetch
+            loader.stage(frame)
+            return self._encode(loader.load(), [frame.shape[:2]])[0]
 
     def encode_batch(self, images: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
         """Encode RGB images uint8 [B,S,S,3] that were of `sizes` (H,W); see `encode`."""
-        backend = self._prefetch.backend
-        staging, device = backend.staging(images.shape, np.uint8), backend.zeros(images.shape, np.uint8)
-        staging[...] = images
-        backend.copy(staging, device)
-        return self._prefetch.encode(device, sizes)
+        backend, _, _ = self._prefetch
+        staging = Staging(backend)  # holds the host's copy until it is uploaded
+        return self._encode(staging.constant("images", images), sizes)
+
+    def _encode(self, images: DeviceArray, sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
+        backend, encoder, _ = self._prefetch
+        maps = self.empty_maps(len(sizes))
+        encoder.run_into({"image": images}, maps)
+        each = [maps]
+        if len(sizes) > 1:  # in arrays of their own, so that one embedding does not keep the others alive
+            each = [self.empty_maps() for _ in sizes]
+            for row, own in enumerate(each):
+                for name, to in own.items():
+                    backend.copy(maps[name][row : row + 1], to)
+        backend.synchronize()
+        return [Embedding(**own, size=size) for own, size in zip(each, sizes, strict=True)]
 
     @cached_property
-    def _prefetch(self) -> _Prefetch:
+    def _prefetch(self) -> tuple[Backend, GraphRunner, FrameLoader]:
+        """A stream with its own image encoder and loader, so that one thread can encode while another tracks."""
         backend = self.backend.new_stream()
         shared = backend is self.backend
         encoder = self._graphs["image_encoder"] if shared else backend.open(self._files["image_encoder"])
-        return _Prefetch(backend, encoder, self.loader(backend), self.empty_maps)
+        return backend, encoder, self.loader(backend)
 
     def check_embedding(self, embedding: object, size: tuple[int, int] | None = None) -> Embedding:
-        """Return the embedding; raise FrameError unless it is one of this model and of a frame of `size` (H,W)."""
+        """Return the embedding; raise FrameError unless it is from this model and of a frame of `size` (H,W)."""
         side, channels = self.model.grid, self.model.hidden_dim
         if not isinstance(embedding, Embedding):
             raise FrameError(f"an embedding must be what encode() returns but got {type(embedding).__name__}")
@@ -160,25 +172,3 @@ class Graphs:
         self._graphs.clear()
         self.__dict__.pop("_prefetch", None)
         self.backend.forget()
-
-
-@dataclass(frozen=True)
-class _Prefetch:
-    """A stream with an image encoder of its own, so that one thread may encode while another tracks."""
-
-    backend: Backend
-    encoder: GraphRunner
-    loader: FrameLoader
-    empty_maps: Callable[[int], dict[str, DeviceArray]]
-
-    def encode(self, images: DeviceArray, sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
-        maps = self.empty_maps(len(sizes))
-        self.encoder.run_into({"image": images}, maps)
-        each = [maps]
-        if len(sizes) > 1:  # in arrays of their own, so that one does not keep the others alive
-            each = [self.empty_maps(1) for _ in sizes]
-            for row, own in enumerate(each):
-                for name, to in own.items():
-                    self.backend.copy(maps[name][row : row + 1], to)
-        self.backend.synchronize()
-        return [Embedding(**own, size=size) for own, size in zip(each, sizes, strict=True)]

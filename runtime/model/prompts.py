@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,8 +108,7 @@ class EncodedPrompt:
         kernel = np.array(model.mask_prompt_kernel, np.float32)
         downsampled = np.einsum("yixj,ij->yx", square.reshape(side, 4, side, 4), kernel)
         downsampled += np.float32(model.mask_prompt_bias)
-        none = EncodedPrompt.none(1)
-        return EncodedPrompt(none.points, none.labels, downsampled[None, None], logits[None, None])
+        return replace(EncodedPrompt.none(1), mask_input=downsampled[None, None], logits=logits[None, None])
 
 
 def check_object_id(object_id: object) -> int:
@@ -131,9 +130,9 @@ def check_points(
 ) -> tuple[Doubles, Ints]:
     """Check prompts and return points [N,P,2] in pixels of an image of `size` (H,W), box corners first, and labels.
 
-    One prompt has points [P,2] or [2] with labels 1 (object) or 0 (background), and a box [4]; N is 1. `several` are
-    under the image predictor's names, as [N,P,2] and [N,4] too; label -1, no point, lets them differ in their number of
-    points. Without `in_pixels` all are in 0…1 of the image; without `needs_labels` points are on the object by default.
+    One prompt has points [P,2] or [2] with labels 1 (object) or 0 (background), and a box [4]; N is 1. With `several`,
+    points may be [N,P,2] and boxes [N,4], label -1 is padding, and errors use the image predictor's names. Without
+    `in_pixels` all coordinates are in 0…1 of the image; without `needs_labels` points are on the object by default.
     """
     names = ("point_coords", "point_labels") if several else ("points", "labels")
     if (points is None and labels is not None) or (needs_labels and points is not None and labels is None):
@@ -146,18 +145,20 @@ def check_points(
         coordinates = np.where(kinds[..., None] == NO_POINT, 0.0, coordinates)
         coordinates = _in_pixels(names[0], coordinates, size, in_pixels).reshape(-1, *coordinates.shape[-2:])
         kinds = kinds.reshape(-1, kinds.shape[-1])
-        _check_inside(coordinates.reshape(-1, 2), size)
+        outside = coordinates[((coordinates < 0) | (coordinates >= size[::-1])).any(axis=-1)]
+        if len(outside):
+            raise PromptError(f"point {outside[0].tolist()} lies outside the {size[1]}×{size[0]} frame")
     if boxes is None:
         return coordinates, kinds
     corners = _check_boxes(boxes, size, in_pixels, several)
     n = len(corners)
-    if points is not None and len(coordinates) != n:
+    corner_kinds = np.full((n, 2), (BOX_FROM, BOX_TO), np.int32)
+    if points is None:
+        return corners, corner_kinds
+    if len(coordinates) != n:
         raise PromptError(
             f"got {n} boxes but points for {len(coordinates)} prompts; give one set of points for each box, as [N,P,2]"
         )
-    corner_kinds = np.broadcast_to(np.array([BOX_FROM, BOX_TO], np.int32), (n, 2))
-    coordinates = np.broadcast_to(coordinates, (n, *coordinates.shape[1:]))
-    kinds = np.broadcast_to(kinds, (n, kinds.shape[1]))
     return np.concatenate([corners, coordinates], 1), np.concatenate([corner_kinds, kinds], 1)
 
 
@@ -260,12 +261,6 @@ def _in_pixels(name: str, numbers: Doubles, size: tuple[int, int], in_pixels: bo
             "pixels are normalize_coords=True"
         )
     return numbers * np.array(size[::-1] * (numbers.shape[-1] // 2), np.float64)
-
-
-def _check_inside(points: Doubles, size: tuple[int, int]) -> None:
-    inside = (points >= 0).all(axis=1) & (points < size[::-1]).all(axis=1)
-    if not inside.all():
-        raise PromptError(f"point {points[~inside][0].tolist()} lies outside the {size[1]}×{size[0]} frame")
 
 
 def _check_mask(mask: object, size: tuple[int, int]) -> Bools:

@@ -64,21 +64,18 @@ def _filter_rows(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
 
 def filter_weights(source: int, target: int) -> npt.NDArray[np.float32]:
     """Return the triangle filter from `source` rows to `target` as a matrix [target,source]."""
-    weights = np.zeros((target, source), np.float32)
-    for start, first, band in _bands(source, target):
-        weights[start : start + len(band), first : first + band.shape[1]] = band
+    scale = source / target
+    centres = (np.arange(target) + 0.5) * scale
+    distance = np.abs(np.arange(source) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    triangles = np.clip(1.0 - distance, 0.0, None)
+    weights: npt.NDArray[np.float32] = (triangles / triangles.sum(axis=1, keepdims=True)).astype(np.float32)
     return weights
 
 
 @functools.lru_cache(maxsize=8)
 def _bands(source: int, target: int) -> tuple[tuple[int, int, npt.NDArray[np.float32]], ...]:
     """Return the triangle filter in blocks: first output row, first input row, weights."""
-    scale = source / target
-    reach = max(scale, 1.0)
-    centres = (np.arange(target) + 0.5) * scale
-    distance = np.abs(np.arange(source) + 0.5 - centres[:, None]) / reach
-    weights = np.clip(1.0 - distance, 0.0, None)
-    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights = filter_weights(source, target)
     bands = []
     for start in range(0, target, _BLOCK):
         block = weights[start : start + _BLOCK]

@@ -14,21 +14,21 @@ from sam2edge.types import Frame
 
 @dataclass(frozen=True, eq=False)
 class Staged:
-    """An array on both sides."""
+    """An array on the host and its counterpart on the device."""
 
     host: Array
     device: DeviceArray
 
 
 class Staging:
-    """Pairs of arrays that are used again, one for each name and shape. A name always has the same type."""
+    """Reusable pairs of arrays, one for each name and shape. A name always has the same type."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._pairs: dict[tuple[str, tuple[int, ...]], Staged] = {}
 
     def stage(self, name: str, value: Array) -> Staged:
-        """Write a value to the host's side; the caller queues the copy. The one before must have been copied."""
+        """Write a value to the host's side; the caller queues the copy. The previous value must have been copied."""
         key = name, value.shape
         if key not in self._pairs:
             self._pairs[key] = self._new(value)
@@ -36,7 +36,7 @@ class Staging:
         return self._pairs[key]
 
     def constant(self, name: str, value: Array) -> DeviceArray:
-        """Return the device's side of a value that is always the same for its shape; it is copied when it is new."""
+        """Return the device's side of a value that is always the same for its shape; it is copied the first time."""
         key = name, value.shape
         if key not in self._pairs:
             pair = self._new(value)
@@ -62,7 +62,7 @@ class FrameLoader:
         self.generation = 0
 
     def stage(self, frame: Frame) -> None:
-        """Take a frame; what was queued with the one before must be done."""
+        """Take a frame; work queued on the previous one must be done."""
         if frame.shape != self._shape:
             self._shape, self.generation = (), self.generation + 1
             self._staging = Staging(self._backend)
@@ -73,10 +73,8 @@ class FrameLoader:
                 weights = {name: filter_weights(length, self._size) for name, length in sides.items()}
                 self._filter = {name: self._staging.constant(name, matrix) for name, matrix in weights.items()}
             self._shape = frame.shape  # not before, since memory may run out
-        if self._resizer:
-            self._staged = self._staging.stage("frame", frame)
-        else:
-            self._staged = self._staging.stage("image", resize(frame, self._size)[None])
+        name, value = ("frame", frame) if self._resizer else ("image", resize(frame, self._size)[None])
+        self._staged = self._staging.stage(name, value)
 
     def load(self) -> DeviceArray:
         """Queue the upload and return the image on the device, uint8 [1,S,S,3]."""

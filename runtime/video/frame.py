@@ -1,9 +1,9 @@
 """One frame of SAM 2's memory loop, from top to bottom in the order in which it happens.
 
 `TrackedFrame.track` is what the tracker does with a frame: remember the frame before, encode the image, attend to
-memories, decode, encode what is to be remembered. `find_objects`, its middle, and `prompt_object` are the video
-predictor's too, which keeps memories in a way of its own. The rules are those of the upstream video predictor
-(sam2_video_predictor.py, sam2_base.py); docs/explanation/memory.md lists them.
+memories, decode, encode new memories. The video predictor, which stores memories differently, shares `find_objects`,
+the middle of that, and `prompt_object`. The rules are those of the upstream video predictor (sam2_video_predictor.py,
+sam2_base.py); docs/explanation/memory.md lists them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ OUTPUTS = {
     "mask_decoder": ("mask", "iou", "object_score", "pointer"),
     "memory_encoder": ("memory",),
 }
-"""The outputs that are used of each graph that runs for N objects."""
+"""The outputs used from each graph that runs for N objects."""
 _ON_HOST = ("mask", "iou", "object_score")
 
 Run = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-"""Runs a graph on its inputs, which are given among other values, and returns its OUTPUTS."""
+"""Runs a graph on its inputs, which it picks from the values, and returns its OUTPUTS."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MemoryRules:
     corrections_condition: bool
 
     def is_sure(self, objects: ObjectStates) -> Bools:
-        """Tell which objects were seen for sure: bool [N]."""
+        """Tell which objects were certainly seen: bool [N]."""
         sure: Bools = (objects.object_score > 0) & (objects.iou >= self.min_confidence)
         return sure[:, 0]
 
@@ -54,20 +54,20 @@ class MemoryRules:
         return objects.prompted | self.is_sure(objects) | (self.min_confidence == 0)
 
     def conditions(self, objects: ObjectStates) -> Bools:
-        """Tell for which objects it is a conditioning frame: bool [N]."""
+        """Tell for which objects this is a conditioning frame: bool [N]."""
         return objects.first | (objects.prompted & self.corrections_condition)
 
 
 class TrackedFrame:
     """A frame with room for `capacity` objects, of which `count` rows are in use.
 
-    Its arrays are allocated once and used again. What goes from graph to graph stays on the device; only logits,
-    predicted IoUs and object scores come down with the frame. `loader` and `staging` may serve several frames, since
-    every method but `delete` and `_remember` waits until its work is done.
+    Its arrays are allocated once and reused. What passes from graph to graph stays on the device; only logits,
+    predicted IoUs and object scores are downloaded. `loader` and `staging` may serve several frames, since every method
+    but `delete` and `_remember` waits until its work is done.
 
     Attributes:
         times: [count] frames that each object remembered before this one.
-        doubtful: [count] frames in a row, up to this one, on which each object was not seen for sure.
+        doubtful: [count] consecutive frames, up to this one, on which each object was not certainly seen.
     """
 
     def __init__(self, graphs: Graphs, capacity: int, loader: FrameLoader, staging: Staging) -> None:
@@ -77,7 +77,6 @@ class TrackedFrame:
         self._arrays = {name: graphs.zeros(graph, name, capacity) for graph, names in OUTPUTS.items() for name in names}
         self._host = {name: self._backend.staging(self._arrays[name].shape) for name in _ON_HOST}
         self._first, self._prompted = np.zeros(capacity, bool), np.zeros(capacity, bool)
-        self._constants: dict[int, Mapping[str, DeviceArray]] = {}
         self._corrected = False
         self.count = 0
         self.times: Times = np.zeros(0, np.int64)
@@ -97,9 +96,9 @@ class TrackedFrame:
     def track(
         self, frame: Frame | Embedding, before: TrackedFrame | None, bank: MemoryBank, rules: MemoryRules
     ) -> None:
-        """Find the objects of the frame before in the next one. An error leaves the frame before as it was.
+        """Find the objects of the frame before in a frame of pixels or its embedding.
 
-        A frame with pixels is encoded here, an embedding is copied.
+        An error leaves the frame before as it was.
         """
         times = np.zeros(0, np.int64) if before is None else before._remember(bank, rules)
         memories = bank.read(times)
@@ -139,11 +138,9 @@ class TrackedFrame:
         return self.times + keeps
 
     def _unprompted(self, n: int) -> Mapping[str, DeviceArray]:
-        """Return the inputs that say that nothing was prompted; they are uploaded once for each N."""
-        if n not in self._constants:
-            values = {**unprompted(self._graphs.model, n), "binarize": np.zeros(n, bool)}
-            self._constants[n] = {name: self._staging.constant(name, value) for name, value in values.items()}
-        return self._constants[n]
+        """Return the inputs of N objects that are not prompted; they are uploaded once for each N."""
+        values = {**unprompted(self._graphs.model, n), "binarize": np.zeros(n, bool)}
+        return {name: self._staging.constant(name, value) for name, value in values.items()}
 
     def _queue_steps(self, n: int, pixels: bool, ages: Mapping[str, Staged], values: Mapping[str, DeviceArray]) -> None:
         """Queue all work on a frame; see Backend.replay."""
@@ -169,7 +166,7 @@ class TrackedFrame:
         self.write(row, prompt_object(self._graphs, self.embedding, known, prompt))
 
     def snapshot(self, row: int) -> tuple[ObjectStates, int]:
-        """Return copies of what `write` overwrites in a row; with `*` they are its arguments that restore it."""
+        """Return copies of what `write` overwrites in a row: `write(row, *snapshot(row))` restores it."""
         values = self.objects().row(row)
         copies = {name: getattr(values, name).copy() for name in ("first", "prompted", *_ON_HOST)}
         pointer = self._backend.download(values.pointer)
@@ -177,7 +174,7 @@ class TrackedFrame:
 
     def write(self, row: int, values: ObjectStates, doubtful: int = 0) -> None:
         """Overwrite a row with the only row of `values`, or append it. doubtful: see the class."""
-        names = ["pointer", *_ON_HOST, *(["conditioned"] if row == self.count else [])]  # no prompt changes the last
+        names = ["pointer", *_ON_HOST, *(["conditioned"] if row == self.count else [])]  # prompts do not change this
         self._graphs.upload(*((getattr(values, name), self._arrays[name][row : row + 1]) for name in names))
         # Only now, since the upload may fail
         if row == self.count:
@@ -202,7 +199,7 @@ class TrackedFrame:
 
 @dataclass(frozen=True, eq=False)
 class ObjectStates:
-    """What is known of N objects on one frame, one row an object; the names are those of the graphs' outputs."""
+    """The state of N objects on one frame, one row per object, by the names of the graphs' outputs."""
 
     conditioned: AnyArray  # [N,C,h,h] on the host or the device
     first: Array  # bool [N]: the object joined on this frame, so `conditioned` saw no memory

@@ -1,8 +1,8 @@
 """The memory bank: what each object remembers, in arrays that are allocated once.
 
 Attention does not depend on the order of its keys, so a memory never moves: a table says which frame lies in which
-slot, and only the ages derived from it change from frame to frame. Every object has a time of its own, which counts the
-frames that it remembered since it joined.
+slot, and only the ages derived from it change from frame to frame. Every object has its own time, the number of frames
+that it has remembered since it joined.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Ages = npt.NDArray[np.int32]
 
 
 class SlotTable:
-    """A table of which time lies in which slot, for every object (row).
+    """Which time lies in which slot, for every object (row).
 
     A row holds up to `conditioning` frames that stay, and `recent` others. The first conditioning frame is never
     evicted; among the others, the oldest makes room. Recent frames are the last one and those whose time is a multiple
@@ -95,50 +95,48 @@ class MemoryBank:
     def __init__(
         self, graphs: Graphs, max_objects: int, max_conditioning: int, memory_frames: int, stride: int = 1
     ) -> None:
-        model, self._backend = graphs.model, graphs.backend
-        self._memory_slots = SlotTable(max_objects, max_conditioning, memory_frames, stride)
-        self._pointer_slots = SlotTable(max_objects, max_conditioning, model.max_pointers - 1)
-        all_slots = {"memory": max_conditioning + memory_frames, "pointers": max_conditioning + model.max_pointers - 1}
-        for name, slots in all_slots.items():
-            limit = graphs.max_size("memory_attention", name, 1)
+        self._backend = graphs.backend
+        self._stores: dict[str, tuple[SlotTable, DeviceArray]] = {}
+        recent = {"memory": (memory_frames, stride), "pointers": (graphs.model.max_pointers - 1, 1)}
+        for name, (frames, steps) in recent.items():
+            slots, limit = max_conditioning + frames, graphs.max_size("memory_attention", name, 1)
             if limit is not None and slots > limit:
                 raise BackendError(
                     f"these engines take {limit} frames of an object's {name}, but this tracker keeps {slots}; lower "
                     "max_conditioning_frames, or build them with `sam2edge build` and another --max-conditioning-frames"
                 )
-        self._memory, self._pointers = (
-            graphs.zeros("memory_attention", name, max_objects, slots) for name, slots in all_slots.items()
-        )
+            table = SlotTable(max_objects, max_conditioning, frames, steps)
+            self._stores[name] = table, graphs.zeros("memory_attention", name, max_objects, slots)
 
     def write(self, row: int, time: int, memory: DeviceArray, pointer: DeviceArray, conditioning: bool) -> None:
         """Remember a frame of an object: memory [L,M] and pointer [C] at its time."""
-        self._backend.copy(memory, self._memory[row][self._memory_slots.place(row, time, conditioning)])
-        self._backend.copy(pointer, self._pointers[row][self._pointer_slots.place(row, time, conditioning)])
+        for value, (slots, array) in zip((memory, pointer), self._stores.values(), strict=True):
+            self._backend.copy(value, array[row][slots.place(row, time, conditioning)])
 
     def read(self, times: Times) -> dict[str, Any]:
         """Return memory attention's inputs for the first N rows, each at its time [N]; the ages are on the host."""
-        memory_age, conditioning = self._memory_slots.distances(times)
+        (memory_slots, all_memory), (pointer_slots, all_pointers) = self._stores.values()
+        memory_age, conditioning = memory_slots.distances(times)
         memory_age[conditioning & (memory_age > 0)] = 0  # a conditioning frame keeps temporal code 0 for ever
-        pointer_age, _ = self._pointer_slots.distances(times)
-        memory, memory_age = _used(self._memory, memory_age)
-        pointers, pointer_age = _used(self._pointers, pointer_age)
+        memory, memory_age = _used(all_memory, memory_age)
+        pointers, pointer_age = _used(all_pointers, pointer_slots.distances(times)[0])
         return {"memory": memory, "memory_age": memory_age, "pointers": pointers, "pointer_age": pointer_age}
 
     def delete(self, row: int) -> None:
         """Forget an object; the rows after it move up by one."""
-        for values, slots in ((self._memory, self._memory_slots), (self._pointers, self._pointer_slots)):
+        for slots, array in self._stores.values():
             for to in range(row, slots.rows - 1):
-                self._backend.copy(values[to + 1], values[to])
+                self._backend.copy(array[to + 1], array[to])
             slots.delete(row)
 
     def clear(self) -> None:
         """Forget every object."""
-        self._memory_slots.clear()
-        self._pointer_slots.clear()
+        for slots, _ in self._stores.values():
+            slots.clear()
 
     def free(self) -> None:
         """Give the device's memory back; the bank cannot be used any more."""
-        self._memory = self._pointers = np.empty((0, 0), np.float32)
+        self._stores.clear()
 
 
 def _used(values: DeviceArray, ages: Ages) -> tuple[AnyArray, Ages]:

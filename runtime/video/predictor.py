@@ -39,8 +39,8 @@ class VideoPredictor(Closeable):
     object pointer stay, 129 KB at S = 1024; spatial memories, 1 MB each, only on conditioning frames and the twelve
     others used last. One that is needed again is encoded again.
 
-    Wrong arguments raise errors of the InputError family and change nothing. Not safe for use by several threads at a
-    time; several predictors are. Raises BundleError, BackendError and InputError.
+    Wrong arguments raise errors of the InputError family and change nothing. One predictor may only be used by one
+    thread at a time. Raises BundleError, BackendError and InputError.
 
     Args:
         bundle: a Bundle or the path of one.
@@ -57,9 +57,8 @@ class VideoPredictor(Closeable):
         *,
         add_all_frames_to_correct_as_cond: bool = False,
     ) -> None:
-        self._corrections_condition = checks.flag(
-            "add_all_frames_to_correct_as_cond", add_all_frames_to_correct_as_cond
-        )
+        condition = checks.flag("add_all_frames_to_correct_as_cond", add_all_frames_to_correct_as_cond)
+        self._corrections_condition = condition
         self._graphs = Graphs(bundle, backend, GRAPHS, "predictor")
         self._held_memories = 2 * self._graphs.model.memory_frames
 
@@ -114,13 +113,8 @@ class VideoPredictor(Closeable):
             raise PromptError("a prompt needs points or a box (a mask is add_new_mask)")
         if box is not None and not clear_old_points:
             raise PromptError("a box comes before any point; give it with clear_old_points=True")
-        coordinates, kinds = check_points(
-            _without_batch(points, 2),
-            _without_batch(labels, 1),
-            _without_batch(box, 1),
-            state.frames.size,
-            in_pixels=normalize_coords,
-        )
+        points, labels, box = _without_batch(points, 2), _without_batch(labels, 1), _without_batch(box, 1)
+        coordinates, kinds = check_points(points, labels, box, state.frames.size, in_pixels=normalize_coords)
         item = state.objects.get(obj_id)
         before = item.inputs.get(frame_idx) if item and not clear_old_points else None
         if before is not None:
@@ -152,8 +146,7 @@ class VideoPredictor(Closeable):
         """Find every object on every frame from `start_frame_idx` on; prompted frames keep the prompt's result.
 
         Prompts and objects that are added meanwhile count from the next propagation on; removed objects drop out.
-        Raises InputError at once, and PromptError on the way if nothing was prompted or an object has no conditioning
-        frame.
+        Raises InputError at once, and PromptError later if nothing was prompted or no frame conditions an object.
 
         Args:
             inference_state: from init_state.
@@ -181,8 +174,7 @@ class VideoPredictor(Closeable):
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         checks.flag("need_output", need_output)
-        if obj_id not in state.objects:
-            raise ObjectIdError(_unknown(obj_id, state))
+        _check_known(obj_id, state)
         state.objects[obj_id].clear_prompts(frame_idx)
         return (frame_idx, list(state.objects), self._masks(state, frame_idx)) if need_output else None
 
@@ -198,8 +190,8 @@ class VideoPredictor(Closeable):
         obj_id = check_object_id(obj_id)
         checks.flag("strict", strict)
         checks.flag("need_output", need_output)
-        if strict and obj_id not in state.objects:
-            raise ObjectIdError(_unknown(obj_id, state))
+        if strict:
+            _check_known(obj_id, state)
         removed = state.objects.pop(obj_id, None)
         frames = sorted(removed.inputs) if removed and state.objects and need_output else []
         return list(state.objects), [(frame, self._masks(state, frame)) for frame in frames]
@@ -267,15 +259,15 @@ class VideoPredictor(Closeable):
             if not items:
                 return
             _check_conditioned(items)
-            self._track(state, [item for item in items.values() if not item.is_kept(frame)], frame, reverse)
+            if tracked := [item for item in items.values() if not item.is_kept(frame)]:
+                self._track(state, tracked, frame, reverse)
             for item in items.values():
                 item.reverse[frame] = reverse
-            yield frame, list(items), self._upsample(state, [item.stored(frame).logits for item in items.values()])
+            logits = np.concatenate([item.stored(frame).logits for item in items.values()])
+            yield frame, list(items), upsample(logits.astype(np.float32), state.frames.size)
 
     def _track(self, state: InferenceState, items: list[VideoObject], frame: int, reverse: bool) -> None:
         """Find objects on a frame, all in one run of each graph."""
-        if not items:
-            return
         memories = self._memories(state, items, frame, reverse)
         embedding = state.embedding(frame, self._graphs.encode)
         inputs = {**vars(embedding), **memories, **unprompted(self._graphs.model, len(items))}
@@ -314,16 +306,13 @@ class VideoPredictor(Closeable):
         return self._graphs.run(graph, values, OUTPUTS[graph])
 
     def _masks(self, state: InferenceState, frame: int) -> Floats:
-        """Return the masks [N,1,H,W] of all objects on a frame, as far as they are known."""
-        outputs = [item.output(frame) for item in state.objects.values()]
+        """Return the masks [N,1,H,W] of all objects on a frame, absent where an object has no output yet."""
         side = self._graphs.model.mask_size
-        absent = np.full((1, 1, side, side), ABSENT_LOGIT, np.float32)
-        return self._upsample(state, [output.logits if output else absent for output in outputs])
-
-    @staticmethod
-    def _upsample(state: InferenceState, logits: list[npt.NDArray[np.floating]]) -> Floats:
-        """Return logits [1,1,4h,4h] of N ≥ 1 objects at the video's size: float32 [N,1,H,W], a new array."""
-        return upsample(np.concatenate(logits).astype(np.float32), state.frames.size)
+        logits = np.full((len(state.objects), 1, side, side), ABSENT_LOGIT, np.float32)
+        for n, item in enumerate(state.objects.values()):
+            if output := item.output(frame):
+                logits[n] = output.logits[0]
+        return upsample(logits, state.frames.size)
 
 
 def _check_conditioned(objects: dict[int, VideoObject]) -> None:
@@ -335,7 +324,7 @@ def _check_conditioned(objects: dict[int, VideoObject]) -> None:
 
 
 def _without_batch(value: npt.ArrayLike | None, axes: int) -> npt.ArrayLike | None:
-    """Drop the leading axis of 1 that upstream takes too; the checks refuse other values."""
+    """Drop a leading axis of 1, which upstream accepts too; the checks refuse other shapes."""
     try:
         array = np.asarray(value)
     except ValueError:
@@ -350,5 +339,6 @@ def _frame_index(name: str, value: object, state: InferenceState) -> int:
     return int(value)
 
 
-def _unknown(obj_id: int, state: InferenceState) -> str:
-    return f"object {obj_id} is not known; the state has {list(state.objects) or 'none'}"
+def _check_known(obj_id: int, state: InferenceState) -> None:
+    if obj_id not in state.objects:
+        raise ObjectIdError(f"object {obj_id} is not known; the state has {list(state.objects) or 'none'}")

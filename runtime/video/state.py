@@ -17,7 +17,7 @@ from sam2edge.runtime.video.memory_bank import EMPTY
 from sam2edge.types import Frame
 
 _EMBEDDINGS = 3
-"""Frames whose embeddings are held: the one that is prompted or tracked, and the last two."""
+"""Number of frames whose embeddings are held: the one that is prompted or tracked, and the last two."""
 
 Points = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]
 """Points [1,P,2] in pixels of the frame, box corners first, and their labels [1,P]."""
@@ -59,8 +59,7 @@ class VideoObject:
         # Outputs that are memories, on conditioning frames and elsewhere
         self.conditioning: dict[int, Output] = {}
         self.others: dict[int, Output] = {}
-        # Outputs of prompts since the last propagation, which become memories when the next one starts, and whether
-        # each is a conditioning frame
+        # Outputs of prompts that become memories when the next propagation starts, and whether their frames condition
         self.pending: dict[int, tuple[Output, bool]] = {}
         self.inputs: dict[int, Points | None] = {}  # prompts that hold, None for a mask
         self.reverse: dict[int, bool] = {}  # the direction in which a frame was last tracked
@@ -161,11 +160,11 @@ class InferenceState:
 def gather(objects: Sequence[VideoObject], frame: int, reverse: bool, model: Model) -> dict[str, Array]:
     """Return memory attention's inputs for N objects on a frame; all their spatial memories must be held."""
     attended = [item.attended(frame, reverse, model) for item in objects]
-    n, tokens = len(objects), model.memory_tokens
+    n = len(objects)
     slots = max(len(memories) for memories, _ in attended)
     pointer_slots = max(1, *(len(pointers) for _, pointers in attended))
     inputs: dict[str, Array] = {
-        "memory": np.zeros((n, slots, tokens, model.memory_dim), np.float32),
+        "memory": np.zeros((n, slots, model.memory_tokens, model.memory_dim), np.float32),
         "memory_age": np.full((n, slots), EMPTY, np.int32),
         "pointers": np.zeros((n, pointer_slots, model.hidden_dim), np.float32),
         "pointer_age": np.full((n, pointer_slots), EMPTY, np.int32),

@@ -18,7 +18,7 @@ MODES = ("latency", "throughput")
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
-    """A frame and the tracker's result; `delay` is the time in seconds from the frame's arrival to its result."""
+    """A frame and the tracker's result; `delay` is the time from the frame's arrival to its result, in seconds."""
 
     grabbed: Grabbed
     result: FrameResult
@@ -28,8 +28,8 @@ class Tracked:
 def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latency") -> Iterator[Tracked]:
     """Track every frame that a grabber gives; the caller may prompt and remove objects between two of them.
 
-    The results are the same in both modes. Raises InputError for an unknown mode, at once, and for frames without a
-    grabber, and what the grabber and the tracker raise.
+    The results are the same in both modes. Raises InputError at once for an unknown mode, later for frames that are not
+    from a grabber, and whatever the grabber and the tracker raise.
 
     Args:
         frames: a Grabber.
@@ -80,6 +80,5 @@ def _encoded_ahead(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator
             result = tracker.track(grabbed.pixels if embedding is None else embedding)
             yield Tracked(grabbed, result, monotonic() - grabbed.arrived)
     finally:
-        # Not waited for, since a source that gives no frame would keep the caller from stopping. Closing the grabber
-        # ends it.
+        # Do not wait: a source without a next frame would keep the caller from stopping. Closing the grabber ends it.
         thread.shutdown(wait=False, cancel_futures=True)

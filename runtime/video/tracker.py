@@ -1,7 +1,7 @@
-"""Track prompted objects through a stream of frames; `frame.py` has what happens to a frame.
+"""Track prompted objects through a stream of frames; `frame.py` shows what happens to each frame.
 
-What objects remember of a frame is encoded with it and written when the next frame arrives, so that corrections of the
-frame still count: it is then encoded again, for all objects together.
+A frame's memories are encoded with it but written only when the next frame arrives, so that corrections of the frame
+still count: its memories are then encoded again, for all objects together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge import checks
-from sam2edge.bundle import GRAPHS, Bundle, Model
+from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import Backend
@@ -31,9 +31,8 @@ from sam2edge.types import Frame
 class VideoTracker(Closeable):
     """A streaming tracker over an exported bundle.
 
-    What an object remembers is SAM 2's by default; docs/how-to/knobs.md measures other settings. Not safe for use by
-    several threads at a time, except for `encode`; several trackers are. Raises BundleError, BackendError and
-    InputError.
+    What an object remembers is as in SAM 2 by default; docs/how-to/knobs.md measures other settings. One tracker may
+    only be used by one thread at a time, except for `encode`. Raises BundleError, BackendError and InputError.
 
     Args:
         bundle: a Bundle or the path of one.
@@ -78,18 +77,21 @@ class VideoTracker(Closeable):
             raise InputError(f"on_lost must be a function of an object's id and a result but got {on_lost!r}")
         self._on_lost = on_lost
         self._graphs = Graphs(bundle, backend, GRAPHS, "tracker")
-        recent = _memory_frames(memory_frames, self._graphs.model)
+        most = self._graphs.model.memory_frames
+        recent = most if memory_frames is None else checks.integer("memory_frames", memory_frames, 1)
+        if recent > most:
+            raise InputError(f"memory_frames must be at most {most}, the model's own, but got {recent}")
         limit = self._graphs.max_size("memory_attention", "memory")
         self._limit_hint = "make the tracker with a larger max_objects"
         if limit is not None and limit < self._max_objects:
             self._max_objects, self._limit_hint = limit, "build engines with a larger --max-objects"
         self._bank = MemoryBank(self._graphs, self._max_objects, conditioning, recent, stride)
-        # Two frames in turn: an error halfway leaves the one before as it was
+        # Two frames take turns: an error halfway leaves the previous one as it was
         self._tracked: TrackedFrame | None = None
         loader, staging = self._graphs.loader(self._graphs.backend), Staging(self._graphs.backend)
         self._spare = [TrackedFrame(self._graphs, self._max_objects, loader, staging) for _ in range(2)]
         self._ids: list[int] = []
-        # What `track` gave for objects that were prompted on the frame since; None if they joined on it
+        # What `track` found of objects that were prompted on the frame afterwards; None if they joined on it
         self._before_prompts: dict[int, tuple[ObjectStates, int] | None] = {}
         self._index = -1
         self._skipped: Frame | Embedding | None = None
@@ -105,22 +107,19 @@ class VideoTracker(Closeable):
         return self._index
 
     def looks_at(self, frame_index: int) -> bool:
-        """Tell whether `track` looks at a frame of this number, rather than leave it out because of track_every."""
+        """Tell whether `track` looks at the frame of this number or track_every leaves it out."""
         return frame_index % self._track_every == 0
 
     def encode(self, frame: Frame) -> Embedding:
-        """Encode a frame, RGB uint8 [H,W,3], for `track`; another thread may do so while this one tracks.
-
-        Raises FrameError for anything but such a frame.
-        """
+        """Encode a frame, RGB uint8 [H,W,3], for `track`, even while another thread tracks; FrameError if invalid."""
         self._graphs.check_open()
         return self._graphs.encode(check_frame(frame))
 
     def track(self, frame: Frame | Embedding) -> FrameResult:
         """Make a frame the current one and find every object in it.
 
-        The frame is RGB uint8 [H,W,3], or what `encode` made of one; all are of one size until `reset`. Raises
-        FrameError for anything else, which leaves the tracker as before.
+        The frame is RGB uint8 [H,W,3], or what `encode` made of one; all are of one size until `reset`. Anything else
+        raises FrameError and leaves the tracker as before.
         """
         self._graphs.check_open()
         size = self._tracked.embedding.size if self._tracked else None
@@ -146,7 +145,7 @@ class VideoTracker(Closeable):
         """Mark an object on the frame last given, and return the refined result of that frame.
 
         Points and a box may come together, a mask only alone. A further prompt for the same object on the same frame
-        replaces the points before it and refines the mask that came of them: give all points that hold. A frame that
+        replaces its earlier points and refines the mask that they gave: give all points that still apply. A frame that
         `track_every` left out is tracked first. Raises PromptError or ObjectIdError; the tracker is then as before.
 
         Args:
@@ -252,12 +251,3 @@ class VideoTracker(Closeable):
             frame_size=now.embedding.size,
             lost=tuple(self._ids[row] for row in np.flatnonzero(now.doubtful >= self._lost_after)),
         )
-
-
-def _memory_frames(value: object, model: Model) -> int:
-    if value is None:
-        return model.memory_frames
-    frames = checks.integer("memory_frames", value, 1)
-    if frames > model.memory_frames:
-        raise InputError(f"memory_frames must be at most {model.memory_frames}, the model's own, but got {frames}")
-    return frames
