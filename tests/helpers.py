@@ -42,10 +42,7 @@ def true_masks(object_id: int) -> Masks:
 def play(tracker: VideoTracker, frames: Iterable[Any], events: Mapping[int, Iterable[Any]]) -> Iterator[FrameResult]:
     """Track frames, prompt and remove objects on the way, and yield every result.
 
-    Args:
-        tracker: plays the session.
-        frames: what `tracker.track` takes.
-        events: by frame, in order, `(object id, arguments of prompt)` or the bare id of an object to remove.
+    `events` has, by frame and in order, `(object id, arguments of prompt)` or the bare id of an object to remove.
     """
     for t, frame in enumerate(frames):
         yield tracker.track(frame)
@@ -85,15 +82,10 @@ def iou(first: Masks, second: Masks) -> float:
 
 
 def assert_close(actual: Any, expected: Any, relative: float = 1e-4, what: str = "values") -> None:
-    """Check that values differ by at most `relative` of the largest expected one, array by array.
+    """Check that arrays, results, or mappings or sequences of them differ by at most `relative` of the largest value.
 
-    The default is what another batch size changes, which sums in another order. Types and shapes must be equal.
-
-    Args:
-        actual: an array, a FrameResult, or a mapping or sequence of either.
-        expected: the same.
-        relative: the largest difference allowed; 0 for equal values.
-        what: names the values in the message.
+    The default is the effect of another batch size, which sums in another order. Types and shapes must be equal; `what`
+    names the values in messages.
     """
     if isinstance(expected, FrameResult):
         for name in ("frame_index", "object_ids", "lost", "states"):

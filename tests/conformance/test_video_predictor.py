@@ -199,17 +199,15 @@ def nano_model() -> UpstreamModel:
     return UpstreamModel.from_pretrained(NANO, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize("name", SESSIONS)
-def test_nano(name: str, bedroom: npt.NDArray[np.uint8], nano: Bundle, nano_model: UpstreamModel) -> None:
-    covered = play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model)
-    assert any(covered)
+CORRECTED = [("corrected and propagated again", True), ("corrected backward", True)]
 
 
-@pytest.mark.parametrize("name", ["corrected and propagated again", "corrected backward"])
-def test_corrected_frames_condition(
-    name: str, bedroom: npt.NDArray[np.uint8], nano: Bundle, nano_model: UpstreamModel
+@pytest.mark.parametrize(("name", "corrections"), [*((name, False) for name in SESSIONS), *CORRECTED])
+def test_nano(
+    name: str, corrections: bool, bedroom: npt.NDArray[np.uint8], nano: Bundle, nano_model: UpstreamModel
 ) -> None:
-    play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model, corrections=True)
+    """With `corrections`, corrected frames become conditioning frames."""
+    assert any(play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model, corrections))
 
 
 def test_absent_objects(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:

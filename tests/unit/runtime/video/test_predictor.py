@@ -237,7 +237,10 @@ def test_two_states(predictor: VideoPredictor, clip: Frames) -> None:
 def test_old_points_and_new_ones(predictor: VideoPredictor, clip: Frames) -> None:
     def last(*prompts: dict[str, Any]) -> Any:
         state = predictor.init_state(clip)
-        return [predictor.add_new_points_or_box(state, 0, 1, **prompt)[2] for prompt in prompts][-1]
+        for prompt in prompts:
+            add = predictor.add_new_mask if "mask" in prompt else predictor.add_new_points_or_box
+            _, _, masks = add(state, 0, 1, **prompt)
+        return masks
 
     one, other = CLICK, {"points": [(110, 100)], "labels": [0]}
     both = {"points": [(138, 84), (110, 100)], "labels": [1, 0]}
@@ -246,16 +249,8 @@ def test_old_points_and_new_ones(predictor: VideoPredictor, clip: Frames) -> Non
     assert (added != last(one, other)).any()
     boxed = {"box": BALL}
     np.testing.assert_array_equal(last(boxed, {**one, "clear_old_points": False}), last(boxed, {**boxed, **one}))
-
-
-def test_new_points_after_a_mask(predictor: VideoPredictor, clip: Frames) -> None:
-    """A mask has no old points."""
-    results = []
-    for clear in (True, False):
-        state = predictor.init_state(clip)
-        predictor.add_new_mask(state, 0, 1, MASK)
-        results.append(predictor.add_new_points_or_box(state, 0, 1, **CLICK, clear_old_points=clear)[2])
-    np.testing.assert_array_equal(*results)
+    masked = {"mask": MASK}  # which has no old points
+    np.testing.assert_array_equal(last(masked, {**one, "clear_old_points": False}), last(masked, one))
 
 
 def test_ways_to_give_the_same_prompt(predictor: VideoPredictor, clip: Frames) -> None:
@@ -446,14 +441,6 @@ def test_remove_object(predictor: VideoPredictor, state: InferenceState) -> None
     assert state["obj_ids"] == []
 
 
-def test_reset_state(predictor: VideoPredictor, state: InferenceState, undisturbed: Masks) -> None:
-    propagate(predictor, state)
-    predictor.reset_state(state)
-    assert state["obj_ids"] == []
-    predictor.add_new_points_or_box(state, 3, 7, box=BALL)
-    assert_same(propagate(predictor, state, None, 4), undisturbed)
-
-
 def test_changes_during_propagation(predictor: VideoPredictor, state: InferenceState) -> None:
     predictor.add_new_points_or_box(state, 3, 8, box=BLOCK)
     yielded = []
@@ -483,11 +470,13 @@ def test_prompts_during_propagation_wait_for_the_next(predictor: VideoPredictor,
     assert_same(propagated(True), propagated(False))
 
 
-def test_the_caller_may_change_results(
-    predictor: VideoPredictor, clip: Frames, state: InferenceState, undisturbed: Masks
+def test_the_caller_may_reset_the_state_and_change_results(
+    predictor: VideoPredictor, state: InferenceState, undisturbed: Masks
 ) -> None:
     predictor.add_new_points_or_box(state, 3, 7, box=BALL)[2][:] = 99
+    propagate(predictor, state)
     predictor.reset_state(state)
+    assert state["obj_ids"] == []
     predictor.add_new_points_or_box(state, 3, 7, box=BALL)[2][:] = 99
     copies = {}
     for frame, ids, masks in predictor.propagate_in_video(state, None, 4):
