@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam2edge import Bundle, cli
+from sam2edge import Bundle, commands
 from tests.conftest import REPO
 
 DEPLOY = REPO / "deploy"
@@ -101,7 +101,7 @@ def test_unit_tracks(nano: Bundle, tmp_path: Path) -> None:
 
 
 def test_the_exit_code_of_a_stopped_program_counts_as_success() -> None:
-    assert f"SuccessExitStatus={cli.INTERRUPTED}" in UNIT.read_text().splitlines()
+    assert f"SuccessExitStatus={commands.INTERRUPTED}" in UNIT.read_text().splitlines()
 
 
 def test_release_workflow() -> None:

@@ -16,23 +16,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from sam2edge import __version__
-from sam2edge.commands import (
-    BROKEN_PIPE,
-    ERROR,
-    FAILED,
-    INTERRUPTED,
-    bench,
-    build,
-    calibrate,
-    doctor,
-    export,
-    inspect,
-    segment,
-    track,
-    ui,
-    verify,
-)
+from sam2edge import __version__, commands
+from sam2edge.commands import bench, build, calibrate, doctor, export, inspect, segment, track, ui, verify
 from sam2edge.commands.prompts import join_coordinates
 from sam2edge.errors import GateError, Sam2EdgeError
 
@@ -70,16 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except GateError as error:
         print(error)
-        return FAILED
+        return commands.FAILED
     except BrokenPipeError:  # of `sam2edge doctor | head`; Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return commands.BROKEN_PIPE
     except (Sam2EdgeError, OSError) as error:  # OSError: a folder that may not be entered, a name no file can have
         print(f"sam2edge: error: {_with_options(str(error), args)}", file=sys.stderr)
-        return ERROR
+        return commands.ERROR
     except KeyboardInterrupt:
         print("sam2edge: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return commands.INTERRUPTED
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

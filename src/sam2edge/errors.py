@@ -54,7 +54,7 @@ class DamagedEngineError(EngineError):
 
 
 class GateError(Sam2EdgeError):
-    """The gate (docs/how-to/accuracy.md) refused masks, INT8 ranges or non-finite outputs, whatever was tried."""
+    """The gate (docs/how-to/accuracy.md) refused masks, INT8 ranges or outputs; the message says which ones and why."""
 
 
 class BackendError(Sam2EdgeError):

@@ -33,7 +33,7 @@ class Model:
         memory_dim: Channels of a memory.
         memory_frames: Recent frames that are attended to beside the conditioning frames.
         max_pointers: Object pointers that are attended to, plus one.
-        multimask_min_points: Least points, a box counting as two, for which a prompt takes the best of three masks.
+        multimask_min_points: Fewest points, a box counting as two, for which a prompt takes the best of three masks.
         multimask_max_points: Most points for which it does.
         multimask_for_tracking: Whether a frame without a prompt does too, if `multimask_min_points` is 0.
         mask_prompt_kernel: [4,4], downsamples a mask prompt for the decoder (`mask_downsample` in sam2_base.py).

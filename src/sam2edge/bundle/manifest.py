@@ -77,7 +77,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of manifest.json; `calibration` is of INT8 graphs, whose parity with PyTorch is not measured."""
+    """The content of manifest.json; `calibration` belongs to INT8 graphs, whose parity with PyTorch is not measured."""
 
     source: Source
     model: Model
@@ -93,7 +93,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was opened and verified, of which no graph was loaded yet."""
+    """A bundle that was opened and verified; none of its graphs is loaded yet."""
 
     path: Path
     manifest: Manifest
@@ -213,25 +213,22 @@ def _verify_contract(directory: Path, manifest: Manifest) -> None:
 
 
 def _verify_files(directory: Path, manifest: Manifest) -> None:
-    listed = {file.file for file in manifest.files}
-    for file in sorted(listed):
-        if Path(file).name != file:
-            raise ForeignFileError(f"{directory / MANIFEST}: lists {file!r}, which lies outside the bundle")
-    for entry in sorted(directory.iterdir()):
-        if entry.name not in listed and entry.name != MANIFEST and not entry.name.startswith("."):
-            raise ForeignFileError(f"{entry}: not listed in {MANIFEST}; move it out of the bundle")
-    for listed_file in manifest.files:
-        _verify_file(directory / listed_file.file, listed_file)
-
-
-def _verify_file(file: Path, listed: Graph | Calibration) -> None:
-    if not file.is_file():
-        raise MissingFileError(f"{file}: listed in {MANIFEST} but missing; export the bundle again")
-    size = file.stat().st_size
-    if size != listed.bytes:
-        raise CorruptFileError(f"{file}: {size} bytes, but {MANIFEST} says {listed.bytes}; export the bundle again")
-    if sha256(file) != listed.sha256:
-        raise CorruptFileError(f"{file}: its sha256 is not the one in {MANIFEST}; export the bundle again")
+    listed = {entry.file for entry in manifest.files}
+    for name in sorted(listed):
+        if Path(name).name != name:
+            raise ForeignFileError(f"{directory / MANIFEST}: lists {name!r}, which lies outside the bundle")
+    for file in sorted(directory.iterdir()):
+        if file.name not in listed and file.name != MANIFEST and not file.name.startswith("."):
+            raise ForeignFileError(f"{file}: not listed in {MANIFEST}; move it out of the bundle")
+    for entry in manifest.files:
+        path = directory / entry.file
+        if not path.is_file():
+            raise MissingFileError(f"{path}: listed in {MANIFEST} but missing; export the bundle again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise CorruptFileError(f"{path}: {size} bytes, but {MANIFEST} says {entry.bytes}; export the bundle again")
+        if sha256(path) != entry.sha256:
+            raise CorruptFileError(f"{path}: its sha256 is not the one in {MANIFEST}; export the bundle again")
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from sam2edge.closeable import Closeable
 
 
 class StatusLine(Closeable):
-    """A line on stderr that is overwritten again and again, and wiped at the end; nothing if stderr is no terminal."""
+    """A line on stderr that is overwritten and, at the end, wiped; it shows only if stderr is a terminal."""
 
     def show(self, text: str) -> None:
         """Replace the line."""

@@ -100,8 +100,10 @@ class GivenPrompt:
         """Add one option."""
         if option.kind == "point":
             x, y, *label = option.numbers(2, 3)
+            if label and not label[0].is_integer():
+                raise PromptError(f"{option}: the label must be 1 (on the object) or 0 (not on it)")
             self.points.append((x, y))
-            self.labels.append(_label(option, label[0]) if label else 1)
+            self.labels.append(int(label[0]) if label else 1)
         elif option.kind == "box":
             self._refuse_second(option, self.box)
             self.box = tuple(option.numbers(4))
@@ -127,12 +129,6 @@ class GivenPrompt:
             raise ObjectIdError(
                 f"{option}: duplicate {option.kind} for object {self.object_id}; give other objects other IDs"
             )
-
-
-def _label(option: Option, number: float) -> int:
-    if not number.is_integer():
-        raise PromptError(f"{option}: the label must be 1 (on the object) or 0 (not on it)")
-    return int(number)
 
 
 def gather(options: Sequence[Option]) -> list[GivenPrompt]:

@@ -43,7 +43,7 @@ def _in_its_thread(act: Callable[Concatenate[Player, P], None]) -> Callable[Conc
 class Player:
     """Plays a session in the one thread that calls `run`. Every other method may be called from any thread.
 
-    There is one View at a time, and `wait` returns the newest: who looks seldom misses frames but delays nothing.
+    There is one View at a time, and `wait` returns the newest: a slow caller misses frames but delays nothing.
     """
 
     def __init__(self, session: Session) -> None:

@@ -131,20 +131,6 @@ def test_restart_of_a_camera(session, simulate, released):
         session.restart()
 
 
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda session: session.advance(),
-        lambda session: session.restart(),
-        lambda session: session.save(True),
-        lambda session: session.click(BALL),
-    ],
-)
-def test_nothing_is_open(session, act):
-    with pytest.raises(InputError, match=r"open a video or a camera first|there is no video"):
-        act(session)
-
-
 def test_a_fault_is_shown_until_the_next_frame(session, simulate, released):
     simulate(Simulated(grey(1), released, MediaError("torn"), grey(2), grey(3), live=False))
     session.open("clip")
@@ -238,13 +224,6 @@ def test_remove(clip_session):
     assert iou(view.result.masks[0], TRUTH[0] == 2) > 0.7
     clip_session.advance()
     assert clip_session.view().result.object_ids == (2,)
-
-
-def test_nothing_to_undo_or_remove(clip_session):
-    with pytest.raises(PromptError, match="no click on this frame"):
-        clip_session.undo()
-    with pytest.raises(ObjectIdError, match="object 1 is not tracked"):
-        clip_session.remove(1)
 
 
 @pytest.mark.parametrize(
