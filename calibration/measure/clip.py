@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.checks import integer
 from sam2edge.errors import InputError, MediaError
 from sam2edge.files import user_path
 from sam2edge.runtime.media.sources import open_source
@@ -37,10 +38,8 @@ class Clip:
     """
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
-        self.name, self._limit = os.fspath(path), limit
+        self.name, self._limit = os.fspath(path), None if limit is None else integer("the number of frames", limit, 1)
         self.length: int | None = None  # known once the clip was read to its end
-        if limit is not None and limit < 1:
-            raise InputError(f"the number of frames must be at least 1 but is {limit}")
 
     def __iter__(self) -> Generator[Frame, None, None]:
         """Open the clip and yield its frames, RGB uint8 [H,W,3]; InputError for a camera or a stream.
@@ -82,14 +81,14 @@ class TrueMasks:
         clip: path of the clip, for DAVIS' layout.
     """
 
-    def __init__(self, path: str | os.PathLike[str], clip: str | os.PathLike[str] = "") -> None:
+    def __init__(self, path: str | os.PathLike[str], clip: str | os.PathLike[str] | None = None) -> None:
         self.path = user_path(path)
         self._labels: Labels | None = None
         self._files: list[Path] = []
         if self.path.suffix == ".npz":
             self._labels = _read_npz(self.path)
         else:
-            self._files = _label_files(self.path, Path(clip).expanduser())
+            self._files = _label_files(self.path, None if clip is None else user_path(clip).absolute())
         self._white = set(np.unique(self._read(0))) - {0} == {VOID}
 
     def __len__(self) -> int:
@@ -118,19 +117,19 @@ class TrueMasks:
         return read_labels(self._files[frame]) if self._labels is None else self._labels[frame]
 
 
-def read_labels(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Read ids [H,W] from a PNG: its grey values, or the indices into its palette. Raises MediaError."""
+def read_labels(path: Path) -> Labels:
+    """Read ids uint8 or uint16 [H,W] from a PNG: its grey values, or the indices into its palette."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         depth, kind, data = _without_palette(data)
-        labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        labels: Labels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if labels is None:
+            raise ValueError("it cannot be decoded")
     except (ValueError, IndexError, struct.error, cv2.error) as error:
         raise MediaError(f"{path}: not a PNG, or a damaged one ({error})") from error
-    if labels is None:
-        raise MediaError(f"{path}: a damaged PNG")
     if kind not in (_GREY, _PALETTE):
         raise MediaError(
             f"{path}: is a colour image, but the values of a label image are object ids: it must be grey or have a "
@@ -138,8 +137,7 @@ def read_labels(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
         )
     if depth < 8:
         labels = labels // (255 // (2**depth - 1))  # OpenCV stretches 1, 2 and 4 bits to 8
-    ids: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] = labels
-    return ids
+    return labels
 
 
 def _without_palette(data: bytes) -> tuple[int, int, bytes]:
@@ -164,10 +162,11 @@ def _without_palette(data: bytes) -> tuple[int, int, bytes]:
     return depth, kind, b"".join(chunks)
 
 
-def _label_files(path: Path, clip: Path) -> list[Path]:
+def _label_files(path: Path, clip: Path | None) -> list[Path]:
     """Return the label images of a folder, or of a clip in DAVIS' layout."""
-    resolution, name = clip.absolute().parts[-2:] if len(clip.absolute().parts) > 2 else ("", "")
-    folder = path / "Annotations" / resolution / name if (path / "Annotations").is_dir() else path
+    folder = path
+    if clip is not None and (path / "Annotations").is_dir():
+        folder = path / "Annotations" / clip.parent.name / clip.name
     if not folder.is_dir():
         raise MediaError(f"{folder}: no such folder of true masks")
     files = sorted(folder.glob("*.png"), key=natural)

@@ -6,6 +6,7 @@ of single graphs show where a difference comes from; only the closed loop shows 
 
 from __future__ import annotations
 
+import itertools
 import time
 import zlib
 from collections.abc import Iterable
@@ -135,18 +136,10 @@ def compare(reference: Run, run: Run) -> Agreement:
     for frame in range(len(run)):
         expected = reference.masks(frame)
         iou[frame], shown[frame] = region_similarity(run.masks(frame), expected), in_view(expected)
-    lost = [
-        object_id
-        for column, object_id in enumerate(run.object_ids)
-        if _longest(iou[shown[:, column], column] < SAME_OBJECT) >= LOST_AFTER
-    ]
+    lost = []
+    for column, object_id in enumerate(run.object_ids):
+        wrong = iou[shown[:, column], column] < SAME_OBJECT
+        stretches = [len(list(flags)) for is_wrong, flags in itertools.groupby(wrong) if is_wrong]
+        if max(stretches, default=0) >= LOST_AFTER:
+            lost.append(object_id)
     return Agreement(run.object_ids, iou, tuple(lost))
-
-
-def _longest(flags: Bools) -> int:
-    """Return the length of the longest stretch of True in [T]."""
-    longest = length = 0
-    for flag in flags.tolist():
-        length = length + 1 if flag else 0
-        longest = max(longest, length)
-    return longest

@@ -134,23 +134,6 @@ class Comparison:
         return None if self._truth is None else score(run, self._truth)
 
 
-def compare_all(
-    configurations: Sequence[Configuration],
-    clip: Clip,
-    prompts: Prompts,
-    gate: Gate,
-    truth: TrueMasks | None = None,
-    *,
-    range_ratios: RangeRatios | None = None,
-    progress: Progress = lambda message, fraction: None,
-) -> list[Measurement]:
-    """Measure every configuration against the first one; arguments and errors as of Comparison."""
-    comparison = Comparison(configurations[0], clip, prompts, gate, truth, range_ratios=range_ratios, progress=progress)
-    for configuration in configurations[1:]:
-        comparison.measure(configuration)
-    return comparison.measurements
-
-
 def score(run: Run, truth: TrueMasks) -> dict[int, Score]:
     """Return J and F (davis.py) by object id, of the objects of a run that are on the first true mask.
 

@@ -24,19 +24,9 @@ BOUNDARY_TOLERANCE = 0.008
 
 
 def region_similarity(predicted: Bools, true: Bools) -> Floats:
-    """Return the Jaccard index J (intersection over union) of masks, as DAVIS 2017 defines it.
+    """Return the Jaccard index J (intersection over union) of masks bool [..., H, W]: float32 [...].
 
     Source: Pont-Tuset et al., "The 2017 DAVIS Challenge on Video Object Segmentation", section 3.
-
-    Args:
-        predicted: bool [..., H, W].
-        true: bool, of the same shape.
-
-    Returns:
-        float32 [...], from 0 to 1; two empty masks agree and give 1.
-
-    Raises:
-        ValueError: another dtype or fewer dimensions than two, or shapes that differ.
     """
     _check_pair(predicted, true)
     both = np.count_nonzero(predicted & true, axis=(-2, -1))
@@ -45,20 +35,13 @@ def region_similarity(predicted: Bools, true: Bools) -> Floats:
 
 
 def contour_accuracy(predicted: Bools, true: Bools) -> Floats:
-    """Return the boundary F-measure F of masks: the harmonic mean of their boundary pixels' precision and recall.
+    """Return the boundary F-measure F of masks bool [..., H, W]: float32 [...].
+
+    It is the harmonic mean of the precision and recall of boundary pixels; 1 where neither mask has a boundary, 0 where
+    only one has.
 
     Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", section
     3.2, as in db_eval_boundary of davis2017-evaluation.
-
-    Args:
-        predicted: bool [..., H, W].
-        true: bool, of the same shape.
-
-    Returns:
-        float32 [...], from 0 to 1; 1 where neither mask has a boundary, 0 where only one has.
-
-    Raises:
-        ValueError: another dtype or fewer dimensions than two, or shapes that differ.
     """
     _check_pair(predicted, true)
     radius = math.ceil(BOUNDARY_TOLERANCE * math.hypot(*true.shape[-2:]))
@@ -71,11 +54,7 @@ def contour_accuracy(predicted: Bools, true: Bools) -> Floats:
 
 
 def davis_mean(values: Floats) -> Floats:
-    """Return the mean of J or F over a clip's frames without the first and the last: [T, ...] → [...].
-
-    Raises:
-        ValueError: fewer than three frames.
-    """
+    """Return the mean of J or F over a clip's frames without the first and the last: [T, ...] → [...]."""
     if len(values) < 3:
         raise ValueError(f"DAVIS leaves the first and the last frame out: needs at least 3 but got {len(values)}")
     mean: Floats = values[1:-1].mean(axis=0)
@@ -83,24 +62,12 @@ def davis_mean(values: Floats) -> Floats:
 
 
 def in_view(true: Bools, pixels: int = 16) -> Bools:
-    """Return which true masks show enough of their object to score it.
+    """Return which true masks bool [..., H, W] show enough pixels of their object to score it: bool [...].
 
     Means over frames leave the others out: an absent object scores 1 for an empty mask and 0 for one stray pixel, and
     either would weigh as much as a frame that shows all of it.
-
-    Args:
-        true: bool [..., H, W].
-        pixels: the least number of visible pixels; at least 1.
-
-    Returns:
-        bool [...].
-
-    Raises:
-        ValueError: another dtype, fewer dimensions than two, or ``pixels`` below 1.
     """
     _check("true", true)
-    if pixels < 1:
-        raise ValueError(f"pixels must be at least 1 but is {pixels}")
     return np.asarray(np.count_nonzero(true, axis=(-2, -1)) >= pixels)
 
 

@@ -15,16 +15,11 @@ from sam2edge.bench.cases import BenchmarkCase, Result, run_case
 from sam2edge.bench.scene import Scene
 from sam2edge.bundle import Bundle
 from sam2edge.bundle.engines import engine_directories
-from sam2edge.calibration.measure.configurations import (
-    Configuration,
-    find_configurations,
-    precisions,
-    without_pytorch,
-)
+from sam2edge.calibration.measure.configurations import Configuration, find_configurations, precisions, without_pytorch
 from sam2edge.calibration.measure.davis import region_similarity
 from sam2edge.checks import integer
 from sam2edge.errors import BackendError, InputError
-from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.video.stream import MODES
 from sam2edge.types import Progress
 
@@ -88,7 +83,7 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
         except BackendError as error:
             missing.append(f"{name} ({str(error).partition(';')[0]})")
         else:
-            if not _same_backend(other, main):
+            if (type(other), vars(other)) != (type(main), vars(main)):
                 first = find_configurations(settings.bundles, name, engines=False)[0][0]
                 cases += _tracking(settings, _case(settings, first, name), ("latency",))
     for precision, how in _LOWER.items():
@@ -124,10 +119,6 @@ def _same_model(settings: Settings, configuration: Configuration) -> bool:
         return calibration.source if calibration else {n: graph.sha256 for n, graph in bundle.manifest.graphs.items()}
 
     return origin(configuration.bundle) == origin(settings.bundles[0])
-
-
-def _same_backend(one: Backend, other: Backend) -> bool:
-    return type(one) is type(other) and vars(one) == vars(other)
 
 
 def _steps(chain: Sequence[BenchmarkCase]) -> dict[BenchmarkCase, str]:
@@ -177,20 +168,16 @@ def run(
         references: dict[int, Path] = {}
         for number, case in enumerate(cases):
             progress(str(case), number / len(cases))
-            masks = Path(directory) / f"{number}.npz"
+            file = Path(directory) / f"{number}.npz"
             try:
-                measured = run_case(case, str(masks))
+                measured = run_case(case, str(file))
             except BackendError as error:
                 if case.kind != "pytorch":
                     raise
                 failed.append(str(error))
                 continue
-            reference = references.setdefault(case.objects, masks)
-            results.append(Result(case, measured, _agreement(reference, masks)))
+            reference = references.setdefault(case.objects, file)
+            with np.load(reference) as expected, np.load(file) as masks:
+                agreement = float(region_similarity(masks["masks"], expected["masks"]).mean())
+            results.append(Result(case, measured, agreement))
     return results, failed
-
-
-def _agreement(reference: Path, other: Path) -> float:
-    """Return the mean IoU of the masks in two files."""
-    with np.load(reference) as expected, np.load(other) as masks:
-        return float(region_similarity(masks["masks"], expected["masks"]).mean())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import statistics
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -51,27 +52,20 @@ def _nvidia_smi(what: str) -> float | None:
     return float(text) if done.returncode == 0 and text.replace(".", "", 1).isdigit() else None
 
 
-class PowerMeter:
-    """Reads the power repeatedly in a thread while its context lasts; not for use while frames are timed."""
+@contextlib.contextmanager
+def power_readings() -> Iterator[list[float]]:
+    """Yield a list to which a thread adds watts as long as the context lasts; not for use while frames are timed."""
+    readings: list[float] = []
+    stop = threading.Event()
 
-    def __init__(self) -> None:
-        self._read: list[float] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def watch() -> None:
+        while (watts := power()) is not None and not stop.wait(_PAUSE):
+            readings.append(watts)
 
-    def _watch(self) -> None:
-        while (watts := power()) is not None and not self._stop.wait(_PAUSE):
-            self._read.append(watts)
-
-    def __enter__(self) -> PowerMeter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def watts(self) -> float | None:
-        """Mean power so far; None if nothing could be read."""
-        return statistics.mean(self._read) if self._read else None
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield readings
+    finally:
+        stop.set()
+        thread.join()

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.bench.cases import WARM_UP, BenchmarkCase, Measured
-from sam2edge.bench.readings import PowerMeter, gpu_memory, host_memory, power
+from sam2edge.bench.readings import gpu_memory, host_memory, power, power_readings
 from sam2edge.bench.scene import Scene
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.bundle.engines import read_manifest
+from sam2edge.calibration.measure.closed_loop import STAGES
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.calibration.measure.recorder import Recorder
 from sam2edge.errors import Sam2EdgeError
@@ -51,11 +52,15 @@ def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
     if masks_file:
         np.savez_compressed(masks_file, masks=masks)
     (gpu, _), (gpu_full, full), (gpu_end, end) = memory
+    median, p90, p99 = np.percentile([1e3 * delay for delay, _ in timed], (50, 90, 99)).tolist()
+    own = [delay - sum(waits.values()) for delay, waits in timed]
     clip = (sum(frame.nbytes for frame in frames) + masks.nbytes) / 2**20
     watts = _watts(tracked)
     tracked.close()
     return Measured(
-        **_percentiles([delay for delay, _ in timed]),
+        median=median,
+        p90=p90,
+        p99=p99,
         fps=case.frames / whole,
         first=1e3 * warm_up[0],
         load=1e3 * load,
@@ -65,7 +70,7 @@ def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
         growth=None if full is None or end is None else end - full + (gpu_end or 0) - (gpu_full or 0),
         watts=watts,
         iou=_true_iou(case.scene, case.objects, masks[: len(frames)]),
-        host=_host(timed) if (case.kind, case.mode) == ("track", "latency") else None,
+        host=1e3 * float(np.median(own)) if (case.kind, case.mode) == ("track", "latency") else None,
         stages=_stages(timed) if case.kind == "stages" else {},
     )
 
@@ -118,22 +123,12 @@ def _memory() -> tuple[float | None, float | None]:
     return gpu_memory(), host_memory()
 
 
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return the median, p90 and p99 in ms of times in seconds."""
-    values = np.percentile(1e3 * np.asarray(seconds), (50, 90, 99))
-    return dict(zip(("median", "p90", "p99"), map(float, values), strict=True))
-
-
-def _host(timed: Sequence[tuple[float, Waits]]) -> float:
-    return 1e3 * float(np.median([delay - sum(waits.values()) for delay, waits in timed]))
-
-
 def _stages(timed: Sequence[tuple[float, Waits]]) -> dict[str, float]:
     """Return the median of each graph in ms, and of the rest of the frames."""
     graphs = np.array([[waits.get(name, 0.0) for name in GRAPHS] for _, waits in timed])
     rest = np.array([delay for delay, _ in timed]) - graphs.sum(axis=1)
     medians = 1e3 * np.median(np.column_stack([graphs, rest]), axis=0)
-    return dict(zip((*GRAPHS, "rest"), medians.tolist(), strict=True))
+    return dict(zip(STAGES, medians.tolist(), strict=True))
 
 
 def _true_iou(scene: Scene, objects: int, masks: Bools) -> float | None:
@@ -151,11 +146,11 @@ def _watts(tracked: Tracked) -> float | None:
     """Return the mean power over at least another second, which is not timed: reading it takes the host's time."""
     if power() is None:
         return None
-    with PowerMeter() as meter:
+    with power_readings() as watts:
         end = time.monotonic() + _POWER_SECONDS
         for _ in itertools.takewhile(lambda _: time.monotonic() < end, tracked):
             pass
-    return meter.watts
+    return float(np.mean(watts)) if watts else None
 
 
 def main(text: str) -> int:

@@ -49,7 +49,7 @@ def _verify(args: argparse.Namespace) -> int:
     options.check_outputs(directories=(args.report,))
     from sam2edge.bundle import Bundle
     from sam2edge.calibration.measure.clip import Clip, TrueMasks
-    from sam2edge.calibration.measure.comparison import RangeRatios, compare_all
+    from sam2edge.calibration.measure.comparison import Comparison, RangeRatios
     from sam2edge.calibration.measure.gate import Gate
     from sam2edge.calibration.measure.report import table, write_report
 
@@ -69,9 +69,12 @@ def _verify(args: argparse.Namespace) -> int:
         missing.append("J&F (give --truth)")
     prompts = _prompts(bundle, clip, truth, args)
     with StatusLine() as status:
-        measurements = compare_all(
-            configurations, clip, prompts, gate, truth, range_ratios=range_ratios, progress=status.progress
+        comparison = Comparison(
+            configurations[0], clip, prompts, gate, truth, range_ratios=range_ratios, progress=status.progress
         )
+        for configuration in configurations[1:]:
+            comparison.measure(configuration)
+    measurements = comparison.measurements
     print_table(table(measurements))
     reference, *others = measurements
     missing += [

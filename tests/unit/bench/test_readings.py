@@ -72,17 +72,11 @@ def test_host_memory() -> None:
     assert after - before >= 60
 
 
-def test_power_meter(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = iter([10.0, 20.0, 30.0, 40.0])
+@pytest.mark.parametrize("watts", [[10.0, 20.0, 30.0, 40.0], []])
+def test_power_is_read_until_there_is_none(monkeypatch: pytest.MonkeyPatch, watts: list[float]) -> None:
+    values = iter(watts)
     monkeypatch.setattr(readings, "power", lambda: next(values, None))
     monkeypatch.setattr(readings, "_PAUSE", 0.001)
-    with readings.PowerMeter() as meter:
+    with readings.power_readings() as read:
         time.sleep(0.2)
-    assert meter.watts == 25
-
-
-def test_power_meter_without_power(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readings, "power", lambda: None)
-    with readings.PowerMeter() as meter:
-        pass
-    assert meter.watts is None
+    assert read == watts

@@ -24,7 +24,7 @@ def test_a_clip_is_read_from_the_start_each_time():
 
 
 def test_clips_that_are_refused(nano, tmp_path):
-    with pytest.raises(InputError, match="at least 1 but is 0"):
+    with pytest.raises(InputError, match="the number of frames must be an integer of at least 1 but got 0"):
         Clip(CLIP, 0)
     with pytest.raises(MediaError, match="no such video file"):
         Clip(tmp_path / "none.mp4").first()
@@ -66,13 +66,15 @@ def test_a_folder_in_the_order_of_its_numbers(tmp_path):
         truth.masks(1, (1,), (2, 4))
 
 
-def test_davis_layout(tmp_path):
+def test_davis_layout(tmp_path, monkeypatch):
     clip = tmp_path / "JPEGImages" / "480p" / "dogs"
     masks = tmp_path / "Annotations" / "480p" / "dogs"
     clip.mkdir(parents=True)
     masks.mkdir(parents=True)
     write_palette(masks / "00000.png", LABELS)
     assert TrueMasks(tmp_path, clip).object_ids == (1, 2, 3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert TrueMasks("~", "~/JPEGImages/480p/dogs").object_ids == (1, 2, 3)
     with pytest.raises(MediaError, match="Annotations/480p/cats: no such folder"):
         TrueMasks(tmp_path, clip.with_name("cats"))
 

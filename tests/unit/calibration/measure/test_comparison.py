@@ -10,9 +10,9 @@ import pytest
 
 from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.calibration.measure.closed_loop import Agreement, compare, track_clip
-from sam2edge.calibration.measure.comparison import Measurement, compare_all, score
+from sam2edge.calibration.measure.comparison import Comparison, Measurement, score
 from sam2edge.calibration.measure.configurations import Configuration
-from sam2edge.calibration.measure.gate import Gate
+from sam2edge.calibration.measure.gate import DEFAULT_GATE, Gate
 from sam2edge.calibration.measure.graph_errors import largest
 from sam2edge.calibration.measure.report import as_dict, table, worst_frames, write_report
 from sam2edge.calibration.measure.targets import automatic_prompts, prompts_from_truth
@@ -32,6 +32,11 @@ def truth():
     return TrueMasks(MASKS)
 
 
+def compare_all(configurations, clip, truth, gate=DEFAULT_GATE):
+    comparison = Comparison(configurations[0], clip, prompts_from_truth(truth), gate, truth)
+    return [*comparison.measurements, *map(comparison.measure, configurations[1:])]
+
+
 @pytest.fixture(scope="module")
 def measurements(nano, half, broken, truth):
     configurations = [
@@ -39,13 +44,13 @@ def measurements(nano, half, broken, truth):
         Configuration("half", half),
         Configuration("broken", broken, files={}),
     ]
-    return compare_all(configurations, Clip(CLIP, FRAMES), prompts_from_truth(truth), Gate(), truth)
+    return compare_all(configurations, Clip(CLIP, FRAMES), truth)
 
 
 def test_the_graphs_follow_pytorch(nano, truth):
     """All of the clip: the export must not change the masks, nor J&F by 0.1 point."""
     configurations = [Configuration("PyTorch", nano, TorchBackend(nano, NANO)), Configuration("nano", nano)]
-    pytorch, onnx = compare_all(configurations, Clip(CLIP), prompts_from_truth(truth), Gate(), truth)
+    pytorch, onnx = compare_all(configurations, Clip(CLIP), truth)
     assert onnx.agreement.iou.shape == (120, 3)
     assert onnx.agreement.mean >= 0.999
     assert onnx.verdict.passed
@@ -79,7 +84,7 @@ def test_a_broken_graph_fails_and_is_named(measurements):
 
 def test_a_bundle_of_other_inputs_is_compared_in_closed_loop_only(nano, pooled, truth):
     configurations = [Configuration("nano", nano), Configuration("pooled", pooled)]
-    _, measurement = compare_all(configurations, Clip(CLIP, 8), prompts_from_truth(truth), Gate(min_mean_iou=0.5))
+    _, measurement = compare_all(configurations, Clip(CLIP, 8), truth, Gate(min_mean_iou=0.5))
     assert measurement.errors is None
     assert measurement.verdict.sensitive is None
     assert 0.5 < measurement.agreement.mean < 1
@@ -104,15 +109,9 @@ def test_true_masks_that_are_not_the_clips(nano, truth, tmp_path):
         score(run, truth)
     np.savez(tmp_path / "few.npz", labels=np.load(MASKS)["labels"][:3])
     with pytest.raises(InputError, match="there are 3 masks and 4 frames; see --frames"):
-        compare_all(
-            [Configuration("nano", nano)],
-            Clip(CLIP, 4),
-            prompts_from_truth(truth),
-            Gate(),
-            TrueMasks(tmp_path / "few.npz"),
-        )
+        compare_all([Configuration("nano", nano)], Clip(CLIP, 4), TrueMasks(tmp_path / "few.npz"))
     with pytest.raises(InputError, match="nothing is tracked in a single frame"):
-        compare_all([Configuration("nano", nano)], Clip(CLIP, 1), prompts_from_truth(truth), Gate())
+        compare_all([Configuration("nano", nano)], Clip(CLIP, 1), truth)
 
 
 def test_automatic_prompts_find_the_toys(nano, truth):
