@@ -30,14 +30,11 @@ from sam2edge.types import Progress
 
 AUTO = "auto"
 
-Open = Callable[[Engines], Backend]
-"""Opens the backend that runs engines."""
-
 
 def build_checked(
     bundle: Bundle | str | os.PathLike[str],
     clip: Clip,
-    open_engines: Open,
+    open_engines: Callable[[Engines], Backend],
     out: str | os.PathLike[str] | None = None,
     *,
     precision: str = AUTO,

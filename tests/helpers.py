@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -30,6 +31,13 @@ def clip_frames(count: int) -> Frames:
     """Return the first frames of the bundled clip: uint8 [T,240,320,3]."""
     with VideoSource(CLIP) as source:
         return np.stack(list(islice(source, count)))
+
+
+def write_frames(folder: Path, frames: Iterable[Frames]) -> None:
+    """Write RGB frames as PNGs into a new folder."""
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), frame[..., ::-1])
 
 
 def true_masks(object_id: int) -> Masks:

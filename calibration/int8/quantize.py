@@ -48,9 +48,8 @@ def layers(model: ModelProto) -> list[Layer]:
     weights, result = _Constants(model), []
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gemm", "Conv") and (weight := weights.source(node.input[1])):
-            axis = len(weights.dims(weight)) - 1
-            if node.op_type == "Conv" or _integer(node, "transB"):
-                axis = 0
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            axis = 0 if node.op_type == "Conv" or transposed else len(weights.tensors[weight].dims) - 1
             result.append(Layer(node.name, node.input[0], weight, axis))
     return result
 
@@ -76,7 +75,9 @@ def quantize(model: ModelProto, graph: str, ranges: Mapping[str, float], kept: I
             new.input[1] = writer.weight(layer.weight, layer.axis)
         writer.nodes.append(new)
     for name in constants.tensors.keys() & INT8_TABLES.get(graph, ()):
-        writer.replace(name, writer.weight(name, len(constants.dims(name)) - 1))
+        table = writer.weight(name, len(constants.tensors[name].dims) - 1)
+        for node in writer.nodes:
+            node.input[:] = [table if read == name else read for read in node.input]
     return writer.model(model)
 
 
@@ -103,13 +104,6 @@ class _Constants:
         while name in self._aliases:
             name = self._aliases[name]
         return name if name in self.tensors else None
-
-    def dims(self, name: str) -> list[int]:
-        return list(self.tensors[name].dims)
-
-    def values(self, name: str) -> npt.NDArray[np.float32]:
-        values: npt.NDArray[np.float32] = numpy_helper.to_array(self.tensors[name])
-        return values
 
 
 class _Writer:
@@ -148,7 +142,7 @@ class _Writer:
 
     def weight(self, name: str, axis: int) -> str:
         """Store a constant in INT8 with a scale for every index along `axis`, and return its new name."""
-        values = self._constants.values(name)
+        values: npt.NDArray[np.float32] = numpy_helper.to_array(self._constants.tensors[name])
         others = tuple(i for i in range(values.ndim) if i != axis)
         largest = np.abs(values).max(axis=others)
         if not np.isfinite(largest).all():
@@ -179,14 +173,12 @@ class _Writer:
         ]
         return f"{name}/scale", f"{name}/zero"
 
-    def replace(self, old: str, new: str) -> None:
-        """Let every node read `new` in place of `old`."""
-        for node in self.nodes:
-            node.input[:] = [new if name == old else name for name in node.input]
-
     def model(self, source: ModelProto) -> ModelProto:
         """Return the new model, without constants and nodes that nothing reads any more."""
-        used = _used(self.nodes, source)
+        used = {value.name for value in source.graph.output}
+        for node in reversed(self.nodes):
+            if used.intersection(node.output):
+                used.update(node.input)
         kept = [node for node in self.nodes if used.intersection(node.output)]
         for tensor in source.graph.initializer:
             if tensor.name in used:
@@ -209,15 +201,3 @@ class _Writer:
                 self._first.append(cast)
                 return
         self._initializers.append(tensor)
-
-
-def _used(nodes: list[NodeProto], source: ModelProto) -> set[str]:
-    used = {value.name for value in source.graph.output}
-    for node in reversed(nodes):
-        if used.intersection(node.output):
-            used.update(node.input)
-    return used
-
-
-def _integer(node: NodeProto, name: str) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)

@@ -48,14 +48,6 @@ def largest(errors: dict[str, OutputError]) -> float:
     return max(error.largest for error in errors.values())
 
 
-def most_sensitive(errors: Errors) -> str:
-    """Return the graph with the largest relative RMS error of an output.
-
-    Single values would say little: one that is far off among a million is harmless, and common in INT8.
-    """
-    return max(errors, key=lambda graph: max(error.rms for error in errors[graph].values()))
-
-
 class _Sums:
     def __init__(self) -> None:
         self.largest = self.difference = self.expected = 0.0

@@ -25,7 +25,6 @@ from sam2edge.files import finite, user_path
 from sam2edge.runtime.media.overlay import color
 from sam2edge.types import Bools, Frame
 
-_PICTURES = 4
 _WIDTH = 480
 
 
@@ -159,7 +158,7 @@ def _section(measurement: Measurement, reference: Run, frames: dict[int, Frame])
         )
 
 
-def worst_frames(agreement: Agreement, count: int = _PICTURES) -> list[int]:
+def worst_frames(agreement: Agreement, count: int = 4) -> list[int]:
     """Return the numbers of the frames with the lowest IoU of any object, the worst first.
 
     Frames close to one already chosen show the same and are left out.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from sam2edge.calibration.measure.davis import region_similarity
 from sam2edge.engines.fp16 import Fp32Island
 from sam2edge.errors import BuildError, BundleError, InputError
 from sam2edge.runtime.model.prompts import Prompt
-from tests.helpers import CLIP, play
+from tests.helpers import CLIP, play, write_frames
 
 LEAST = 0.99
 """IoU with FP32 on the unseen clip, which has 0.997; ranges 8 times too large still reach 0.98."""
@@ -140,9 +142,7 @@ def test_spread():
 
 
 def test_wrong_arguments(nano, int8, prompts, tmp_path):
-    short = tmp_path / "one"
-    short.mkdir()
-    cv2.imwrite(str(short / "0.png"), np.zeros((32, 32, 3), np.uint8))
+    write_frames(short := tmp_path / "one", np.zeros((1, 32, 32, 3), np.uint8))
     for message, arguments in {
         "there are no clips": (nano, tmp_path / "o", []),
         "prompts must be one for each of 1 clips but are 2": (nano, tmp_path / "o", [CLIP], [prompts, prompts]),
@@ -168,10 +168,7 @@ def test_a_recipe_that_lies_alone_is_not_replaced(nano, prompts, cache, tmp_path
 def test_the_command_writes_a_bundle(nano, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Recipe(kept=()).write(tmp_path / "recipe.json")
-    frames = tmp_path / "frames"
-    frames.mkdir()
-    for number, frame in enumerate(Clip(CLIP, 5)):
-        cv2.imwrite(str(frames / f"{number}.png"), frame[..., ::-1])
+    write_frames(frames := tmp_path / "frames", Clip(CLIP, 5))
     command = ["calibrate", nano.path, tmp_path / "out", "--clip", frames, "--frames", 4]
     # automatic prompts
     assert cli.main([*map(str, command)]) == 0
@@ -188,10 +185,7 @@ def test_the_command_writes_a_bundle(nano, tmp_path, monkeypatch, capsys):
 
 
 def test_bundle_whose_recipe_was_edited_is_refused(int8, tmp_path):
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in int8.path.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    copy = shutil.copytree(int8.path, tmp_path / "copy")
     Bundle.open(copy)
     (copy / "recipe.json").write_text((copy / "recipe.json").read_text().replace("pixels", "Pixels"))
     with pytest.raises(BundleError, match=r"recipe\.json: its sha256 is not the one"):

@@ -12,7 +12,7 @@ from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS
 from sam2edge.calibration.int8.quantize import Layer, fp16_above, layers, quantize
 from sam2edge.calibration.int8.ranges import load_graph
-from sam2edge.calibration.int8.recipe import KEPT, Recipe
+from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.engines.fp16 import Fp32Island, island_nodes
 from sam2edge.errors import BuildError, InputError
 from sam2edge.runtime.backends.onnx import new_session
@@ -194,11 +194,6 @@ def test_all_layers_of_a_bundle_are_int8(nano: Bundle, graph: str):
             assert makers[activation.input[0]].op_type == "QuantizeLinear"
     assert [v.name for v in new.graph.output] == [v.name for v in source.graph.output]
     onnx.checker.check_model(new, full_check=True)
-
-
-def test_default_recipe_is_written_and_read(tmp_path):
-    Recipe(KEPT[1:]).write(tmp_path / "r.json")
-    assert Recipe.read(tmp_path / "r.json") == Recipe(KEPT[1:])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sam2edge.calibration.measure.clip import Clip, TrueMasks
-from sam2edge.calibration.measure.closed_loop import Agreement, compare, track_clip
+from sam2edge.calibration.measure.closed_loop import Agreement, track_clip
 from sam2edge.calibration.measure.comparison import Comparison, Measurement, score
 from sam2edge.calibration.measure.configurations import Configuration
 from sam2edge.calibration.measure.gate import DEFAULT_GATE, Gate
@@ -193,8 +193,3 @@ def test_worst_frames_lie_apart():
     iou[50, 0] = 0.7
     assert worst_frames(Agreement((1, 2), iou, ()), 3) == [31, 34, 50]
     assert worst_frames(Agreement((1, 2), iou[:2], ())) == [0, 1]
-
-
-def test_a_run_compared_with_itself_is_the_same(measurements):
-    agreement = compare(measurements[0].run, measurements[0].run)
-    assert (agreement.mean, agreement.lost) == (1, ())
