@@ -1,7 +1,5 @@
 """Engines of a bundle as cases, on stand-ins for TensorRT and a GPU."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import json
@@ -104,14 +102,11 @@ def test_engines_of_another_gpu_are_not_measured(fake, one):
     assert any(text.startswith(f"{directory} ({directory}: built for GPU Other GPU") for text in missing)
 
 
-def test_no_engines_that_can_be_loaded(fake, one):
+def test_no_engines_that_can_be_loaded(fake, one, nano):
     for precision in ("fp32", "fp16"):
         change(default_directory(one.path, precision), foreign)
     with pytest.raises(BackendError, match=r"none of the engines of .* can be loaded here: .*fp16.*; .*fp32"):
         plan.plan(settings((one,)))
-
-
-def test_no_engines(fake, nano):
     with pytest.raises(BackendError, match=re.escape(f"build them with `sam2edge build {nano.path}`")):
         plan.plan(settings((nano,)))
 

@@ -1,7 +1,5 @@
 """Fixtures of the INT8 tests: clips that calibration did not see, and ranges that are wrong on purpose."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

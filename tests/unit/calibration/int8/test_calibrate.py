@@ -1,10 +1,7 @@
 """Calibration on the bundled clip: what is recorded, what is written, and what it is worth on a clip not seen."""
 
-from __future__ import annotations
-
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 
@@ -92,11 +89,8 @@ def test_recipe_of_another_graph_is_refused_before_tracking(nano, prompts, tmp_p
 
 
 def test_resumes_after_the_clips_that_are_done(nano, prompts, tmp_path, monkeypatch):
-    writer = cv2.VideoWriter(str(tmp_path / "short.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (320, 240))
-    for frame in Clip(CLIP, 4):
-        writer.write(frame[..., ::-1])
-    writer.release()
-    clips, tracked, real = [tmp_path / "short.avi", CLIP], [], module.collect
+    write_frames(tmp_path / "short", Clip(CLIP, 4))
+    clips, tracked, real = [tmp_path / "short", CLIP], [], module.collect
 
     def killed_in_the_second(bundle, clip, *rest):
         tracked.append(clip.name)

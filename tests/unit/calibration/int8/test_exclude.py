@@ -1,7 +1,5 @@
 """The gate inside `calibrate`: ranges that are wrong on purpose are caught, and what can be saved is saved."""
 
-from __future__ import annotations
-
 import json
 import re
 

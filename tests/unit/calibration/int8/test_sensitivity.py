@@ -1,7 +1,5 @@
 """Blocks measured one by one on the bundled model, with a range that is wrong on purpose."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import re
