@@ -83,16 +83,15 @@ class TrueMasks:
 
     def __init__(self, path: str | os.PathLike[str], clip: str | os.PathLike[str] | None = None) -> None:
         self.path = user_path(path)
-        self._labels: Labels | None = None
-        self._files: list[Path] = []
+        self._images: Labels | list[Path]
         if self.path.suffix == ".npz":
-            self._labels = _read_npz(self.path)
+            self._images = _read_npz(self.path)
         else:
-            self._files = _label_files(self.path, None if clip is None else user_path(clip).absolute())
+            self._images = _label_files(self.path, None if clip is None else user_path(clip).absolute())
         self._white = set(np.unique(self._read(0))) - {0} == {VOID}
 
     def __len__(self) -> int:
-        return len(self._files) if self._labels is None else len(self._labels)
+        return len(self._images)
 
     def __getitem__(self, frame: int) -> Labels:
         labels = self._read(frame)
@@ -114,7 +113,8 @@ class TrueMasks:
         return np.stack([labels == i for i in object_ids]) if object_ids else np.zeros((0, *size), bool)
 
     def _read(self, frame: int) -> Labels:
-        return read_labels(self._files[frame]) if self._labels is None else self._labels[frame]
+        image = self._images[frame]
+        return read_labels(image) if isinstance(image, Path) else image
 
 
 def read_labels(path: Path) -> Labels:

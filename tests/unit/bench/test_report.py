@@ -195,13 +195,6 @@ def test_plan_of_a_device(nano: Bundle, nano_int8: Bundle, monkeypatch: pytest.M
     ]  # fmt: skip
 
 
-def test_plan_without_pytorch(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    cases, missing = plan.plan(Settings((nano,), compare="m"))
-    assert all(case.kind != "pytorch" for case in cases)
-    assert missing[0] == 'PyTorch (torch is not installed: pip install "sam2edge[export]")'
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sam2edge.bench.scene import FRAMES, Scene
-from sam2edge.errors import InputError, MediaError
+from sam2edge.errors import InputError
 from tests.helpers import CLIP
 from tests.simulated import Simulated
 
@@ -51,11 +51,6 @@ def test_clip_without_true_masks() -> None:
     scene = Scene(str(CLIP))
     assert scene.truth(0, 3, (240, 320)) is None
     assert (scene.boxes(3, (240, 320)) == scene.boxes(5, (240, 320))[:3]).all()
-
-
-def test_clip_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"none\.mp4"):
-        Scene(str(tmp_path / "none.mp4")).frames(1)
 
 
 def test_camera_is_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sam2edge.calibration.choose import SAFE, TRIALS, Trial, choose, mixtures
+from sam2edge.calibration.choose import SAFE, TRIALS, Trial, choose
 from sam2edge.errors import BackendError, BuildError, EngineError
 
 FP16 = (4.0, 3.0, 1.0, 0.5)
@@ -89,13 +89,3 @@ def test_a_precision_that_cannot_be_built_or_run_is_not_chosen(error):
     assert chosen(trials) == "fp16/fp16/fp16/fp16"
     assert trials[0].failures == ("no kernel",)
     assert trials[0].total == math.inf
-
-
-def test_order_of_mixtures():
-    trials = [Trial(("fp16",) * 4, (4, 3, 1, 1)), Trial(("int8",) * 4, (3, 3, 0.5, 2))]
-    assert mixtures(("fp16", "int8"), trials) == [
-        ("int8", "fp16", "int8", "fp16"),
-        ("int8", "fp16", "fp16", "fp16"),
-        ("fp16", "fp16", "int8", "fp16"),
-        ("fp16",) * 4,
-    ]

@@ -1,14 +1,11 @@
 """Q/DQ graphs against values computed by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS
 from sam2edge.calibration.int8.quantize import Layer, fp16_above, layers, quantize
 from sam2edge.calibration.int8.ranges import load_graph
@@ -174,7 +171,7 @@ def test_large_constants_are_fp16_unless_they_do_not_fit():
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_all_layers_of_a_bundle_are_int8(nano: Bundle, graph: str):
+def test_all_layers_of_a_bundle_are_int8(nano, graph):
     source = load_graph(nano.graph_path(graph))
     ranges = {layer.activation: 1.0 for layer in layers(source)}
     new = quantize(source, graph, ranges, Recipe().of(graph))
