@@ -47,11 +47,7 @@ def choose(precisions: Sequence[str], measure: Measure) -> list[Trial]:
 
     Each precision is measured for all graphs together, then mixtures of those that make their graph faster, the one
     that should be fastest by those times first. If none passes, SAFE joins the candidates; if it fails too, its trial
-    is the last.
-
-    Args:
-        precisions: candidates, from the safest to the least safe, without SAFE.
-        measure: builds and runs an assignment, which fails if this raises EngineError or BackendError.
+    is the last. `precisions` go from the safest to the least safe, without SAFE.
     """
     trials = [_try((precision,) * len(GRAPHS), measure) for precision in precisions]
     best = _walk(precisions, trials, measure)

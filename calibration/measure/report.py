@@ -178,15 +178,14 @@ def contours(frame: Frame, object_ids: Sequence[int], reference: Bools, masks: B
     The picture is first resized to the page's width, so that lines are as thick for clips of all sizes.
     """
     height = round(frame.shape[0] * _WIDTH / frame.shape[1])
-    picture = cv2.resize(frame, (_WIDTH, height), interpolation=cv2.INTER_AREA)
+    picture: Frame = cv2.resize(frame, (_WIDTH, height), interpolation=cv2.INTER_AREA)
     for thickness, drawn in ((3, reference), (1, masks)):
         for object_id, mask in zip(object_ids, drawn, strict=True):
             small = cv2.resize(mask.view(np.uint8), (_WIDTH, height), interpolation=cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
             line = (255, 255, 255) if thickness == 3 else color(object_id)
             cv2.drawContours(picture, outlines, -1, line, thickness, cv2.LINE_AA)
-    result: Frame = picture
-    return result
+    return picture
 
 
 def _jpeg(picture: Frame) -> str:
