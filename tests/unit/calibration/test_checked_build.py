@@ -5,6 +5,7 @@ That machine calculates with the FP32 graphs. How long each engine takes, and wh
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -212,7 +213,8 @@ def test_the_command(fake, nano, nano_int8, tmp_path, monkeypatch, capsys):
     assert "fp16: the gate failed" in capsys.readouterr().out
 
 
-def test_the_command_says_what_is_missing(fake, nano, capsys):
+def test_the_command_says_what_is_missing(fake, nano, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
     for more, message in {
         ("--clip", str(CLIP)): "the GPU backends need pycuda",
         ("--precision", "auto"): "--precision auto compares engines with FP32 on a clip of yours: give it as --clip",
