@@ -1,4 +1,15 @@
-"""Every error that sam2edge raises on purpose. Messages say what was wrong, what was expected and what to do."""
+"""Every error that sam2edge raises on purpose. Messages say what was wrong, what was expected and what to do.
+
+    Sam2EdgeError
+    ├── BundleError: MissingFileError, CorruptFileError, ForeignFileError, SchemaError
+    ├── SourceError
+    ├── ExportError: ParityError
+    ├── EngineError: BuildError, StaleEngineError, DamagedEngineError
+    ├── GateError
+    ├── BackendError
+    ├── MediaError
+    └── InputError (also a ValueError): FrameError, PromptError, ObjectIdError
+"""
 
 
 class Sam2EdgeError(Exception):

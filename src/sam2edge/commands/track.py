@@ -133,6 +133,7 @@ def _track(args: argparse.Namespace) -> int:
 
 
 def _check_track(args: argparse.Namespace) -> None:
+    check_bundle_first(args, "sam2edge track BUNDLE SOURCE")
     if not args.prompts:
         raise PromptError("nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png")
     if not (_outputs(args) or args.window):
@@ -142,7 +143,6 @@ def _check_track(args: argparse.Namespace) -> None:
     outputs = [path.absolute() for path in _outputs(args)]
     if len(set(outputs)) < len(outputs):
         raise InputError("-o, --masks and --json must not write to the same place")
-    check_bundle_first(args, "sam2edge track BUNDLE SOURCE")
     source = user_path(args.source)
     for path in _outputs(args):
         if path.exists() and os.path.exists(source) and path.samefile(source):

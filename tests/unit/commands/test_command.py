@@ -108,7 +108,7 @@ def test_a_gate_that_refuses(run, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("track", CLIP, "b", "--point", "1,1", "--json", "o"), "is a video; the bundle comes first: sam2edge track"),
+        (("track", CLIP, "b"), "is a video; the bundle comes first: sam2edge track"),
         (("segment", CLIP, "b", "--auto", "-o", "o"), "is a video; the bundle comes first: sam2edge segment BUNDLE"),
         (("ui", CLIP), "is a video; the bundle comes first: sam2edge ui BUNDLE SOURCE"),
         (("inspect", CLIP), "is a video, not a bundle: give the directory that `sam2edge export` wrote"),
