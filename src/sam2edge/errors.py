@@ -1,4 +1,4 @@
-"""Every error that sam2edge raises on purpose. Messages say what was wrong, what was expected and what to do.
+"""Every error that sam2edge raises on purpose.
 
     Sam2EdgeError
     ├── BundleError: MissingFileError, CorruptFileError, ForeignFileError, SchemaError
@@ -9,6 +9,8 @@
     ├── BackendError
     ├── MediaError
     └── InputError (also a ValueError): FrameError, PromptError, ObjectIdError
+
+Messages say what was wrong, what was expected and what to do.
 """
 
 
