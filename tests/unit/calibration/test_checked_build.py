@@ -5,7 +5,6 @@ That machine calculates with the FP32 graphs. How long each engine takes, and wh
 
 import json
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from sam2edge.calibration.measure.gate import Gate
 from sam2edge.calibration.measure.report import report_directory
 from sam2edge.cli import main
 from sam2edge.commands import build as command
-from sam2edge.errors import BuildError, GateError, InputError
+from sam2edge.errors import BackendError, BuildError, GateError, InputError
 from sam2edge.runtime.backends.base import Backend, GraphRunner, open_backend
+from sam2edge.runtime.backends.cuda import context
 from sam2edge.runtime.model.prompts import Prompt
 from tests.helpers import BALL, CLIP
 from tests.unit.engines.test_build import builds, install
@@ -214,7 +214,10 @@ def test_the_command(fake, nano, nano_int8, tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_says_what_is_missing(fake, nano, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "pycuda", None)
+    def no_pycuda():
+        raise BackendError("the GPU backends need pycuda")
+
+    monkeypatch.setattr(context, "_primary", no_pycuda)
     for more, message in {
         ("--clip", str(CLIP)): "the GPU backends need pycuda",
         ("--precision", "auto"): "--precision auto compares engines with FP32 on a clip of yours: give it as --clip",
