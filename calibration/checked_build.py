@@ -38,6 +38,7 @@ def build_checked(
     out: str | os.PathLike[str] | None = None,
     *,
     precision: str = AUTO,
+    attention: str | None = None,
     source: Bundle | str | os.PathLike[str] | None = None,
     prompts: Prompts | None = None,
     gate: Gate = DEFAULT_GATE,
@@ -74,7 +75,7 @@ def build_checked(
 
     try:
         if precision == AUTO:
-            return _auto(opened, reference, directory, builder, run, progress)
+            return _auto(opened, reference, directory, builder, attention, run, progress)
 
         def check(engines: Engines) -> None:
             verdict = run(precision, engines).verdict
@@ -82,7 +83,14 @@ def build_checked(
                 raise GateError(_failed(precision, verdict.failures, directory))
 
         built = build(
-            opened, directory, precision=precision, preset=preset, force=force, check=check, progress=progress
+            opened,
+            directory,
+            precision=precision,
+            attention=attention,
+            preset=preset,
+            force=force,
+            check=check,
+            progress=progress,
         )
         return built, []
     finally:
@@ -109,6 +117,7 @@ def _auto(
     reference: Bundle,
     directory: Path,
     builder: EngineBuilder,
+    attention: str | None,
     run: Callable[[str, Engines], Measurement],
     progress: Progress,
 ) -> tuple[Engines, list[Trial]]:
@@ -126,6 +135,7 @@ def _auto(
                     precision,
                     new / f"{name}.{precision}{'-float-io' if key[2] else ''}.engine",
                     lambda message, fraction: progress(f"{name} {precision} {message}", fraction),
+                    attention=attention,
                     float_io=key[2],
                 )
             return built[key]

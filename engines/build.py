@@ -12,13 +12,15 @@ from pathlib import Path
 import onnx
 
 from sam2edge import bundle as bundles
-from sam2edge.bundle import Bundle
+from sam2edge.bundle import Bundle, Model
 from sam2edge.bundle.engines import (
     ENGINES,
+    MEMORY_ATTENTION,
     RESIZE,
     Engine,
     EngineManifest,
     Engines,
+    Limits,
     Target,
     Tensor,
     check_replaceable,
@@ -30,6 +32,7 @@ from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, half, island_nodes, sma
 from sam2edge.engines.layer_precision import check_precision, count_precisions
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.engines.resize import resize_graph
+from sam2edge.engines.rewrites import FORMS, rewrite
 from sam2edge.errors import BuildError, EngineError, InputError
 from sam2edge.files import user_path
 from sam2edge.runtime.backends import tensorrt_api
@@ -45,6 +48,7 @@ def build(
     out: str | os.PathLike[str] | None = None,
     *,
     precision: str = "fp16",
+    attention: str | None = None,
     preset: Preset = PRESETS["desktop"],
     force: bool = False,
     check: Callable[[Engines], None] = lambda engines: None,
@@ -59,8 +63,10 @@ def build(
         out: Directory of the engines; default BUNDLE.engines/PRECISION.
         precision: "fp16" (with the FP32 islands of fp16.py), "fp32", or "int8" (with FP16 around it) for a bundle that
             `calibrate` wrote.
+        attention: The form of the memory attention, "fused" or "narrow" (docs/explanation/performance.md); by default
+            what `EngineBuilder.attention_form` takes.
         preset: The sizes that the engines must accept, and how much memory they may take.
-        force: Build again what is there already for the same bundle, machine, precision and preset.
+        force: Build again what is there already for the same bundle, machine and options.
         check: Called with the engines at the end; they are discarded if it raises.
         progress: Called with a message and the fraction done.
 
@@ -73,9 +79,10 @@ def build(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     check_bundle_precision(opened, precision)
     builder = EngineBuilder.here(preset)
+    attention = builder.attention_form(opened.model, precision, attention)
     directory = default_directory(opened.path, precision) if out is None else user_path(out)
     check_replaceable(directory)
-    if not force and (current := _current(directory, opened, builder, precision)):
+    if not force and (current := _current(directory, opened, builder, precision, attention)):
         check(current)
         progress("up to date", 1.0)
         return current
@@ -83,7 +90,9 @@ def build(
         engines: dict[str, Engine] = {}
         for index, name in enumerate(ENGINES):
             file = new / f"{name}.engine"
-            engines[name] = builder.build(opened, name, precision, file, _part(progress, name, index))
+            engines[name] = builder.build(
+                opened, name, precision, file, _part(progress, name, index), attention=attention
+            )
             check_memory(engines, preset)
         check(builder.finished(new, precision, engines))
     progress("done", 1.0)
@@ -109,7 +118,7 @@ def check_bundle_precision(bundle: Bundle, precision: str) -> None:
         raise InputError(f"{bundle.path}: is not an INT8 bundle; make one from it with `sam2edge calibrate`")
 
 
-def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision: str) -> Engines | None:
+def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision: str, attention: str) -> Engines | None:
     """Return the existing engines if they are what would be built."""
     try:
         engines = Engines.open(directory, bundle, builder.target)
@@ -119,8 +128,9 @@ def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision:
         return None
     manifest, preset = engines.manifest, builder.preset
     resizes_alike = manifest.engines[RESIZE].graph_sha256 == _load_graph(bundle, RESIZE)[1]
+    attends_alike = manifest.engines[MEMORY_ATTENTION].attention == attention
     same = (manifest.precision, manifest.limits, manifest.workspace) == (precision, preset.limits, preset.workspace)
-    return engines if same and resizes_alike else None
+    return engines if same and resizes_alike and attends_alike else None
 
 
 def _part(progress: Progress, name: str, index: int) -> Progress:
@@ -199,6 +209,19 @@ class EngineBuilder:
         api = tensorrt_api.load()
         return EngineBuilder(api, this_target(api), preset)
 
+    def attention_form(self, model: Model, precision: str, asked: str | None = None) -> str:
+        """Return the form of the memory attention that was asked for, or else the one that suits.
+
+        That is what this TensorRT runs best, but "fused" wherever "narrow" does not fit into the preset's memory.
+        """
+        if asked is not None:
+            if asked not in FORMS:
+                raise InputError(f"attention must be one of {', '.join(FORMS)} but is {asked!r}")
+            return asked
+        preset = self.preset
+        room = preset.workspace if preset.memory is None else min(preset.workspace, preset.memory)
+        return "fused" if narrow_bytes(model, preset.limits, precision) > room else self.api.attention
+
     def build(
         self,
         bundle: Bundle,
@@ -207,17 +230,21 @@ class EngineBuilder:
         file: Path,
         progress: Progress,
         *,
+        attention: str | None = None,
         float_io: bool = False,
     ) -> Engine:
         """Build one graph and write its engine; TensorRT's network and builder are freed on return.
 
+        `attention` is the form of the memory attention, by default that of `attention_form`; other graphs have none.
         With `float_io` inputs and outputs are FP32 whatever the precision, so that the engine can run beside FP32
         engines. Raises BuildError if TensorRT fails, or if the engine has other types than were requested.
         """
         begin = time.perf_counter()
         progress("", 0.0)
         precision = "fp32" if name == RESIZE else precision  # its results are whole numbers, as on the host
+        form = self.attention_form(bundle.model, precision, attention) if name == MEMORY_ATTENTION else ""
         model, sha256 = _load_graph(bundle, name)
+        rewrite(model, name, form)
         graph = _typed(model, name, precision, self.api.reads_half_scales, float_io)
         shapes = profile(bundle.model, self.preset.limits, name)
         self.api.errors.clear()
@@ -243,6 +270,7 @@ class EngineBuilder:
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
             precision=precision,
+            attention=form,
             graph_sha256=sha256,
             inputs={tensor: Tensor(dtype, shapes.get(tensor, ())) for tensor, dtype in graph.inputs.items()},
             outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
@@ -277,6 +305,18 @@ class EngineBuilder:
         if content is not None:
             timing_cache.merge(timings, lambda others: api.merged_timing_cache(config, others))
         return content
+
+
+def narrow_bytes(model: Model, limits: Limits, precision: str) -> int:
+    """Estimate the activations of the memory attention with narrow values, whose scores are not fused away.
+
+    They are in memory before and after the softmax, beside keys and features that take a fourth of that.
+    """
+    (_, _, (objects, memories, tokens, width)), (_, _, (_, pointers, channels)) = (
+        profile(model, limits, MEMORY_ATTENTION)[name] for name in ("memory", "pointers")
+    )
+    scores = objects * model.grid**2 * (memories * tokens + pointers * channels // width)
+    return int(2.5 * scores * (4 if precision == "fp32" else 2))
 
 
 def _check_types(name: str, expected: dict[str, str], actual: dict[str, str]) -> None:

@@ -84,6 +84,9 @@ class TensorRT:
     reads_half_scales = True
     """Whether Q/DQ nodes may have FP16 scales and outputs."""
 
+    attention = "fused"
+    """The form of the memory attention that it is expected to run fastest (engines/rewrites.py)."""
+
     def __init__(self, trt: ModuleType) -> None:
         self.trt, self.version = trt, str(trt.__version__)
         self._logger, self.errors = _logger(trt)
@@ -265,6 +268,7 @@ class TensorRT8(TensorRT):
 
     VERSIONS = range(8, 9)
     reads_half_scales = False  # it reads opset 17, where scales and outputs of Q/DQ nodes are FP32
+    attention = "narrow"  # it is not known to fuse attention over heads 256 wide
 
     def new_network(self, builder: tensorrt.Builder) -> tensorrt.INetworkDefinition:
         return builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))

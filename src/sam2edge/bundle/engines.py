@@ -20,9 +20,11 @@ from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
 from sam2edge.files import user_path
 
 FORMAT = "sam2edge-engines"
-SCHEMA = 1
+SCHEMA = 2
 RESIZE = "resize"
 """Name of the graph that resizes frames (engines/resize.py)."""
+MEMORY_ATTENTION = "memory_attention"
+"""Name of the graph that has several forms (engines/rewrites.py)."""
 ENGINES = (*GRAPHS, RESIZE)
 """Names of the bundle's graphs and the one that resizes frames."""
 MANIFEST = "engines.json"
@@ -77,6 +79,7 @@ class Engine:
     """One engine file.
 
     Attributes:
+        attention: The form of the memory attention, "fused" or "narrow"; "" for other graphs.
         graph_sha256: Hash of the ONNX file that it was built from.
         layers: Number of computing layers by precision, as the engine reports them.
         small_weights: How many weights FP16 turned to 0 ("zero") or holds with fewer bits ("subnormal").
@@ -87,6 +90,7 @@ class Engine:
     sha256: str
     bytes: int
     precision: str
+    attention: str
     graph_sha256: str
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]

@@ -45,6 +45,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="int8 needs a bundle that `sam2edge calibrate` wrote; auto takes for each graph the fastest that passes "
         "on --clip (default: fp16)",
     )
+    parser.add_argument(
+        "--attention",
+        choices=("fused", "narrow"),
+        help="form of the memory attention: the least memory, or the least arithmetic (default: fused, but narrow for "
+        "TensorRT 8 where memory allows it)",
+    )
     options.add_clip(parser, "that the engines must track as FP32 does")
     add_prompts(parser)
     parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
@@ -93,6 +99,7 @@ def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, lis
     workspace = preset.workspace if args.workspace is None else args.workspace << 20
     common: dict[str, Any] = {
         "precision": args.precision,
+        "attention": args.attention,
         "preset": dataclasses.replace(preset, limits=limits, workspace=workspace),
         "force": args.force,
         "progress": progress,

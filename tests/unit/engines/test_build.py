@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -19,7 +20,7 @@ from sam2edge.bundle import GRAPHS, contract
 from sam2edge.bundle.engines import ENGINES, Engines, Limits, Target
 from sam2edge.cli import main
 from sam2edge.engines import timing_cache
-from sam2edge.engines.build import build
+from sam2edge.engines.build import EngineBuilder, build
 from sam2edge.engines.fp16 import HOST_TENSORS
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
@@ -126,6 +127,39 @@ def test_an_engine_of_another_precision_fails(fake, request, tmp_path, fault, bu
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("attention", ["fused", "narrow"])
+def test_form_of_the_memory_attention(fake, nano, tmp_path, attention):
+    engines = build(nano, tmp_path / "out", attention=attention)
+    forms = {name: engine.attention for name, engine in engines.manifest.engines.items() if engine.attention}
+    assert forms == {"memory_attention": attention}
+    model = onnx.load_model_from_string(base64.b64decode(built(engines, "memory_attention")["model"]))
+    pads = [node for node in model.graph.node if node.op_type == "Pad"]
+    assert len(pads) == (1 if attention == "fused" else 0)
+    assert build(nano, tmp_path / "out", attention=attention) == engines
+    assert len(builds(fake)) == len(ENGINES)
+
+
+def test_the_form_that_suits_is_the_default(fake, nano, tmp_path):
+    """From TensorRT 10 on the fused form; on 8 the narrow one, unless its scores do not fit."""
+    typed = not fake.__version__.startswith("8")
+    engines = build(nano, tmp_path / "out")
+    assert engines.manifest.engines["memory_attention"].attention == ("fused" if typed else "narrow")
+    build(nano, tmp_path / "out", attention="narrow")
+    assert len(builds(fake)) == (2 if typed else 1) * len(ENGINES)
+    large = dataclasses.replace(nano.model, image_size=1024)
+    for name, objects, precision, suits in [
+        ("desktop", 8, "fp32", "fused"),
+        ("desktop", 16, "fp16", "fused"),
+        ("desktop", 7, "fp16", "narrow"),
+        ("jetson", 4, "fp16", "fused"),
+        ("jetson", 1, "fp16", "narrow"),
+    ]:
+        preset = dataclasses.replace(PRESETS[name], limits=Limits(objects=objects))
+        assert EngineBuilder.here(preset).attention_form(large, precision) == ("fused" if typed else suits)
+    with pytest.raises(InputError, match="attention must be one of fused, narrow but is 'wide'"):
+        build(nano, tmp_path / "out", attention="wide")
+
+
 def test_8_is_configured_like_10(fake, nano, tmp_path):
     """Contexts share the profile, and TensorRT needs no other library of NVIDIA."""
     content = built(build(nano, tmp_path / "out"), "mask_decoder")
@@ -227,7 +261,7 @@ def test_a_build_that_is_interrupted_leaves_what_was_there(fake, nano, tmp_path,
 KILLED = """
 import os, signal, sys
 import pytest
-from sam2edge.engines.build import build
+from sam2edge.engines.build import EngineBuilder, build
 from tests.unit.engines.fake_tensorrt import install
 
 install(pytest.MonkeyPatch(), "10.3.0")
@@ -326,7 +360,7 @@ def test_damaged_engines_are_refused(fake, nano, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda data: data.update(schema=2), "schema 2"),
+        (lambda data: data.update(schema=1), "schema 1"),
         (lambda data: data["engines"].pop("mask_decoder"), "KeyError"),
         (lambda data: data["limits"].update(colour=1), "colour"),
         (lambda data: data["engines"]["mask_decoder"].update(file="../x.engine"), "lies outside"),
@@ -405,13 +439,14 @@ def test_the_command(monkeypatch, nano, tmp_path, capsys):
     bundle = tmp_path / "nano"
     bundle.symlink_to(nano.path)
     arguments = ["build", str(bundle), "-o", str(tmp_path / "out"), "--profile", "jetson", "--max-objects", "2"]
-    assert main([*arguments, "--workspace", "256"]) == 0
+    assert main([*arguments, "--workspace", "256", "--attention", "narrow"]) == 0
     printed = capsys.readouterr().out
     assert "Fake RTX, compute capability 8.9, TensorRT 10.3.0" in printed
     assert re.search(r"memory_attention +\S+ +1\.0 +\d+ fp16", printed)
     data = json.loads((tmp_path / "out" / "engines.json").read_text())
     assert data["limits"] == dataclasses.asdict(Limits(objects=2, prompts=16))
     assert data["workspace"] == 256 << 20
+    assert data["engines"]["memory_attention"]["attention"] == "narrow"
 
 
 def test_the_command_without_tensorrt(monkeypatch, nano, capsys):

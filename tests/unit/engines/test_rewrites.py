@@ -1,0 +1,104 @@
+"""The rewrites for TensorRT: the same numbers as the bundle's graphs, and the shapes that its compiler fuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from sam2edge import Bundle
+from sam2edge.engines.resize import resize_graph
+from sam2edge.engines.rewrites import Graph, attentions, rewrite
+from sam2edge.errors import BuildError
+from sam2edge.export import export
+from tests.helpers import graph_inputs
+from tests.models import write_nano_2_0
+from tools.fp16_errors import run
+
+GRIDS = [{"N": 1, "T": 7, "K": 16}, {"N": 3, "T": 2, "K": 1}]
+"""Sizes of the axes of memories and pointers."""
+
+
+@pytest.fixture(scope="module")
+def nano_2_0(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("2_0")
+    return export(write_nano_2_0(folder / "source"), folder / "bundle")
+
+
+def rewritten(bundle: Bundle, name: str, attention: str = "") -> ModelProto:
+    model = onnx.load(bundle.graph_path(name))
+    rewrite(model, name, attention)
+    return model
+
+
+def assert_alike(bundle: Bundle, name: str, model: ModelProto, inputs: dict[str, np.ndarray], folder: Path) -> None:
+    onnx.save(model, folder / "rewritten.onnx")
+    expected, actual = (run(file, inputs) for file in (bundle.graph_path(name), folder / "rewritten.onnx"))
+    for output, values in expected.items():
+        np.testing.assert_allclose(actual[output], values, rtol=1e-5, atol=2e-6 * np.abs(values).max(), err_msg=output)
+
+
+@pytest.mark.parametrize("sizes", GRIDS, ids=str)
+@pytest.mark.parametrize("source", ["nano", "pooled", "nano_2_0", "nano_int8"])
+def test_fused_attention_is_exact(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, sizes: dict[str, int]
+) -> None:
+    """With full, half-full and empty slots."""
+    bundle: Bundle = request.getfixturevalue(source)
+    inputs = graph_inputs(bundle, "memory_attention", sizes)
+    random = np.random.default_rng(1)
+    for age in ("memory_age", "pointer_age"):
+        inputs[age] = random.integers(-1, 7, inputs[age].shape).astype(np.int32)
+    inputs["pointer_age"][-1] = -1
+    model = rewritten(bundle, "memory_attention", "fused")
+    assert_alike(bundle, "memory_attention", model, inputs, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["nano", "pooled", "nano_2_0"])
+def test_fused_attention_has_one_width_and_one_batch(request: pytest.FixtureRequest, source: str) -> None:
+    bundle: Bundle = request.getfixturevalue(source)
+    before, after = (Graph(rewritten(bundle, "memory_attention", form)) for form in ("narrow", "fused"))
+    sizes = [
+        {(graph.shape(each.scores.input[0])[0], *graph.shape(each.product.input[1])[::3]) for each in attentions(graph)}
+        for graph in (before, after)
+    ]
+    assert sizes == [{(1, 1, 256), (1, "N", 64), ("N", "N", 256), ("N", "N", 64)}, {(1, 1, 256), ("N", "N", 256)}]
+
+
+def test_narrow_attention_stays_as_it_is(nano: Bundle) -> None:
+    assert rewritten(nano, "memory_attention", "narrow") == onnx.load(nano.graph_path("memory_attention"))
+
+
+def test_tokens_are_repeated_without_a_selection(nano: Bundle, tmp_path: Path) -> None:
+    model = rewritten(nano, "mask_decoder")
+    assert not [node for node in model.graph.node if node.op_type == "Where" and node.input[1] == node.input[2]]
+    for objects in (1, 3):
+        inputs = graph_inputs(nano, "mask_decoder", {"N": objects, "P": 2})
+        assert_alike(nano, "mask_decoder", model, inputs, tmp_path)
+
+
+def test_a_graph_without_attention(nano: Bundle) -> None:
+    message = "memory_attention: no attention has values that are narrower than its keys; export the bundle again"
+    with pytest.raises(BuildError, match=message):
+        rewrite(onnx.load(nano.graph_path("memory_encoder")), "memory_attention", "fused")
+    model = onnx.load(nano.graph_path("memory_attention"))
+    rewrite(model, "memory_attention", "fused")
+    with pytest.raises(BuildError, match="memory_attention: no attention has values that are narrower"):
+        rewrite(model, "memory_attention", "fused")
+
+
+def test_a_softmax_of_something_else(nano: Bundle) -> None:
+    model = onnx.load(nano.graph_path("memory_attention"))
+    scores = next(node for node in model.graph.node if node.name == "/layers.1/MatMul_2")
+    scores.op_type = "Gemm"
+    with pytest.raises(BuildError, match=r"/layers\.1/Softmax_1 is not the softmax of an attention; export the bundle"):
+        rewrite(model, "memory_attention", "fused")
+
+
+def test_nothing_else_is_rewritten() -> None:
+    model = resize_graph(128)
+    rewrite(model, "resize")
+    assert model == resize_graph(128)
