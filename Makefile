@@ -48,7 +48,7 @@ site: setup
 conformance-1024: setup
 	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
 
-# 20,000 frames: ten minutes on an idle machine, which the comparison of times needs.
+# 20,000 frames: ten minutes on an idle machine.
 soak: setup
 	SAM2EDGE_SOAK_FRAMES=20000 $(BIN)/pytest -s tests/unit/runtime/video/test_soak.py tests/unit/runtime/video/test_faults.py
 

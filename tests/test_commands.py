@@ -89,6 +89,8 @@ def test_page(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def run(words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Run one command of sam2edge, on simulated devices if it needs some, and check what it prints and writes."""
+    if words[0] == "bench":
+        words = (*words, "--frames", "10")  # instead of 100: whether it runs is tested here, not how fast
     args = cli.parse(words)
     live = bool(IS_LIVE.match(getattr(args, "source", None) or ""))
     if words[0] == "export":

@@ -94,8 +94,8 @@ def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.u
 
 @pytest.mark.slow
 def test_random_tiny(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    """512 unless SAM2EDGE_TINY_SIZE says otherwise; `make conformance-1024` sets it."""
-    size = int(os.environ.get("SAM2EDGE_TINY_SIZE", "512"))
+    """256 unless SAM2EDGE_TINY_SIZE says otherwise; `make conformance-1024` sets it."""
+    size = int(os.environ.get("SAM2EDGE_TINY_SIZE", "256"))
     bundle, model = exported(write_random(tmp_path / "model", size))
     scenario = Scenario(
         {
