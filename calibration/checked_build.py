@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.bundle.engines import ENGINES, Engine, Engines, check_replaceable, default_directory
+from sam2edge.bundle.engines import ENGINES, TENSORRT, Engine, Engines, check_replaceable, default_directory
 from sam2edge.calibration.choose import SAFE, Assignment, Trial, choose
 from sam2edge.calibration.int8.ranges import range_ratios
 from sam2edge.calibration.measure.clip import Clip
@@ -39,6 +39,8 @@ def build_checked(
     *,
     precision: str = AUTO,
     attention: str | None = None,
+    product: str = TENSORRT,
+    compute_capabilities: Collection[str] = (),
     source: Bundle | str | os.PathLike[str] | None = None,
     prompts: Prompts | None = None,
     gate: Gate = DEFAULT_GATE,
@@ -62,9 +64,9 @@ def build_checked(
     reference = _reference(opened, source)
     if precision != AUTO:
         check_bundle_precision(opened, precision)
-    directory = default_directory(opened.path, precision) if out is None else user_path(out)
+    directory = default_directory(opened.path, precision, product) if out is None else user_path(out)
     check_replaceable(directory)
-    builder = EngineBuilder.here(preset)
+    builder = EngineBuilder.here(preset, product, compute_capabilities)
     if prompts is None:
         prompts = automatic_prompts(reference, clip.first(), "onnx", min(3, preset.limits.objects))
     fp32 = Configuration("FP32", reference, "onnx")
@@ -87,6 +89,8 @@ def build_checked(
             directory,
             precision=precision,
             attention=attention,
+            product=product,
+            compute_capabilities=compute_capabilities,
             preset=preset,
             force=force,
             check=check,

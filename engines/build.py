@@ -1,11 +1,11 @@
-"""Compile the four graphs of a bundle into TensorRT engines for the GPU of this machine."""
+"""Compile the four graphs of a bundle into engines: for this machine's GPU, or with TensorRT for RTX for others."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sam2edge.bundle.engines import (
     ENGINES,
     MEMORY_ATTENTION,
     RESIZE,
+    TENSORRT,
     Engine,
     EngineManifest,
     Engines,
@@ -41,6 +42,8 @@ from sam2edge.runtime.backends.tensorrt_api import Shapes, TensorRT
 from sam2edge.types import Progress
 
 PRECISIONS = ("fp32", "fp16", "int8")
+_FROM = 8.0
+"""The lowest compute capability that TensorRT for RTX builds for unless others are asked for."""
 
 
 def build(
@@ -49,6 +52,8 @@ def build(
     *,
     precision: str = "fp16",
     attention: str | None = None,
+    product: str = TENSORRT,
+    compute_capabilities: Collection[str] = (),
     preset: Preset = PRESETS["desktop"],
     force: bool = False,
     check: Callable[[Engines], None] = lambda engines: None,
@@ -60,27 +65,29 @@ def build(
 
     Args:
         bundle: The bundle or its path.
-        out: Directory of the engines; default BUNDLE.engines/PRECISION.
+        out: Directory of the engines; default BUNDLE.engines/PRECISION, for RTX BUNDLE.engines/rtx/PRECISION.
         precision: "fp16" (with the FP32 islands of fp16.py), "fp32", or "int8" (with FP16 around it) for a bundle that
             `calibrate` wrote.
         attention: The form of the memory attention, "fused" or "narrow" (docs/explanation/performance.md); by default
             what `EngineBuilder.attention_form` takes.
+        product: "tensorrt", or "tensorrt-rtx" for TensorRT for RTX, which needs no GPU to build.
+        compute_capabilities: For RTX, the GPUs to build for, such as "8.6"; default all from 8.0.
         preset: The sizes that the engines must accept, and how much memory they may take.
         force: Build again what is there already for the same bundle, machine and options.
         check: Called with the engines at the end; they are discarded if it raises.
         progress: Called with a message and the fraction done.
 
     Raises:
-        EngineError: There is no TensorRT or GPU.
+        EngineError: There is no TensorRT or, but for RTX, no GPU.
         BuildError: TensorRT failed, or an engine got another precision.
         BundleError: The bundle cannot be used, or the engines not be written.
-        InputError: The bundle has no graphs for this precision.
+        InputError: The bundle has no graphs for this precision, or the product no such compute capability.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     check_bundle_precision(opened, precision)
-    builder = EngineBuilder.here(preset)
+    builder = EngineBuilder.here(preset, product, compute_capabilities)
     attention = builder.attention_form(opened.model, precision, attention)
-    directory = default_directory(opened.path, precision) if out is None else user_path(out)
+    directory = default_directory(opened.path, precision, product) if out is None else user_path(out)
     check_replaceable(directory)
     if not force and (current := _current(directory, opened, builder, precision, attention)):
         check(current)
@@ -129,7 +136,8 @@ def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision:
     manifest, preset = engines.manifest, builder.preset
     resizes_alike = manifest.engines[RESIZE].graph_sha256 == _load_graph(bundle, RESIZE)[1]
     attends_alike = manifest.engines[MEMORY_ATTENTION].attention == attention
-    same = (manifest.precision, manifest.limits, manifest.workspace) == (precision, preset.limits, preset.workspace)
+    built = (manifest.target, manifest.precision, manifest.limits, manifest.workspace)
+    same = built == (builder.target, precision, preset.limits, preset.workspace)
     return engines if same and resizes_alike and attends_alike else None
 
 
@@ -197,17 +205,17 @@ def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """Builds single engines for one machine and preset."""
+    """Builds single engines for one target and preset."""
 
     api: TensorRT
     target: Target
     preset: Preset
 
     @staticmethod
-    def here(preset: Preset) -> EngineBuilder:
-        """Make one for this machine; EngineError without TensorRT or a GPU."""
-        api = tensorrt_api.load()
-        return EngineBuilder(api, this_target(api), preset)
+    def here(preset: Preset, product: str = TENSORRT, compute_capabilities: Collection[str] = ()) -> EngineBuilder:
+        """Make one with a product on this machine; arguments and errors are those of `build`."""
+        api = tensorrt_api.load(product)
+        return EngineBuilder(api, _target(api, compute_capabilities), preset)
 
     def attention_form(self, model: Model, precision: str, asked: str | None = None) -> str:
         """Return the form of the memory attention that was asked for, or else the one that suits.
@@ -258,12 +266,11 @@ class EngineBuilder:
                 "--max-prompts or --workspace, or use --profile jetson"
             )
         try:
-            engine = self.api.deserialize(content)
-            layers = self.api.layers(engine, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
+            engine = self.api.describe(content, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
         except EngineError as error:
             raise BuildError("; ".join([f"{name}: {error}", *self.api.errors])) from error
-        check_precision(name, precision, counts := count_precisions(layers), graph.quantized)
-        _check_types(name, {**graph.inputs, **graph.outputs}, self.api.tensor_dtypes(engine))
+        check_precision(name, precision, counts := count_precisions(engine.layers), graph.quantized)
+        _check_types(name, {**graph.inputs, **graph.outputs}, engine.dtypes)
         file.write_bytes(content)
         return Engine(
             file=file.name,
@@ -276,7 +283,7 @@ class EngineBuilder:
             outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
             layers=counts,
             small_weights=graph.small_weights,
-            activation_bytes=self.api.activation_bytes(engine),
+            activation_bytes=engine.activation_bytes,
             seconds=round(time.perf_counter() - begin, 1),
         )
 
@@ -298,7 +305,10 @@ class EngineBuilder:
         half_tensors = {end for end, dtype in {**graph.inputs, **graph.outputs}.items() if dtype == "float16"}
         api.set_precision(network, config, precision, graph.float_nodes, half_tensors)
         api.add_profile(builder, config, shapes)
-        timings = timing_cache.timing_cache_path(self.target.tensorrt, self.target.gpu)
+        if not self.target.gpu:
+            api.set_compute_capabilities(config, self.target.compute_capabilities)
+            return api.build(builder, network, config, progress)  # times no kernels, so that there is nothing to keep
+        timings = timing_cache.timing_cache_path(self.target.version, self.target.gpu)
         if not api.use_timing_cache(config, timing_cache.read(timings)):
             api.use_timing_cache(config, b"")  # it is of another driver, or damaged: start afresh and replace it
         content = api.build(builder, network, config, progress)
@@ -319,7 +329,26 @@ def narrow_bytes(model: Model, limits: Limits, precision: str) -> int:
     return int(2.5 * scores * (4 if precision == "fp32" else 2))
 
 
-def _check_types(name: str, expected: dict[str, str], actual: dict[str, str]) -> None:
+def _target(api: TensorRT, asked: Collection[str]) -> Target:
+    """Return what engines are built for: this machine, or GPUs of compute capabilities."""
+    known = api.compute_capabilities
+    if not known:
+        if asked:
+            raise InputError(
+                "compute capabilities can be chosen for TensorRT for RTX only: "
+                f"{api.title} builds for the GPU of this machine"
+            )
+        return this_target(api)
+    if unknown := sorted(set(asked).difference(known)):
+        raise InputError(
+            f"{api.title} does not build for compute capability {', '.join(unknown)}; it knows {', '.join(known)}. For "
+            "other GPUs build with TensorRT on a machine that has one"
+        )
+    wanted = asked or [capability for capability in known if float(capability) >= _FROM]
+    return Target(api.PRODUCT, api.version, "", tuple(capability for capability in known if capability in wanted))
+
+
+def _check_types(name: str, expected: Mapping[str, str], actual: Mapping[str, str]) -> None:
     """Raise BuildError unless the engine's inputs and outputs have the types of the graph's."""
     for tensor in sorted(expected.keys() | actual.keys()):
         if expected.get(tensor) != actual.get(tensor):

@@ -42,7 +42,7 @@ class Finding:
 
 
 def probe() -> list[Finding]:
-    """Check this machine, which takes seconds if TensorRT or onnxruntime-gpu is installed."""
+    """Check this machine, which takes seconds if TensorRT, for RTX or not, or onnxruntime-gpu is installed."""
     return [
         _machine(),
         Finding("Python", "ok", f"{platform.python_version()} ({sys.executable})"),
@@ -51,12 +51,12 @@ def probe() -> list[Finding]:
         _gstreamer(),
         *_onnxruntime(),
         *_gpus(),
-        _tensorrt(),
+        *map(_tensorrt, tensorrt_api.PRODUCTS),
         # pycuda.driver is the part that links with the driver.
         _package(
             "pycuda",
             "pycuda.driver",
-            "only --backend tensorrt and onnx-cuda need it: pip install pycuda (it compiles with the CUDA toolkit)",
+            "only the GPU backends need it: pip install pycuda (it compiles with the CUDA toolkit)",
             lambda _: importlib.import_module("pycuda").VERSION_TEXT,
         ),
         *(_export_package(name) for name in ("torch", "transformers", "onnx", "safetensors")),
@@ -81,20 +81,21 @@ def _machine() -> Finding:
     return Finding("machine", "ok", ", ".join(parts))
 
 
-def _load(name: str, module: str, advice: str) -> ModuleType | Finding:
-    """Import a module, or return why it cannot be imported."""
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # a broken binary package may raise anything
-        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
-            return Finding(name, "missing", "not installed", advice)
-        return Finding(name, "problem", f"installed but does not load: {error}", advice)
+def _load(name: str, advice: str, *modules: str) -> ModuleType | Finding:
+    """Import the first of the modules that is there, or return why none can be imported."""
+    for module in modules:
+        try:
+            return importlib.import_module(module)
+        except Exception as error:  # a broken binary package may raise anything
+            if not isinstance(error, ModuleNotFoundError) or error.name != module.partition(".")[0]:
+                return Finding(name, "problem", f"installed but does not load: {error}", advice)
+    return Finding(name, "missing", "not installed", advice)
 
 
 def _package(
     name: str, module: str, advice: str, version: Callable[[Any], str] = lambda module: module.__version__
 ) -> Finding:
-    loaded = _load(name, module, advice)
+    loaded = _load(name, advice, module)
     return loaded if isinstance(loaded, Finding) else Finding(name, "ok", version(loaded))
 
 
@@ -110,7 +111,7 @@ def _gstreamer() -> Finding:
 
 
 def _onnxruntime() -> list[Finding]:
-    onnxruntime = _load("ONNX Runtime", "onnxruntime", "pip install onnxruntime")
+    onnxruntime = _load("ONNX Runtime", "pip install onnxruntime", "onnxruntime")
     if isinstance(onnxruntime, Finding):
         return [onnxruntime]
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
@@ -165,17 +166,15 @@ def _gpu_error(error: gpus.GpuError) -> Finding:
     return Finding(error.part, "missing" if error.missing else "problem", error.detail, error.advice)
 
 
-def _tensorrt() -> Finding:
-    advice = (
-        "only `sam2edge build` and --backend tensorrt need it: pip install 'sam2edge[tensorrt]'; a Jetson has it "
-        "from JetPack, in an environment made with `python3 -m venv --system-site-packages`"
-    )
-    tensorrt = _load("TensorRT", "tensorrt", advice)
+def _tensorrt(product: str) -> Finding:
+    listed = tensorrt_api.PRODUCTS[product]
+    advice = f"only `{listed.build}` and --backend {product} need it: {listed.install}"
+    tensorrt = _load(listed.title, advice, *listed.modules)
     if isinstance(tensorrt, Finding):
         return tensorrt
     if not tensorrt_api.is_supported(tensorrt):
-        return Finding("TensorRT", "problem", f"{tensorrt.__version__} is not supported", tensorrt_api.SUPPORTED)
-    return Finding("TensorRT", "ok", tensorrt.__version__)
+        return Finding(listed.title, "problem", f"{tensorrt.__version__} is not supported", listed.supported)
+    return Finding(listed.title, "ok", tensorrt.__version__)
 
 
 def _export_package(name: str) -> Finding:

@@ -19,28 +19,39 @@ _TACTICS = {
 }
 """Patterns for the name of a kernel, which is all that 8.6 reports for engines with dynamic shapes."""
 
-MOVES = frozenset({"Cast", "Reformat", "NoOp", "Constant", "Shape", "Signal", "Wait"})
-"""Types of layers that compute nothing; those at the boundaries of an engine have both types."""
+_MULTIPLYING = ("gemm", "correlation")
+"""Types of layers whose inputs say in which precision they multiply."""
+
+MOVES = frozenset({"cast", "reformat", "noop", "constant", "shape", "signal", "wait", "shape_call"})
+"""Types of layers that compute nothing, in lower case; those at the boundaries of an engine have both types."""
 
 
 def layer_precision(layer: Mapping[str, Any]) -> str:
     """Return the precision of a layer of the inspector: "fp32", "fp16", "int8", or "unknown", also for integers.
 
-    A kernel that multiplies INT8 or FP16 has that precision whatever it outputs. A fused region is "fused", followed
-    by the lowest precision of its inputs and outputs if that is below FP32.
+    A kernel that multiplies INT8 or FP16 has that precision whatever it outputs, and one that was generated from
+    several operations (`kgen`) the lower of the floating-point types that it reads or writes: beside INT8 layers it
+    takes their FP32 sums and writes INT8. A fused region is "fused", followed by the lowest precision of its inputs
+    and outputs if that is below FP32.
     """
+    inputs, outputs = _formats(layer.get("Inputs", ())), _formats(layer.get("Outputs", ()))
+    kind = layer.get("LayerType")
     # a fused region of 8.x, often a whole transformer: only its inputs and outputs are reported
-    if layer.get("LayerType") == "Myelin":
-        ends = _formats((*layer.get("Inputs", ()), *layer.get("Outputs", ())))
-        return next((f"fused {low}" for low in ("int8", "fp16") if low in ends), "fused")
+    if kind == "Myelin":
+        return next((f"fused {low}" for low in ("int8", "fp16") if low in inputs + outputs), "fused")
     tactic = str(layer.get("TacticName", ""))
     for precision in ("int8", "fp16"):
         if re.search(_TACTICS[precision], tactic):
             return precision
+    if kind in _MULTIPLYING and inputs:
+        return inputs[0]
     weights = layer.get("Weights")
     if isinstance(weights, dict) and (precision_of_weights := _format(weights.get("Type", ""))):
         return precision_of_weights
-    if outputs := _formats(layer.get("Outputs", ())):
+    if kind == "kgen":
+        ends = inputs + outputs + _formats(layer.get("Constants", ()))
+        return next((precision for precision in ("fp16", "fp32", "int8") if precision in ends), "unknown")
+    if outputs:
         return outputs[0]
     return "fp32" if re.search(_TACTICS["fp32"], tactic) else "unknown"
 
@@ -56,7 +67,7 @@ def _format(text: object) -> str | None:
 
 def count_precisions(layers: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Count the computing layers of each precision."""
-    return dict(Counter(layer_precision(layer) for layer in layers if layer.get("LayerType") not in MOVES))
+    return dict(Counter(layer_precision(layer) for layer in layers if str(layer.get("LayerType")).lower() not in MOVES))
 
 
 def check_precision(name: str, requested: str, counts: Mapping[str, int], quantized: int = 0) -> None:

@@ -5,5 +5,6 @@ BACKENDS = {
     "onnx": "onnx:OnnxBackend",
     "onnx-cuda": "onnx_cuda:OnnxCudaBackend",
     "tensorrt": "tensorrt:TensorRTBackend",
+    "tensorrt-rtx": "tensorrt:TensorRTBackend.for_rtx",
 }
 """Module and class of each backend's name; here, where nothing is imported, for the command line's help."""

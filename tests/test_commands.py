@@ -22,7 +22,7 @@ from sam2edge.runtime.media.sources import VideoSource
 from tests import device
 from tests.conftest import REPO
 from tests.documents import COMMANDS, NOT_RUN, PAGES, RUN, VERBS, Command, commands
-from tests.unit.engines.fake_tensorrt import install
+from tests.unit.engines.fake_tensorrt import RTX, install
 
 SAYS = {
     "bench": r"^not measured: PyTorch",
@@ -118,8 +118,9 @@ def simulated_devices(args: argparse.Namespace, live: bool, folder: Path) -> Ite
     """Simulate the devices that a command needs; yield the frames that are shown on the screen."""
     shown: list[np.ndarray] = []
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        if args.name == "build" or getattr(args, "backend", None) == "tensorrt":
-            fake = install(patch, "10.3.0")
+        if args.name == "build" or getattr(args, "backend", None) in ("tensorrt", "tensorrt-rtx"):
+            rtx = "rtx" in (getattr(args, "product", ""), getattr(args, "backend", "").partition("-")[2])
+            fake = install(patch, RTX if rtx else "10.3.0")
             stack.callback(fake.gpu.check)
         if live:
             device.plug_in_cameras(patch, folder, first_frame())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sam2edge.bundle import GRAPHS, Bundle, Graph
-from sam2edge.bundle.engines import Engine, engine_directories, read_manifest
+from sam2edge.bundle.engines import RTX, TENSORRT, Engine, engine_directories, read_manifest
 from sam2edge.errors import BackendError, EngineError
 from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
@@ -53,9 +53,9 @@ def precisions(graphs: Files) -> str:
 
 
 def find_configurations(
-    bundles: Sequence[Bundle], backend: str = "auto", *, graphs: bool = True, engines: bool = True
+    bundles: Sequence[Bundle], backend: str = "auto", *, graphs: bool = True, engines: Collection[str] = (TENSORRT, RTX)
 ) -> tuple[list[Configuration], dict[Path, str]]:
-    """Find what can run here of each bundle: its ONNX files on a backend, and the engines that were built from it.
+    """Find what can run here of each bundle: its ONNX files on a backend, and engines of these products.
 
     Returns:
         The configurations, and by directory a line for engines that cannot be loaded here, with the reason.
@@ -66,9 +66,9 @@ def find_configurations(
         label = bundle.path if names.count(bundle.path.name) > 1 else bundle.path.name
         if graphs:
             configurations.append(Configuration(f"{label} {precisions(bundle.manifest.graphs)}", bundle, backend))
-        for directory in engine_directories(bundle.path) if engines else ():
+        for product, directory in ((p, directory) for p in engines for directory in engine_directories(bundle.path, p)):
             try:
-                runner = TensorRTBackend(directory)
+                runner = TensorRTBackend(directory, product)
                 runner.open(bundle.graph_path("mask_decoder"))
                 files = read_manifest(directory, bundle).engines
             except (BackendError, EngineError) as error:
@@ -76,7 +76,8 @@ def find_configurations(
             else:
                 precision = precisions(files)
                 precision = f"auto ({precision})" if directory.name == "auto" else precision
-                configurations.append(Configuration(f"{label} {precision} engines", bundle, runner, files, directory))
+                title = f"{label} {precision} {'RTX ' if product == RTX else ''}engines"
+                configurations.append(Configuration(title, bundle, runner, files, directory))
     return configurations, refused
 
 

@@ -8,6 +8,7 @@ at once. A backend whose graphs run on numpy arrays has to define nothing but `o
 from __future__ import annotations
 
 import importlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import Path
@@ -133,8 +134,9 @@ def open_backend(name: str | Backend) -> Backend:
     """Open a backend by its name; a Backend is returned as it is.
 
     Args:
-        name: "onnx" (ONNX Runtime on the CPU), "onnx-cuda" (its CUDA provider), "tensorrt" (the engines that
-            `sam2edge build` made of the bundle), or "auto": what works without any preparation, which is "onnx".
+        name: "onnx" (ONNX Runtime on the CPU), "onnx-cuda" (its CUDA provider), "tensorrt" or "tensorrt-rtx" (the
+            engines that `sam2edge build`, for RTX with `--for rtx`, made of the bundle), or "auto": what works without
+            any preparation, which is "onnx".
 
     Raises:
         BackendError: The name is unknown, or this machine lacks what the backend needs.
@@ -144,4 +146,4 @@ def open_backend(name: str | Backend) -> Backend:
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
     module, _, kind = BACKENDS[name].partition(":")
-    return cast("Backend", getattr(importlib.import_module(f"sam2edge.runtime.backends.{module}"), kind)())
+    return cast("Backend", operator.attrgetter(kind)(importlib.import_module(f"sam2edge.runtime.backends.{module}"))())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,11 @@ from sam2edge.bundle.engines import (
     MANIFEST,
     PREFERENCE,
     RESIZE,
+    RTX,
+    TENSORRT,
     Engines,
     Target,
+    build_command,
     default_directory,
     engine_directories,
 )
@@ -32,7 +35,8 @@ from sam2edge.runtime.backends.cuda.context import out_of_memory
 from sam2edge.runtime.backends.cuda.memory import CudaArray
 from sam2edge.runtime.backends.cuda.runner import CudaRunner, Signature
 from sam2edge.runtime.backends.cuda.stream import Stream
-from sam2edge.runtime.backends.tensorrt_api import TensorRT
+from sam2edge.runtime.backends.runtime_cache import RuntimeCache
+from sam2edge.runtime.backends.tensorrt_api import PRODUCTS, TensorRT, TensorRTForRTX
 
 if TYPE_CHECKING:
     import tensorrt
@@ -41,31 +45,45 @@ Specs = tuple[TensorSpec, ...]
 
 
 def this_target(api: TensorRT) -> Target:
-    """Return the TensorRT and GPU of this machine, or raise EngineError without a GPU."""
+    """Return the product and GPU of this machine; EngineError without a GPU that the product runs on."""
+    title = PRODUCTS[api.PRODUCT].title
     try:
         gpu = gpus.first_gpu()
     except BackendError as error:
-        raise EngineError(f"TensorRT needs an NVIDIA GPU, but {error}; see `sam2edge doctor`") from error
-    return Target(api.version, gpu.name, gpu.compute_capability)
+        raise EngineError(f"{title} needs an NVIDIA GPU, but {error}; see `sam2edge doctor`") from error
+    if api.compute_capabilities and gpu.compute_capability not in api.compute_capabilities:
+        raise EngineError(
+            f"{title} does not run on {gpu.name}, whose compute capability is {gpu.compute_capability}: it knows "
+            f"{', '.join(api.compute_capabilities)}; use TensorRT (the backend {TENSORRT})"
+        )
+    return Target(api.PRODUCT, api.version, gpu.name, (gpu.compute_capability,))
 
 
 class TensorRTBackend(CudaBackend):
-    """Runs the engines that `sam2edge build` made for this GPU; BackendError without TensorRT, a GPU or pycuda.
+    """Runs the engines that `sam2edge build` made for this GPU; BackendError without the product, a GPU or pycuda.
 
     Args:
-        engines: Directory of the engines. Default: BUNDLE.engines/PRECISION, with the first precision of
-            sam2edge.bundle.engines.PREFERENCE that was built.
+        engines: Directory of the engines. Default: BUNDLE.engines/PRECISION, for RTX BUNDLE.engines/rtx/PRECISION, with
+            the first precision of sam2edge.bundle.engines.PREFERENCE that was built.
+        product: "tensorrt", or "tensorrt-rtx" for TensorRT for RTX.
+
+    `target` is what engines must have been built for.
     """
 
-    def __init__(self, engines: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, engines: str | os.PathLike[str] | None = None, product: str = TENSORRT) -> None:
         try:
-            self._api = tensorrt_api.load()
-            self._target = this_target(self._api)
+            self._api = tensorrt_api.load(product)
+            self.target = this_target(self._api)
         except EngineError as error:
             raise BackendError(str(error)) from error
         super().__init__()
         self._directory = None if engines is None else user_path(engines)
-        self._loaded = _LoadedEngines(self._api, threading.Lock(), weakref.WeakValueDictionary())
+        self._loaded = _LoadedEngines(self._api, self.target, threading.Lock(), weakref.WeakValueDictionary())
+
+    @classmethod
+    def for_rtx(cls) -> TensorRTBackend:
+        """Make one for TensorRT for RTX."""
+        return cls(product=RTX)
 
     def open(self, graph: Path) -> GraphRunner:
         """Load the engine of a bundle's graph file.
@@ -95,11 +113,12 @@ class TensorRTBackend(CudaBackend):
 
     def _engines(self, path: Path) -> tuple[Bundle, Engines]:
         bundle = Bundle(path, read_manifest(path))  # its graphs are not read
-        directories = [self._directory] if self._directory else engine_directories(path)
+        product = self.target.product
+        directories = [self._directory] if self._directory else engine_directories(path, product)
         if not directories:
-            parent = default_directory(path, PREFERENCE[0]).parent
-            raise BackendError(f"{path}: has no engines in {parent}; build them with `sam2edge build {path}`")
-        return bundle, Engines.open(directories[0], bundle, self._target)
+            parent = default_directory(path, PREFERENCE[0], product).parent
+            raise BackendError(f"{path}: has no engines in {parent}; build them with `{build_command(path, product)}`")
+        return bundle, Engines.open(directories[0], bundle, self.target)
 
     def _runner(self, engines: Engines, name: str, title: str, inputs: Specs, outputs: Specs) -> GraphRunner:
         with self.exclusive():
@@ -121,6 +140,18 @@ class TensorRTBackend(CudaBackend):
         )
         return _Runner(self, signature, engine, self._api)
 
+    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
+        super().replay(key, steps)
+        with self.exclusive():
+            for cache in self._loaded.caches():
+                cache.frame()
+
+    def forget(self) -> None:
+        with self.exclusive():
+            for cache in self._loaded.caches():
+                cache.save()
+        super().forget()
+
     def activations(self) -> CudaArray:
         """Return the memory that engines compute in: one array for all, since they run one after the other."""
         return self.scratch("activations", (self._loaded.activation_bytes,), np.uint8)
@@ -128,10 +159,11 @@ class TensorRTBackend(CudaBackend):
 
 @dataclass(eq=False)
 class _Engine:
-    """TensorRT's engine, and what its runs take beside weights, inputs and outputs."""
+    """TensorRT's engine, what its runs take beside weights, inputs and outputs, and where its kernels are kept."""
 
     engine: tensorrt.ICudaEngine
     activation_bytes: int
+    cache: RuntimeCache | None
 
 
 @dataclass(frozen=True)
@@ -142,6 +174,7 @@ class _LoadedEngines:
     """
 
     api: TensorRT
+    target: Target
     lock: threading.Lock
     engines: weakref.WeakValueDictionary[tuple[Path, str], _Engine]
 
@@ -156,15 +189,25 @@ class _LoadedEngines:
                     engine = self.api.deserialize(engines.read(name))
                 except EngineError as error:
                     raise _failure(self.api, f"{file}: {error}") if self.api.errors else error from error
-                loaded = _Engine(engine, self.api.activation_bytes(engine))
+                cache = None
+                if isinstance(self.api, TensorRTForRTX):
+                    cache = RuntimeCache(self.api, engine, file, self.target)
+                loaded = _Engine(engine, self.api.activation_bytes(engine), cache)
                 self.engines[file, listed.sha256] = loaded
             return loaded
 
+    def in_use(self) -> list[_Engine]:
+        """Return the engines; not as values(), which fails when another thread adds an engine meanwhile."""
+        engines = [reference() for reference in self.engines.valuerefs()]
+        return [engine for engine in engines if engine is not None]
+
+    def caches(self) -> list[RuntimeCache]:
+        """Return the runtime caches of the engines."""
+        return [engine.cache for engine in self.in_use() if engine.cache is not None]
+
     @property
     def activation_bytes(self) -> int:
-        # not values(), which fails when another thread adds an engine meanwhile
-        engines = [reference() for reference in self.engines.valuerefs()]
-        return max(engine.activation_bytes for engine in engines if engine is not None)
+        return max(engine.activation_bytes for engine in self.in_use())
 
 
 def _failure(api: TensorRT, what: str) -> BackendError:
@@ -184,7 +227,8 @@ class _Runner(CudaRunner):
 
     def _new_execution(self) -> _Execution:
         self._api.errors.clear()
-        context = self._api.new_context(self._engine.engine)
+        cache = self._engine.cache
+        context = self._api.new_context(self._engine.engine, cache and cache.tensorrt)
         if context is None:
             raise _failure(self._api, f"{self._signature.name}: TensorRT cannot make an execution context")
         return _Execution(self._api, self._engine, context, self._signature.name, self._tensorrt.stream)
@@ -220,6 +264,8 @@ class _Execution:
             self._api.set_activations(context, activations.address, activations.nbytes)
             self._activations = activations.address
         self._check(context.execute_async_v3(self._stream.handle))
+        if self._engine.cache is not None:
+            self._engine.cache.used(tuple(shapes.values()))
 
     def _check(self, accepted: bool) -> None:
         if not accepted:

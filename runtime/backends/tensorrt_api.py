@@ -1,6 +1,7 @@
-"""TensorRT behind one interface: `TensorRT` for version 10 and newer, `TensorRT8` with what is different in 8.
+"""TensorRT behind one interface: `TensorRT` for version 10 and newer, and subclasses with what is different elsewhere.
 
-No other file depends on the version. Variables are annotated with TensorRT's classes (`builder: tensorrt.Builder`), so
+`TensorRT8` is for version 8, `TensorRTForRTX` for the product of that name, whose API is TensorRT's of about 11.4. No
+other file depends on the version. Variables are annotated with TensorRT's classes (`builder: tensorrt.Builder`), so
 that tests/unit/engines/test_tensorrt_api.py can look up every name in the API of each version that reaches it.
 """
 
@@ -11,7 +12,8 @@ import importlib
 import json
 import re
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,41 +27,92 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape, Shape]
 """Smallest, usual and largest shape of an input."""
-SUPPORTED = "install 8.6, or 10.3 or newer"
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "BOOL": "bool", "UINT8": "uint8"}
 
 
-def load() -> TensorRT:
-    """Import TensorRT, or raise EngineError if it is missing, does not load or has an unsupported version."""
+@dataclass(frozen=True)
+class Product:
+    """A library of NVIDIA that builds and runs engines: the first of its `modules` that is there is imported."""
+
+    title: str
+    modules: tuple[str, ...]
+    build: str
+    install: str
+    supported: str
+
+
+PRODUCTS = {
+    "tensorrt": Product(
+        "TensorRT",
+        ("tensorrt",),
+        "sam2edge build",
+        "pip install 'sam2edge[tensorrt]', or on a Jetson make the environment with --system-site-packages",
+        "install 8.6, or 10.3 or newer",
+    ),
+    "tensorrt-rtx": Product(
+        "TensorRT for RTX",
+        ("tensorrt_rtx", "tensorrt_rtx_bindings"),  # the first may be missing: it only passes on the second
+        "sam2edge build --for rtx",
+        "pip install 'sam2edge[rtx]'",
+        "install 1.7, or a newer 1.x",
+    ),
+}
+"""What may be loaded, by the name of its backend."""
+
+
+def load(product: str = "tensorrt") -> TensorRT:
+    """Import a product, or raise EngineError if it is missing, does not load or has an unsupported version."""
+    listed = PRODUCTS[product]
     try:
-        module = importlib.import_module("tensorrt")
+        module = _import_first(listed.modules)
     except ImportError as error:
         raise EngineError(
-            f"TensorRT cannot be imported ({error}): pip install 'sam2edge[tensorrt]', or on a Jetson make the "
-            "environment with --system-site-packages; `sam2edge doctor` says what is missing"
+            f"{listed.title} cannot be imported ({error}): {listed.install}; `sam2edge doctor` says what is missing"
         ) from error
     if not is_supported(module):
-        raise EngineError(f"TensorRT {module.__version__} is not supported; {SUPPORTED}")
-    return TensorRT8(module) if _version(module)[0] in TensorRT8.VERSIONS else TensorRT(module)
+        raise EngineError(f"{listed.title} {module.__version__} is not supported; {listed.supported}")
+    kinds = (TensorRT, TensorRT8, TensorRTForRTX)
+    return next(kind for kind in kinds if _version(module)[0] in kind.VERSIONS)(module)
+
+
+def _import_first(modules: tuple[str, ...]) -> ModuleType:
+    for name in modules[:-1]:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+    return importlib.import_module(modules[-1])
 
 
 def is_supported(trt: ModuleType) -> bool:
-    """Tell whether everything used here was looked up in the API of this version."""
-    return (8, 6) <= _version(trt) < (9, 0) or _version(trt) >= (10, 3)
+    """Tell whether everything used here was looked up in the API of this version, of either product."""
+    version = _version(trt)
+    return (8, 6) <= version < (9, 0) or version >= (10, 3) or (1, 7) <= version < (2, 0)
 
 
 def _version(trt: ModuleType) -> tuple[int, ...]:
     return tuple(int(part) for part in str(trt.__version__).split(".")[:2])
 
 
+@dataclass
+class _Log:
+    """What is kept of the messages of a library: its last errors, and what the last build said of its engine."""
+
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=3))
+    layers: str = ""
+    activation_bytes: int | None = None
+
+
 @functools.cache
-def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, deque[str]]:
-    """Return the logger of the process, which prints nothing, and the last three errors that it received.
+def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, _Log]:
+    """Return the logger of the process, which prints nothing, and what it keeps.
 
     There is one, and it is never freed: TensorRT keeps using the first logger that a process gave it.
     """
-    errors: deque[str] = deque(maxlen=3)
+    log = _Log()
+    activations = "Total Activation Memory: "
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
@@ -67,9 +120,27 @@ def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, deque[str]]:
 
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                errors.append(msg)
+                log.errors.append(msg)
+            elif msg.startswith("Layers:\n"):
+                log.layers = msg
+            elif msg.startswith(activations):
+                log.activation_bytes = int(msg.removeprefix(activations).split()[0])
 
-    return Logger(), errors
+    return Logger(), log
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an engine is: the numpy names of the types of its inputs and outputs, its layers, and its memory.
+
+    Attributes:
+        layers: What the inspector says of each, with keys that depend on the version.
+        activation_bytes: Memory that running it takes beside its weights, inputs and outputs.
+    """
+
+    dtypes: Mapping[str, str]
+    layers: Sequence[Mapping[str, Any]]
+    activation_bytes: int
 
 
 class TensorRT:
@@ -80,7 +151,10 @@ class TensorRT:
 
     VERSIONS = range(10, 100)
     """Major versions that the class is for."""
+    PRODUCT = "tensorrt"
 
+    compiles_at_first_use = False
+    """Whether kernels are compiled where an engine runs, and can be kept in a runtime cache."""
     reads_half_scales = True
     """Whether Q/DQ nodes may have FP16 scales and outputs."""
 
@@ -89,7 +163,18 @@ class TensorRT:
 
     def __init__(self, trt: ModuleType) -> None:
         self.trt, self.version = trt, str(trt.__version__)
-        self._logger, self.errors = _logger(trt)
+        self._logger, self._log = _logger(trt)
+        self.errors = self._log.errors
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """Those for which engines can be built without their GPU, lowest first; () where building needs the GPU."""
+        return ()
+
+    @property
+    def title(self) -> str:
+        """Name of the product and its version, as messages have it."""
+        return f"{PRODUCTS[self.PRODUCT].title} {self.version}"
 
     def explain_errors(self) -> tuple[str, bool]:
         """Return what TensorRT logged, and whether it ran out of memory."""
@@ -105,7 +190,7 @@ class TensorRT:
             return self.trt.Builder(self._logger)
         except TypeError as error:  # what the bindings raise for a null pointer
             raise BuildError(
-                f"TensorRT {self.version} cannot make a builder for this GPU or driver; see `sam2edge doctor`"
+                f"{self.title} cannot make a builder for this GPU or driver; see `sam2edge doctor`"
             ) from error
 
     def new_network(self, builder: tensorrt.Builder) -> tensorrt.INetworkDefinition:
@@ -121,7 +206,7 @@ class TensorRT:
         if not parser.parse(model):
             errors: list[tensorrt.ParserError] = [parser.get_error(index) for index in range(parser.num_errors)]
             raise BuildError(
-                f"{name}: TensorRT {self.version} cannot read the graph: {'; '.join(error.desc() for error in errors)}"
+                f"{name}: {self.title} cannot read the graph: {'; '.join(error.desc() for error in errors)}"
                 "; export the bundle again with this sam2edge, or use a newer TensorRT"
             )
         return parser
@@ -158,6 +243,9 @@ class TensorRT:
         for name, (smallest, usual, largest) in shapes.items():
             profile.set_shape(name, smallest, usual, largest)
         config.add_optimization_profile(profile)
+
+    def set_compute_capabilities(self, config: tensorrt.IBuilderConfig, capabilities: Sequence[str]) -> None:
+        """Build for GPUs of these compute capabilities, such as "8.6", where that is not this machine's GPU anyway."""
 
     def use_timing_cache(self, config: tensorrt.IBuilderConfig, content: bytes) -> bool:
         """Start from a serialised timing cache, b"" for none; return whether TensorRT accepted it."""
@@ -215,6 +303,11 @@ class TensorRT:
             raise monitor.error
         return None if engine is None else bytes(engine)
 
+    def describe(self, content: bytes, shapes: Mapping[str, Shape]) -> Description:
+        """Say what the engine is that was built last, with these shapes of its dynamic inputs; EngineError."""
+        engine = self.deserialize(content)
+        return Description(self.tensor_dtypes(engine), self.layers(engine, shapes), self.activation_bytes(engine))
+
     # Running
 
     def deserialize(self, content: bytes) -> tensorrt.ICudaEngine:
@@ -222,7 +315,7 @@ class TensorRT:
         runtime: tensorrt.Runtime = self.trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            raise EngineError(f"TensorRT {self.version} does not load an engine that it has built")
+            raise EngineError(f"{self.title} does not load an engine that it has built")
         return engine
 
     def tensor_dtypes(self, engine: tensorrt.ICudaEngine) -> dict[str, str]:
@@ -254,8 +347,11 @@ class TensorRT:
         """Return the memory that running an engine takes beside its weights, inputs and outputs."""
         return int(engine.device_memory_size_v2)
 
-    def new_context(self, engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
-        """Make a context that gets its memory from `set_activations`; return None if TensorRT fails."""
+    def new_context(self, engine: tensorrt.ICudaEngine, cache: Any = None) -> tensorrt.IExecutionContext | None:
+        """Make a context that gets its memory from `set_activations`; return None if TensorRT fails.
+
+        Kernels that it compiles are added to `cache` (`TensorRTForRTX.new_cache`), which must live as long.
+        """
         return engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def set_activations(self, context: tensorrt.IExecutionContext, address: int, size: int) -> None:
@@ -351,8 +447,113 @@ class TensorRT8(TensorRT):
     def activation_bytes(self, engine: tensorrt.ICudaEngine) -> int:
         return int(engine.device_memory_size)
 
-    def new_context(self, engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
+    def new_context(self, engine: tensorrt.ICudaEngine, cache: Any = None) -> tensorrt.IExecutionContext | None:
         return engine.create_execution_context_without_device_memory()
 
     def set_activations(self, context: tensorrt.IExecutionContext, address: int, size: int) -> None:
         context.device_memory = address
+
+
+class TensorRTForRTX(TensorRT):
+    """TensorRT for RTX, which builds without a GPU, for GPUs of several compute capabilities.
+
+    Kernels are compiled where an engine runs, at the first use of a shape, and kept in a runtime cache. Without a GPU
+    an engine cannot be loaded. What it is made of is therefore read from what the builder logs.
+    """
+
+    VERSIONS = range(1, 2)
+    PRODUCT = "tensorrt-rtx"
+
+    def new_config(self, builder: tensorrt.Builder, workspace: int) -> tensorrt.IBuilderConfig:
+        config: tensorrt.IBuilderConfig = super().new_config(builder, workspace)
+        # a network that could not be recorded in a CUDA graph, or would allocate memory while it runs, is not built
+        config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        return config
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        names = (re.fullmatch(r"SM(\d+)(\d)", name) for name in self.trt.ComputeCapability.__members__)
+        found = sorted((int(name[1]), int(name[2])) for name in names if name)
+        return tuple(f"{major}.{minor}" for major, minor in found)
+
+    def set_compute_capabilities(self, config: tensorrt.IBuilderConfig, capabilities: Sequence[str]) -> None:
+        config.num_compute_capabilities = len(capabilities)
+        for index, capability in enumerate(capabilities):
+            member = self.trt.ComputeCapability.__members__[f"SM{capability.replace('.', '')}"]
+            if not config.set_compute_capability(member, index):
+                reason, _ = self.explain_errors()
+                raise BuildError(f"{self.title} does not build for compute capability {capability}: {reason}")
+
+    def build(
+        self,
+        builder: tensorrt.Builder,
+        network: tensorrt.INetworkDefinition,
+        config: tensorrt.IBuilderConfig,
+        progress: Progress,
+    ) -> bytes | None:
+        self._log.layers, self._log.activation_bytes = "", None
+        return super().build(builder, network, config, progress)
+
+    def describe(self, content: bytes, shapes: Mapping[str, Shape]) -> Description:
+        if self._log.activation_bytes is None:
+            raise EngineError(f"{self.title} does not log what its engine is made of, as 1.7.1 does; install that")
+        layers, _, ends = self._log.layers.partition("\nI/O Tensors:\n")
+        described = [
+            {
+                "Name": found["name"],
+                "LayerType": found["kind"],
+                "TacticName": found["tactic"],
+                **{side.capitalize(): _logged_tensors(found[side]) for side in ("inputs", "constants", "outputs")},
+            }
+            for found in _LOGGED_LAYER.finditer(layers)
+        ]
+        dtypes = {end["name"]: _DTYPES.get(end["dtype"].upper(), end["dtype"]) for end in _LOGGED_END.finditer(ends)}
+        return Description(dtypes, described, self._log.activation_bytes)
+
+    def deserialize(self, content: bytes) -> tensorrt.ICudaEngine:
+        runtime: tensorrt.Runtime = self.trt.Runtime(self._logger)
+        validity, diagnostics = runtime.get_engine_validity(content)
+        if validity == self.trt.EngineValidity.INVALID:
+            reasons = [
+                name.replace("_", " ").lower()
+                for name, flag in self.trt.EngineInvalidityDiagnostics.__members__.items()
+                if diagnostics & int(flag)
+            ]
+            raise EngineError(f"{self.title} cannot run the engine here ({', '.join(reasons) or 'it gives no reason'})")
+        return super().deserialize(content)
+
+    def new_context(self, engine: tensorrt.ICudaEngine, cache: Any = None) -> tensorrt.IExecutionContext | None:
+        config: tensorrt.IRuntimeConfig = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # The backend records whole frames itself. What it records must never change: so no graphs of the library
+        # within, and kernels for a shape are compiled before its first run ends, not in the background while the
+        # capture of a later run is under way.
+        config.cuda_graph_strategy = self.trt.CudaGraphStrategy.DISABLED
+        config.dynamic_shapes_kernel_specialization_strategy = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        if cache is not None and not config.set_runtime_cache(cache):
+            return None
+        return engine.create_execution_context(config)
+
+    def new_cache(self, engine: tensorrt.ICudaEngine, content: bytes) -> tuple[tensorrt.IRuntimeCache, bool]:
+        """Make a cache for contexts of an engine, and tell whether it took this content; b"" for none."""
+        config: tensorrt.IRuntimeConfig = engine.create_runtime_config()
+        cache: tensorrt.IRuntimeCache = config.create_runtime_cache()
+        return cache, not content or bool(cache.deserialize(content))
+
+    def serialized_cache(self, cache: tensorrt.IRuntimeCache) -> bytes | None:
+        """Return what a cache holds, or None if the library fails."""
+        content = cache.serialize()
+        return None if content is None else bytes(content)
+
+
+_LOGGED_LAYER = re.compile(
+    r"^Name: (?P<name>.*), LayerType: (?P<kind>.*), Inputs: (?P<inputs>.*), Constants: (?P<constants>.*), "
+    r"Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*), StreamId: ",
+    re.MULTILINE,
+)
+_LOGGED_END = re.compile(r"^ Name: (?P<name>.*), IOMode: \w+, DataType: (?P<dtype>\w+),", re.MULTILINE)
+
+
+def _logged_tensors(text: str) -> list[dict[str, str]]:
+    """Return the tensors of a layer with their types under the inspector's key."""
+    return [{"Format/Datatype": dtype} for dtype in re.findall(r", Datatype: (\w+)", text)]

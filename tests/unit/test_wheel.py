@@ -116,7 +116,7 @@ def test_requirements(home: Path) -> None:
     """The bare install is the runtime; PyTorch and TensorRT are asked for by name."""
     own = installed_metadata(home)
     assert required(own.requires) == {"numpy", "onnxruntime", "opencv-python-headless"}
-    assert {"cuda", "export", "tensorrt"} <= set(own.metadata.get_all("Provides-Extra") or [])
+    assert {"cuda", "export", "rtx", "tensorrt"} <= set(own.metadata.get_all("Provides-Extra") or [])
 
 
 def test_command(home: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from sam2edge.bench.cases import BenchmarkCase, Result, run_case
 from sam2edge.bench.scene import Scene
 from sam2edge.bundle import Bundle
-from sam2edge.bundle.engines import engine_directories
+from sam2edge.bundle.engines import RTX, TENSORRT, build_command, engine_directories
 from sam2edge.calibration.measure.configurations import Configuration, find_configurations, precisions, without_pytorch
 from sam2edge.calibration.measure.davis import region_similarity
 from sam2edge.checks import integer
@@ -26,7 +26,7 @@ from sam2edge.types import Progress
 TORCH_MODES = ("eager", "compile")
 _ORDER = ("fp32", "fp16", "int8", "auto")
 _LOWER = {
-    "fp16": "engines of `sam2edge build`, with --backend tensorrt",
+    "fp16": "engines of `sam2edge build`, with --backend tensorrt or tensorrt-rtx",
     "int8": "give a bundle of `sam2edge calibrate` too",
 }
 """How to get the precisions that are missing."""
@@ -37,7 +37,7 @@ class Settings:
     """What is to be measured; InputError for values out of range."""
 
     bundles: tuple[Bundle, ...]  # others are compared with the first
-    backend: str = "auto"  # tensorrt runs all engines
+    backend: str = "auto"  # tensorrt and tensorrt-rtx run all engines
     objects: tuple[int, ...] = (1, 4, 8)
     frames: int = 100  # timed in each case
     modes: tuple[str, ...] = MODES
@@ -84,7 +84,7 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
             missing.append(f"{name} ({str(error).partition(';')[0]})")
         else:
             if (type(other), vars(other)) != (type(main), vars(main)):
-                first = find_configurations(settings.bundles, name, engines=False)[0][0]
+                first = find_configurations(settings.bundles, name, engines=())[0][0]
                 cases += _tracking(settings, _case(settings, first, name), ("latency",))
     for precision, how in _LOWER.items():
         if not any(precision in precisions(configuration.graphs) for configuration in configurations):
@@ -96,12 +96,13 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
 
 def _configurations(settings: Settings) -> tuple[list[Configuration], list[str]]:
     """Find what runs with the backend: the first bundle's model in all its precisions, then the other bundles."""
-    engines = settings.backend == "tensorrt"
+    engines = {TENSORRT, RTX}.intersection([settings.backend])
     found, refused = find_configurations(settings.bundles, settings.backend, graphs=not engines, engines=engines)
     for bundle in settings.bundles:
         if not any(configuration.bundle is bundle for configuration in found):
-            reasons = [refused[directory] for directory in engine_directories(bundle.path)]
-            why = "; ".join(reasons) or f"there are none; build them with `sam2edge build {bundle.path}`"
+            reasons = [refused[directory] for directory in engine_directories(bundle.path, settings.backend)]
+            command = build_command(bundle.path, settings.backend)
+            why = "; ".join(reasons) or f"there are none; build them with `{command}`"
             raise BackendError(f"none of the engines of {bundle.path} can be loaded here: {why}")
 
     def place(configuration: Configuration) -> tuple[int, int]:

@@ -78,7 +78,7 @@ def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
 def _open_tracker(case: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
     start = time.perf_counter()
     bundle = Bundle.open(case.model)
-    backend = TensorRTBackend(case.engines) if case.engines else open_backend(case.backend)
+    backend = TensorRTBackend(case.engines, case.backend) if case.engines else open_backend(case.backend)
     # not in throughput mode, where two threads wait
     timed = Recorder(backend, bundle if case.kind == "stages" else None) if case.mode == "latency" else None
     tracker = VideoTracker(bundle, timed or backend, max_objects=case.objects, memory_frames=case.memory_frames)

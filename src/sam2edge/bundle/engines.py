@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,14 @@ MEMORY_ATTENTION = "memory_attention"
 ENGINES = (*GRAPHS, RESIZE)
 """Names of the bundle's graphs and the one that resizes frames."""
 MANIFEST = "engines.json"
+CACHE_SUFFIX = ".cache"
+"""Of the file beside an engine that holds kernels compiled at its first use (runtime/backends/runtime_cache.py)."""
 PREFERENCE = ("auto", "fp16", "int8", "fp32")
 """The order in which the engines of a bundle are looked for. "auto" was measured on this GPU."""
+TENSORRT = "tensorrt"
+RTX = "tensorrt-rtx"
+_FOLDERS = {TENSORRT: "", RTX: "rtx"}
+"""Where the engines of each product are, below BUNDLE.engines."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,40 @@ class Limits:
 
 @dataclass(frozen=True)
 class Target:
-    """The TensorRT and GPU that engines are built for, and run on."""
+    """What engines are built for, or the machine that is to run them.
 
-    tensorrt: str
+    Attributes:
+        product: TENSORRT or RTX, the name of the backend that runs the engines.
+        version: The product's version.
+        gpu: Name of the GPU, "" for any of the compute capabilities.
+        compute_capabilities: Of the GPU, or of all GPUs that engines are built for.
+    """
+
+    product: str
+    version: str
     gpu: str
-    compute_capability: str
+    compute_capabilities: tuple[str, ...]
+
+    def __str__(self) -> str:
+        capabilities = ", ".join(self.compute_capabilities)
+        return f"{self.product} {self.version}, {self.gpu or 'any GPU'}, compute capability {capabilities}"
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Target:
+        """Read a target of a JSON file; TypeError or KeyError."""
+        return Target(**{**data, "compute_capabilities": tuple(map(str, data["compute_capabilities"]))})
+
+    def mismatches(self, here: Target) -> list[str]:
+        """Say why engines for this target do not run on another one, in parts of a sentence."""
+        reasons = []
+        if (self.product, self.version) != (here.product, here.version):
+            reasons.append(f"built for {self.product} {self.version} but this is {here.product} {here.version}")
+        if self.gpu and self.gpu != here.gpu:
+            reasons.append(f"built for GPU {self.gpu} but this is {here.gpu}")
+        if not set(self.compute_capabilities).issuperset(here.compute_capabilities):
+            built, actual = ", ".join(self.compute_capabilities), ", ".join(here.compute_capabilities)
+            reasons.append(f"built for compute capability {built} but this is {actual}")
+        return reasons
 
 
 @dataclass(frozen=True)
@@ -111,19 +147,19 @@ class EngineManifest:
     engines: dict[str, Engine]
 
 
-def default_directory(bundle: Path, precision: str) -> Path:
-    """Return where the engines of a bundle are looked for: BUNDLE.engines/PRECISION.
+def default_directory(bundle: Path, precision: str, product: str = TENSORRT) -> Path:
+    """Return where the engines of a bundle are looked for: BUNDLE.engines/PRECISION, or for RTX in its folder `rtx`.
 
-    They are beside the bundle and not in it, since engines belong to one machine, while bundles are copied between
-    machines and may be read-only, and since an unlisted file in a bundle is an error.
+    They are beside the bundle and not in it, since engines belong to some machines, while bundles are copied between
+    all machines and may be read-only, and since an unlisted file in a bundle is an error.
     """
     bundle = bundle.resolve()
-    return bundle.with_name(f"{bundle.name}.engines") / precision
+    return bundle.with_name(f"{bundle.name}.engines") / _FOLDERS[product] / precision
 
 
-def engine_directories(bundle: Path) -> list[Path]:
-    """Return the directories with engines of a bundle, in order of preference."""
-    directories = (default_directory(bundle, precision) for precision in PREFERENCE)
+def engine_directories(bundle: Path, product: str = TENSORRT) -> list[Path]:
+    """Return the directories with a bundle's engines for a product, in order of preference."""
+    directories = (default_directory(bundle, precision, product) for precision in PREFERENCE)
     return [directory for directory in directories if (directory / MANIFEST).is_file()]
 
 
@@ -142,16 +178,17 @@ class Engines:
         """
         directory = user_path(path)
         manifest = read_manifest(directory, bundle)
+        unmet = set(target.compute_capabilities).difference(manifest.target.compute_capabilities)
+        command = build_command(bundle.path, target.product, unmet)
+        again = f"build them again with `{command} --precision {manifest.precision}`"
         if reasons := _stale(manifest, bundle, target):
-            raise StaleEngineError(f"{directory}: {'; '.join(reasons)}; {_again(bundle, manifest.precision)}")
+            raise StaleEngineError(f"{directory}: {'; '.join(reasons)}; {again}")
         for engine in manifest.engines.values():
             file = directory / engine.file
             if not file.is_file():
-                raise DamagedEngineError(f"{file}: missing; {_again(bundle, manifest.precision)}")
+                raise DamagedEngineError(f"{file}: missing; {again}")
             if (size := file.stat().st_size) != engine.bytes:
-                raise DamagedEngineError(
-                    f"{file}: {size} bytes, but {MANIFEST} says {engine.bytes}; {_again(bundle, manifest.precision)}"
-                )
+                raise DamagedEngineError(f"{file}: {size} bytes, but {MANIFEST} says {engine.bytes}; {again}")
         return Engines(directory, manifest)
 
     def read(self, graph: str) -> bytes:
@@ -167,12 +204,7 @@ class Engines:
 
 
 def _stale(manifest: EngineManifest, bundle: Bundle, target: Target) -> list[str]:
-    names = {"tensorrt": "TensorRT", "gpu": "GPU", "compute_capability": "compute capability"}
-    reasons = [
-        f"built for {title} {built} but this is {here}"
-        for field, title in names.items()
-        if (built := getattr(manifest.target, field)) != (here := getattr(target, field))
-    ]
+    reasons = manifest.target.mismatches(target)
     # the engines of an INT8 bundle may be built from the FP32 graphs it was made from, where those were faster
     calibration = bundle.manifest.calibration
     origin = calibration.source if calibration else {}
@@ -184,8 +216,10 @@ def _stale(manifest: EngineManifest, bundle: Bundle, target: Target) -> list[str
     return reasons + ([f"built from another {', '.join(changed)}.onnx than is in {bundle.path}"] if changed else [])
 
 
-def _again(bundle: Bundle, precision: str) -> str:
-    return f"build them again with `sam2edge build {bundle.path} --precision {precision}`"
+def build_command(bundle: Path, product: str, capabilities: Collection[str] = ()) -> str:
+    """Return the command that builds engines of a bundle for a product, and for GPUs of compute capabilities."""
+    asked = f" --compute-capability {' '.join(sorted(capabilities))}" if capabilities else ""
+    return f"sam2edge build {bundle}" + (f" --for rtx{asked}" if product == RTX else "")
 
 
 def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
@@ -216,7 +250,7 @@ def _manifest_from(data: dict[str, Any]) -> EngineManifest:
         for side in ("inputs", "outputs"):
             engine[side] = {tensor: _tensor(fields) for tensor, fields in engine[side].items()}
         engines[name] = Engine(**{**engine, "sha256": str(engine["sha256"])})
-    target, limits = Target(**data["target"]), Limits(**data["limits"])
+    target, limits = Target.from_json(data["target"]), Limits(**data["limits"])
     return EngineManifest(str(data["precision"]), target, limits, int(data["workspace"]), engines)
 
 
@@ -237,9 +271,14 @@ def check_replaceable(out: Path) -> None:
     """Raise EngineError if anything but engines, whole or damaged, is at `out`."""
     if not out.exists():
         return
-    parts = {MANIFEST, *(f"{name}.engine" for name in ENGINES)}
-    foreign = sorted({entry.name for entry in out.iterdir()} - parts) if out.is_dir() else [out.name]
+    foreign = sorted(entry.name for entry in out.iterdir() if not _is_ours(entry)) if out.is_dir() else [out.name]
     if foreign:
         raise EngineError(
             f"{out}: exists but does not hold engines (unexpected {foreign[0]}); give another path or remove it"
         )
+
+
+def _is_ours(entry: Path) -> bool:
+    """Tell whether a file is one of a build or of a runtime cache, also half of one that a killed process left."""
+    name = entry.name.lstrip(".").partition(".")[0]
+    return entry.name == MANIFEST or (name in ENGINES and entry.suffix in (".engine", CACHE_SUFFIX))

@@ -14,12 +14,13 @@ from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import InputError
 
 if TYPE_CHECKING:
-    from sam2edge.bundle.engines import Engines
+    from sam2edge.bundle.engines import Engines, Target
     from sam2edge.calibration.choose import Trial
     from sam2edge.runtime.backends.base import Backend
     from sam2edge.types import Progress
 
 _PRECISIONS = ("fp16", "fp32", "int8", "auto")
+_PRODUCTS = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 _LIMITS = {
     "objects": ("--max-objects", "objects tracked at a time"),
     "conditioning_frames": ("--max-conditioning-frames", "conditioning frames of an object"),
@@ -32,9 +33,10 @@ _LIMITS = {
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Compile a bundle into TensorRT engines for this machine's GPU, in BUNDLE.engines/PRECISION. This takes "
-        "minutes; engines that are up to date are not built again. With --clip, they must track it as FP32 does: the "
-        "report is in BUNDLE.engines/PRECISION.report, and the exit code is 1 if they do not."
+        "Compile a bundle into TensorRT engines for this machine's GPU, in BUNDLE.engines/PRECISION, which takes "
+        "minutes; or with --for rtx, on any machine, into engines for RTX GPUs, in BUNDLE.engines/rtx/PRECISION. "
+        "Engines that are up to date are not built again. With --clip, they must track it as FP32 does: the report is "
+        "beside them in PRECISION.report, and the exit code is 1 if they do not."
     )
     options.add_bundle(parser)
     parser.add_argument("-o", "--output", type=file_path, metavar="DIR", help="another directory for the engines")
@@ -50,6 +52,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         choices=("fused", "narrow"),
         help="form of the memory attention: the least memory, or the least arithmetic (default: fused, but narrow for "
         "TensorRT 8 where memory allows it)",
+    )
+    parser.add_argument(
+        "--for",
+        dest="product",
+        choices=_PRODUCTS,
+        default="tensorrt",
+        help="what runs the engines: TensorRT on this machine, or TensorRT for RTX (default: tensorrt)",
+    )
+    parser.add_argument(
+        "--compute-capability",
+        nargs="+",
+        metavar="X.Y",
+        help="with --for rtx: the GPUs to build for, such as 8.6 8.9 (default: all from 8.0)",
     )
     options.add_clip(parser, "that the engines must track as FP32 does")
     add_prompts(parser)
@@ -73,6 +88,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _build(args: argparse.Namespace) -> int:
     if args.precision not in (*_PRECISIONS, "fp8"):  # the library says why there is no fp8
         raise InputError(f"--precision must be one of {', '.join(_PRECISIONS)} but is {args.precision!r}")
+    if args.product != "rtx":
+        options.refuse_ignored(args, "compute_capability", without="--for rtx")
     if args.clip is None:
         if args.precision == "auto":
             raise InputError("--precision auto compares engines with FP32 on a clip of yours: give it as --clip")
@@ -90,7 +107,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, list[Trial]]:
-    from sam2edge.engines.build import build
+    from sam2edge.engines.build import EngineBuilder, build
     from sam2edge.engines.profiles import PRESETS
 
     preset = PRESETS[args.profile]
@@ -100,7 +117,9 @@ def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, lis
     common: dict[str, Any] = {
         "precision": args.precision,
         "attention": args.attention,
-        "preset": dataclasses.replace(preset, limits=limits, workspace=workspace),
+        "product": _PRODUCTS[args.product],
+        "compute_capabilities": args.compute_capability or (),
+        "preset": (preset := dataclasses.replace(preset, limits=limits, workspace=workspace)),
         "force": args.force,
         "progress": progress,
     }
@@ -111,25 +130,27 @@ def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, lis
     from sam2edge.calibration.measure.clip import Clip
     from sam2edge.calibration.measure.gate import Gate
 
+    builder = EngineBuilder.here(preset, common["product"], common["compute_capabilities"])
     prompts = prompts_by_id(args.prompts) or None
     clip, gate = Clip(args.clip, args.frames), Gate(options.min_iou(args))
     return build_checked(
-        args.bundle, clip, _opener(), args.output, source=args.fp32, prompts=prompts, gate=gate, **common
+        args.bundle, clip, _opener(builder.target), args.output, source=args.fp32, prompts=prompts, gate=gate, **common
     )
 
 
-def _opener() -> Callable[[Engines], Backend]:
-    """Return what runs engines; raise a BackendError, before anything is built, if they cannot run here."""
+def _opener(target: Target) -> Callable[[Engines], Backend]:
+    """Return what runs engines for a target; raise an error, before anything is built, if they cannot run here."""
     from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 
-    TensorRTBackend()
-    return lambda engines: TensorRTBackend(engines.path)
+    here = TensorRTBackend(product=target.product).target
+    if reasons := target.mismatches(here):
+        raise InputError(f"--clip runs the engines on this machine, but they are {'; '.join(reasons)}")
+    return lambda engines: TensorRTBackend(engines.path, target.product)
 
 
 def _print(engines: Engines) -> None:
     manifest = engines.manifest
-    target = manifest.target
-    print(f"{target.gpu}, compute capability {target.compute_capability}, TensorRT {target.tensorrt}")
+    print(f"for {manifest.target}")
     print_table(
         [("engine", "MiB", "activations MiB", "layers", "seconds")]
         + [

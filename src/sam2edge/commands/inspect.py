@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Verify a bundle and print what its manifest says; with --device, print instead the least time that a frame "
-        "can take on a board or card."
+        "Verify a bundle and print what its manifest says, and those of engines built from it; with --device, print "
+        "instead the least time that a frame can take on a board or card."
     )
     add_bundle(parser)
     parser.add_argument("--device", metavar="NAME", help="orin-nx, rtx-4090, …; an unknown name lists all")
@@ -61,6 +61,7 @@ def _inspect(args: argparse.Namespace) -> int:
         print_table([("", side, spec.name, spec.dtype, " × ".join(map(str, spec.shape))) for side, spec in specs])
     print()
     print_parity(bundle)
+    _print_engines(bundle)
     return 0
 
 
@@ -110,6 +111,26 @@ def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
             + [(*names, f"{f / 1e9:.2f}", f"{b / 1e6:.1f}", f"{1e3 * s:.3f}") for *names, f, b, s in rows]
         )
     return 0
+
+
+def _print_engines(bundle: Bundle) -> None:
+    from sam2edge.bundle.engines import RTX, TENSORRT, engine_directories, read_manifest
+    from sam2edge.errors import DamagedEngineError
+
+    for directory in (found for product in (TENSORRT, RTX) for found in engine_directories(bundle.path, product)):
+        try:
+            manifest = read_manifest(directory, bundle)
+        except DamagedEngineError as error:
+            print(f"\n{error}")
+            continue
+        print(f"\n{manifest.precision} engines in {directory}\nfor {manifest.target}")
+        print_table(
+            [("engine", "MiB", "activations MiB", "precision")]
+            + [
+                (name, f"{engine.bytes / 2**20:.1f}", f"{engine.activation_bytes / 2**20:.1f}", engine.precision)
+                for name, engine in manifest.engines.items()
+            ]
+        )
 
 
 def print_parity(bundle: Bundle) -> None:

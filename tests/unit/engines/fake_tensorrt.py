@@ -1,4 +1,4 @@
-"""A stand-in for the module tensorrt with the API of one real version: anything else is an AttributeError.
+"""A stand-in for TensorRT, or for RTX, with the API of one real version: anything else is an AttributeError.
 
 Networks are really parsed (with onnx), and engines report what the builder was told: an 8.x network is FP16 and INT8
 only with the flags, a typed one as its types and Q/DQ nodes are. `fake.calls` logs the calls. Contexts run their engine
@@ -11,6 +11,7 @@ import base64
 import enum
 import json
 import sys
+import warnings
 import weakref
 from types import SimpleNamespace
 
@@ -20,13 +21,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import gpus
 from tests.conftest import SHARED
 from tests.fake_gpu import Gpu
 
 Api = dict[str, dict[str, str]]
 VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
-FOLDER = SHARED / "tensorrt" / "api"
+RTX = "1.7.1.116"
+"""The version of TensorRT for RTX."""
+FOLDERS = (SHARED / "tensorrt" / "api", SHARED / "tensorrt" / "api-rtx")
 
 LAYER_TYPES = {
     "MatMul": "MATRIX_MULTIPLY",
@@ -47,9 +51,11 @@ NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "BOOL": np.
 
 def read_api() -> dict[str, Api]:
     """Return the public API of each version, oldest first."""
-    if not FOLDER.is_dir():
-        pytest.skip(f"{FOLDER} is not there: the API of the TensorRT versions is not in the repository")
-    files = sorted(FOLDER.glob("*.json"), key=lambda file: tuple(map(int, file.stem.split("."))))
+    for folder in FOLDERS:
+        if not folder.is_dir():
+            pytest.skip(f"{folder} is not there: the API of the TensorRT versions is not in the repository")
+    found = [file for folder in FOLDERS for file in folder.glob("*.json")]
+    files = sorted(found, key=lambda file: tuple(map(int, file.stem.split("."))))
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
@@ -62,17 +68,22 @@ class FakeTensorRT:
         self.calls: list[str] = []
         self.faults = SimpleNamespace(
             **dict.fromkeys(("build_error", "deserialize_error", "context_error", "run_error", "output_type"), ""),
-            **dict.fromkeys(("no_builder", "no_int8", "ignore_precision", "fused"), False),
+            **dict.fromkeys(("no_builder", "no_int8", "ignore_precision", "fused", "old_driver"), False),
             during=lambda: None,
         )
         self.gpu = None
         self.activation_bytes = 1 << 20
         self.engines = weakref.WeakSet()
+        self.is_rtx = version == RTX
+        self.compiled = []  # for RTX: the kernels that were compiled while engines ran
         for name in ("BuilderFlag", "NetworkDefinitionCreationFlag", "DataType", "LayerType", "MemoryPoolType",
                      "ProfilingVerbosity", "LayerInformationFormat", "ExecutionContextAllocationStrategy",
-                     "PreviewFeature", "TacticSource"):  # fmt: skip
+                     "PreviewFeature", "TacticSource", "ComputeCapability", "CudaGraphStrategy",
+                     "DynamicShapesKernelSpecializationStrategy", "EngineValidity"):  # fmt: skip
             members = [member for member in self.api.get(name, ()) if member not in ("__init__", "name", "value")]
             setattr(self, name, enum.IntEnum(name, members, start=0))
+        flags = [name for name in self.api.get("EngineInvalidityDiagnostics", ()) if name.isupper()]
+        self.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", flags)
         for kind in (ILogger, IProgressMonitor, Builder, OnnxParser, Runtime):
             if kind.__name__ in self.api:
                 setattr(self, kind.__name__, self.limited(kind))
@@ -105,11 +116,12 @@ class FakeTensorRT:
 
 
 def install(monkeypatch, version):
-    """Make the stand-in the module tensorrt, on a stand-in for a GPU that runs its engines."""
+    """Make the stand-in the module of its product, on a stand-in for a GPU that runs its engines."""
     fake = FakeTensorRT(version)
     fake.gpu = Gpu()
     fake.gpu.install(monkeypatch)
-    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # the front end, which may be missing
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings" if fake.is_rtx else "tensorrt", fake)
     monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", "8.9", 8 << 30))
     return fake
 
@@ -163,8 +175,35 @@ class Builder:
             return None
         assert config._profile, "no optimisation profile"
         assert network._parser() is not None, "the parser, which owns the weights, is gone"
-        config._cache._entries.add(network.name)
-        return json.dumps(network._built(config)).encode()
+        built = network._built(config)
+        if not fake.is_rtx:
+            config._cache._entries.add(network.name)
+        else:
+            self._log_engine(built)
+        return json.dumps(built).encode()
+
+    def _log_engine(self, built):
+        """Log what the engine is made of, in the format of the real one."""
+
+        def tensors(types):
+            shown = "Dimensions: [-1,64], Strides: [64,1], StrideOrder: [1,0], Datatype: {}, Format: (Linear) Row major"
+            return "[ " + ", ".join(f"{{ Name: t, {shown.format(dtype)} linear format }}" for dtype in types) + "]"
+
+        types = {"FLOAT": "Float", "HALF": "Half", "INT32": "Int32", "BOOL": "Bool", "UINT8": "UInt8"}
+        lines = ["Layers:", "Name: __mye1_0_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], "
+                 "TacticName: , StreamId: 0, Metadata: "]  # fmt: skip
+        for layer in built["layers"]:
+            outputs = tensors(end["Format/Datatype"] for end in layer["Outputs"])
+            inputs = tensors(["Int8"] if "TacticName" in layer else [])
+            lines.append(f"Name: {layer['Name']}_myl0_1, LayerType: {'gemm' if 'TacticName' in layer else 'kgen'}, "
+                         f"Inputs: {inputs}, Constants: [], Outputs: {outputs}, TacticName: __myelin_CASK_STUB, "
+                         f"StreamId: 0, Metadata: [ONNX Layer: {layer['Name']}]")  # fmt: skip
+        lines += ["", "I/O Tensors:"]
+        for name, dtype in built["tensors"].items():
+            lines.append(f" Name: {name}, IOMode: Input, DataType: {types.get(dtype, dtype)}, Dimensions: [-1,64], "
+                         "Location: Device, IsShapeInferenceIO: false, ProfileInfo: [ { }]")  # fmt: skip
+        self._logger.log(ILogger.INFO, f"Total Activation Memory: {self._fake.activation_bytes} bytes")
+        self._logger.log(ILogger.VERBOSE, "\n".join([*lines, "", "Engine Metadata:", " Multi-Device: Disabled"]))
 
 
 class INetworkDefinition:
@@ -232,6 +271,7 @@ class INetworkDefinition:
             "typed": typed,
             "held": [layer.name for layer in self._layers if layer.precision is not None],
             "workspace": config._pools,
+            "capabilities": config._capabilities,
             "profile": config._profile,
             "shared": not fake.__version__.startswith("8") or config._preview.get("PROFILE_SHARING_0806", False),
             "sources": config._sources,
@@ -319,8 +359,20 @@ class IBuilderConfig:
 
     def __init__(self):
         self._flags, self._pools, self._profile, self._loaded = {self._fake.BuilderFlag.TF32}, {}, None, set()
-        self._cache = self._fake.make(ITimingCache, b"")
-        self._preview, self._sources = {}, None
+        self._cache = None if self._fake.is_rtx else self._fake.make(ITimingCache, b"")
+        self._preview, self._sources, self._capabilities = {}, None, []
+
+    @property
+    def num_compute_capabilities(self):
+        return len(self._capabilities)
+
+    @num_compute_capabilities.setter
+    def num_compute_capabilities(self, count):
+        self._capabilities = [None] * count
+
+    def set_compute_capability(self, capability, index):
+        self._capabilities[index] = capability.name
+        return True
 
     def set_memory_pool_limit(self, pool, size):
         self._pools[pool.name] = size
@@ -345,6 +397,8 @@ class IBuilderConfig:
         return None if content.startswith(b"junk") else self._fake.make(ITimingCache, content)
 
     def set_timing_cache(self, cache, ignore_mismatch):
+        if self._fake.is_rtx:
+            warnings.warn("Timing cache operations are no-ops in TensorRT-RTX", DeprecationWarning, stacklevel=2)
         assert not ignore_mismatch
         self._cache, self._loaded = cache, set(cache._entries)
         return True
@@ -378,8 +432,24 @@ class Runtime:
     def __init__(self, logger):
         self._logger = logger
 
+    def get_engine_validity(self, content):
+        fake = self._fake
+        try:
+            gpu = gpus.first_gpu()
+        except BackendError:
+            self._logger.log(ILogger.INTERNAL_ERROR, "CUDA driver version is insufficient for CUDA runtime version")
+            return fake.EngineValidity.INVALID, 0
+        built = json.loads(content)["capabilities"]
+        wrong = fake.EngineInvalidityDiagnostics(0)
+        if f"SM{gpu.compute_capability.replace('.', '')}" not in built:
+            wrong |= fake.EngineInvalidityDiagnostics.UNSUPPORTED_CC
+        if fake.faults.old_driver:
+            wrong |= fake.EngineInvalidityDiagnostics.OLD_CUDA_DRIVER
+        return fake.EngineValidity.INVALID if wrong else fake.EngineValidity.VALID, int(wrong)
+
     def deserialize_cuda_engine(self, content):
         self._fake.calls.append("deserialize")
+        assert not self._fake.is_rtx or self.get_engine_validity(content)[0] == self._fake.EngineValidity.VALID
         if self._fake.faults.deserialize_error:
             self._logger.log(ILogger.ERROR, self._fake.faults.deserialize_error)
             return None
@@ -407,7 +477,17 @@ class ICudaEngine:
         if self._fake.faults.context_error:
             self._logger.log(ILogger.ERROR, self._fake.faults.context_error)
             return None
-        return self._fake.make(IExecutionContext, self, strategy is not None and strategy.name == "USER_MANAGED")
+        config = strategy if isinstance(strategy, IRuntimeConfig) else None
+        strategy = config._allocation if config else strategy
+        if "REQUIRE_USER_ALLOCATION" in self._built["flags"] and strategy.name != "USER_MANAGED":
+            self._logger.log(ILogger.ERROR, "Execution context creation requires kUSER_MANAGED allocation strategy.")
+            return None
+        return self._fake.make(
+            IExecutionContext, self, strategy is not None and strategy.name == "USER_MANAGED", config
+        )
+
+    def create_runtime_config(self):
+        return self._fake.make(IRuntimeConfig, self._logger)
 
     def create_execution_context_without_device_memory(self):
         return ICudaEngine.create_execution_context(self, SimpleNamespace(name="USER_MANAGED"))
@@ -435,8 +515,8 @@ class ICudaEngine:
 class IExecutionContext:
     """A context that is in a recorded graph must not be touched: according to NVIDIA the effect is undefined."""
 
-    def __init__(self, engine, without_memory):
-        self._engine, self._built, self._without = engine, engine._built, without_memory
+    def __init__(self, engine, without_memory, config=None):
+        self._engine, self._built, self._without, self._config = engine, engine._built, without_memory, config
         self._shapes, self._addresses, self._memory, self._recorded = {}, {}, None, False
         engine._contexts.add(self)
 
@@ -499,9 +579,63 @@ class IExecutionContext:
             gpu.memory(memory, self._engine._memory)[:] = 0xEE
             return self._engine._run(inputs)
 
+        capturing = gpu.streams[stream].capturing is not None
+        if fake.is_rtx:
+            self._compile(capturing)
         inputs = {name: place for name, place in places.items() if name in shapes}
         gpu.queue_run(stream, run, inputs, {name: place for name, place in places.items() if name not in shapes})
-        self._recorded = gpu.streams[stream].capturing is not None
+        self._recorded = capturing
+        return True
+
+    def _compile(self, capturing):
+        """Compile kernels for new shapes, if the cache has none; that must not happen during a capture."""
+        config, fake = self._config, self._fake
+        kernels = str((list(self._built["tensors"]), sorted(self._shapes.items())))
+        if kernels not in config._cache._kernels:
+            assert not capturing, "kernels are compiled while a graph is recorded"
+            fake.compiled.append(kernels)
+            config._cache._kernels.add(kernels)
+        if capturing:
+            assert config.cuda_graph_strategy.name == "DISABLED", "a graph within a graph"
+            assert config.dynamic_shapes_kernel_specialization_strategy.name != "LAZY", "kernels may be replaced"
+
+
+class IRuntimeConfig:
+    def __init__(self, logger):
+        self._logger, self._cache, self._allocation = logger, None, SimpleNamespace(name="STATIC")
+        self.cuda_graph_strategy = self._fake.CudaGraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = self._fake.DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self._allocation = strategy
+
+    def create_runtime_cache(self):
+        return self._fake.make(IRuntimeCache, self._logger)
+
+    def set_runtime_cache(self, cache):
+        self._cache = cache
+        return True
+
+
+class IRuntimeCache:
+    """Both ways need a current CUDA context, by which the cache is compared with the machine."""
+
+    def __init__(self, logger):
+        self._logger, self._kernels = logger, set()
+
+    def serialize(self):
+        if not self._fake.gpu.stack:
+            self._logger.log(ILogger.ERROR, "[Runtime Cache]: Failed to capture the device fingerprint")
+            return None
+        return json.dumps([gpus.first_gpu().name, sorted(self._kernels)]).encode()
+
+    def deserialize(self, blob):
+        assert self._fake.gpu.stack, "[Runtime Cache]: No current CUDA context to validate against"
+        gpu, kernels = json.loads(blob)
+        if gpu != gpus.first_gpu().name:
+            self._logger.log(ILogger.ERROR, "[Runtime Cache]: Fingerprint check failed; rejecting cache.")
+            return False
+        self._kernels.update(kernels)
         return True
 
 

@@ -64,7 +64,7 @@ def test_all_graphs_are_built_as_requested(fake, nano, tmp_path):
     engines = build(nano, tmp_path / "out", progress=lambda message, fraction: reports.append((message, fraction)))
     assert sorted(os.listdir(tmp_path / "out")) == sorted(["engines.json", *(f"{name}.engine" for name in ENGINES)])
     manifest = engines.manifest
-    assert manifest.target == Target(fake.__version__, "Fake RTX", "8.9")
+    assert manifest.target == Target("tensorrt", fake.__version__, "Fake RTX", ("8.9",))
     assert (manifest.precision, manifest.limits) == ("fp16", Limits())
     typed = not fake.__version__.startswith("8")
     for name, (inputs, outputs) in contract(nano.model).items():
@@ -319,11 +319,12 @@ def test_engines_that_take_too_much_memory_are_refused(fake, nano, tmp_path):
 def test_foreign_engines_are_refused(fake, nano, tmp_path):
     build(nano, tmp_path / "out")
     reasons = (
-        rf"built for TensorRT {fake.__version__} but this is 10\.13\.3\.9; built for GPU Fake RTX but this is Orin; "
+        rf"built for tensorrt {fake.__version__} but this is tensorrt 10\.13\.3\.9; "
+        "built for GPU Fake RTX but this is Orin; "
         r"built for compute capability 8\.9 but this is 8\.7; "
     )
     with pytest.raises(StaleEngineError, match=f"{reasons}build them again with `sam2edge build .*--precision fp16`"):
-        Engines.open(tmp_path / "out", nano, Target("10.13.3.9", "Orin", "8.7"))
+        Engines.open(tmp_path / "out", nano, Target("tensorrt", "10.13.3.9", "Orin", ("8.7",)))
 
 
 def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, nano_int8, pooled, tmp_path):
@@ -441,7 +442,7 @@ def test_the_command(monkeypatch, nano, tmp_path, capsys):
     arguments = ["build", str(bundle), "-o", str(tmp_path / "out"), "--profile", "jetson", "--max-objects", "2"]
     assert main([*arguments, "--workspace", "256", "--attention", "narrow"]) == 0
     printed = capsys.readouterr().out
-    assert "Fake RTX, compute capability 8.9, TensorRT 10.3.0" in printed
+    assert "for tensorrt 10.3.0, Fake RTX, compute capability 8.9\n" in printed
     assert re.search(r"memory_attention +\S+ +1\.0 +\d+ fp16", printed)
     data = json.loads((tmp_path / "out" / "engines.json").read_text())
     assert data["limits"] == dataclasses.asdict(Limits(objects=2, prompts=16))

@@ -34,6 +34,13 @@ DYNAMIC = [{"Format/Datatype": "N/A due to dynamic shapes"}]
         ({"Outputs": DYNAMIC, "TacticName": "volta_h884gemm_64x64"}, "fp16"),
         ({"Outputs": [HALF], "TacticName": "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n"}, "int8"),
         ({"Outputs": [SINGLE], "TacticName": "sm80_xmma_gemm_f16f16_f16f32_f32_tn"}, "fp16"),
+        # of TensorRT for RTX, which chooses kernels where the engine runs
+        ({"LayerType": "gemm", "Inputs": [INT8], "Outputs": [HALF], "TacticName": "__myelin_CASK_STUB"}, "int8"),
+        ({"LayerType": "correlation", "Inputs": [HALF], "Outputs": [SINGLE]}, "fp16"),
+        ({"LayerType": "kgen", "Inputs": [SINGLE], "Constants": [HALF], "Outputs": [INT8]}, "fp16"),
+        ({"LayerType": "kgen", "Inputs": [SINGLE], "Constants": [], "Outputs": [INT8]}, "fp32"),
+        ({"LayerType": "kgen", "Inputs": [INT8], "Constants": [], "Outputs": [INT8]}, "int8"),
+        ({"LayerType": "kgen", "Inputs": [], "Constants": [], "Outputs": [{"Format/Datatype": "Bool"}]}, "unknown"),
         ({"LayerType": "Myelin", "Inputs": [HALF], "Outputs": [SINGLE]}, "fused fp16"),
         ({"LayerType": "Myelin", "Inputs": [SINGLE], "Outputs": [INT8, HALF]}, "fused int8"),
         ({"LayerType": "Myelin", "Inputs": [SINGLE], "Outputs": [SINGLE], "TacticValue": "0x0"}, "fused"),
@@ -46,7 +53,7 @@ def test_layer_precision(layer: dict[str, Any], precision: str) -> None:
 
 
 def test_layers_that_move_data_do_not_count() -> None:
-    layers = [{"Outputs": [HALF], "LayerType": kind} for kind in ("Reformat", "kgen")]
+    layers = [{"Outputs": [HALF], "LayerType": kind} for kind in ("Reformat", "shape_call", "kgen")]
     assert count_precisions(layers) == {"fp16": 1}
 
 

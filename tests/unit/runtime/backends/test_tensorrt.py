@@ -386,7 +386,9 @@ def test_stale_and_damaged_engines(fake, monkeypatch, built, nano, tmp_path):
     with pytest.raises(DamagedEngineError, match="sha256 is not the one"):
         TensorRTBackend(engines).open(graph)
     install(monkeypatch, "11.4.0.106")
-    with pytest.raises(StaleEngineError, match=r"built for TensorRT 10\.3\.0 but this is 11\.4.*sam2edge build"):
+    with pytest.raises(
+        StaleEngineError, match=r"built for tensorrt 10\.3\.0 but this is tensorrt 11\.4.*sam2edge build"
+    ):
         TensorRTBackend(engines).open(graph)
 
 
