@@ -6,7 +6,6 @@ what each of them brings.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ class Graph:
             for value in (*inferred.input, *inferred.value_info, *inferred.output)
         }
         self.nodes = list(model.graph.node)
-        self._constants: set[str] = set()
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def shape(self, tensor: str) -> tuple[int | str, ...]:
         """Return the shape that a tensor had before any rewrite, with names for dynamic axes."""
@@ -36,13 +35,27 @@ class Graph:
             raise BuildError(f"the shape of {tensor} is not known; {_AGAIN}")
         return self._shapes[tensor]
 
+    def readers(self, tensor: str) -> list[NodeProto]:
+        """Return the nodes that read a tensor."""
+        return [node for node in self.nodes if tensor in node.input]
+
+    def is_weight(self, tensor: str) -> bool:
+        """Tell whether a tensor is in the file, and not computed."""
+        return tensor in self._weights
+
     def constant(self, *values: int) -> str:
         """Return the name of an initialiser that holds a vector of integers."""
         name = f"rewrites/{','.join(map(str, values))}"
-        if name not in self._constants:
-            self._constants.add(name)
-            self._model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        if name not in self._weights:
+            self._weights[name] = self._model.graph.initializer.add()
+            self._weights[name].CopyFrom(numpy_helper.from_array(np.array(values, np.int64), name))
         return name
+
+    def pad_rows(self, weight: str, rows: int) -> None:
+        """Give a weight this number of rows, by zeros."""
+        values = numpy_helper.to_array(self._weights[weight])
+        padded = np.pad(values, ((0, rows - len(values)), (0, 0)))
+        self._weights[weight].CopyFrom(numpy_helper.from_array(padded, weight))
 
     def replace(self, node: NodeProto, *new: NodeProto) -> None:
         """Put nodes in the place of one, which may be among them."""
@@ -51,7 +64,7 @@ class Graph:
 
     def write(self) -> None:
         """Write the nodes into the model, and check that it is valid."""
-        del self._model.graph.node[:]
+        del self._model.graph.node[:], self._model.graph.value_info[:]
         self._model.graph.node.extend(self.nodes)
         onnx.checker.check_model(self._model, full_check=True)
 
@@ -70,13 +83,9 @@ class Attention:
 def attentions(graph: Graph) -> list[Attention]:
     """Find every attention of a graph, in order; BuildError for a softmax of anything else."""
     producers = {output: node for node in graph.nodes for output in node.output}
-    consumers = defaultdict(list)
-    for node in graph.nodes:
-        for tensor in node.input:
-            consumers[tensor].append(node)
     found = []
     for softmax in (node for node in graph.nodes if node.op_type == "Softmax"):
-        scores, products = producers[softmax.input[0]], consumers[softmax.output[0]]
+        scores, products = producers[softmax.input[0]], graph.readers(softmax.output[0])
         if scores.op_type == "Add":  # of the bias
             scores = producers[scores.input[0]]
         if scores.op_type != "MatMul" or [node.op_type for node in products] != ["MatMul"]:
@@ -86,9 +95,10 @@ def attentions(graph: Graph) -> list[Attention]:
 
 
 def pad_values(graph: Graph) -> None:
-    """Give narrow values the width of the keys, by zeros that are cut off the product again.
+    """Give narrow values the width of the keys, by zeros. Fused attention needs both alike.
 
-    Memories are 64 wide and their keys 256. Fused attention needs both alike.
+    Memories are 64 wide and their keys 256. The projection that reads the product gets rows of zeros; where its weights
+    are quantised, the product is cut instead.
     """
     padded: dict[str, str] = {}
     for attention in attentions(graph):
@@ -98,17 +108,32 @@ def pad_values(graph: Graph) -> None:
             raise BuildError(f"{product.name}: the width of its values is not known; {_AGAIN}")
         if narrow == wide:
             continue
-        new = [product]
         if values not in padded:  # all layers attend to the same values
             padded[values] = f"{values}/padded"
             pads = graph.constant(*[0] * (2 * len(graph.shape(values)) - 1), wide - narrow)
-            new.insert(0, helper.make_node("Pad", [values, pads], [padded[values]], f"{product.name}/Pad"))
-        product.input[1], product.output[0] = padded[values], f"{output}/padded"
-        ends = graph.constant(0), graph.constant(narrow), graph.constant(-1)
-        new.append(helper.make_node("Slice", [product.output[0], *ends], [output], f"{product.name}/Slice"))
-        graph.replace(attention.product, *new)
+            pad = helper.make_node("Pad", [values, pads], [padded[values]], f"{product.name}/Pad")
+            graph.replace(product, pad, product)
+        product.input[1] = padded[values]
+        if weights := _projection(graph, output):
+            graph.pad_rows(weights, wide)
+        else:
+            product.output[0] = f"{output}/padded"
+            ends = graph.constant(0), graph.constant(narrow), graph.constant(-1)
+            cut = helper.make_node("Slice", [product.output[0], *ends], [output], f"{product.name}/Slice")
+            graph.replace(product, product, cut)
     if not padded:
         raise BuildError(f"no attention has values that are narrower than its keys; {_AGAIN}")
+
+
+def _projection(graph: Graph, output: str) -> str | None:
+    """Return the weights that alone multiply the output of an attention, or None if there are no such weights."""
+    readers = graph.readers(output)
+    if [node.op_type for node in readers] == ["Squeeze"]:
+        readers = graph.readers(readers[0].output[0])
+    if [node.op_type for node in readers] != ["MatMul"]:
+        return None
+    weights = readers[0].input[1]
+    return weights if graph.is_weight(weights) and graph.readers(weights) == readers else None
 
 
 def expand_query(graph: Graph) -> None:
