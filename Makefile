@@ -8,7 +8,7 @@ CHECKED := out/check/manifest.json
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test check lint site setup conformance-1024 soak clean
+.PHONY: demo test check lint site setup conformance-1024 engines-1024 soak clean
 
 demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --clip samples/clip.mp4
@@ -47,6 +47,14 @@ site: setup
 # The randomly initialised tiny at its full size: 20 minutes of processor time, 10 GiB.
 conformance-1024: setup
 	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
+
+# Random tiny and large at their full size through NVIDIA's compiler, which needs no GPU: Linux on x86-64.
+engines-1024: out/tiny-1024/manifest.json out/large-1024/manifest.json
+	$(BIN)/python -m tools.engines_1024 out/tiny-1024 out/large-1024
+
+out/%-1024/manifest.json: | setup
+	$(BIN)/python -m tests.models $* 1024 out/$*-1024.model
+	$(BIN)/sam2edge export out/$*-1024.model out/$*-1024
 
 # 20,000 frames: ten minutes on an idle machine.
 soak: setup

@@ -98,9 +98,10 @@ def _version(trt: ModuleType) -> tuple[int, ...]:
 
 @dataclass
 class _Log:
-    """What is kept of the messages of a library: its last errors, and what the last build said of its engine."""
+    """What is kept of the messages of a library: the last errors and warnings, and what a build said of its engine."""
 
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=3))
+    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=100))
     layers: str = ""
     activation_bytes: int | None = None
 
@@ -121,6 +122,8 @@ def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, _Log]:
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 log.errors.append(msg)
+            elif severity == trt.ILogger.WARNING:
+                log.warnings.append(msg)
             elif msg.startswith("Layers:\n"):
                 log.layers = msg
             elif msg.startswith(activations):
@@ -146,7 +149,8 @@ class Description:
 class TensorRT:
     """TensorRT 10 and newer, whose networks are strongly typed: engines get exactly the types of their graphs.
 
-    `errors` has the last errors that TensorRT logged. Clear it before a call whose failure it is to explain.
+    `errors` has the last errors that TensorRT logged, `warnings` its warnings. Clear them before a call that they are
+    to explain.
     """
 
     VERSIONS = range(10, 100)
@@ -164,7 +168,7 @@ class TensorRT:
     def __init__(self, trt: ModuleType) -> None:
         self.trt, self.version = trt, str(trt.__version__)
         self._logger, self._log = _logger(trt)
-        self.errors = self._log.errors
+        self.errors, self.warnings = self._log.errors, self._log.warnings
 
     @property
     def compute_capabilities(self) -> tuple[str, ...]:
@@ -554,6 +558,10 @@ _LOGGED_LAYER = re.compile(
 _LOGGED_END = re.compile(r"^ Name: (?P<name>.*), IOMode: \w+, DataType: (?P<dtype>\w+),", re.MULTILINE)
 
 
-def _logged_tensors(text: str) -> list[dict[str, str]]:
-    """Return the tensors of a layer with their types under the inspector's key."""
-    return [{"Format/Datatype": dtype} for dtype in re.findall(r", Datatype: (\w+)", text)]
+def _logged_tensors(text: str) -> list[dict[str, Any]]:
+    """Return the tensors of a layer with their types and sizes, -1 for dynamic ones, under the inspector's keys."""
+    found = re.findall(r", Dimensions: \[([-\d,]*)\], .*?Datatype: (\w+)", text)
+    return [
+        {"Dimensions": [int(size) for size in sizes.split(",") if size], "Format/Datatype": dtype}
+        for sizes, dtype in found
+    ]
