@@ -1,9 +1,10 @@
 """A stand-in for a GPU: pycuda.driver, the calls of libcuda, sessions of ONNX Runtime and a whole backend on it.
 
-It is strict where mistakes would otherwise not show. Queued work happens when its stream is waited for, and not before;
-page-locked memory is read and written then. Memory that was freed, or that is not the GPU's, cannot be used. New memory
-holds noise. A recorded graph reads and writes the addresses that it was recorded with. Objects that are freed while no
-context is current are lost (`lost`), and a thread must not end with a context on its stack (`check`).
+It is strict where mistakes would otherwise not show. Queued work happens when its stream is waited for, and not before,
+and only up to the event that is waited for; page-locked memory is read and written then. Memory that was freed, or that
+is not the GPU's, cannot be used. New memory holds noise. A recorded graph reads and writes the addresses that it was
+recorded with; waiting for a stream that is being recorded spoils the recording. Objects that are freed while no context
+is current are lost (`lost`), and a thread must not end with a context on its stack (`check`).
 """
 
 from __future__ import annotations
@@ -25,15 +26,23 @@ from sam2edge.runtime.backends.cuda.backend import CudaBackend
 from sam2edge.runtime.backends.cuda.runner import CudaRunner, Signature
 from tests.cuda_kernels import without_kernel
 
-INVALID, OUT_OF_MEMORY, UNSUPPORTED = 1, 2, 900
-NAMES = {INVALID: b"CUDA_ERROR_INVALID_VALUE", UNSUPPORTED: b"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}
+INVALID, UNSUPPORTED, INVALIDATED = 1, 900, 901
+NAMES = {
+    INVALID: b"CUDA_ERROR_INVALID_VALUE",
+    UNSUPPORTED: b"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+    INVALIDATED: b"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+}
 
 
 class Gpu:
-    """The GPU. `faults`: the error codes of end_capture and launch, the memory in bytes, whether waiting fails."""
+    """The GPU. `faults`: the error codes of calls, the memory in bytes, and whether a kernel has failed.
+
+    After the last, queued work is lost, and waiting and leaving the context fail; on a real GPU, for good.
+    """
 
     def __init__(self):
-        self.faults = SimpleNamespace(end_capture=0, launch=0, mem_limit=1 << 40, synchronize=False)
+        codes = dict.fromkeys(("begin_capture", "end_capture", "instantiate", "launch"), 0)
+        self.faults = SimpleNamespace(**codes, mem_limit=1 << 40, kernel=False)
         self.addresses = itertools.count(0x7F00_0000_0000, 1 << 32)
         self.blocks = {}
         self.pinned = {}
@@ -84,15 +93,33 @@ class Gpu:
         raise AssertionError(f"{size} bytes at {address:#x} are no memory of the GPU, or were freed")
 
     def is_pinned(self, array):
-        address = array.ctypes.data
-        return any(
-            begin <= address and address + array.nbytes <= begin + len(block)
-            for begin, block in self.pinned.copy().items()
-        )
+        return self.page_locked(array.ctypes.data, array.nbytes) is not None
+
+    def page_locked(self, address, size):
+        """Return the bytes at an address of the host, uint8 [size]; None unless they are page-locked."""
+        for begin, block in self.pinned.copy().items():
+            if begin <= address and address + size <= begin + len(block):
+                return block[address - begin : address - begin + size]
+        return None
+
+    def on_host(self, array):
+        """Return a function that finds an array's bytes when a copy is done, which does not keep the array alive."""
+        if not self.is_pinned(array):
+            return lambda: array.reshape(-1).view(np.uint8)
+        address, size = array.ctypes.data, array.nbytes
+
+        def find():
+            found = self.page_locked(address, size)
+            assert found is not None, "page-locked memory was freed before a copy was done"
+            return found
+
+        return find
 
     def queue(self, stream, operation):
         self.need_context("launch")
         stream = self.streams[stream] if isinstance(stream, int) else stream
+        if stream.spoilt:
+            raise self.driver.LogicError("launch failed: operation failed due to a previous error during capture")
         (stream.pending if stream.capturing is None else stream.capturing).append(operation)
 
     def queue_run(self, stream, run, inputs, outputs):
@@ -122,6 +149,10 @@ def make_driver(gpu):
     class LogicError(Error): ...
 
     class LaunchError(Error): ...
+
+    def check_kernels(call):
+        if gpu.faults.kernel:
+            raise LaunchError(f"{call} failed: an illegal memory access was encountered")
 
     class Freed:
         """An object that must be freed while a context is current."""
@@ -163,7 +194,8 @@ def make_driver(gpu):
         def __init__(self, flags=0):
             assert flags == 1, "a stream that waits for the default stream"
             gpu.need_context("Stream")
-            self.handle, self.pending, self.capturing = next(gpu.handles) << 8, [], None
+            self.handle, self.pending = next(gpu.handles) << 8, []
+            self.capturing, self.spoilt = None, False
             gpu.streams[self.handle] = self
 
         def free(self):
@@ -173,11 +205,41 @@ def make_driver(gpu):
         def synchronize(self):
             gpu.need_context("synchronize")
             if self.capturing is not None:
+                self.spoilt = True
                 raise LogicError("cuStreamSynchronize failed: operation not permitted when stream is capturing")
-            if gpu.faults.synchronize:
-                raise LaunchError("cuStreamSynchronize failed: an illegal memory access was encountered")
+            self.run()
+
+        def run(self, last=None):
+            """Do the queued work up to the operation `last`, by default all."""
+            if gpu.faults.kernel:
+                self.pending.clear()
+            check_kernels("cuStreamSynchronize")
             while self.pending:
-                self.pending.pop(0)()
+                operation = self.pending.pop(0)
+                operation()
+                if operation is last:
+                    return
+
+    class Event(Freed):
+        def __init__(self, flags=0):
+            assert flags == 2, "an event that takes the time"
+            gpu.need_context("Event")
+            self.stream, self.mark = None, None
+
+        def free(self):
+            self.gone = True
+
+        def record(self, stream=None):
+            gpu.need_context("record")
+            assert stream.capturing is None, "becomes part of the recording, and can then not be waited for"
+            self.stream, self.mark = stream, lambda: None
+            stream.pending.append(self.mark)
+
+        def synchronize(self):
+            gpu.need_context("synchronize")
+            check_kernels("cuEventSynchronize")
+            if self.mark in self.stream.pending:
+                self.stream.run(self.mark)
 
     class Context:
         def push(self):
@@ -186,6 +248,7 @@ def make_driver(gpu):
         @staticmethod
         def pop():
             gpu.stack.pop()
+            check_kernels("cuCtxPopCurrent")
 
     def mem_alloc(size):
         gpu.need_context("mem_alloc")
@@ -200,12 +263,14 @@ def make_driver(gpu):
         return np.asarray(PagelockedHostAllocation(shape))
 
     def memcpy_htod_async(dest, src, stream=None):
-        now = src if gpu.is_pinned(src) or stream.capturing is not None else src.copy()
-        gpu.queue(stream, lambda: put(gpu.memory(dest, src.nbytes), now))
+        size = src.nbytes
+        now = gpu.on_host(src if gpu.is_pinned(src) or stream.capturing is not None else src.copy())
+        gpu.queue(stream, lambda: put(gpu.memory(dest, size), now()))
 
     def memcpy_dtoh_async(dest, src, stream=None):
-        gpu.downloaded += dest.nbytes
-        gpu.queue(stream, lambda: put(dest.reshape(-1).view(np.uint8), gpu.memory(src, dest.nbytes)))
+        size, then = dest.nbytes, gpu.on_host(dest)
+        gpu.downloaded += size
+        gpu.queue(stream, lambda: put(then(), gpu.memory(src, size)))
         if not gpu.is_pinned(dest) and stream.capturing is None:
             stream.synchronize()
 
@@ -215,7 +280,7 @@ def make_driver(gpu):
     def memset_d8_async(dest, data, size, stream=None):
         gpu.queue(stream, lambda: put(gpu.memory(dest, size), np.full(size, data, np.uint8)))
 
-    for thing in (Error, MemoryError, LogicError, LaunchError, Stream, Context, mem_alloc, pagelocked_empty,
+    for thing in (Error, MemoryError, LogicError, LaunchError, Stream, Event, Context, mem_alloc, pagelocked_empty,
                   memcpy_htod_async, memcpy_dtoh_async, memcpy_dtod_async, memset_d8_async):  # fmt: skip
         setattr(cuda, thing.__name__, thing)
     cuda.gpu, cuda.init = gpu, lambda: None
@@ -235,21 +300,24 @@ class LibCuda:
 
     def cuStreamBeginCapture_v2(self, stream, mode):  # noqa: N802
         assert mode.value == 2
-        self._gpu.streams[stream.value].capturing = []
-        return 0
+        if not self._gpu.faults.begin_capture:
+            self._gpu.streams[stream.value].capturing = []
+        return self._gpu.faults.begin_capture
 
     def cuStreamEndCapture(self, stream, graph):  # noqa: N802
-        operations, self._gpu.streams[stream.value].capturing = self._gpu.streams[stream.value].capturing, None
-        if self._gpu.faults.end_capture:
-            return self._gpu.faults.end_capture
-        graph._obj.value = next(self._gpu.handles)
-        self._gpu.graphs[graph._obj.value] = operations
-        return 0
+        ended = self._gpu.streams[stream.value]
+        operations, code = ended.capturing, INVALIDATED if ended.spoilt else self._gpu.faults.end_capture
+        ended.capturing, ended.spoilt = None, False
+        if not code:
+            graph._obj.value = next(self._gpu.handles)
+            self._gpu.graphs[graph._obj.value] = operations
+        return code
 
     def cuGraphInstantiateWithFlags(self, executable, graph, flags):  # noqa: N802
-        executable._obj.value = next(self._gpu.handles)
-        self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value])
-        return 0
+        if not self._gpu.faults.instantiate:
+            executable._obj.value = next(self._gpu.handles)
+            self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value])
+        return self._gpu.faults.instantiate
 
     def cuGraphLaunch(self, executable, stream):  # noqa: N802
         if self._gpu.faults.launch:
@@ -384,13 +452,14 @@ class SimulatedDevice(CudaBackend):
     """A backend on the installed stand-in: its arrays cannot be read on the host, its work waits, frames are recorded.
 
     With `half`, arrays that only pass between graphs are FP16, as those of FP16 engines. `resize` is an ONNX file that
-    resizes frames of up to 320 pixels. It counts new arrays and waits.
+    resizes frames of up to 320 pixels. It counts new arrays and waits, and `done` has the graphs that have run.
     """
 
     def __init__(self, half=False, resize=None):
         super().__init__()
         self.half, self.resize, self._inner = half, resize, open_backend("onnx")
         self.gpu, self.allocated, self.waits = self.context.cuda.gpu, 0, 0
+        self.done = []
 
     @property
     def replayed(self):
@@ -414,6 +483,15 @@ class SimulatedDevice(CudaBackend):
         self.waits += 1
         super().synchronize()
 
+    def fence(self):
+        wait = super().fence()
+
+        def counted():
+            self.waits += 1
+            wait()
+
+        return counted
+
 
 class _SimulatedRunner(CudaRunner):
     def __init__(self, device, name, inner):
@@ -436,6 +514,7 @@ class _SimulatedRunner(CudaRunner):
 
         def run(arrays):
             results = self._inner.run({name: array.astype(self._types[name]) for name, array in arrays.items()})
+            self._backend.done.append(self._signature.name)
             return {name: array.astype(outputs[name][0]) for name, array in results.items()}
 
         self._backend.gpu.queue_run(self._backend.stream.handle, run, inputs, outputs)

@@ -96,6 +96,15 @@ class Recorder(Backend):
         with self.timing(WAITING):
             self.inner.synchronize()
 
+    def fence(self) -> Callable[[], None]:
+        wait = self.inner.fence()
+
+        def timed() -> None:
+            with self.timing(WAITING):
+                wait()
+
+        return timed
+
     def new_stream(self) -> Backend:
         return self  # work on another stream would go unnoticed
 

@@ -1,8 +1,9 @@
 """The interface behind which graphs run: a backend opens graphs, and holds the arrays that are passed between them.
 
 On a GPU those arrays stay there (`DeviceArray`) and work is only queued: `copy`, `run_into` and `replay` happen in the
-order of the calls, and `synchronize` waits for them. On the CPU device arrays are numpy arrays, and everything happens
-at once. A backend whose graphs run on numpy arrays has to define nothing but `open`.
+order of the calls; `synchronize` waits for all of them, a `fence` for those before it. On the CPU device arrays are
+numpy arrays, and everything happens at once. A backend whose graphs run on numpy arrays has to define nothing but
+`open`.
 """
 
 from __future__ import annotations
@@ -124,6 +125,13 @@ class Backend(ABC):
 
     def synchronize(self) -> None:  # noqa: B027  nothing is queued on the CPU
         """Wait until all queued work is done; BackendError if it failed."""
+
+    def fence(self) -> Callable[[], None]:
+        """Return a function that waits until what is queued now is done, but need not wait for what is queued later.
+
+        It raises BackendError if that work failed. An error of later work is raised by what waits for it.
+        """
+        return self.synchronize
 
     def new_stream(self) -> Backend:
         """Return a backend for another thread: the same device and arrays, with a stream of its own."""

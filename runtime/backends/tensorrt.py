@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import tensorrt
 
 Specs = tuple[TensorSpec, ...]
+_ALIGNMENT = 256
+"""Bytes, at a multiple of which TensorRT requires inputs and outputs to begin."""
 
 
 def this_target(api: TensorRT) -> Target:
@@ -229,7 +231,7 @@ class _Runner(CudaRunner):
         self._api.errors.clear()
         cache = self._engine.cache
         context = self._api.new_context(self._engine.engine, cache and cache.tensorrt)
-        if context is None:
+        if context is None or not self._api.choose_profile(context, self._tensorrt.stream.handle):
             raise _failure(self._api, f"{self._signature.name}: TensorRT cannot make an execution context")
         return _Execution(self._api, self._engine, context, self._signature.name, self._tensorrt.stream)
 
@@ -240,17 +242,18 @@ class _Execution:
     def __init__(
         self, api: TensorRT, engine: _Engine, context: tensorrt.IExecutionContext, name: str, stream: Stream
     ) -> None:
-        self._api, self._engine, self._contexts, self._name, self._stream = api, engine, [context], name, stream
+        self._api, self._engine, self._name, self._stream = api, engine, name, stream
+        self._used: list[Any] = [engine, context]  # freed from the end on, and the context before what it needs
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._activations = 0
-        weakref.finalize(self, _end, stream, self._contexts)
+        stream.memory.free_later(self, self._used.clear)
 
     def enqueue(
         self, shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, CudaArray], activations: CudaArray
     ) -> None:
         """Queue a run with these shapes of dynamic inputs, and arrays for all inputs and outputs."""
-        context: tensorrt.IExecutionContext = self._contexts[0]
+        context: tensorrt.IExecutionContext = self._used[-1]
         self._api.errors.clear()
         for name, shape in shapes.items():
             if self._shapes.get(name) != shape:
@@ -258,6 +261,11 @@ class _Execution:
                 self._shapes[name] = shape
         for name, array in arrays.items():
             if self._addresses.get(name) != array.address:
+                if array.address % _ALIGNMENT:
+                    raise BackendError(
+                        f"{self._name}: {name} must begin at a multiple of {_ALIGNMENT} bytes but is the part of an "
+                        "array that begins elsewhere; copy() it into an array of its own"
+                    )
                 self._check(context.set_tensor_address(name, array.address))
                 self._addresses[name] = array.address
         if self._activations != activations.address:
@@ -270,9 +278,3 @@ class _Execution:
     def _check(self, accepted: bool) -> None:
         if not accepted:
             raise _failure(self._api, f"{self._name}: TensorRT failed")
-
-
-def _end(stream: Stream, contexts: list[Any]) -> None:
-    stream.drain()
-    with stream.context.active():
-        contexts.clear()

@@ -160,7 +160,7 @@ class TensorRT:
     compiles_at_first_use = False
     """Whether kernels are compiled where an engine runs, and can be kept in a runtime cache."""
     reads_half_scales = True
-    """Whether Q/DQ nodes may have FP16 scales and outputs."""
+    """Whether Q/DQ nodes may have FP16 scales and outputs, and constants be INT8."""
 
     attention = "fused"
     """The form of the memory attention that it is expected to run fastest (engines/rewrites.py)."""
@@ -343,7 +343,14 @@ class TensorRT:
             context.set_input_shape(name, shape)
         inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
         inspector.execution_context = context
-        layers = json.loads(inspector.get_engine_information(self.trt.LayerInformationFormat.JSON))["Layers"]
+        text = inspector.get_engine_information(self.trt.LayerInformationFormat.JSON)
+        try:
+            layers = json.loads(text, strict=False)["Layers"]  # 8.6 writes control characters into its strings
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"TensorRT {self.version} describes the engine's layers in JSON that cannot be read ({error!r}), so "
+                "that their precision is unknown; use another version of TensorRT"
+            ) from error
         # for an engine that is not detailed these are bare names
         return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
 
@@ -358,6 +365,10 @@ class TensorRT:
         """
         return engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
+    def choose_profile(self, context: tensorrt.IExecutionContext, stream: int) -> bool:
+        """Give a new context the profile, which not every version gives to others than an engine's first context."""
+        return context.active_optimization_profile >= 0 or bool(context.set_optimization_profile_async(0, stream))
+
     def set_activations(self, context: tensorrt.IExecutionContext, address: int, size: int) -> None:
         """Give a context the memory to compute in, at least `activation_bytes` of its engine."""
         context.set_device_memory(address, size)
@@ -367,7 +378,7 @@ class TensorRT8(TensorRT):
     """TensorRT 8.6, which chooses the type of every layer itself among the precisions that builder flags allow."""
 
     VERSIONS = range(8, 9)
-    reads_half_scales = False  # it reads opset 17, where scales and outputs of Q/DQ nodes are FP32
+    reads_half_scales = False  # it reads opset 17, where scales and outputs of Q/DQ nodes are FP32, and no INT8 weights
     attention = "narrow"  # it is not known to fuse attention over heads 256 wide
 
     def new_network(self, builder: tensorrt.Builder) -> tensorrt.INetworkDefinition:

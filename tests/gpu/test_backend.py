@@ -90,14 +90,13 @@ def test_2000_frames_take_no_more_memory(nano: Bundle, clip: Frames, engines: Pa
     assert taken[1] <= taken[0], taken
 
 
-def test_two_trackers_in_two_threads(nano: Bundle, clip: Frames, engines: Path) -> None:
-    def track(_: int) -> Masks:
-        return masks(nano, TensorRTBackend(engines), clip)
+def test_onnx_cuda_beside_engines(nano: Bundle, clip: Frames, engines: Path, cuda: Backend) -> None:
+    first = masks(nano, TensorRTBackend(engines), clip)
+    assert mean_iou(masks(nano, cuda, clip), first) > 0.98
+    np.testing.assert_array_equal(masks(nano, TensorRTBackend(engines), clip), first)
 
-    with ThreadPoolExecutor(2) as threads:
-        actual = list(threads.map(track, range(2)))
-    for result in actual:
-        np.testing.assert_array_equal(result, track(2))
+
+# Last, since TensorRT 8.6 may end in an illegal memory access beside other work on the GPU
 
 
 def test_beside_pytorch(nano: Bundle, clip: Frames, engines: Path) -> None:
@@ -122,7 +121,11 @@ def test_beside_pytorch(nano: Bundle, clip: Frames, engines: Path) -> None:
     assert sums == {512.0**3}
 
 
-def test_onnx_cuda_beside_engines(nano: Bundle, clip: Frames, engines: Path, cuda: Backend) -> None:
-    first = masks(nano, TensorRTBackend(engines), clip)
-    assert mean_iou(masks(nano, cuda, clip), first) > 0.98
-    np.testing.assert_array_equal(masks(nano, TensorRTBackend(engines), clip), first)
+def test_two_trackers_in_two_threads(nano: Bundle, clip: Frames, engines: Path) -> None:
+    def track(_: int) -> Masks:
+        return masks(nano, TensorRTBackend(engines), clip)
+
+    with ThreadPoolExecutor(2) as threads:
+        actual = list(threads.map(track, range(2)))
+    for result in actual:
+        np.testing.assert_array_equal(result, track(2))

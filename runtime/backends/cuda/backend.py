@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import threading
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar, cast
@@ -20,12 +21,16 @@ from sam2edge.runtime.backends.cuda.context import primary
 from sam2edge.runtime.backends.cuda.memory import CudaArray, Memory
 from sam2edge.runtime.backends.cuda.stream import RecordedGraph, Stream
 
-_RECORDINGS = 8
+_RECORDINGS = 16
 """How many keys may have a recording, or get one with their next run; each holds execution contexts."""
 _SEEN = 64
-"""How many keys that ran once are remembered."""
+"""How many other keys are remembered, and whether their next run may prepare a recording."""
 
 T = TypeVar("T")
+
+
+class _RefusedError(Exception):
+    """CUDA does not record the steps; none of them were done."""
 
 
 class Recording:
@@ -55,10 +60,11 @@ class CudaBackend(Backend):
     def _begin_stream(self) -> None:
         self.stream = Stream(self.context, self._memory)
         self._lock = threading.RLock()
-        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._seen: OrderedDict[Hashable, bool] = OrderedDict()
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self._under_way: Recording | None = None
         self._capturing = False
+        self._warned = False
         self._plain: dict[Hashable, Any] = {}
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> DeviceArray:
@@ -96,20 +102,18 @@ class CudaBackend(Backend):
         """Queue `steps`: by calling them twice, then as a CUDA graph that is recorded once and launched from then on.
 
         The second time they already use the resources that will be recorded, since TensorRT prepares for shapes at
-        their first use. Of many keys, those last used are kept. If recording fails, this raises BackendError, and none
-        of the steps were done.
+        their first use. Of many keys, those last used are kept. Steps that CUDA does not record are called every time,
+        and the first of them are reported with a RuntimeWarning. An error of the steps themselves is raised.
         """
         with self.exclusive():
             if self._under_way is not None:
                 raise BackendError("replay() was called within the steps of another replay()")
             if key in self._recordings:
                 self._recordings.move_to_end(key)
-                recording = self._recordings[key]
-                if recording.graph is None:
-                    recording.graph = self._recorded(key, recording, steps)
-                recording.graph.launch()
-            elif key in self._seen:
-                del self._seen[key]
+                self._launch(key, steps)
+                return
+            may_prepare = self._seen.pop(key, None)
+            if may_prepare:
                 recording = Recording()
                 with self._belonging_to(recording):
                     steps()
@@ -118,9 +122,35 @@ class CudaBackend(Backend):
                     self._recordings.popitem(last=False)
             else:
                 steps()
-                self._seen[key] = None
-                if len(self._seen) > _SEEN:
-                    self._seen.popitem(last=False)
+                self._see(key, may_prepare=may_prepare is None)
+
+    def _launch(self, key: Hashable, steps: Callable[[], None]) -> None:
+        recording = self._recordings[key]
+        if recording.graph is None:
+            try:
+                recording.graph = self._recorded(recording, steps)
+            except _RefusedError as error:
+                del self._recordings[key]
+                self._see(key, may_prepare=False)
+                if not self._warned:
+                    self._warned = True
+                    warnings.warn(
+                        f"CUDA does not record these steps as a graph ({error}); they are queued one by one instead, "
+                        "which takes more of the host's time",
+                        RuntimeWarning,
+                        stacklevel=3,
+                    )
+                steps()
+                return
+            except BaseException:
+                del self._recordings[key]
+                raise
+        recording.graph.launch()
+
+    def _see(self, key: Hashable, *, may_prepare: bool) -> None:
+        self._seen[key] = may_prepare
+        if len(self._seen) > _SEEN:
+            self._seen.popitem(last=False)
 
     def forget(self) -> None:
         """Drop all recordings, the resources of other runs, and memory that is kept for later."""
@@ -136,6 +166,19 @@ class CudaBackend(Backend):
         with self.exclusive():
             self.stream.wait()
             self._memory.settle()
+
+    def fence(self) -> Callable[[], None]:
+        with self.exclusive():
+            if self._under_way is not None:
+                raise BackendError("fence() was called within the steps of replay()")
+            reached = self.stream.fence()
+
+        def wait() -> None:
+            with self.exclusive():
+                reached()
+                self._memory.settle()
+
+        return wait
 
     def new_stream(self) -> Backend:
         """Return a backend on the same GPU and arrays with a stream of its own, on which graphs are opened anew.
@@ -194,26 +237,38 @@ class CudaBackend(Backend):
         finally:
             self._under_way = None
 
-    def _recorded(self, key: Hashable, recording: Recording, steps: Callable[[], None]) -> RecordedGraph:
+    def _recorded(self, recording: Recording, steps: Callable[[], None]) -> RecordedGraph:
+        """Record the steps; raise _RefusedError if CUDA does not, or their own error."""
         stream = self.stream.handle
-        driver.begin_capture(stream)
+        with _refusals():
+            driver.begin_capture(stream)
         self._capturing = True
         try:
             with self._belonging_to(recording):
                 steps()
+        except BackendError as error:
+            try:
+                driver.destroy_graph(driver.end_capture(stream))
+            except BackendError:  # CUDA gave up the recording at what it cannot record, and the steps noticed
+                raise _RefusedError(str(error)) from error
+            raise
         except BaseException:
-            del self._recordings[key]
             with contextlib.suppress(BackendError):  # the error of the steps says more
                 driver.destroy_graph(driver.end_capture(stream))
             raise
         finally:
             self._capturing = False
-        try:
+        with _refusals():
             graph = driver.end_capture(stream)
             try:
                 return RecordedGraph(self.stream, graph)
             finally:
                 driver.destroy_graph(graph)
-        except BackendError:
-            del self._recordings[key]
-            raise
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except BackendError as error:
+        raise _RefusedError(str(error)) from error

@@ -18,6 +18,8 @@ from sam2edge.errors import BackendError
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream and the default stream, which PyTorch uses, do not wait for each other.
 Otherwise what PyTorch queues during a recording would break the recording."""
+DISABLE_TIMING = 2
+"""CU_EVENT_DISABLE_TIMING: an event that is only waited for, which is the fastest kind."""
 
 _lock = threading.Lock()
 
@@ -36,9 +38,15 @@ class Context:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Make the context current in this thread, and turn errors of CUDA into BackendError."""
-        self._primary.push()
         try:
-            yield
+            self._primary.push()
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(self.cuda.Error):  # after an error of the GPU this fails too, and says less
+                    self.cuda.Context.pop()
+                raise
+            self.cuda.Context.pop()
         except self.cuda.MemoryError as error:
             raise out_of_memory(str(error)) from error
         except self.cuda.Error as error:
@@ -46,8 +54,6 @@ class Context:
                 f"CUDA failed: {error}; the queued work is lost. If this repeats, restart the process, and see "
                 "`sam2edge doctor`"
             ) from error
-        finally:
-            self.cuda.Context.pop()
 
 
 def out_of_memory(reason: str) -> BackendError:

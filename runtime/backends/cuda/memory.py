@@ -1,11 +1,14 @@
-"""Arrays on the GPU, page-locked arrays on the host, and when their memory may be used again.
+"""Arrays on the GPU, page-locked arrays on the host, and when what queued work uses may be freed.
 
 An array may be dropped while queued work still reads or writes it. Its memory is reused only after every stream was
-waited for since then.
+waited for since then; so are recorded graphs and TensorRT's contexts freed. The garbage collector, which drops them in
+any thread at any moment, neither waits nor calls CUDA: waiting for a stream that is being recorded spoils its
+recording.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import math
@@ -13,6 +16,7 @@ import operator
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,11 +73,11 @@ class _Handle:
 
 @dataclass(eq=False)
 class _Block:
-    """Memory that pycuda allocated, with its size in bytes."""
+    """Something that queued work may use, and how to free it; memory on the GPU has an address and can be reused."""
 
-    allocation: Any
-    size: int
-    on_gpu: bool
+    free: Callable[[], object]
+    size: int = 0
+    address: int = 0
 
 
 @dataclass(eq=False)
@@ -98,12 +102,13 @@ class _Store:
 
     def free(self, block: _Block) -> None:
         with self.context.active():
-            block.allocation.free()
+            block.free()
 
     def free_all(self) -> None:
         while self.dropped:
-            self.free(self.dropped.popleft()[1])
-        with self.context.active():
+            with contextlib.suppress(BackendError):  # nobody could handle it, and after it the GPU has freed everything
+                self.free(self.dropped.popleft()[1])
+        with contextlib.suppress(BackendError), self.context.active():
             self.streams.clear()
 
 
@@ -142,7 +147,7 @@ class Memory:
         block = self._take(size)
         handle = _Handle()
         weakref.finalize(handle, self._drop, block)
-        return CudaArray(handle, int(block.allocation), shape, kind)
+        return CudaArray(handle, block.address, shape, kind)
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
         """Make an array of zeros on the GPU; it is filled when this returns."""
@@ -162,44 +167,50 @@ class Memory:
             memory = self._context.cuda.pagelocked_empty(size, np.uint8)
         # pycuda's own array would be freed where the last of its views goes, in any thread
         buffer = (ctypes.c_uint8 * size).from_address(memory.ctypes.data)
-        finalizer = weakref.finalize(buffer, self._drop, _Block(memory.base, size, on_gpu=False))
+        finalizer = weakref.finalize(buffer, self._drop, _Block(memory.base.free))
         finalizer.atexit = False  # queued work may still write there
         array: Array = np.frombuffer(memoryview(buffer), kind, math.prod(shape)).reshape(shape)
         array[...] = 0
         return array
 
+    def free_later(self, owner: object, free: Callable[[], object]) -> None:
+        """Call `free` with the context current, when `owner` is gone and what was queued until then is done."""
+        weakref.finalize(owner, self._drop, _Block(free))
+
     def settle(self, keep: int = _KEPT) -> None:
-        """Free dropped memory that no stream uses any more, except `keep` bytes on the GPU."""
+        """Free what was dropped and no stream uses any more, except `keep` bytes on the GPU."""
         with self._lock:
-            for tick, block in self._all_dropped():
-                if self._is_unused(tick) and not (block.on_gpu and (keep := keep - block.size) >= 0):
+            for tick, block in self._each_dropped():
+                unused, kept = self._is_unused(tick), bool(block.address) and block.size <= keep
+                if unused and not kept:
                     self._store.free(block)
-                else:
-                    self._store.dropped.append((tick, block))
+                    continue
+                self._store.dropped.append((tick, block))
+                keep -= block.size if unused else 0
 
     def _take(self, size: int) -> _Block:
         with self._lock:
-            reused = None
-            for tick, block in self._all_dropped():
-                if reused is None and block.on_gpu and block.size == size and self._is_unused(tick):
-                    reused = block
-                else:
-                    self._store.dropped.append((tick, block))
-        if reused is not None:
-            return reused
+            for tick, block in self._each_dropped():
+                if block.address and block.size == size and self._is_unused(tick):
+                    return block
+                self._store.dropped.append((tick, block))
         try:
             return self._allocate(size)
         except BackendError:
             self.settle(keep=0)
             return self._allocate(size)
 
-    def _all_dropped(self) -> list[tuple[int, _Block]]:
-        """Take them out one by one, since the garbage collector may add some meanwhile."""
-        return [self._store.dropped.popleft() for _ in range(len(self._store.dropped))]
+    def _each_dropped(self) -> Iterator[tuple[int, _Block]]:
+        """Take out one after the other of those that are there now; the garbage collector may add some meanwhile."""
+        for _ in range(len(self._store.dropped)):
+            if not self._store.dropped:
+                return  # freed by a stream that the garbage collector ended
+            yield self._store.dropped.popleft()
 
     def _allocate(self, size: int) -> _Block:
         with self._context.active():
-            return _Block(self._context.cuda.mem_alloc(size), size, on_gpu=True)
+            memory = self._context.cuda.mem_alloc(size)
+        return _Block(memory.free, size, int(memory))
 
     def _is_unused(self, tick: int) -> bool:
         return all(timeline.is_past(tick) for timeline in self._timelines)

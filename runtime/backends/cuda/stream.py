@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import driver
-from sam2edge.runtime.backends.cuda.context import NON_BLOCKING, Context
+from sam2edge.runtime.backends.cuda.context import DISABLE_TIMING, NON_BLOCKING, Context
 from sam2edge.runtime.backends.cuda.memory import CudaArray, Memory, Timeline
 
 
@@ -20,17 +21,17 @@ class Stream:
     """
 
     def __init__(self, context: Context, memory: Memory) -> None:
-        self.context, self._memory = context, memory
-        with context.active():
-            self._streams = [context.cuda.Stream(NON_BLOCKING)]  # a list, which `_destroy_stream` can empty
+        self.context, self.memory = context, memory
+        with context.active():  # in a list, which `_destroy_stream` can empty
+            self._made = [context.cuda.Stream(NON_BLOCKING), context.cuda.Event(DISABLE_TIMING)]
         self._timeline = memory.new_timeline()
         self.scratch: dict[Hashable, CudaArray] = {}
-        weakref.finalize(self, _destroy_stream, context, memory, self._timeline, self._streams, self.scratch)
+        weakref.finalize(self, _destroy_stream, context, memory, self._timeline, self._made, self.scratch)
 
     @property
     def pycuda(self) -> Any:
         """The pycuda.driver.Stream."""
-        return self._streams[0]
+        return self._made[0]
 
     @property
     def handle(self) -> int:
@@ -39,31 +40,40 @@ class Stream:
 
     def use(self) -> None:
         """Announce that work is going to be queued."""
-        self._timeline.used = self._memory.tick()
+        self._timeline.used = self.memory.tick()
 
     def wait(self) -> None:
         """Wait until all queued work is done; BackendError if it failed."""
-        begin = self._memory.tick()
+        begin = self.memory.tick()
         with self.context.active():
             self.pycuda.synchronize()
         self._timeline.waited = begin
 
-    def drain(self) -> None:
-        """Wait, for the garbage collector, which may run while another thread queues work.
+    def fence(self) -> Callable[[], None]:
+        """Return a function that waits until what is queued now is done; BackendError if it failed.
 
-        Work that failed has ended too. The thread that queued it gets the error; here nobody could handle it.
+        The fences of a stream share an event: after a later fence, an earlier one waits for the later one.
         """
-        with contextlib.suppress(BackendError), self.context.active():
-            self.pycuda.synchronize()
+        queued = self.memory.tick()
+        with self.context.active():
+            self._made[1].record(self.pycuda)
+
+        def wait() -> None:
+            with self.context.active():
+                self._made[1].synchronize()
+            self._timeline.waited = max(self._timeline.waited, queued)
+
+        return wait
 
 
 def _destroy_stream(
-    context: Context, memory: Memory, timeline: Timeline, streams: list[Any], scratch: dict[Any, Any]
+    context: Context, memory: Memory, timeline: Timeline, made: list[Any], scratch: dict[Any, Any]
 ) -> None:
-    with context.active():
-        with contextlib.suppress(context.cuda.Error):  # see Stream.drain
-            streams[0].synchronize()
-        streams.clear()
+    # Work that failed has ended too. The thread that queued it got the error; here nobody could handle it.
+    with contextlib.suppress(BackendError), context.active():
+        with contextlib.suppress(context.cuda.Error):
+            made[0].synchronize()
+        made.clear()
     memory.end_timeline(timeline)
     scratch.clear()
     with contextlib.suppress(BackendError):
@@ -71,19 +81,13 @@ def _destroy_stream(
 
 
 class RecordedGraph:
-    """A CUDA graph that can be launched on its stream, which is waited for before the graph is destroyed."""
+    """A CUDA graph that can be launched on its stream; it is destroyed when its work is done."""
 
     def __init__(self, stream: Stream, graph: int) -> None:
         self._stream = stream
         self._executable = driver.instantiate(graph)
-        weakref.finalize(self, _destroy_graph, stream, self._executable)
+        stream.memory.free_later(self, functools.partial(driver.destroy_executable, self._executable))
 
     def launch(self) -> None:
         """Queue all that was recorded. The context must be current."""
         driver.launch(self._executable, self._stream.handle)
-
-
-def _destroy_graph(stream: Stream, executable: int) -> None:
-    stream.drain()
-    with contextlib.suppress(BackendError), stream.context.active():
-        driver.destroy_executable(executable)

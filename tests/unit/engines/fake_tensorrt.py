@@ -68,7 +68,7 @@ class FakeTensorRT:
         self.calls: list[str] = []
         self.faults = SimpleNamespace(
             **dict.fromkeys(("build_error", "deserialize_error", "context_error", "run_error", "output_type"), ""),
-            **dict.fromkeys(("no_builder", "no_int8", "ignore_precision", "fused", "old_driver"), False),
+            **dict.fromkeys(("no_builder", "no_int8", "ignore_precision", "fused", "old_driver", "inspector"), False),
             during=lambda: None,
         )
         self.gpu = None
@@ -247,7 +247,8 @@ class INetworkDefinition:
                 continue  # part of their neighbours' kernels
             if types.get(node.output[0]) in (TensorProto.FLOAT, TensorProto.FLOAT16):
                 described = [{"Format/Datatype": "Half" if half else "Float"}]
-                layers.append({"Name": node.name, "LayerType": "kgen", "Outputs": described})
+                metadata = "\x1e".join(f"[ONNX Layer: {name}]" for name in (node.name, f"{node.name}/fused"))
+                layers.append({"Name": node.name, "LayerType": "kgen", "Outputs": described, "Metadata": metadata})
                 if (
                     node.input
                     and dequantised.issuperset(node.input[:2])
@@ -518,6 +519,7 @@ class IExecutionContext:
     def __init__(self, engine, without_memory, config=None):
         self._engine, self._built, self._without, self._config = engine, engine._built, without_memory, config
         self._shapes, self._addresses, self._memory, self._recorded = {}, {}, None, False
+        self._profile = -1 if engine._contexts else 0
         engine._contexts.add(self)
 
     def __del__(self):
@@ -527,10 +529,22 @@ class IExecutionContext:
     def _change(self):
         assert not self._recorded, "a context was touched that is in a recorded graph"
 
-    def set_input_shape(self, name, shape):
+    active_optimization_profile = property(lambda self: self._profile)
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
         self._change()
+        assert profile_index == 0
+        assert self._fake.gpu.streams[stream_handle].capturing is None
         if not self._built["shared"] and self._engine._contexts - {self}:
             self._engine._logger.log(ILogger.ERROR, "Profile 0 has been chosen by another IExecutionContext.")
+            return False
+        self._profile = profile_index
+        return True
+
+    def set_input_shape(self, name, shape):
+        self._change()
+        if self._profile < 0:
+            self._engine._logger.log(ILogger.ERROR, "No optimization profile has been set.")
             return False
         smallest, _, largest = self._built["profile"][name]
         if not all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True)):
@@ -542,6 +556,7 @@ class IExecutionContext:
     def set_tensor_address(self, name, address):
         self._change()
         assert name in self._built["tensors"]
+        assert address % 256 == 0, "the pointer must have at least 256-byte alignment"
         self._addresses[name] = address
         return True
 
@@ -650,4 +665,7 @@ class EngineInspector:
         layers = self._built["layers"]
         if set(self.execution_context._shapes) != set(self._built["profile"]):
             layers = [{**layer, "Outputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]} for layer in layers]
-        return json.dumps({"Layers": layers, "Bindings": self._built["tensors"]})
+        text = json.dumps({"Layers": layers, "Bindings": self._built["tensors"]})
+        if self._fake.faults.inspector:
+            return text[:-2]
+        return text.replace(r"\u001e", "\x1e") if self._fake.__version__.startswith("8") else text

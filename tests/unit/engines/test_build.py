@@ -301,6 +301,7 @@ def test_a_build_that_is_killed_leaves_what_was_there(monkeypatch, nano, tmp_pat
         ("build_error", "No implementation of X", "image_encoder: .*could not build the engine: No implementation"),
         ("deserialize_error", "OutOfMemory: 9 GiB", "image_encoder: .*; OutOfMemory: 9 GiB"),
         ("context_error", "OutOfMemory: 9 GiB", "image_encoder: .*; OutOfMemory: 9 GiB"),
+        ("inspector", True, "image_encoder: TensorRT .* describes the engine's layers in JSON that cannot be read"),
     ],
 )
 def test_a_failed_build_says_why(fake, nano, tmp_path, fault, value, message):

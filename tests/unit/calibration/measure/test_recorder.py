@@ -98,7 +98,7 @@ def test_nothing_is_counted_twice(nano: Bundle) -> None:
         (kind, name)
         for kind in (Backend, GraphRunner)
         for name, value in vars(kind).items()
-        if isinstance(value, FunctionType) and name not in ("open", "new_stream")
+        if isinstance(value, FunctionType) and name not in ("open", "new_stream", "fence")
     ],
 )
 def test_every_method_is_passed_on(kind: type, method: str) -> None:
@@ -116,6 +116,17 @@ def test_every_method_is_passed_on(kind: type, method: str) -> None:
     assert len(passed.method_calls) == 1
     assert result is (None if signature.return_annotation == "None" else sentinel.result)
     assert (WAITING in recorder.take()) is (method.startswith("run") or method in ("download", "synchronize"))
+
+
+def test_waiting_at_a_fence_is_timed() -> None:
+    inner = create_autospec(Backend, instance=True)
+    wait = (recorder := Recorder(inner)).fence()
+    inner.fence.assert_called_once_with()
+    inner.fence.return_value.assert_not_called()
+    assert recorder.take() == {}
+    wait()
+    inner.fence.return_value.assert_called_once_with()
+    assert recorder.take().keys() == {WAITING}
 
 
 def test_work_on_another_stream_is_timed_too() -> None:

@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -165,6 +166,15 @@ def test_idle_streams_do_not_delay_reuse(gpu, backend):
     assert other.zeros((4,)).address != address
 
 
+def test_a_large_array_does_not_keep_small_ones_from_reuse(gpu, backend):
+    large, small = backend.zeros((65 << 20,), np.uint8), backend.zeros((4,))
+    address = small.address
+    del large, small
+    backend.synchronize()
+    assert gpu.used == 512
+    assert backend.zeros((4,)).address == address
+
+
 def test_forget_frees_memory(gpu, backend):
     keep = backend.zeros((8,))
     backend.zeros((100, 100))
@@ -231,17 +241,18 @@ def test_a_recording_holds_its_arrays(gpu, backend):
 
 
 def test_the_keys_used_last_are_kept(gpu, backend):
-    kept = [counting(backend) for _ in range(9)]
+    kept = [counting(backend) for _ in range(17)]
     for number, (_, _, steps, _) in enumerate(kept):
         for _ in range(3):
             backend.replay(number, steps)
-    assert len(gpu.graphs) == 8
+    backend.synchronize()
+    assert len(gpu.graphs) == 16
     for number, (source, result, steps, _) in reversed(list(enumerate(kept))):
         source[...] = number
         backend.replay(number, steps)
         backend.synchronize()
         assert result.tolist() == [number] * 4
-    assert [len(calls) for *_, calls in kept] == [4] + [3] * 8
+    assert [len(calls) for *_, calls in kept] == [4] + [3] * 16
 
 
 def test_keys_used_once_evict_no_recording(gpu, backend):
@@ -276,30 +287,109 @@ def test_an_error_of_the_steps_leaves_the_stream_usable(gpu, backend, time):
     assert gpu.launches
 
 
-def test_a_recording_or_launch_that_fails(gpu, backend):
-    _, _, steps, calls = counting(backend)
-    backend.replay("key", steps)
-    backend.replay("key", steps)
-    gpu.faults.end_capture = UNSUPPORTED
-    message = r"cuStreamEndCapture failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED \(900\): what CUDA says"
-    with pytest.raises(BackendError, match=message):
+@pytest.mark.parametrize("call", ["begin_capture", "end_capture", "instantiate"])
+def test_steps_that_cannot_be_recorded_are_called(gpu, backend, call):
+    """From then on, under every key for which it is so; only the first is reported."""
+    source, result, steps, calls = counting(backend)
+    setattr(gpu.faults, call, UNSUPPORTED)
+    message = r"does not record these steps .*CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED \(900\): what CUDA says.*one by one"
+    for key in ("one", "other"):
+        for frame in range(5):
+            source[...] = frame
+            with pytest.warns(RuntimeWarning, match=message) if (key, frame) == ("one", 2) else nullcontext():
+                backend.replay(key, steps)
+            backend.synchronize()
+            assert result.tolist() == [frame] * 4
+    setattr(gpu.faults, call, 0)
+    backend.replay("one", steps)
+    assert (gpu.launches, gpu.graphs) == (0, {})
+    assert len(calls) == 11 + (0 if call == "begin_capture" else 2)
+
+
+def test_a_launch_that_fails(gpu, backend):
+    _, _, steps, _ = counting(backend)
+    for _ in range(3):
         backend.replay("key", steps)
-    gpu.faults.end_capture = 0
-    for _ in range(4):
-        backend.replay("key", steps)
-    backend.synchronize()
-    assert (len(calls), gpu.launches) == (6, 2)
     gpu.faults.launch = INVALID
     with pytest.raises(BackendError, match="cuGraphLaunch failed with CUDA_ERROR_INVALID_VALUE"):
         backend.replay("key", steps)
 
 
-def test_waiting_within_the_steps_is_refused(gpu, backend):
-    backend.replay("key", backend.synchronize)
-    backend.replay("key", backend.synchronize)
-    with pytest.raises(BackendError, match="not permitted when stream is capturing"):
-        backend.replay("key", backend.synchronize)
+def test_steps_that_wait_are_not_recorded(gpu, backend):
+    """Waiting spoils a recording, whatever the steps do after it."""
+    source, result, steps, calls = counting(backend)
+
+    def waiting():
+        steps()
+        backend.synchronize()
+
+    for frame in range(5):
+        source[...] = frame
+        with pytest.warns(RuntimeWarning, match="not permitted when stream is cap") if frame == 2 else nullcontext():
+            backend.replay("key", waiting)
+        assert result.tolist() == [frame] * 4
+    assert (len(calls), gpu.launches) == (6, 0)
+
+
+def test_what_is_dropped_during_a_recording_does_not_spoil_it(gpu, backend):
+    """The garbage collector may find an old recording at any moment."""
+    source, result, steps, _ = counting(backend)
+    for key in ("old", "new"):
+        for _ in range(3 if key == "old" else 2):
+            backend.replay(key, steps)
+    old = [backend._recordings.pop("old")]
+
+    def dropping():
+        steps()
+        old.clear()
+        gc.collect()
+
+    source[...] = 5
+    backend.replay("new", dropping)
     backend.synchronize()
+    assert result.tolist() == [5] * 4
+    assert (gpu.launches, len(gpu.graphs)) == (2, 1)
+
+
+# Fences
+
+
+def test_a_fence_waits_for_what_was_queued_before_it(backend):
+    source, result, steps, _ = counting(backend)
+    two, later = stored(backend, np.full(4, 2, np.float32)), backend.staging((4,))
+    source[...] = 1
+    steps()
+    wait = backend.fence()
+    backend.copy(two, later)
+    wait()
+    assert (result.tolist(), later.tolist()) == ([1] * 4, [0] * 4)
+    wait()
+    assert later.tolist() == [0] * 4
+    backend.synchronize()
+    assert later.tolist() == [2] * 4
+    wait()
+
+
+def test_memory_that_later_work_uses_is_not_reused(backend):
+    first, later = (stored(backend, np.full(4, value, np.float32)) for value in (1, 2))
+    found = [backend.staging((4,)) for _ in range(2)]
+    backend.copy(first, found[0])
+    addresses = first.address, later.address
+    del first
+    wait = backend.fence()
+    backend.copy(later, found[1])
+    del later
+    wait()
+    assert {backend.zeros((4,)).address, (array := backend.zeros((4,))).address} & {*addresses} == {addresses[0]}
+    backend.synchronize()
+    assert [host.tolist() for host in found] == [[1] * 4, [2] * 4]
+    assert array.nbytes == 16
+
+
+def test_a_fence_within_steps_is_refused(backend):
+    backend.replay("key", backend.fence)
+    with pytest.raises(BackendError, match=r"fence\(\) was called within the steps"):
+        backend.replay("key", backend.fence)
 
 
 def test_steps_within_steps_are_refused(backend):
@@ -335,10 +425,10 @@ def test_streams_work_side_by_side(gpu, backend):
 
 
 def test_an_error_of_the_gpu(gpu, backend):
-    gpu.faults.synchronize = True
+    gpu.faults.kernel = True
     with pytest.raises(BackendError, match="CUDA failed: cuStreamSynchronize failed: an illegal memory access"):
         backend.synchronize()
-    gpu.faults.synchronize = False
+    gpu.faults.kernel = False
 
 
 def test_after_an_error_of_the_gpu_everything_is_freed_silently(gpu):
@@ -349,7 +439,7 @@ def test_after_an_error_of_the_gpu_everything_is_freed_silently(gpu):
     for _ in range(3):
         backend.replay("key", steps)
     backend.synchronize()
-    gpu.faults.synchronize = True
+    gpu.faults.kernel = True
     with pytest.raises(BackendError, match="an illegal memory access"):
         backend.forget()
     del backend, fork, source, result, steps, _

@@ -487,6 +487,8 @@ def test_wrong_arrays(backend, encoder):
         runner.run_into(there, {"memory": memory[0]})
     with pytest.raises(BackendError, match=r"features must be float32.* but is float16"):
         runner.run_into({**there, "features": backend.zeros((1, 256, 8, 8), np.float16)}, {})
+    with pytest.raises(BackendError, match="object_score must begin at a multiple of 256 bytes but is the part of an"):
+        runner.run_into({**there, "object_score": backend.zeros((3, 1))[1:]}, {"memory": memory})
     with pytest.raises(BackendError, match=r"memory_encoder\.onnx has no output mask; it has memory"):
         runner.run_into(there, {"mask": memory})
     with pytest.raises(BackendError, match=r"memory_encoder\.onnx has no masks; it has features, mask"):
