@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,11 +142,12 @@ class TensorRTBackend(CudaBackend):
         )
         return _Runner(self, signature, engine, self._api)
 
-    def replay(self, key: Hashable, steps: Callable[[], None]) -> None:
-        super().replay(key, steps)
+    def fence(self) -> Callable[[], None]:
+        wait = super().fence()
         with self.exclusive():
             for cache in self._loaded.caches():
-                cache.frame()
+                cache.frame()  # each has one fence
+        return wait
 
     def forget(self) -> None:
         with self.exclusive():

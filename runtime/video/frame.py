@@ -62,8 +62,9 @@ class TrackedFrame:
     """A frame with room for `capacity` objects, of which `count` rows are in use.
 
     Its arrays are allocated once and reused. What passes from graph to graph stays on the device; only logits,
-    predicted IoUs and object scores are downloaded. `loader` and `staging` may serve several frames, since every method
-    but `delete` and `_remember` waits until its work is done.
+    predicted IoUs and object scores are downloaded, and nobody waits for the memory encoder: what reads the memories is
+    queued after it, and its error is raised by the next call that waits. `loader` and `staging` may serve several
+    frames, since `track` waits until it has read what they hold.
 
     Attributes:
         times: [count] frames that each object remembered before this one.
@@ -77,7 +78,9 @@ class TrackedFrame:
         self._arrays = {name: graphs.zeros(graph, name, capacity) for graph, names in OUTPUTS.items() for name in names}
         self._host = {name: self._backend.staging(self._arrays[name].shape) for name in _ON_HOST}
         self._first, self._prompted = np.zeros(capacity, bool), np.zeros(capacity, bool)
-        self._corrected = False
+        # Whether to encode the memories again before they are written to the bank: the objects have changed since, or
+        # a call that waits may have failed because the memory encoder did
+        self._outdated = False
         self.count = 0
         self.times: Times = np.zeros(0, np.int64)
         self.doubtful: Times = np.zeros(0, np.int64)
@@ -98,13 +101,13 @@ class TrackedFrame:
     ) -> None:
         """Find the objects of the frame before in a frame of pixels or its embedding.
 
-        An error leaves the frame before as it was.
+        An error, which may be the frame before's memory encoder's, leaves that frame as it was.
         """
         times = np.zeros(0, np.int64) if before is None else before._remember(bank, rules)
         memories = bank.read(times)
         self.count = n = len(times)
         self.times, self.doubtful = times, np.zeros(n, np.int64)
-        self._first[:n] = self._prompted[:n] = self._corrected = False
+        self._first[:n] = self._prompted[:n] = self._outdated = False
         pixels = not isinstance(frame, Embedding)
         if isinstance(frame, Embedding):
             self._size = frame.size
@@ -117,9 +120,12 @@ class TrackedFrame:
         if n:
             ages = {name: self._staging.stage(name, memories[name]) for name in ("memory_age", "pointer_age")}
             values = {**self._unprompted(n), "memory": memories["memory"], "pointers": memories["pointers"]}
-        key = self._key, pixels and self._loader.generation, n
-        self._backend.replay(key, lambda: self._queue_steps(n, pixels, ages, values))
-        self._backend.synchronize()
+        find = "find", self._key, pixels and self._loader.generation, n
+        self._backend.replay(find, lambda: self._queue_search(n, pixels, ages, values))
+        wait_for_masks = self._backend.fence()
+        if n:
+            self._backend.replay(("remember", self._key, n), lambda: self._queue_memories(values["binarize"]))
+        wait_for_masks()
         if before is not None:
             self.doubtful = np.where(rules.is_sure(self.objects()), 0, before.doubtful + 1)
 
@@ -127,11 +133,11 @@ class TrackedFrame:
         """Write what the objects remember of this frame, and return each object's time after it."""
         objects = self.objects()
         keeps, conditions = rules.keeps(objects), rules.conditions(objects)
-        if self._corrected and self.count:  # until another frame is tracked here, since queued work may be lost
+        if self._outdated and self.count:
             binarize = self._staging.stage("binarize of a correction", objects.prompted)
             self._backend.copy(binarize.host, binarize.device)
-            rows = {name: self._arrays[name][: self.count] for name in ("mask", "object_score")}
-            self._run("memory_encoder", {**self._maps, **rows, "binarize": binarize.device})
+            self._queue_memories(binarize.device)
+        self._outdated = True  # if this is called again, the next frame failed, and work that was queued may be lost
         for row in np.flatnonzero(keeps).tolist():
             memory, pointer = self._arrays["memory"][row], self._arrays["pointer"][row]
             bank.write(row, int(self.times[row]), memory, pointer, bool(conditions[row]))
@@ -142,8 +148,10 @@ class TrackedFrame:
         values = {**unprompted(self._graphs.model, n), "binarize": np.zeros(n, bool)}
         return {name: self._staging.constant(name, value) for name, value in values.items()}
 
-    def _queue_steps(self, n: int, pixels: bool, ages: Mapping[str, Staged], values: Mapping[str, DeviceArray]) -> None:
-        """Queue all work on a frame; see Backend.replay."""
+    def _queue_search(
+        self, n: int, pixels: bool, ages: Mapping[str, Staged], values: Mapping[str, DeviceArray]
+    ) -> None:
+        """Queue all that finds the objects; see Backend.replay."""
         if pixels:
             self._graphs.run_into("image_encoder", {"image": self._loader.load()}, self._maps)
         if n:
@@ -153,7 +161,11 @@ class TrackedFrame:
             values = find_objects(self._run, values)
             for name, array in self._host.items():
                 self._backend.copy(values[name], array[:n])
-            self._run("memory_encoder", values)
+
+    def _queue_memories(self, binarize: DeviceArray) -> None:
+        """Queue the run that encodes what the objects remember of this frame; see Backend.replay."""
+        found = {name: self._arrays[name][: self.count] for name in ("mask", "object_score")}
+        self._run("memory_encoder", {**self._maps, **found, "binarize": binarize})
 
     def _run(self, graph: str, values: Mapping[str, DeviceArray]) -> Mapping[str, DeviceArray]:
         outputs = {name: self._arrays[name][: self.count] for name in OUTPUTS[graph]}
@@ -162,11 +174,13 @@ class TrackedFrame:
 
     def prompt(self, row: int, prompt: EncodedPrompt) -> None:
         """Prompt the object of a row, or, after the last one, a new object."""
+        self._outdated = True
         known = self.objects().row(row) if row < self.count else None
         self.write(row, prompt_object(self._graphs, self.embedding, known, prompt))
 
     def snapshot(self, row: int) -> tuple[ObjectStates, int]:
         """Return copies of what `write` overwrites in a row: `write(row, *snapshot(row))` restores it."""
+        self._outdated = True
         values = self.objects().row(row)
         copies = {name: getattr(values, name).copy() for name in ("first", "prompted", *_ON_HOST)}
         pointer = self._backend.download(values.pointer)
@@ -174,6 +188,7 @@ class TrackedFrame:
 
     def write(self, row: int, values: ObjectStates, doubtful: int = 0) -> None:
         """Overwrite a row with the only row of `values`, or append it. doubtful: see the class."""
+        self._outdated = True
         names = ["pointer", *_ON_HOST, *(["conditioned"] if row == self.count else [])]  # prompts do not change this
         self._graphs.upload(*((getattr(values, name), self._arrays[name][row : row + 1]) for name in names))
         # Only now, since the upload may fail
@@ -182,7 +197,6 @@ class TrackedFrame:
             self.times, self.doubtful = np.append(self.times, 0), np.append(self.doubtful, 0)
         self.doubtful[row] = doubtful
         self._first[row], self._prompted[row] = values.first[0], values.prompted[0]
-        self._corrected = True
         for name, array in self._host.items():
             array[row] = getattr(values, name)[0]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,7 +83,74 @@ def test_a_steady_frame_waits_once_and_allocates_nothing(nano: Bundle, clip: Fra
         allocated, waits, replayed = device.allocated, device.waits, device.replayed
         for frame in clip[10:20]:
             tracker.track(frame)
-        assert (device.allocated, device.waits, device.replayed) == (allocated, waits + 10, replayed + 10)
+        assert (device.allocated, device.waits, device.replayed) == (allocated, waits + 10, replayed + 20)
+
+
+def test_masks_do_not_wait_for_the_memory_encoder(nano: Bundle, clip: Frames) -> None:
+    """Which has run before the next frame is looked at."""
+    before, *masks = (
+        f"{graph}.onnx" for graph in ("memory_encoder", "image_encoder", "memory_attention", "mask_decoder")
+    )
+    with VideoTracker(nano, device := SimulatedDevice(), max_objects=2) as tracker:
+        tracker.track(clip[0])
+        tracker.prompt(1, box=BALL)
+        for frame in clip[1:10]:  # called, and recorded
+            device.done.clear()
+            tracker.track(frame)
+            assert device.done == [before, *masks]
+    assert device.done == [before, *masks, before]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda tracker, frame: tracker.track(frame),
+        lambda tracker, frame: tracker.prompt(1, points=[[138, 84]]),
+        lambda tracker, frame: tracker.prompt(2, box=BLOCK),
+    ],
+    ids=["track", "correct", "join"],
+)
+@pytest.mark.parametrize("count", [3, 9], ids=["called", "recorded"])
+def test_the_next_call_raises_an_error_of_the_memory_encoder(
+    nano: Bundle, clip: Frames, call: Callable[[VideoTracker, Frames], FrameResult], count: int
+) -> None:
+    """Repeated, it has the result that it would have had, and so have all frames after it."""
+
+    def results(failing: bool) -> list[FrameResult]:
+        with VideoTracker(nano, device := SimulatedDevice(), max_objects=2) as tracker:
+            tracker.track(clip[0])
+            tracker.prompt(1, box=BALL)
+            for frame in clip[1:count]:
+                tracker.track(frame)
+            device.synchronize()  # what is queued runs without the fault
+            if not failing:
+                found = tracker.track(clip[count])
+            else:
+                with pytest.MonkeyPatch.context() as patch:
+
+                    def fail(inputs: object) -> None:
+                        device.stream.pycuda.pending.clear()
+                        raise device.gpu.driver.LaunchError("an illegal memory access")
+
+                    runner: Any = tracker._graphs._graphs["memory_encoder"]
+                    patch.setattr(runner._inner, "run", fail)
+                    found = tracker.track(clip[count])
+                    with pytest.raises(BackendError, match="an illegal memory access"):
+                        call(tracker, clip[count + 1])
+            return [found, call(tracker, clip[count + 1]), *map(tracker.track, clip[count + 2 : count + 5])]
+
+    assert_close(results(True), results(False))
+
+
+def test_close_raises_an_error_of_the_memory_encoder(nano: Bundle, clip: Frames) -> None:
+    tracker = VideoTracker(nano, device := SimulatedDevice(), max_objects=1)
+    tracker.track(clip[0])
+    tracker.prompt(1, box=BALL)
+    tracker.track(clip[1])
+    device.gpu.faults.kernel = True
+    with pytest.raises(BackendError, match="an illegal memory access"):
+        tracker.close()
+    device.gpu.faults.kernel = False
 
 
 @pytest.mark.parametrize("graph", ["image_encoder", "memory_attention", "mask_decoder", "memory_encoder"])
@@ -127,7 +196,7 @@ def test_a_correction_survives_the_loss_of_queued_work(
             tracker.track(clip[1])
             tracker.prompt(1, points=[[262, 60]])
             if failing:
-                monkeypatch.setattr(device, "synchronize", lose)
+                monkeypatch.setattr(device, "fence", lambda: lose)
                 with pytest.raises(BackendError, match="is lost"):
                     tracker.track(clip[2])
                 monkeypatch.undo()
