@@ -29,6 +29,7 @@ from sam2edge.bundle.engines import (
     write_manifest,
 )
 from sam2edge.engines import timing_cache
+from sam2edge.engines.float_weights import with_float_weights
 from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, half, island_nodes, small_weights
 from sam2edge.engines.layer_precision import check_precision, count_precisions
 from sam2edge.engines.profiles import PRESETS, Preset, profile
@@ -184,7 +185,8 @@ def _load_graph(bundle: Bundle, name: str) -> tuple[onnx.ModelProto, str]:
 def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool, float_io: bool) -> _Typed:
     """Give a graph the types of its engine. Intermediate graphs are freed on return.
 
-    Unless TensorRT reads `half_scales`, an INT8 graph stays as it is, and flags set the types of its engine.
+    Unless TensorRT reads `half_scales`, an INT8 graph keeps all types but those of its weights, and flags set those of
+    the engine.
     """
     float_nodes, small = set[str](), dict[str, int]()
     typed = model
@@ -198,7 +200,10 @@ def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool
         types = {value.name: value.type.tensor_type.elem_type for value in values}
         return {name: onnx.helper.tensor_dtype_to_np_dtype(dtype).name for name, dtype in types.items()}
 
-    content = (typed if precision == "fp16" or half_scales else model).SerializeToString()
+    if precision == "int8" and not half_scales:
+        content = with_float_weights(model).SerializeToString()
+    else:
+        content = typed.SerializeToString()
     quantized = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
     return _Typed(content, dtypes(typed.graph.input), dtypes(typed.graph.output), float_nodes, small, quantized)
 

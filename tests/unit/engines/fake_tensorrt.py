@@ -328,6 +328,12 @@ class OnnxParser:
                 for node in parsed.graph.node
                 if node.op_type == "Conv" and made.intersection(node.input[2:])
             ]
+            constants = {tensor.name: tensor.data_type for tensor in parsed.graph.initializer}
+            bad += [
+                f"{node.name}: Invalid weights type of Int8"
+                for node in parsed.graph.node
+                if node.input and constants.get(node.input[0]) == TensorProto.INT8
+            ]
         self._errors = [SimpleNamespace(desc=lambda: "; ".join(bad))] if bad else []
         self._network._model = parsed
         self._network.name = parsed.graph.name
