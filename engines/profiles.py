@@ -36,9 +36,9 @@ PRESETS = {
 def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
     """Return the smallest, usual and largest shape of every dynamic input of a graph.
 
-    Kernels are chosen for the usual shape: a full memory bank, one object, and the two padding points that objects
-    without a prompt get; 1280×720 for frames to resize. P = 0 is for an image prompted with a mask alone, which a
-    padding point would change.
+    Kernels are chosen for the usual shape: a full memory bank, the limits' `usual_objects`, and the two padding points
+    that objects without a prompt get; 1280×720 for frames to resize. P = 0 is for an image prompted with a mask alone,
+    which a padding point would change.
     """
     if graph == RESIZE:
         size, side = model.image_size, limits.side
@@ -53,7 +53,7 @@ def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
     pointers = limits.conditioning_frames + model.max_pointers - 1
     axes = {
         "B": (1, 1, limits.images),
-        "N": (1, 1, objects),
+        "N": (1, limits.usual_objects, objects),
         "T": (1, slots, slots),
         "K": (1, pointers, pointers),
         "P": (0, 2, limits.points + 1),  # the last point is padding

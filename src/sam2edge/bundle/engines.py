@@ -17,7 +17,7 @@ from typing import Any
 
 from sam2edge import checks
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.errors import DamagedEngineError, EngineError, StaleEngineError
+from sam2edge.errors import DamagedEngineError, EngineError, InputError, StaleEngineError
 from sam2edge.files import user_path
 
 FORMAT = "sam2edge-engines"
@@ -41,10 +41,11 @@ _FOLDERS = {TENSORRT: "", RTX: "rtx"}
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest inputs that engines accept; InputError for a value below 1.
+    """The largest inputs that engines accept, and the usual number of objects; InputError for a value below 1.
 
     Attributes:
         objects: Objects that are tracked at a time.
+        usual_objects: For how many objects kernels are chosen, at most `objects`.
         conditioning_frames: VideoTracker's max_conditioning_frames.
         prompts: Prompts in one run of the mask decoder on images (AutomaticMaskGenerator's points_per_batch).
         points: Points of one prompt; a box counts as two.
@@ -53,6 +54,7 @@ class Limits:
     """
 
     objects: int = 16
+    usual_objects: int = 1
     conditioning_frames: int = 1
     prompts: int = 64
     points: int = 16
@@ -62,6 +64,11 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             checks.integer(field.name, getattr(self, field.name), 1)
+        if self.usual_objects > self.objects:
+            raise InputError(
+                f"usual_objects must be at most the largest number of objects, {self.objects}, but got "
+                f"{self.usual_objects}"
+            )
 
 
 @dataclass(frozen=True)

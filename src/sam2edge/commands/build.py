@@ -23,6 +23,7 @@ _PRECISIONS = ("fp16", "fp32", "int8", "auto")
 _PRODUCTS = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 _LIMITS = {
     "objects": ("--max-objects", "objects tracked at a time"),
+    "usual_objects": ("--usual-objects", "objects usually tracked, for which kernels are chosen"),
     "conditioning_frames": ("--max-conditioning-frames", "conditioning frames of an object"),
     "prompts": ("--max-prompts", "prompts in one run of the mask decoder on images"),
     "points": ("--max-points", "points of one prompt"),

@@ -402,9 +402,16 @@ def test_a_tensorrt_that_is_not_known(monkeypatch, nano, version):
         build(nano)
 
 
-def test_limits_below_one(nano, capsys):
-    assert main(["build", str(nano.path), "--max-batch", "0"]) == 2
-    assert "images must be an integer of at least 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--max-batch", "0"], "images must be an integer of at least 1"),
+        (["--usual-objects", "5", "--profile", "jetson"], "--usual-objects must be at most the .* of objects, 4, but"),
+    ],
+)
+def test_limits_that_are_refused(nano, capsys, option, message):
+    assert main(["build", str(nano.path), *option]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_int8(fake, nano_int8, tmp_path):
@@ -441,12 +448,12 @@ def test_the_command(monkeypatch, nano, tmp_path, capsys):
     bundle = tmp_path / "nano"
     bundle.symlink_to(nano.path)
     arguments = ["build", str(bundle), "-o", str(tmp_path / "out"), "--profile", "jetson", "--max-objects", "2"]
-    assert main([*arguments, "--workspace", "256", "--attention", "narrow"]) == 0
+    assert main([*arguments, "--usual-objects", "2", "--workspace", "256", "--attention", "narrow"]) == 0
     printed = capsys.readouterr().out
     assert "for tensorrt 10.3.0, Fake RTX, compute capability 8.9\n" in printed
     assert re.search(r"memory_attention +\S+ +1\.0 +\d+ fp16", printed)
     data = json.loads((tmp_path / "out" / "engines.json").read_text())
-    assert data["limits"] == dataclasses.asdict(Limits(objects=2, prompts=16))
+    assert data["limits"] == dataclasses.asdict(Limits(objects=2, usual_objects=2, prompts=16))
     assert data["workspace"] == 256 << 20
     assert data["engines"]["memory_attention"]["attention"] == "narrow"
 

@@ -11,6 +11,7 @@ from sam2edge import Bundle, ImagePredictor, VideoTracker
 from sam2edge.bundle import GRAPHS
 from sam2edge.bundle.engines import Limits
 from sam2edge.engines.profiles import PRESETS, profile
+from sam2edge.errors import InputError
 from tests.helpers import Counting
 
 
@@ -22,6 +23,18 @@ def test_memory_attention(nano: Bundle) -> None:
         "pointers": ((1, 1, 256), (1, 17, 256), (3, 17, 256)),
         "pointer_age": ((1, 1), (1, 17), (3, 17)),
     }
+
+
+@pytest.mark.parametrize("graph", ["memory_attention", "mask_decoder", "memory_encoder"])
+def test_kernels_are_chosen_for_the_usual_number_of_objects(nano: Bundle, graph: str) -> None:
+    usual = {name: shapes[1] for name, shapes in profile(nano.model, Limits(usual_objects=8), graph).items()}
+    one = {name: shapes[1] for name, shapes in profile(nano.model, Limits(), graph).items()}
+    assert usual == {name: (8, *shape[1:]) for name, shape in one.items()}
+
+
+def test_more_objects_are_usual_than_possible() -> None:
+    with pytest.raises(InputError, match="usual_objects must be at most the largest number of objects, 2, but got 3"):
+        Limits(objects=2, usual_objects=3)
 
 
 def test_mask_decoder_takes_the_objects_and_the_prompts(nano: Bundle) -> None:
