@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -110,29 +110,6 @@ def image_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float) 
     return crops
 
 
-def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[tuple[int, int, Floats]]:
-    """Resize logits float32 [N,h,w] to `size` (H,W), but of each mask only the part outside which all are ≤ `level`.
-
-    Upsampling all candidates of an image in full would take longer than the model on small devices. Bilinear values
-    lie between those that they are made of, so nothing above `level` can appear away from the low-resolution pixels
-    above it: only their neighbourhood is resized, and the result is the same as with
-    torch.nn.functional.interpolate(align_corners=False). Only values at the edge of a part that are not above `level`
-    may differ.
-
-    Yields:
-        x, y of the part's upper left pixel, and its logits; of a mask that is nowhere above `level`, an arbitrary part.
-    """
-    above = logits > np.float32(level)
-    for mask, in_row, in_column in zip(logits, above.any(axis=2), above.any(axis=1), strict=True):
-        rows, columns = np.flatnonzero(in_row), np.flatnonzero(in_column)
-        if not len(rows):
-            rows = columns = np.zeros(1, np.intp)
-        (top, bottom), (y0, y1) = _aligned(rows, len(mask), size[0])
-        (left, right), (x0, x1) = _aligned(columns, mask.shape[1], size[1])
-        part = mask[top:bottom, left:right]
-        yield x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-
-
 def without_duplicates(candidates: Sequence[Candidate], scores: Sequence[float], threshold: float) -> list[Candidate]:
     """Keep the higher score of any two candidates whose boxes overlap by an IoU above `threshold`; best score first."""
     boxes = [candidate.mask.box for candidate in candidates]
@@ -186,15 +163,3 @@ def _iou(box: Floats, others: Floats) -> Floats:
 def _spans(length: int, count: int, overlap: int) -> list[Span]:
     span = math.ceil((overlap * (count - 1) + length) / count)
     return [(i * (span - overlap), min(i * (span - overlap) + span, length)) for i in range(count)]
-
-
-def _aligned(used: npt.NDArray[np.intp], low: int, high: int) -> tuple[Span, Span]:
-    """Return the span around `used` of `low` pixels, and the same of `high`: both begin and end between two pixels.
-
-    They reach one low-resolution pixel further on each side, since a pixel affects values up to its neighbour's centre.
-    """
-    step = low // math.gcd(low, high)
-    first = max(int(used[0]) - 1, 0) // step
-    last = -(-min(int(used[-1]) + 2, low) // step)
-    scaled = high * step // low
-    return (first * step, last * step), (first * scaled, last * scaled)

@@ -27,14 +27,13 @@ from sam2edge.runtime.image.candidates import (
     Crop,
     PackedMask,
     image_crops,
-    patches,
     point_grid,
     without_duplicates,
     without_small_components,
 )
 from sam2edge.runtime.image.predictor import ImagePredictor
 from sam2edge.runtime.media import rle
-from sam2edge.runtime.model.logits import LOGIT_LIMIT, stability_score
+from sam2edge.runtime.model.logits import LOGIT_LIMIT, patches, stability_score
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.types import Bools, Floats, Frame, Progress
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import cv2
@@ -29,6 +30,29 @@ def upsample(logits: Floats, size: tuple[int, int]) -> Floats:
     for index in np.ndindex(logits.shape[:-2]):
         cv2.resize(logits[index], (width, height), dst=out[index], interpolation=cv2.INTER_LINEAR)
     return out
+
+
+def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[tuple[int, int, Floats]]:
+    """Resize logits float32 [N,h,w] to `size` (H,W), but of each mask only the part outside which all are ≤ `level`.
+
+    An object covers little of its image, and the candidates of the mask generator would take longer than the model to
+    resize in full. Bilinear values lie between those that they are made of, so nothing above `level` can appear away
+    from the low-resolution pixels above it: only their neighbourhood is resized, and the result is the same as with
+    torch.nn.functional.interpolate(align_corners=False). Only values at the edge of a part that are not above `level`
+    may differ.
+
+    Yields:
+        x, y of the part's upper left pixel, and its logits; of a mask that is nowhere above `level`, an arbitrary part.
+    """
+    above = logits > np.float32(level)
+    for mask, in_row, in_column in zip(logits, above.any(axis=2), above.any(axis=1), strict=True):
+        rows, columns = np.flatnonzero(in_row), np.flatnonzero(in_column)
+        if not len(rows):
+            rows = columns = np.zeros(1, np.intp)
+        (top, bottom), (y0, y1) = _aligned(rows, len(mask), size[0])
+        (left, right), (x0, x1) = _aligned(columns, mask.shape[1], size[1])
+        part = mask[top:bottom, left:right]
+        yield x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
 
 
 def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float = 1.0) -> Floats:
@@ -65,3 +89,15 @@ def _areas(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     *leading, height, width = masks.shape
     flat = masks.reshape(math.prod(leading), height * width)
     return np.array([np.count_nonzero(mask) for mask in flat], np.int64).reshape(masks.shape[:-2])
+
+
+def _aligned(used: npt.NDArray[np.intp], low: int, high: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the span around `used` of `low` pixels, and the same of `high`: both begin and end between two pixels.
+
+    They reach one low-resolution pixel further on each side, since a pixel affects values up to its neighbour's centre.
+    """
+    step = low // math.gcd(low, high)
+    first = max(int(used[0]) - 1, 0) // step
+    last = -(-min(int(used[-1]) + 2, low) // step)
+    scaled = high * step // low
+    return (first * step, last * step), (first * scaled, last * scaled)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.runtime.model.logits import stability_score, upsample
+from sam2edge.runtime.model.logits import patches, stability_score
 from sam2edge.types import Floats
 
 State = Literal["visible", "occluded", "lost"]
@@ -65,6 +65,7 @@ class FrameResult:
     def masks(self) -> npt.NDArray[np.bool_]:
         """Masks at the frame's size, bool [N,H,W]: where the resized logits are > 0. Computed when first asked for."""
         masks = np.zeros((len(self.object_ids), *self.frame_size), bool)
-        for n in np.flatnonzero(self.visible):
-            np.greater(upsample(self.logits[n], self.frame_size), 0, out=masks[n])
+        visible = np.flatnonzero(self.visible)
+        for n, (x, y, patch) in zip(visible, patches(self.logits[visible], self.frame_size, 0), strict=True):
+            np.greater(patch, 0, out=masks[n, y : y + len(patch), x : x + patch.shape[1]])
         return masks
