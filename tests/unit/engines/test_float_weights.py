@@ -26,7 +26,7 @@ def test_weights_are_quantised_in_the_graph(nano_int8: Bundle, graph: str) -> No
     model = onnx.load(nano_int8.graph_path(graph))
     floats = with_float_weights(model)
     before, after = constants(model), constants(floats)
-    data = {node.input[0] for node in floats.graph.node}
+    data = {name for node in floats.graph.node for name in node.input[:1]}
     assert not [name for name in data if name in after and after[name].dtype == np.int8]
     weights = [node for node in floats.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in after]
     assert weights
