@@ -44,7 +44,9 @@ from sam2edge.types import Progress
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _FROM = 8.0
-"""The lowest compute capability that TensorRT for RTX builds for unless others are asked for."""
+"""The lowest compute capability that TensorRT for RTX builds for unless others are asked for, as by its own default.
+
+They are listed all the same: the default has one more, which has no name in its API, and a manifest must say which."""
 
 
 def build(

@@ -18,7 +18,7 @@ from tests.helpers import BALL, BLOCK, assert_close, clip_frames, graph_inputs
 STAND_IN = "onnx-cuda on a stand-in"
 
 
-@pytest.fixture(params=["onnx", "onnx-cuda", "tensorrt", STAND_IN])
+@pytest.fixture(params=["onnx", "onnx-cuda", "tensorrt", "tensorrt-rtx", STAND_IN])
 def backend(request: pytest.FixtureRequest, nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> Backend:
     if request.param == STAND_IN:
         install_onnxruntime(monkeypatch, request.getfixturevalue("gpu"))
@@ -27,9 +27,9 @@ def backend(request: pytest.FixtureRequest, nano: Bundle, monkeypatch: pytest.Mo
         opened = open_backend(request.param)
     except BackendError as error:
         pytest.skip(str(error))
-    if request.param == "tensorrt":
-        build(nano, precision="fp32", preset=SMALL)
-        return TensorRTBackend(default_directory(nano.path, "fp32"))  # tests/gpu has FP16
+    if request.param.startswith("tensorrt"):
+        build(nano, precision="fp32", product=request.param, preset=SMALL)
+        return TensorRTBackend(default_directory(nano.path, "fp32", request.param), request.param)  # tests/gpu has FP16
     return opened
 
 

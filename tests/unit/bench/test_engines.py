@@ -13,10 +13,11 @@ from sam2edge.bench import plan, worker
 from sam2edge.bench.cases import BenchmarkCase
 from sam2edge.bench.plan import Settings
 from sam2edge.bundle.engines import ENGINES, MANIFEST, Engines, Limits, default_directory
+from sam2edge.calibration.measure.configurations import find_configurations
 from sam2edge.engines.build import build
 from sam2edge.engines.profiles import PRESETS
 from sam2edge.errors import BackendError
-from tests.unit.engines.fake_tensorrt import install
+from tests.unit.engines.fake_tensorrt import RTX, install
 
 PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2, prompts=4, points=3, images=1))
 
@@ -89,6 +90,23 @@ def one(built, tmp_path):
         shutil.copytree(built[0].path.with_name(name), tmp_path / name)
     shutil.rmtree(tmp_path / "b.engines" / "auto")
     return Bundle.open(tmp_path / "b")
+
+
+def test_engines_for_rtx(monkeypatch, one):
+    """Those of the backend that is measured, beside TensorRT's; `verify` finds both."""
+    fake = install(monkeypatch, RTX)
+    with pytest.raises(BackendError, match=re.escape(f"build them with `sam2edge build {one.path} --for rtx`")):
+        plan.plan(dataclasses.replace(settings((one,)), backend="tensorrt-rtx"))
+    build(one, product="tensorrt-rtx", precision="fp32", preset=PRESET)
+    cases, _ = plan.plan(dataclasses.replace(settings((one,)), backend="tensorrt-rtx"))
+    directory = default_directory(one.path, "fp32", "tensorrt-rtx")
+    assert {(case.name, case.engines) for case in cases} == {("b fp32 RTX engines", str(directory))}
+    assert worker.measure(dataclasses.replace(cases[0], frames=2)).median > 0
+    gc.collect()
+    fake.gpu.check()
+    fake.gpu = install(monkeypatch, "10.3.0").gpu
+    found, _ = find_configurations([one], graphs=False)
+    assert [each.name for each in found] == ["b fp16 engines", "b fp32 engines", "b fp32 RTX engines"]
 
 
 def foreign(data):

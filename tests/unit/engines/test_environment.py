@@ -250,6 +250,22 @@ def test_tensorrt_and_pycuda_missing(monkeypatch):
     assert found("pycuda").status == "missing"
 
 
+def test_tensorrt_for_rtx(monkeypatch):
+    """The front end may be missing: it only passes on the module that is asked for second."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", SimpleNamespace(__version__="1.7.1.116"))
+    name = "TensorRT for RTX"
+    assert found(name) == Finding(name, "ok", "1.7.1.116")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.3.0"))
+    assert found(name) == Finding(name, "problem", "1.3.0 is not supported", "install 1.7, or a newer 1.x")
+    fail_to_import(monkeypatch, "tensorrt_rtx", ImportError("libtensorrt_rtx.so.1: cannot open shared object file"))
+    assert found(name).detail == "installed but does not load: libtensorrt_rtx.so.1: cannot open shared object file"
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+    advice = "only `sam2edge build --for rtx` and --backend tensorrt-rtx need it: pip install 'sam2edge[rtx]'"
+    assert found(name) == Finding(name, "missing", "not installed", advice)
+
+
 def test_export_packages(monkeypatch):
     use_distributions(monkeypatch, torch="2.9.1", onnx="1.19")
     assert found("torch") == Finding("torch", "ok", "2.9.1")
