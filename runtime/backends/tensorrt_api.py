@@ -113,7 +113,6 @@ def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, _Log]:
     There is one, and it is never freed: TensorRT keeps using the first logger that a process gave it.
     """
     log = _Log()
-    activations = "Total Activation Memory: "
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
@@ -126,8 +125,8 @@ def _logger(trt: ModuleType) -> tuple[tensorrt.ILogger, _Log]:
                 log.warnings.append(msg)
             elif msg.startswith("Layers:\n"):
                 log.layers = msg
-            elif msg.startswith(activations):
-                log.activation_bytes = int(msg.removeprefix(activations).split()[0])
+            elif found := re.match(r"Total Activation Memory: (\d+) bytes", msg):
+                log.activation_bytes = int(found[1])
 
     return Logger(), log
 

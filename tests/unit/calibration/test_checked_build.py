@@ -201,14 +201,15 @@ def arguments(bundle, tmp_path, *more):
 
 
 def test_the_command(fake, nano, nano_int8, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "_opener", lambda: lambda engines: Machine(nano, engines, ()))
+    monkeypatch.setattr(command, "_opener", lambda target: lambda engines: Machine(nano, engines, ()))
     auto = arguments(nano_int8, tmp_path, "--clip", CLIP, "--precision", "auto", "--fp32", nano.path)
     assert main(auto) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"engines in {tmp_path / 'out'}" in lines
     assert re.fullmatch(r"int8/int8/int8/int8: 1\d\d\.\d\d ms, passed", lines[-2])
     assert re.fullmatch(r"int8/fp16/int8/fp16: \d+\.\d\d ms, chosen", lines[-1])
-    monkeypatch.setattr(command, "_opener", lambda: lambda engines: Machine(nano, engines, {("mask_decoder", "fp16")}))
+    failing = {("mask_decoder", "fp16")}
+    monkeypatch.setattr(command, "_opener", lambda target: lambda engines: Machine(nano, engines, failing))
     assert main(arguments(nano, tmp_path, "--clip", CLIP, "--force")) == 1
     assert "fp16: the gate failed" in capsys.readouterr().out
 
