@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--names", type=int, default=0, metavar="N", help="print the N most frequent kernels")
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle)
-    preset = Preset("listing", Limits(objects=args.objects, prompts=args.objects, points=1), 4 << 30)
+    preset = Preset("listing", Limits(objects=args.objects, prompts=args.objects, points=1), 64 << 30)
     print(f"{'graph':18}{'kernels':>8}{'MB moved':>10}{'activations MB':>16}{'fused':>7}{'seconds':>9}")
     for name in args.graph:
         made = compile_graph(bundle, name, args.precision, preset, attention=args.attention, pinned=True)
