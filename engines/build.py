@@ -227,15 +227,18 @@ class EngineBuilder:
     def attention_form(self, model: Model, precision: str, asked: str | None = None) -> str:
         """Return the form of the memory attention that was asked for, or else the one that suits.
 
-        That is what this TensorRT runs best, but "fused" wherever "narrow" does not fit into the preset's memory.
+        In FP32 that is "narrow", since attention is never fused there. Otherwise it is what this TensorRT runs best,
+        but "fused" wherever "narrow" does not fit into the preset's memory.
         """
         if asked is not None:
             if asked not in FORMS:
                 raise InputError(f"attention must be one of {', '.join(FORMS)} but is {asked!r}")
             return asked
+        if precision == "fp32":
+            return "narrow"
         preset = self.preset
         room = preset.workspace if preset.memory is None else min(preset.workspace, preset.memory)
-        return "fused" if narrow_bytes(model, preset.limits, precision) > room else self.api.attention
+        return "fused" if narrow_bytes(model, preset.limits) > room else self.api.attention
 
     def build(
         self,
@@ -324,16 +327,16 @@ class EngineBuilder:
         return content
 
 
-def narrow_bytes(model: Model, limits: Limits, precision: str) -> int:
-    """Estimate the activations of the memory attention with narrow values, whose scores are not fused away.
+def narrow_bytes(model: Model, limits: Limits) -> int:
+    """Estimate the activations of the memory attention with narrow values in 16 bits, whose scores are in memory.
 
-    They are in memory before and after the softmax, beside keys and features that take a fourth of that.
+    They are there before and after the softmax, and keys and features take half as much as one of them.
     """
     (_, _, (objects, memories, tokens, width)), (_, _, (_, pointers, channels)) = (
         profile(model, limits, MEMORY_ATTENTION)[name] for name in ("memory", "pointers")
     )
     scores = objects * model.grid**2 * (memories * tokens + pointers * channels // width)
-    return int(2.5 * scores * (4 if precision == "fp32" else 2))
+    return 5 * scores
 
 
 def _target(api: TensorRT, asked: Collection[str]) -> Target:

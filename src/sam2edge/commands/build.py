@@ -51,8 +51,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention",
         choices=("fused", "narrow"),
-        help="form of the memory attention: the least memory, or the least arithmetic (default: fused, but narrow for "
-        "TensorRT 8 where memory allows it)",
+        help="form of the memory attention: the least memory, or the least arithmetic (default: fused; narrow in FP32, "
+        "and for TensorRT 8 where memory allows it)",
     )
     parser.add_argument(
         "--for",

@@ -140,22 +140,24 @@ def test_form_of_the_memory_attention(fake, nano, tmp_path, attention):
 
 
 def test_the_form_that_suits_is_the_default(fake, nano, tmp_path):
-    """From TensorRT 10 on the fused form; on 8 the narrow one, unless its scores do not fit."""
+    """From TensorRT 10 on the fused form; on 8 the narrow one, unless its scores do not fit; the narrow one in FP32."""
     typed = not fake.__version__.startswith("8")
     engines = build(nano, tmp_path / "out")
     assert engines.manifest.engines["memory_attention"].attention == ("fused" if typed else "narrow")
     build(nano, tmp_path / "out", attention="narrow")
     assert len(builds(fake)) == (2 if typed else 1) * len(ENGINES)
     large = dataclasses.replace(nano.model, image_size=1024)
-    for name, objects, precision, suits in [
-        ("desktop", 8, "fp32", "fused"),
-        ("desktop", 16, "fp16", "fused"),
-        ("desktop", 7, "fp16", "narrow"),
-        ("jetson", 4, "fp16", "fused"),
-        ("jetson", 1, "fp16", "narrow"),
+    for name, objects, suits in [
+        ("desktop", 8, "fused"),
+        ("desktop", 16, "fused"),
+        ("desktop", 7, "narrow"),
+        ("jetson", 4, "fused"),
+        ("jetson", 1, "narrow"),
     ]:
         preset = dataclasses.replace(PRESETS[name], limits=Limits(objects=objects))
-        assert EngineBuilder.here(preset).attention_form(large, precision) == ("fused" if typed else suits)
+        builder = EngineBuilder.here(preset)
+        assert builder.attention_form(large, "fp16") == ("fused" if typed else suits)
+        assert builder.attention_form(large, "fp32") == "narrow"
     with pytest.raises(InputError, match="attention must be one of fused, narrow but is 'wide'"):
         build(nano, tmp_path / "out", attention="wide")
 
