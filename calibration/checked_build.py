@@ -1,4 +1,4 @@
-"""Build engines that pass the gate: in one precision, or in whichever precision is fastest for each graph.
+"""Build engines that pass the gate: in one precision, or in whichever is fastest for each graph.
 
 Engines are run on the user's clip on this machine, and compared with the FP32 graphs on ONNX Runtime's CPU provider.
 """
@@ -6,14 +6,23 @@ Engines are run on the user's clip on this machine, and compared with the FP32 g
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.bundle.engines import ENGINES, TENSORRT, Engine, Engines, check_replaceable, default_directory
-from sam2edge.calibration.choose import SAFE, Assignment, Trial, choose
+from sam2edge.bundle.engines import (
+    ENGINES,
+    MEMORY_ATTENTION,
+    TENSORRT,
+    Engine,
+    Engines,
+    check_replaceable,
+    default_directory,
+)
+from sam2edge.calibration.choose import Assignment, Trial, Variant, choose, name
 from sam2edge.calibration.int8.ranges import range_ratios
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.comparison import Comparison, Measurement
@@ -21,8 +30,9 @@ from sam2edge.calibration.measure.configurations import Configuration
 from sam2edge.calibration.measure.gate import DEFAULT_GATE, Gate
 from sam2edge.calibration.measure.report import report_directory, write_report
 from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
-from sam2edge.engines.build import EngineBuilder, build, check_bundle_precision, check_memory
+from sam2edge.engines.build import FLOAT_IO, EngineBuilder, build, check_bundle_precision, check_memory
 from sam2edge.engines.profiles import PRESETS, Preset
+from sam2edge.engines.rewrites import FORMS
 from sam2edge.errors import GateError, InputError
 from sam2edge.files import user_path
 from sam2edge.runtime.backends.base import Backend
@@ -127,43 +137,52 @@ def _auto(
 ) -> tuple[Engines, list[Trial]]:
     """Build every engine that is tried once, under its own name, and keep those that were chosen."""
     quantized = bundle.manifest.calibration is not None
-    with bundles.replacing(directory, check_replaceable) as new:
-        built: dict[tuple[str, str, bool], Engine] = {}
+    lowest = ["fp16", "int8"] if quantized else ["fp16"]
+    rounds = [lowest, ["fp32"]] if builder.refusal("bf16") else [lowest, ["bf16"], ["fp32"]]
+    usual = builder.attention_form(bundle.model, "fp16", attention)
+    forms = [usual] if attention else sorted(FORMS, key=lambda form: form != usual)
 
-        def engine(name: str, precision: str, float_io: bool) -> Engine:
-            key = name, precision, float_io and precision != SAFE
+    def uniform(precision: str, form: str) -> Assignment:
+        return tuple(Variant(precision, form if graph == MEMORY_ATTENTION else "") for graph in GRAPHS)
+
+    with bundles.replacing(directory, check_replaceable) as new:
+        built: dict[tuple[str, Variant, bool], Engine] = {}
+
+        def engine(graph: str, variant: Variant, float_io: bool) -> Engine:
+            key = graph, variant, float_io and variant.precision not in FLOAT_IO
             if key not in built:
                 built[key] = builder.build(
-                    bundle if precision == "int8" else reference,
-                    name,
-                    precision,
-                    new / f"{name}.{precision}{'-float-io' if key[2] else ''}.engine",
-                    lambda message, fraction: progress(f"{name} {precision} {message}", fraction),
-                    attention=attention,
+                    bundle if variant.precision == "int8" else reference,
+                    graph,
+                    variant.precision,
+                    new / f"{graph}.{len(built)}.engine",
+                    lambda message, fraction: progress(f"{graph} {variant} {message}", fraction),
+                    attention=variant.attention or None,
                     float_io=key[2],
                 )
             return built[key]
 
         def assigned(assignment: Assignment) -> dict[str, Engine]:
-            """Return the engines of an assignment. Arrays between them are FP32 if any engine is."""
-            every = zip(ENGINES, (*assignment, SAFE), strict=True)
-            return {name: engine(name, precision, SAFE in assignment) for name, precision in every}
+            """Return the engines of an assignment. Arrays between them are FP32 if any engine needs that."""
+            every = zip(ENGINES, (*assignment, Variant("fp32")), strict=True)
+            float_io = any(variant.precision in FLOAT_IO for variant in assignment)
+            return {graph: engine(graph, variant, float_io) for graph, variant in every}
 
         def measure(assignment: Assignment) -> Trial:
             engines = assigned(assignment)
             check_memory(engines, builder.preset)
-            measured = run("/".join(assignment), builder.finished(new, AUTO, engines))
+            measured = run(name(assignment), builder.finished(new, AUTO, engines))
             times = measured.run.milliseconds
             failures = measured.verdict.failures if measured.verdict else ()
-            return Trial(assignment, tuple(times[name] for name in GRAPHS), failures)
+            return Trial(assignment, tuple(times[graph] for graph in GRAPHS), failures)
 
-        trials = choose(("fp16", "int8") if quantized else ("fp16",), measure)
+        trials = choose([[uniform(*pair) for pair in itertools.product(group, forms)] for group in rounds], measure)
         if not trials[-1].passed:
             raise GateError(_failed("every precision", trials[-1].failures, directory))
         chosen = {}
-        for name, taken in assigned(trials[-1].assignment).items():
-            (new / taken.file).rename(new / f"{name}.engine")
-            chosen[name] = dataclasses.replace(taken, file=f"{name}.engine")
+        for graph, taken in assigned(trials[-1].assignment).items():
+            (new / taken.file).rename(new / f"{graph}.engine")
+            chosen[graph] = dataclasses.replace(taken, file=f"{graph}.engine")
         for loser in new.glob("*.*.engine"):
             loser.unlink()
         builder.finished(new, AUTO, chosen)

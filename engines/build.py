@@ -30,8 +30,8 @@ from sam2edge.bundle.engines import (
 )
 from sam2edge.engines import timing_cache
 from sam2edge.engines.float_weights import with_float_weights
-from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, half, island_nodes, small_weights
 from sam2edge.engines.layer_precision import check_precision, count_precisions
+from sam2edge.engines.low_precision import BF16, FP16, ends, island_nodes, lowered, small_weights
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.engines.resize import resize_graph
 from sam2edge.engines.rewrites import FORMS, rewrite
@@ -42,7 +42,11 @@ from sam2edge.runtime.backends.tensorrt import this_target
 from sam2edge.runtime.backends.tensorrt_api import Shapes, TensorRT
 from sam2edge.types import Progress
 
-PRECISIONS = ("fp32", "fp16", "int8")
+_KINDS = {"fp16": FP16, "bf16": BF16, "int8": FP16}
+"""What takes FP32's place; in INT8 graphs, in what lies around the INT8 layers."""
+PRECISIONS = ("fp32", *_KINDS)
+FLOAT_IO = tuple(precision for precision in PRECISIONS if precision == "fp32" or _KINDS[precision].float_io)
+"""Precisions whose inputs and outputs are FP32 in any case."""
 _FROM = 8.0
 """The lowest compute capability that TensorRT for RTX builds for unless others are asked for, as by its own default.
 
@@ -69,8 +73,8 @@ def build(
     Args:
         bundle: The bundle or its path.
         out: Directory of the engines; default BUNDLE.engines/PRECISION, for RTX BUNDLE.engines/rtx/PRECISION.
-        precision: "fp16" (with the FP32 islands of fp16.py), "fp32", or "int8" (with FP16 around it) for a bundle that
-            `calibrate` wrote.
+        precision: "fp16" or "bf16" (with the FP32 islands of low_precision.py), "fp32", or "int8" (with FP16 around
+            it) for a bundle that `calibrate` wrote.
         attention: The form of the memory attention, "fused" or "narrow" (docs/explanation/performance.md); by default
             what `EngineBuilder.attention_form` takes.
         product: "tensorrt", or "tensorrt-rtx" for TensorRT for RTX, which needs no GPU to build.
@@ -89,6 +93,8 @@ def build(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     check_bundle_precision(opened, precision)
     builder = EngineBuilder.here(preset, product, compute_capabilities)
+    if reason := builder.refusal(precision):
+        raise InputError(reason)
     attention = builder.attention_form(opened.model, precision, attention)
     directory = default_directory(opened.path, precision, product) if out is None else user_path(out)
     check_replaceable(directory)
@@ -193,10 +199,10 @@ def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool
     float_nodes, small = set[str](), dict[str, int]()
     typed = model
     if precision != "fp32":
-        islands = [island for island in ISLANDS if island.graph == graph]
-        float_nodes, small = island_nodes(model.graph, islands), small_weights(model)
-        ends = {value.name for value in (*model.graph.input, *model.graph.output)} if float_io else set()
-        typed = half(model, islands, HOST_TENSORS | ends)
+        kind = _KINDS[precision]
+        islands = [island for island in kind.islands if island.graph == graph]
+        float_nodes, small = island_nodes(model.graph, islands), small_weights(model, kind)
+        typed = lowered(model, kind, islands, ends(model.graph) if float_io else None)
 
     def dtypes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, str]:
         types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -239,6 +245,16 @@ class EngineBuilder:
         preset = self.preset
         room = preset.workspace if preset.memory is None else min(preset.workspace, preset.memory)
         return "fused" if narrow_bytes(model, preset.limits) > room else self.api.attention
+
+    def refusal(self, precision: str) -> str:
+        """Say why no engines of a precision can be built here, or ""."""
+        if precision != "bf16":
+            return ""
+        if not self.api.has_bfloat16:
+            return f"bf16 needs TensorRT 10.3 or newer, but this is {self.api.version}; build with fp16 or fp32"
+        if older := [one for one in self.target.compute_capabilities if float(one) < 8.0]:
+            return f"bf16 needs compute capability 8.0 or newer, not {', '.join(older)}; build with fp16 or fp32"
+        return ""
 
     def build(
         self,

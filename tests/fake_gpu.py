@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from sam2edge.bundle import TensorSpec
-from sam2edge.engines.fp16 import HOST_TENSORS
+from sam2edge.engines.low_precision import HOST_TENSORS
 from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.backends.cuda import context, driver
 from sam2edge.runtime.backends.cuda.backend import CudaBackend

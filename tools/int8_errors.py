@@ -17,9 +17,9 @@ import onnx
 from sam2edge import Bundle
 from sam2edge.calibration.int8.calibrate import calibrate
 from sam2edge.calibration.measure.davis import contour_accuracy, davis_mean, region_similarity
-from sam2edge.engines.fp16 import ISLANDS
+from sam2edge.engines.low_precision import FP16
 from sam2edge.runtime.model.prompts import Prompt
-from tools.fp16_errors import rounded
+from tools.precision_errors import rounded
 from tools.rounding import with_e4m3
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "samples"))
@@ -56,7 +56,7 @@ def main() -> None:
         given = {"clips": [demo.CLIP], "prompts": [prompts], "gate": None, "cache": folder / "cache"}
         bundles = {"INT8": calibrate(source, folder / "int8", **given)}
         (folder / "rounded").mkdir()
-        bundles["INT8, FP16 around it"] = rounded(bundles["INT8"], ISLANDS, (), folder / "rounded")
+        bundles["INT8, FP16 around it"] = rounded(bundles["INT8"], FP16, FP16.islands, folder / "rounded", ())
         bundles["FP8 in place of INT8"] = in_e4m3(bundles["INT8"], source, folder)
         for seed in range(CLIPS):
             frames, labels = make_clip.render(knob_costs.toys(seed))

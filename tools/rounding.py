@@ -1,7 +1,7 @@
-"""Emulate on the CPU an FP16 graph whose operators compute in FP32 and store FP16, and an FP8 graph.
+"""Emulate on the CPU an FP16 or BF16 graph whose operators compute in FP32 and store 16 bits, and an FP8 graph.
 
-ONNX Runtime has few FP16 operators on the CPU. It adds casts around the others and removes casts that cancel, even with
-all optimisations disabled: then Log(Exp(x)) is x where FP16 overflows. Explicit casts in an FP32 graph stay.
+ONNX Runtime has few 16-bit operators on the CPU. It adds casts around the others and removes casts that cancel, even
+with all optimisations disabled: then Log(Exp(x)) is x where FP16 overflows. Explicit casts in an FP32 graph stay.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+from sam2edge.engines.low_precision import tensor_types
+
+FLOAT, LOW = TensorProto.FLOAT, (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 E4M3_LARGEST = 448
 
 
 def with_rounding(model: ModelProto) -> ModelProto:
-    """Return an FP16 graph as an FP32 graph in which each FP16 tensor is rounded; inputs and outputs are FP32."""
-    model = onnx.shape_inference.infer_shapes(model)
-    graph = model.graph
-    values = (*graph.input, *graph.output, *graph.value_info)
-    halves = {value.name for value in values if value.type.tensor_type.elem_type == HALF}
+    """Return a 16-bit graph as an FP32 graph in which each 16-bit tensor is rounded; inputs and outputs are FP32."""
+    low = {name: kind for name, kind in tensor_types(model).items() if kind in LOW}
+    graph = ModelProto.FromString(model.SerializeToString()).graph
     nodes = []
     for value in graph.input:
-        if value.name in halves:
-            nodes += _round(value.name, f"{value.name}/rounded")
-    given = {value.name: f"{value.name}/rounded" for value in graph.input if value.name in halves}
+        if value.name in low:
+            nodes += _round(value.name, f"{value.name}/rounded", low[value.name])
+    given = {value.name: f"{value.name}/rounded" for value in graph.input if value.name in low}
     for source in graph.node:
         node = onnx.NodeProto()
         node.CopyFrom(source)
         node.input[:] = [given.get(name, name) for name in node.input]
         for attribute in node.attribute:
-            if attribute.t.data_type == HALF:
+            if attribute.t.data_type in LOW:
                 attribute.t.CopyFrom(_float(attribute.t))
-            if node.op_type == "Cast" and attribute.i == HALF:
+            if node.op_type == "Cast" and attribute.i in LOW:
                 attribute.i = FLOAT
-        rounded = [name for name in source.output if name in halves]
-        node.output[:] = [f"{name}/raw" if name in halves else name for name in node.output]
+        rounded = [name for name in source.output if name in low]
+        node.output[:] = [f"{name}/raw" if name in low else name for name in node.output]
         nodes.append(node)
         for name in rounded:
-            nodes += _round(f"{name}/raw", name)
+            nodes += _round(f"{name}/raw", name, low[name])
     for value in (*graph.input, *graph.output):
-        if value.name in halves:
+        if value.name in low:
             value.type.tensor_type.elem_type = FLOAT
-    weights = [_float(tensor) if tensor.data_type == HALF else tensor for tensor in graph.initializer]
+    weights = [_float(tensor) if tensor.data_type in LOW else tensor for tensor in graph.initializer]
     new = helper.make_graph(nodes, graph.name, graph.input, graph.output, weights)
     new = helper.make_model(new, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.checker.check_model(new, full_check=True)
@@ -82,11 +82,11 @@ def with_e4m3(int8: ModelProto, source: ModelProto) -> ModelProto:
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=9)
 
 
-def _round(name: str, rounded: str) -> list[onnx.NodeProto]:
-    half = f"{rounded}/as_half"
+def _round(name: str, rounded: str, kind: int) -> list[onnx.NodeProto]:
+    low = f"{rounded}/low"
     return [
-        helper.make_node("Cast", [name], [half], to=HALF),
-        helper.make_node("Cast", [half], [rounded], to=FLOAT),
+        helper.make_node("Cast", [name], [low], to=kind),
+        helper.make_node("Cast", [low], [rounded], to=FLOAT),
     ]
 
 

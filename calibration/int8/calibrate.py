@@ -32,7 +32,7 @@ from sam2edge.calibration.measure.configurations import Configuration
 from sam2edge.calibration.measure.gate import DEFAULT_GATE, Gate
 from sam2edge.calibration.measure.report import report_directory, write_report
 from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
-from sam2edge.engines.fp16 import island_nodes
+from sam2edge.engines.low_precision import island_nodes
 from sam2edge.errors import GateError, InputError
 from sam2edge.files import sha256, user_path
 from sam2edge.types import Progress

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from sam2edge.engines.fp16 import Fp32Island, island_nodes
+from sam2edge.engines.low_precision import Fp32Island, island_nodes
 from sam2edge.errors import InputError
 
 LARGEST = 127
@@ -82,7 +82,7 @@ def quantize(model: ModelProto, graph: str, ranges: Mapping[str, float], kept: I
 
 
 def fp16_above(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Round scales up to FP16, so that FP16 graphs (engines/fp16.py) have the very same ones and nothing is cut off.
+    """Round scales up to FP16, so that graphs with FP16 around INT8 have the very same ones and nothing is cut off.
 
     They grow by a thousandth at most, or by 6e-8 below 6e-5; scales that FP16 cannot hold stay as they are.
     """

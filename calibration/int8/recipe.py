@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from sam2edge.bundle import GRAPHS
 from sam2edge.calibration.int8.quantize import layers
-from sam2edge.engines.fp16 import Fp32Island, island_nodes
+from sam2edge.engines.low_precision import Fp32Island, island_nodes
 from sam2edge.errors import InputError
 from sam2edge.files import user_path
 

@@ -33,7 +33,7 @@ class Configuration:
 
     @property
     def precision(self) -> str:
-        """What was asked for: "fp32", "fp16", "int8", or "auto" for engines of whichever is fastest."""
+        """What was asked for: "fp32", "bf16", "fp16", "int8", or "auto" for engines of whichever is fastest."""
         return self.engines.name if self.engines else precisions(self.graphs)
 
     @property

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.engines.estimate.cost import Cost, graph_cost, least_bytes, seconds
 from sam2edge.engines.estimate.devices import Device
-from sam2edge.engines.fp16 import half
+from sam2edge.engines.low_precision import FP16, lowered
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
         alone = graph_cost(model, sizes)
         flops = sum(cost.flops for cost in alone)
         weighted = sum(cost.flops for cost in alone if cost.name in factors)
-        halved = half(model)
+        halved = lowered(model, FP16)
         least, written = least_bytes(halved, sizes), graph_cost(halved, sizes, fused=True)
         bounds[name] = Bound(
             flops,
@@ -78,7 +78,8 @@ def parts(bundle: Bundle, device: Device, objects: int, count: int) -> Iterator[
     flops, bandwidth = device.fp16 * 1e12, device.bandwidth * 1e9
     for name in GRAPHS:
         costs_of: dict[str, list[Cost]] = defaultdict(list)
-        for cost in graph_cost(half(onnx.load(bundle.graph_path(name))), frame_sizes(bundle, objects), fused=True):
+        model = lowered(onnx.load(bundle.graph_path(name)), FP16)
+        for cost in graph_cost(model, frame_sizes(bundle, objects), fused=True):
             module = re.match(r"/([^/]+)/", cost.name)
             costs_of[f"{module[1] if module else 'in between'}, {cost.operator}"].append(cost)
         for part, costs in sorted(costs_of.items(), key=lambda item: -seconds(item[1], flops, bandwidth))[:count]:

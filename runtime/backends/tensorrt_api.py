@@ -160,6 +160,8 @@ class TensorRT:
     """Whether kernels are compiled where an engine runs, and can be kept in a runtime cache."""
     reads_half_scales = True
     """Whether Q/DQ nodes may have FP16 scales and outputs, and constants be INT8."""
+    has_bfloat16 = True
+    """Whether a graph may have BF16."""
 
     attention = "fused"
     """The form of the memory attention that it is expected to run fastest (engines/rewrites.py)."""
@@ -377,6 +379,7 @@ class TensorRT8(TensorRT):
     """TensorRT 8.6, which chooses the type of every layer itself among the precisions that builder flags allow."""
 
     VERSIONS = range(8, 9)
+    has_bfloat16 = False
     reads_half_scales = False  # it reads opset 17, where scales and outputs of Q/DQ nodes are FP32, and no INT8 weights
     attention = "narrow"  # it is not known to fuse attention over heads 256 wide
 

@@ -24,14 +24,14 @@ def target() -> Target:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32", "int8"])
 def test_build(request: pytest.FixtureRequest, target: Target, precision: str) -> None:
     """Build into the default directory, where the other tests find the engines."""
     bundle: Bundle = request.getfixturevalue("nano_int8" if precision == "int8" else "nano")
     engines = build(bundle, precision=precision, preset=SMALL, progress=lambda message, _: print(message, flush=True))
     assert {
         engine.inputs["features"].dtype for engine in engines.manifest.engines.values() if "features" in engine.inputs
-    } == {"float32" if precision == "fp32" else "float16"}
+    } == {"float32" if precision in ("fp32", "bf16") else "float16"}
     api = tensorrt_api.load()
     for name in GRAPHS:
         print(name, engines.manifest.engines[name].layers, engines.manifest.engines[name].seconds, "s")

@@ -24,7 +24,7 @@ from sam2edge.runtime.video.stream import MODES
 from sam2edge.types import Progress
 
 TORCH_MODES = ("eager", "compile")
-_ORDER = ("fp32", "fp16", "int8", "auto")
+_ORDER = ("fp32", "bf16", "fp16", "int8", "auto")
 _LOWER = {
     "fp16": "engines of `sam2edge build`, with --backend tensorrt or tensorrt-rtx",
     "int8": "give a bundle of `sam2edge calibrate` too",

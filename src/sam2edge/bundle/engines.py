@@ -31,7 +31,7 @@ ENGINES = (*GRAPHS, RESIZE)
 MANIFEST = "engines.json"
 CACHE_SUFFIX = ".cache"
 """Of the file beside an engine that holds kernels compiled at its first use (runtime/backends/runtime_cache.py)."""
-PREFERENCE = ("auto", "fp16", "int8", "fp32")
+PREFERENCE = ("auto", "fp16", "int8", "bf16", "fp32")
 """The order in which the engines of a bundle are looked for. "auto" was measured on this GPU."""
 TENSORRT = "tensorrt"
 RTX = "tensorrt-rtx"
@@ -125,7 +125,7 @@ class Engine:
         attention: The form of the memory attention, "fused" or "narrow"; "" for other graphs.
         graph_sha256: Hash of the ONNX file that it was built from.
         layers: Number of computing layers by precision, as the engine reports them.
-        small_weights: How many weights FP16 turned to 0 ("zero") or holds with fewer bits ("subnormal").
+        small_weights: How many weights FP16 or BF16 turned to 0 ("zero") or holds with fewer bits ("subnormal").
         activation_bytes: Memory that running it takes beside its weights.
     """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sam2edge.runtime.backends.base import Backend
     from sam2edge.types import Progress
 
-_PRECISIONS = ("fp16", "fp32", "int8", "auto")
+_PRECISIONS = ("fp16", "bf16", "fp32", "int8", "auto")
 _PRODUCTS = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 _LIMITS = {
     "objects": ("--max-objects", "objects tracked at a time"),
@@ -103,7 +103,7 @@ def _build(args: argparse.Namespace) -> int:
     _print(engines)
     for trial in trials:
         outcome = "; ".join(trial.failures) or ("chosen" if trial is trials[-1] else "passed")
-        print(f"{'/'.join(trial.assignment)}: {trial.total:.2f} ms, {outcome}")
+        print(f"{trial.name}: {trial.total:.2f} ms, {outcome}")
     return 0
 
 

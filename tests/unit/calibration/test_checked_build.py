@@ -28,23 +28,26 @@ from tests.unit.engines.test_build import builds, install
 
 PROMPTS = {1: Prompt(box=BALL)}
 SECONDS = {
-    "fp32": (0.08, 0.08, 0.08, 0.08),
+    "fp32": (0.14, 0.04, 0.12, 0.1),
+    "bf16": (0.09, 0.03, 0.07, 0.05),
     "fp16": (0.06, 0.02, 0.04, 0.02),
     "int8": (0.02, 0.04, 0.02, 0.04),
 }
 """Of each of GRAPHS: INT8 pays in the image encoder and the mask decoder."""
+NARROW = 1.5
+"""How many times as long the narrow form of the memory attention takes."""
 
 
 class Machine(Backend):
     """Runs engines in SECONDS each; those in `wrong` give zeros."""
 
-    def __init__(self, nano, engines, wrong):
-        self._nano, self._engines, self._wrong = nano, engines.manifest.engines, wrong
+    def __init__(self, nano, engines, wrong, narrow=NARROW):
+        self._nano, self._engines, self._wrong, self._narrow = nano, engines.manifest.engines, wrong, narrow
 
     def open(self, graph: Path) -> GraphRunner:
         name = graph.stem
         engine, inner = self._engines[name], open_backend("onnx").open(self._nano.graph_path(name))
-        seconds = SECONDS[engine.precision][GRAPHS.index(name)]
+        seconds = SECONDS[engine.precision][GRAPHS.index(name)] * (self._narrow if engine.attention == "narrow" else 1)
         wrong = (name, engine.precision) in self._wrong
 
         class Runner(GraphRunner):
@@ -67,11 +70,11 @@ def fake(monkeypatch, tmp_path):
 def run(fake, nano, tmp_path):
     """Return a function that builds engines of a bundle and measures them on the clip's first frames."""
 
-    def run(bundle, precision, wrong=(), **arguments):
+    def run(bundle, precision, wrong=(), narrow=NARROW, **arguments):
         return build_checked(
             bundle,
             Clip(CLIP, 5),
-            lambda engines: Machine(nano, engines, wrong),
+            lambda engines: Machine(nano, engines, wrong, narrow),
             tmp_path / "out",
             precision=precision,
             prompts=PROMPTS,
@@ -91,13 +94,15 @@ def assignment(engines):
 
 def test_auto_builds_each_engine_once_and_takes_the_fastest_mixture(run, fake, nano, nano_int8, tmp_path):
     engines, trials = run(nano_int8, "auto", source=nano)
-    mixtures = ["fp16/fp16/fp16/fp16", "int8/int8/int8/int8", "int8/fp16/int8/fp16"]
-    assert ["/".join(trial.assignment) for trial in trials] == mixtures
-    assert assignment(engines) == mixtures[-1]
+    names = ["fp16/fp16 fused/fp16/fp16", "fp16/fp16 narrow/fp16/fp16"]
+    names += ["int8/int8 fused/int8/int8", "int8/int8 narrow/int8/int8", "int8/fp16 fused/int8/fp16"]
+    assert [trial.name for trial in trials] == names
+    assert assignment(engines) == "int8/fp16/int8/fp16"
+    assert engines.manifest.engines["memory_attention"].attention == "fused"
     assert trials[-1].milliseconds == pytest.approx((20, 20, 20, 20), abs=15)
-    assert len(builds(fake)) == 9
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == sorted(["engines.json", *(f"{name}.engine" for name in ENGINES)])
+    assert len(builds(fake)) == 11
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == sorted(["engines.json", *(f"{name}.engine" for name in ENGINES)])
     assert engines.manifest.precision == "auto"
     assert Engines.open(tmp_path / "out", nano_int8, engines.manifest.target) == engines
     assert [engines.read(name) for name in GRAPHS]
@@ -105,49 +110,77 @@ def test_auto_builds_each_engine_once_and_takes_the_fastest_mixture(run, fake, n
         of = nano_int8 if engines.manifest.engines[name].precision == "int8" else nano
         assert engines.manifest.engines[name].graph_sha256 == of.manifest.graphs[name].sha256
     rows = report(tmp_path)["rows"]
-    assert [row["name"] for row in rows] == ["FP32", *mixtures]
-    assert rows[3]["closed_loop"]["mean_iou"] == 1
-    assert rows[3]["bytes"] == sum(engine.bytes for engine in engines.manifest.engines.values())
+    assert [row["name"] for row in rows] == ["FP32", *names]
+    assert rows[-1]["closed_loop"]["mean_iou"] == 1
+    assert rows[-1]["bytes"] == sum(engine.bytes for engine in engines.manifest.engines.values())
+
+
+def test_auto_takes_the_faster_form_of_the_memory_attention(run, fake, nano):
+    engines, trials = run(nano, "auto", narrow=0.5)
+    assert [trial.name for trial in trials] == ["fp16/fp16 fused/fp16/fp16", "fp16/fp16 narrow/fp16/fp16"]
+    assert engines.manifest.engines["memory_attention"].attention == "narrow"
+    assert len(builds(fake)) == len(ENGINES) + 1
+    _, trials = run(nano, "auto", attention="fused")
+    assert [trial.name for trial in trials] == ["fp16/fp16 fused/fp16/fp16"]
 
 
 def test_auto_passes_over_a_wrong_engine(run, nano, nano_int8):
     """The INT8 decoder is fast and gives zeros."""
     engines, trials = run(nano_int8, "auto", {("mask_decoder", "int8")}, source=nano)
     assert assignment(engines) == "int8/fp16/fp16/fp16"
-    assert [trial.passed for trial in trials] == [True, False, False, True]
-    assert trials[1].failures[0].startswith("mean IoU 0.")
+    assert [trial.passed for trial in trials] == [True, True, False, False, False, True]
+    assert trials[2].failures[0].startswith("mean IoU 0.")
 
 
 def test_auto_passes_over_a_range_that_is_too_wide(run, nano, wide_int8):
     """Engines run right here: only the graph's range says so, and only for the decoder in INT8."""
     engines, trials = run(wide_int8, "auto", source=nano)
     assert assignment(engines) == "int8/fp16/fp16/fp16"
-    assert [trial.passed for trial in trials] == [True, False, False, True]
+    assert [trial.passed for trial in trials] == [True, True, False, False, False, True]
     wide = (
         r"mask_decoder: the INT8 range of /hypernetworks\.0/activation/Relu_output_0 is \S+ times what the clip shows"
     )
-    for trial in trials[1:3]:
+    for trial in trials[2:5]:
         assert [bool(re.match(wide, failure)) for failure in trial.failures] == [True]
     with pytest.raises(GateError, match=f"int8: the gate failed: {wide}"):
         run(wide_int8, "int8", source=nano)
 
 
-def test_auto_falls_back_to_fp32_where_fp16_is_wrong(run, fake, nano):
-    engines, trials = run(nano, "auto", {("memory_attention", "fp16")})
-    assert assignment(engines) == "fp16/fp32/fp16/fp16"
-    assert len(builds(fake)) == 3 * len(GRAPHS) + 1, "FP16 once more, with FP32 between the engines"
+def assert_fp32_between(engines):
     for engine in engines.manifest.engines.values():
         assert "float16" not in {tensor.dtype for tensor in (*engine.inputs.values(), *engine.outputs.values())}
-    assert {"fp32"} == {precision for trial in trials for precision in trial.assignment} - {"fp16"}
+
+
+def test_auto_falls_back_to_bf16_where_fp16_is_wrong(run, fake, nano):
+    engines, trials = run(nano, "auto", {("memory_attention", "fp16")})
+    assert assignment(engines) == "fp16/bf16/fp16/fp16"
+    assert len(builds(fake)) == 14, "FP16 once more, with FP32 between the engines"
+    assert_fp32_between(engines)
+    assert [trial.name for trial in trials] == [
+        *("fp16/fp16 fused/fp16/fp16", "fp16/fp16 narrow/fp16/fp16"),
+        *("bf16/bf16 fused/bf16/bf16", "bf16/bf16 narrow/bf16/bf16"),
+        "fp16/bf16 fused/fp16/fp16",
+    ]
+
+
+@pytest.mark.parametrize("version", ["8.6.0", "10.3.0"])
+def test_auto_falls_back_to_fp32_where_nothing_else_is_right(run, monkeypatch, nano, version):
+    """TensorRT 8.6 has no BF16 that it could try."""
+    install(monkeypatch, version)
+    wrong = {("memory_attention", precision) for precision in ("fp16", "bf16")}
+    engines, trials = run(nano, "auto", wrong)
+    assert assignment(engines) == "fp16/fp32/fp16/fp16"
+    assert_fp32_between(engines)
+    assert any("bf16" in trial.name for trial in trials) == (version == "10.3.0")
 
 
 def test_nothing_is_written_if_nothing_passes(run, nano, tmp_path):
     before, _ = run(nano, "fp16")
-    wrong = {("mask_decoder", precision) for precision in ("fp16", "fp32")}
+    wrong = {("mask_decoder", precision) for precision in ("fp16", "bf16", "fp32")}
     with pytest.raises(GateError, match=r"every precision: the gate failed: mean IoU 0\..*no engines were written"):
         run(nano, "auto", wrong)
     assert Engines.open(tmp_path / "out", nano, before.manifest.target) == before
-    assert len(report(tmp_path)["rows"]) == 3
+    assert len(report(tmp_path)["rows"]) == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out", "out.report"]
 
 
@@ -172,7 +205,7 @@ def test_a_precision_that_cannot_be_built_is_left_out(run, fake, nano, nano_int8
     fake.faults.no_int8 = True
     engines, trials = run(nano_int8, "auto", source=nano)
     assert assignment(engines) == "fp16/fp16/fp16/fp16"
-    assert "image_encoder: int8 was asked for" in trials[0].failures[0]
+    assert "image_encoder: int8 was asked for" in trials[1].failures[0]
 
 
 def test_a_machine_that_builds_nothing(run, fake, nano):
@@ -206,8 +239,8 @@ def test_the_command(fake, nano, nano_int8, tmp_path, monkeypatch, capsys):
     assert main(auto) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"engines in {tmp_path / 'out'}" in lines
-    assert re.fullmatch(r"int8/int8/int8/int8: 1\d\d\.\d\d ms, passed", lines[-2])
-    assert re.fullmatch(r"int8/fp16/int8/fp16: \d+\.\d\d ms, chosen", lines[-1])
+    assert re.fullmatch(r"int8/int8 narrow/int8/int8: \d+\.\d\d ms, passed", lines[-2])
+    assert re.fullmatch(r"int8/fp16 fused/int8/fp16: \d+\.\d\d ms, chosen", lines[-1])
     failing = {("mask_decoder", "fp16")}
     monkeypatch.setattr(command, "_opener", lambda target: lambda engines: Machine(nano, engines, failing))
     assert main(arguments(nano, tmp_path, "--clip", CLIP, "--force")) == 1
@@ -224,7 +257,7 @@ def test_the_command_says_what_is_missing(fake, nano, monkeypatch, capsys):
         ("--precision", "auto"): "--precision auto compares engines with FP32 on a clip of yours: give it as --clip",
         ("--box", "1,1,9,9"): "--box 1,1,9,9 does nothing without --clip",
         ("--min-iou", "0.9"): "--min-iou does nothing without --clip",
-        ("--precision", "fp9"): "--precision must be one of fp16, fp32, int8, auto but is 'fp9'",
+        ("--precision", "fp9"): "--precision must be one of fp16, bf16, fp32, int8, auto but is 'fp9'",
         ("--precision", "fp8"): "fp8 is not offered",
     }.items():
         assert main(["build", str(nano.path), *more]) == 2

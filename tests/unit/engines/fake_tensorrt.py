@@ -21,10 +21,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from sam2edge.engines.low_precision import tensor_types
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import gpus
 from tests.conftest import SHARED
 from tests.fake_gpu import Gpu
+from tools.rounding import with_rounding
 
 Api = dict[str, dict[str, str]]
 VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
@@ -45,7 +47,8 @@ LAYER_TYPES = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Greater", "GreaterOrEqual"), "ELEMENTWISE"),
 }
 DTYPES = {TensorProto.DataType.Value(name): name for name in ("FLOAT", "INT32", "INT8", "BOOL", "UINT8")}
-DTYPES |= {TensorProto.FLOAT16: "HALF", TensorProto.INT64: "INT32"}
+DTYPES |= {TensorProto.FLOAT16: "HALF", TensorProto.BFLOAT16: "BF16", TensorProto.INT64: "INT32"}
+REPORTED = {TensorProto.FLOAT: "Float", TensorProto.FLOAT16: "Half", TensorProto.BFLOAT16: "BFloat16"}
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "BOOL": np.bool_, "UINT8": np.uint8}
 
 
@@ -231,22 +234,22 @@ class INetworkDefinition:
         strongly = fake.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
         typed = strongly is not None and bool(self._flags & 1 << strongly)
         flags = {flag.name for flag in config._flags}
-        model = onnx.shape_inference.infer_shapes(self._model)
-        types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
+        model, types = self._model, tensor_types(self._model)
         layers = []
         quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
         for node, layer in zip(model.graph.node, self._layers, strict=True):
-            half = types.get(node.output[0]) == TensorProto.FLOAT16
+            kind = reported = REPORTED.get(types.get(node.output[0]))
             if not typed:
                 # with Q/DQ nodes all types are FP32, and 8.x chooses among what the flags allow
-                half = (half or quantised) and "FP16" in flags and layer.precision is None
+                low = (kind == "Half" or quantised) and "FP16" in flags and layer.precision is None
+                reported = "Half" if low else "Float"
             if fake.faults.ignore_precision:
-                half = False
+                reported = "Float"
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 continue  # part of their neighbours' kernels
-            if types.get(node.output[0]) in (TensorProto.FLOAT, TensorProto.FLOAT16):
-                described = [{"Format/Datatype": "Half" if half else "Float"}]
+            if kind:
+                described = [{"Format/Datatype": reported}]
                 metadata = "\x1e".join(f"[ONNX Layer: {name}]" for name in (node.name, f"{node.name}/fused"))
                 layers.append({"Name": node.name, "LayerType": "kgen", "Outputs": described, "Metadata": metadata})
                 if (
@@ -337,9 +340,7 @@ class OnnxParser:
         self._errors = [SimpleNamespace(desc=lambda: "; ".join(bad))] if bad else []
         self._network._model = parsed
         self._network.name = parsed.graph.name
-        inferred = onnx.shape_inference.infer_shapes(parsed).graph
-        values = (*inferred.input, *inferred.value_info, *inferred.output)
-        kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+        kinds = tensor_types(parsed)
         kinds.update({tensor.name: tensor.data_type for tensor in parsed.graph.initializer})
         tensors = {name: ITensor(name, fake.DataType[DTYPES[kind]]) for name, kind in kinds.items()}
         self._network._layers += [
@@ -511,7 +512,10 @@ class ICudaEngine:
         if self._session is None:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
-            self._session = onnxruntime.InferenceSession(base64.b64decode(self._built["model"]), options,
+            model = onnx.load_model_from_string(base64.b64decode(self._built["model"]))
+            if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer):
+                model = with_rounding(model)  # ONNX Runtime has no BF16 on the CPU
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options,
                                                          providers=["CPUExecutionProvider"])  # fmt: skip
         return self._session
 

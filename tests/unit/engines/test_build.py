@@ -21,10 +21,10 @@ from sam2edge.bundle.engines import ENGINES, Engines, Limits, Target
 from sam2edge.cli import main
 from sam2edge.engines import timing_cache
 from sam2edge.engines.build import EngineBuilder, build
-from sam2edge.engines.fp16 import HOST_TENSORS
+from sam2edge.engines.low_precision import HOST_TENSORS
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
-from sam2edge.runtime.backends.cuda import driver
+from sam2edge.runtime.backends.cuda import driver, gpus
 from tests.unit.engines.fake_tensorrt import VERSIONS, FakeTensorRT, IBuilderConfig, edit_manifest, install
 
 
@@ -113,6 +113,33 @@ def test_fp32(fake, nano, tmp_path):
     for name in GRAPHS:
         assert engines.manifest.engines[name].layers.keys() == {"fp32"}
         assert built(engines, name)["flags"] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_bf16(monkeypatch, nano, tmp_path, version):
+    """All inputs and outputs are FP32: numpy, and so the host, has no BF16."""
+    install(monkeypatch, version)
+    engines = build(nano, tmp_path / "out", precision="bf16")
+    for name, (inputs, outputs) in contract(nano.model).items():
+        engine = engines.manifest.engines[name]
+        assert dtypes(engine) == {spec.name: spec.dtype for spec in (*inputs, *outputs)}
+        assert engine.layers["bf16"] > 4 * engine.layers.get("fp32", 0)
+        assert "fp16" not in engine.layers
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "message"),
+    [
+        ("8.6.0", "8.9", r"bf16 needs TensorRT 10\.3 or newer, but this is 8\.6\.0; build with fp16 or fp32"),
+        ("10.3.0", "7.5", r"bf16 needs compute capability 8\.0 or newer, not 7\.5; build with"),
+    ],
+)
+def test_bf16_where_it_does_not_exist(monkeypatch, nano, tmp_path, version, capability, message):
+    fake = install(monkeypatch, version)
+    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", capability, 8 << 30))
+    with pytest.raises(InputError, match=message):
+        build(nano, tmp_path / "out", precision="bf16")
+    assert builds(fake) == []
 
 
 @pytest.mark.parametrize(
@@ -434,7 +461,7 @@ def test_int8(fake, nano_int8, tmp_path):
 @pytest.mark.parametrize(
     ("bundle", "precision", "message"),
     [
-        ("nano", "int4", "precision must be one of fp32, fp16, int8 but is 'int4'"),
+        ("nano", "int4", "precision must be one of fp32, fp16, bf16, int8 but is 'int4'"),
         ("nano", "fp8", r"fp8 is not offered: it follows FP32 less closely than int8 \(docs/.*/precision\.md\)"),
         ("nano", "int8", "nano: is not an INT8 bundle; make one from it with `sam2edge calibrate`"),
         ("nano_int8", "fp16", "is an INT8 bundle, which has no fp16 graphs; build it with --precision int8"),

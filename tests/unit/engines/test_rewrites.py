@@ -16,7 +16,7 @@ from sam2edge.errors import BuildError
 from sam2edge.export import export
 from tests.helpers import graph_inputs
 from tests.models import write_nano_2_0
-from tools.fp16_errors import run
+from tools.precision_errors import run
 
 GRIDS = [{"N": 1, "T": 7, "K": 16}, {"N": 3, "T": 2, "K": 1}]
 """Sizes of the axes of memories and pointers."""

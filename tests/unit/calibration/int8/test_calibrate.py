@@ -11,7 +11,7 @@ from sam2edge.calibration.int8.calibrate import calibrate, spread
 from sam2edge.calibration.int8.recipe import KEPT, Recipe
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.davis import region_similarity
-from sam2edge.engines.fp16 import Fp32Island
+from sam2edge.engines.low_precision import Fp32Island
 from sam2edge.errors import BuildError, BundleError, InputError
 from sam2edge.runtime.model.prompts import Prompt
 from tests.helpers import CLIP, play, write_frames

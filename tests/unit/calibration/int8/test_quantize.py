@@ -10,7 +10,7 @@ from sam2edge.bundle import GRAPHS
 from sam2edge.calibration.int8.quantize import Layer, fp16_above, layers, quantize
 from sam2edge.calibration.int8.ranges import load_graph
 from sam2edge.calibration.int8.recipe import Recipe
-from sam2edge.engines.fp16 import Fp32Island, island_nodes
+from sam2edge.engines.low_precision import Fp32Island, island_nodes
 from sam2edge.errors import BuildError, InputError
 from sam2edge.runtime.backends.onnx import new_session
 

@@ -15,7 +15,7 @@ from sam2edge.calibration.int8.ranges import collect, load_graph
 from sam2edge.calibration.int8.recipe import Block, Recipe, blocks
 from sam2edge.calibration.int8.sensitivity import sensitivity, table, write_sensitivity
 from sam2edge.calibration.measure.clip import Clip
-from sam2edge.engines.fp16 import Fp32Island, island_nodes
+from sam2edge.engines.low_precision import Fp32Island, island_nodes
 from sam2edge.errors import MediaError
 from tests.helpers import CLIP
 

@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sam2edge import Bundle
 from sam2edge.engines.estimate.cost import Cost, graph_cost, least_bytes, seconds
-from sam2edge.engines.fp16 import half
+from sam2edge.engines.low_precision import FP16, lowered
 from sam2edge.errors import InputError
 
 Shape = tuple[int | str, ...]
@@ -118,7 +118,7 @@ def test_views_move_nothing() -> None:
 def test_half_moves_half(nano: Bundle) -> None:
     model = onnx.load(nano.graph_path("memory_attention"))
     dims = {"N": 2, "T": 7, "K": 16}
-    both = [graph_cost(m, dims, fused=True) for m in (model, half(model))]
+    both = [graph_cost(m, dims, fused=True) for m in (model, lowered(model, FP16))]
     full, halved = (sum(cost.moved for cost in costs) for costs in both)
     assert sum(c.flops for c in both[0]) == sum(c.flops for c in both[1])
     assert 0.5 <= halved / full < 0.51

@@ -12,7 +12,7 @@ from sam2edge.bundle import GRAPHS
 from sam2edge.engines.estimate.cost import graph_cost, least_bytes
 from sam2edge.engines.estimate.devices import DEVICES, Device, find_device
 from sam2edge.engines.estimate.roofline import Bound, frame_sizes, graph_bounds, parts
-from sam2edge.engines.fp16 import half
+from sam2edge.engines.low_precision import FP16, lowered
 
 
 @pytest.mark.parametrize("name", DEVICES)
@@ -52,7 +52,7 @@ def test_floor_of_bytes(nano: Bundle) -> None:
     """If arithmetic costs nothing, inputs, outputs and weights count, and INT8 halves the weights of products."""
     bounds = graph_bounds(nano, Device("", 1e9, 1e9, 1e-3, 8, ""), 1)
     for name in GRAPHS:
-        model = half(onnx.load(nano.graph_path(name)))
+        model = lowered(onnx.load(nano.graph_path(name)), FP16)
         assert bounds[name].least == least_bytes(model, frame_sizes(nano, 1))
         assert bounds[name].fp16 == pytest.approx(bounds[name].least / 1e6)
         assert 0.45 < bounds[name].int8 / bounds[name].fp16 < 1

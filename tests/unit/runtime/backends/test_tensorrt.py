@@ -88,6 +88,16 @@ def test_fp16_engines_of_every_version(version, monkeypatch, built, nano):
     fake.gpu.check()
 
 
+def test_bf16_engines(fake, built, nano):
+    """float32 between the engines too."""
+    backend, cpu = TensorRTBackend(built("10.3.0", "bf16")), open_backend("onnx")
+    for graph in GRAPHS:
+        runner = backend.open(nano.graph_path(graph))
+        inputs = graph_inputs(nano, graph, {"N": 3, "T": 2, "K": 4, "P": 2})
+        assert_close(runner.run(inputs), cpu.open(nano.graph_path(graph)).run(inputs), 0.1)
+        assert {str(runner.dtype(spec.name)) for spec in contract(nano.model)[graph][1]} == {"float32"}
+
+
 def test_shapes_may_change(backend, nano):
     runner, cpu = (each.open(nano.graph_path("mask_decoder")) for each in (backend, open_backend("onnx")))
     for seed, sides in enumerate(({"N": 1, "P": 3}, {"N": 4, "P": 0}, {"N": 4, "P": 0}, {"N": 2, "P": 1})):

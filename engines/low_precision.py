@@ -1,4 +1,4 @@
-"""Convert an FP32 graph of the bundle to FP16, except for a few FP32 islands.
+"""Put a 16-bit type, FP16 or BF16, in the place of FP32 in a graph of the bundle, except for a few FP32 islands.
 
 TensorRT 10 and newer build exactly these types (strongly typed networks); 8 chooses them with its FP16 flag.
 
@@ -10,23 +10,25 @@ FP16 silently. A test compares the two without islands.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from sam2edge.errors import BuildError
 
-FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
-LARGEST = 65504.0
-"""Largest number of FP16."""
+FLOAT = int(TensorProto.FLOAT)
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_SUFFIX = {FLOAT: "float", HALF: "half"}
+QDQ_OPSET = 19, 9
+"""The first opset in which Q/DQ nodes may have FP16 scales and outputs, and the version of ONNX's format for it."""
+BF16_OPSET = 22, 10
+"""The first opset in which Conv, Sin and Cos have BF16, and the version of the format."""
 
 HOST_TENSORS = frozenset({"points", "mask_input", "mask", "masks", "iou", "ious", "object_score"})
-"""Inputs and outputs that stay float32, as in the contract: those that the host writes, reads or compares.
+"""Inputs and outputs that stay float32 in FP16 graphs: those that the host writes, reads or compares.
 
 The others (features, high_res_0, high_res_1, conditioned, memory, pointer, pointers) only pass from graph to graph.
 In FP16 they take half the memory and bandwidth, and the memory bank is the largest array.
@@ -43,7 +45,40 @@ class Fp32Island:
     optional: bool = False
 
 
-ISLANDS = (
+@dataclass(frozen=True)
+class LowPrecision:
+    """A type of 16 bits.
+
+    Attributes:
+        name: As in `--precision`.
+        onnx: ONNX's number of it.
+        largest: Its largest number.
+        exponent: The bits that are 0 in numbers with fewer digits than the others have.
+        bits: Rounds FP32 to the nearest numbers of the type, and returns their bits.
+        islands: What stays FP32; docs/explanation/precision.md says what each of them changes.
+        float_io: Whether all inputs and outputs stay float32, since numpy does not have the type.
+    """
+
+    name: str
+    onnx: int
+    largest: float
+    exponent: int
+    bits: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint16]]
+    islands: tuple[Fp32Island, ...]
+    float_io: bool
+
+
+def _half_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    return values.astype(np.float16).view(np.uint16)
+
+
+def _bfloat16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Round to the upper half of FP32's bits; a tie goes to the even one."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+_ISLANDS = (
     Fp32Island("mask_decoder", r"/stability/", "areas of masks: 256 × 256 pixels are 65536, FP16 ends at 65504"),
     Fp32Island("mask_decoder", r"/prompts/", "positions of points: above 512 pixels FP16 has steps of half a pixel"),
     Fp32Island(
@@ -56,18 +91,36 @@ ISLANDS = (
         "memory_encoder", r"/soft_mask/", "mask logits at the frame's size: rounded, pixels near 0 change sides"
     ),
 )
-"""docs/explanation/precision.md says what each of them changes."""
+FP16 = LowPrecision("fp16", int(TensorProto.FLOAT16), 65504.0, 0x7C00, _half_bits, _ISLANDS, float_io=False)
+_BF16_ISLANDS = (
+    *_ISLANDS,
+    Fp32Island("mask_decoder", r"/upscale\d/", "TensorRT has no transposed convolution in BF16"),
+)
+BF16 = LowPrecision(
+    "bf16", int(TensorProto.BFLOAT16), 3.3895314e38, 0x7F80, _bfloat16_bits, _BF16_ISLANDS, float_io=True
+)
 
 
-def half(
-    model: ModelProto, islands: Collection[Fp32Island] = (), float_tensors: Collection[str] = HOST_TENSORS
+def lowered(
+    model: ModelProto,
+    kind: LowPrecision,
+    islands: Collection[Fp32Island] = (),
+    float_tensors: Collection[str] | None = None,
 ) -> ModelProto:
-    """Return a model with FP16 in place of FP32, except in the islands and the inputs and outputs `float_tensors`.
+    """Return a model with `kind` in place of FP32, except in the islands and the inputs and outputs `float_tensors`.
 
-    INT8 tensors stay; the scales and outputs of Q/DQ nodes become FP16, which opset 19 allows. Raises BuildError for a
-    weight that FP16 cannot hold, and for an island that is not in the graph.
+    By default these are all for a type with `float_io`, and otherwise HOST_TENSORS. INT8 tensors stay; the scales and
+    outputs of Q/DQ nodes become FP16. Raises BuildError for a weight that the type cannot hold, and for an island that
+    is not in the graph.
     """
-    return _Halving(onnx.shape_inference.infer_shapes(model), islands, frozenset(float_tensors)).model()
+    if float_tensors is None:
+        float_tensors = ends(model.graph) if kind.float_io else HOST_TENSORS
+    return _Lowering(onnx.shape_inference.infer_shapes(model), kind, islands, frozenset(float_tensors)).model()
+
+
+def ends(graph: GraphProto) -> set[str]:
+    """Return the names of inputs and outputs."""
+    return {value.name for value in (*graph.input, *graph.output)}
 
 
 def island_nodes(graph: GraphProto, islands: Iterable[Fp32Island]) -> set[str]:
@@ -84,14 +137,16 @@ def island_nodes(graph: GraphProto, islands: Iterable[Fp32Island]) -> set[str]:
     return nodes
 
 
-class _Halving:
-    """Builds the new graph node by node. Every FP32 tensor becomes FP16 unless an FP32 node or input makes it."""
+class _Lowering:
+    """Builds the new graph node by node. Every FP32 tensor becomes 16-bit unless an FP32 node or input makes it."""
 
-    def __init__(self, model: ModelProto, islands: Collection[Fp32Island], float_tensors: frozenset[str]) -> None:
+    def __init__(
+        self, model: ModelProto, kind: LowPrecision, islands: Collection[Fp32Island], float_tensors: frozenset[str]
+    ) -> None:
         graph = model.graph
         if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
             raise BuildError(f"{graph.name}: has a subgraph, which no graph of a bundle has; export the bundle again")
-        self._source, self._float_tensors = model, float_tensors
+        self._source, self._kind, self._float_tensors = model, kind, float_tensors
         # Q/DQ nodes are named after tensors: those of an island's output are not part of the island
         self._island = island_nodes(graph, islands) - {node.name for node in graph.node if node.op_type in QDQ}
         values = (*graph.input, *graph.output, *graph.value_info)
@@ -119,12 +174,12 @@ class _Halving:
         new = helper.make_graph(self._nodes, graph.name, inputs, outputs, self._initializers)
         model = helper.make_model(new, opset_imports=self._source.opset_import, ir_version=self._source.ir_version)
         if any(node.op_type in QDQ for node in self._nodes):
-            _raise_opset(model)
-        onnx.checker.check_model(model, full_check=True)
+            _raise_opset(model, *QDQ_OPSET)
+        onnx.checker.check_model(_checkable(model), full_check=True)
         return model
 
     def _io_type(self, name: str) -> int:
-        return FLOAT if name in self._float_tensors else HALF
+        return FLOAT if name in self._float_tensors else self._kind.onnx
 
     def _declared(self, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
         new = onnx.ValueInfoProto()
@@ -136,15 +191,15 @@ class _Halving:
     def _add(self, source: NodeProto) -> None:
         node = NodeProto()
         node.CopyFrom(source)
-        wanted = FLOAT if node.name in self._island else HALF
+        wanted = FLOAT if node.name in self._island else self._kind.onnx
         if node.op_type == "QuantizeLinear":
-            wanted = self._types[node.input[0]]  # FP32 becomes INT8 without being rounded to FP16 first
+            wanted = self._types[node.input[0]]  # FP32 becomes INT8 without being rounded to 16 bits first
         for index, name in enumerate(node.input):
             # the operator Resize requires FP32 scales
             if name in self._floats or name in self._weights:
                 node.input[index] = self._as(name, FLOAT if node.op_type == "Resize" and index else wanted)
-        if wanted == HALF:
-            _halve_attributes(node)
+        if wanted != FLOAT:
+            _lower_attributes(node, self._kind)
         self._types.update({name: wanted for name in node.output if name in self._floats})
         self._nodes.append(node)
 
@@ -153,13 +208,16 @@ class _Halving:
         if self._types.get(name) == wanted:
             return name
         if (name, wanted) not in self._made:
-            self._made[name, wanted] = new = (
-                name if name in self._weights and wanted == FLOAT else f"{name}/{_SUFFIX[wanted]}"
-            )
-            if name in self._weights:
-                self._initializers.append(_weight(self._weights[name], new, wanted))
-            else:
+            weight = self._weights.get(name)
+            new = f"{name}/{'fp32' if wanted == FLOAT else self._kind.name}"
+            if weight is None:
                 self._nodes.append(helper.make_node("Cast", [name], [new], f"{new}/Cast", to=wanted))
+            elif wanted == FLOAT:
+                new = name
+                self._initializers.append(numpy_helper.from_array(numpy_helper.to_array(weight), name))
+            else:
+                self._initializers.append(_weight(weight, new, self._kind))
+            self._made[name, wanted] = new
         return self._made[name, wanted]
 
     def _give(self, name: str) -> None:
@@ -173,8 +231,24 @@ class _Halving:
         self._nodes.append(helper.make_node("Cast", [inner], [name], f"{name}/Cast", to=wanted))
 
 
-def _raise_opset(model: ModelProto) -> None:
-    """Raise a model to opset 19; from 18 on, Split without sizes and reductions are written differently."""
+def tensor_types(model: ModelProto) -> dict[str, int]:
+    """Return ONNX's numbers of the types of all tensors that nodes make or read, but for initialisers."""
+    graph = onnx.shape_inference.infer_shapes(_checkable(model)).graph
+    return {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
+
+
+def _checkable(model: ModelProto) -> ModelProto:
+    """Return a model with BF16 at the opset that has it for all operators; TensorRT itself takes it in any opset."""
+    if all(tensor.data_type != TensorProto.BFLOAT16 for tensor in model.graph.initializer):
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    _raise_opset(copy, *BF16_OPSET)
+    return copy
+
+
+def _raise_opset(model: ModelProto, version: int, ir_version: int) -> None:
+    """Raise a model from opset 17; from 18 on, Split without sizes and reductions are written differently."""
     for node in model.graph.node:
         if node.op_type == "Split" and len(node.input) == 1:
             node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
@@ -185,37 +259,40 @@ def _raise_opset(model: ModelProto) -> None:
             node.input.append(name)
             node.attribute.remove(axes)
     opset = next(opset for opset in model.opset_import if opset.domain == "")
-    opset.version, model.ir_version = max(opset.version, 19), max(model.ir_version, 9)
+    opset.version, model.ir_version = max(opset.version, version), max(model.ir_version, ir_version)
 
 
-def _halve_attributes(node: NodeProto) -> None:
+def _lower_attributes(node: NodeProto, kind: LowPrecision) -> None:
     """Convert what a node makes from nothing or from another type."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT:
-            attribute.i = HALF
+            attribute.i = kind.onnx
         elif node.op_type == "ConstantOfShape" and attribute.name == "value" and attribute.t.data_type == FLOAT:
-            attribute.t.CopyFrom(_weight(attribute.t, attribute.t.name, HALF))
+            attribute.t.CopyFrom(_weight(attribute.t, attribute.t.name, kind))
 
 
-def _weight(tensor: TensorProto, name: str, wanted: int) -> TensorProto:
+def _weight(tensor: TensorProto, name: str, kind: LowPrecision) -> TensorProto:
     values = numpy_helper.to_array(tensor)
-    if wanted == HALF:
-        largest = float(np.abs(values).max(initial=0))
-        if not largest <= LARGEST:
-            raise BuildError(
-                f"weight {tensor.name or name}: reaches {largest:g}, but FP16 ends at {LARGEST:g}; build with fp32"
-            )
-        values = values.astype(np.float16)
-    return numpy_helper.from_array(values, name)
+    largest = float(np.abs(values).max(initial=0))
+    if not largest <= kind.largest:
+        wider = "fp32" if kind is BF16 else "bf16 or fp32"
+        raise BuildError(
+            f"weight {tensor.name or name}: reaches {largest:g}, but {kind.name.upper()} ends at {kind.largest:g}; "
+            f"build with {wider}"
+        )
+    return helper.make_tensor(name, kind.onnx, values.shape, kind.bits(values).tobytes(), raw=True)
 
 
-def small_weights(model: ModelProto) -> dict[str, int]:
-    """Count the FP32 weights of a graph that FP16 turns to 0, and those it holds with fewer bits (below 6.1e-5)."""
+def small_weights(model: ModelProto, kind: LowPrecision) -> dict[str, int]:
+    """Count the FP32 weights of a graph that a type turns to 0, and those it holds with fewer bits.
+
+    FP16 has fewer bits below 6.1e-5, BF16 where FP32 has, too.
+    """
     zero = subnormal = 0
     for tensor in model.graph.initializer:
         if tensor.data_type == FLOAT:
             values = numpy_helper.to_array(tensor)
-            small = np.abs(values.astype(np.float16))
-            zero += int(((small == 0) & (values != 0)).sum())
-            subnormal += int(((small > 0) & (small < np.finfo(np.float16).smallest_normal)).sum())
+            bits = kind.bits(values) & 0x7FFF
+            zero += int(((bits == 0) & (values != 0)).sum())
+            subnormal += int(((bits != 0) & (bits & kind.exponent == 0)).sum())
     return {"zero": zero, "subnormal": subnormal}

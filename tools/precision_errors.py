@@ -1,6 +1,6 @@
-"""Measure what FP16 costs each output, and which islands are needed: the tables of docs/explanation/precision.md.
+"""Measure what FP16 or BF16 costs each output, and which islands are needed (docs/explanation/precision.md).
 
-    python -m tools.fp16_errors SOURCE BUNDLE [--clip]
+    python -m tools.precision_errors SOURCE BUNDLE [--precision fp16|bf16] [--clip]
 prints errors against the FP32 graphs on the exporter's scenario, relative to the largest magnitude of the output. With
 --clip it also tracks the bundled clip with rounded graphs, and prints the IoU with FP32's masks and the true ones.
 """
@@ -21,7 +21,7 @@ import torch
 from sam2edge import Bundle, VideoTracker
 from sam2edge.bundle import GRAPHS
 from sam2edge.calibration.measure.davis import in_view, region_similarity
-from sam2edge.engines.fp16 import HOST_TENSORS, ISLANDS, Fp32Island, half
+from sam2edge.engines.low_precision import BF16, FP16, Fp32Island, LowPrecision, lowered
 from sam2edge.export.parity import parity_frames, scenario
 from sam2edge.export.reference import Reference
 from sam2edge.export.source import load_source
@@ -35,14 +35,21 @@ CANDIDATES = tuple(
     for nodes in (".*/activation", ".*norm", "/iou_head/|/hypernetworks", "/patches/|/Sub$|/Transpose|/Cast")
 )
 LONG_AGE = 3000
+KINDS = {kind.name: kind for kind in (FP16, BF16)}
 
 
-def rounded(bundle: Bundle, islands: Collection[Fp32Island], float_tensors: Collection[str], directory: Path) -> Bundle:
-    """Write every graph with the roundings of FP16; the manifest is not written."""
+def rounded(
+    bundle: Bundle,
+    kind: LowPrecision,
+    islands: Collection[Fp32Island],
+    directory: Path,
+    float_tensors: Collection[str] | None = None,
+) -> Bundle:
+    """Write every graph with the roundings of a type; the manifest is not written."""
     graphs = {}
     for name in GRAPHS:
         of_graph = [island for island in islands if island.graph == name]
-        model = with_rounding(half(onnx.load(bundle.graph_path(name)), of_graph, float_tensors))
+        model = with_rounding(lowered(onnx.load(bundle.graph_path(name)), kind, of_graph, float_tensors))
         onnx.save(model, directory / f"{name}.onnx")
         graphs[name] = bundle.manifest.graphs[name]
     return Bundle(directory, dataclasses.replace(bundle.manifest, graphs=graphs))
@@ -94,17 +101,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("source")
     parser.add_argument("bundle")
+    parser.add_argument("--precision", choices=KINDS, default="fp16")
     parser.add_argument("--clip", action="store_true")
     args = parser.parse_args()
-    bundle = Bundle.open(args.bundle)
+    bundle, kind = Bundle.open(args.bundle), KINDS[args.precision]
     measured = cases(args.source, bundle)
-    variants: dict[str, tuple[Collection[Fp32Island], Collection[str]]] = {
-        "no island": ((), HOST_TENSORS),
-        **{f"only {island.graph} {island.nodes}": ((island,), HOST_TENSORS) for island in ISLANDS},
-        "the islands": (ISLANDS, HOST_TENSORS),
-        "the islands, FP16 inputs and outputs": (ISLANDS, ()),
+    variants: dict[str, tuple[Collection[Fp32Island], Collection[str] | None]] = {
+        "no island": ((), None),
+        "the islands": (kind.islands, None),
         **{
-            f"and {nodes}": ((*ISLANDS, *(c for c in CANDIDATES if c.nodes == nodes)), HOST_TENSORS)
+            f"without {left.graph} {left.nodes}": ([island for island in kind.islands if island != left], None)
+            for left in kind.islands
+        },
+        f"the islands, {kind.name} inputs and outputs": (kind.islands, ()),
+        **{
+            f"and {nodes}": ((*kind.islands, *(c for c in CANDIDATES if c.nodes == nodes)), None)
             for nodes in dict.fromkeys(c.nodes for c in CANDIDATES)
         },
     }
@@ -114,7 +125,7 @@ def main() -> None:
         print(f"FP32 on the clip: IoU with the truth {region_similarity(exact, true)[in_view(true)].mean():.4f}")
     for variant, (islands, float_tensors) in variants.items():
         with tempfile.TemporaryDirectory() as directory:
-            changed = rounded(bundle, islands, float_tensors, Path(directory))
+            changed = rounded(bundle, kind, islands, Path(directory), float_tensors)
             print(f"\n## {variant}")
             for case, (graph, inputs, expected) in measured.items():
                 outputs = run(changed.graph_path(graph), inputs)
