@@ -93,7 +93,7 @@ def test_bf16_engines(fake, built, nano):
     backend, cpu = TensorRTBackend(built("10.3.0", "bf16")), open_backend("onnx")
     for graph in GRAPHS:
         runner = backend.open(nano.graph_path(graph))
-        inputs = graph_inputs(nano, graph, {"N": 3, "T": 2, "K": 4, "P": 2})
+        inputs = graph_inputs(nano, graph, {"B": 2, "N": 3, "T": 2, "K": 4, "P": 2})
         assert_close(runner.run(inputs), cpu.open(nano.graph_path(graph)).run(inputs), 0.1)
         assert {str(runner.dtype(spec.name)) for spec in contract(nano.model)[graph][1]} == {"float32"}
 
