@@ -6,10 +6,12 @@ what each of them brings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
@@ -27,6 +29,7 @@ class Graph:
             for value in (*inferred.input, *inferred.value_info, *inferred.output)
         }
         self.nodes = list(model.graph.node)
+        self.outputs = [value.name for value in model.graph.output]
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def shape(self, tensor: str) -> tuple[int | str, ...]:
@@ -51,9 +54,40 @@ class Graph:
             self._weights[name].CopyFrom(numpy_helper.from_array(np.array(values, np.int64), name))
         return name
 
+    def knows(self, tensor: str) -> bool:
+        """Tell whether the sizes of all axes of a tensor but the first were known before any rewrite."""
+        shape = self._shapes.get(tensor, ())
+        return bool(shape) and all(isinstance(side, int) and side > 0 for side in shape[1:])
+
+    def values(self, weight: str) -> npt.NDArray[np.float32]:
+        """Return the numbers of a weight."""
+        values: npt.NDArray[np.float32] = numpy_helper.to_array(self._weights[weight])
+        return values
+
+    def add_weight(self, name: str, values: npt.NDArray[np.float32]) -> str:
+        """Add a weight and return its name."""
+        self._weights[name] = self._model.graph.initializer.add()
+        self._weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def integer(self, name: str) -> int:
+        """Return the value of a constant integer."""
+        (tensor,) = (node.attribute[0].t for node in self.nodes if name in node.output)
+        return int(numpy_helper.to_array(tensor))
+
+    def constants(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all constants by name, also of INT8 weights behind their scales."""
+        shapes = {name: tuple(tensor.dims) for name, tensor in self._weights.items()}
+        for node in self.nodes:
+            if node.op_type == "Constant":
+                shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
+            elif node.op_type == "DequantizeLinear" and node.input[0] in shapes:
+                shapes[node.output[0]] = shapes[node.input[0]]
+        return shapes
+
     def pad_rows(self, weight: str, rows: int) -> None:
         """Give a weight this number of rows, by zeros."""
-        values = numpy_helper.to_array(self._weights[weight])
+        values = self.values(weight)
         padded = np.pad(values, ((0, rows - len(values)), (0, 0)))
         self._weights[weight].CopyFrom(numpy_helper.from_array(padded, weight))
 
@@ -64,8 +98,12 @@ class Graph:
 
     def write(self) -> None:
         """Write the nodes into the model, and check that it is valid."""
-        del self._model.graph.node[:], self._model.graph.value_info[:]
-        self._model.graph.node.extend(self.nodes)
+        graph = self._model.graph
+        read = {tensor for node in self.nodes for tensor in node.input}
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend(kept)
         onnx.checker.check_model(self._model, full_check=True)
 
 
@@ -177,12 +215,154 @@ def repeat_plainly(graph: Graph) -> None:
         )
 
 
+def batch_projections(graph: Graph) -> None:
+    """Compute query, keys and values of one input as a batch of three products, which lie one behind the other.
+
+    Behind one product that is three times as wide, a kernel each takes them apart. Weights in INT8, which have scales
+    for each column, stay as they are.
+    """
+    for product in [node for node in graph.nodes if node.op_type == "MatMul" and graph.is_weight(node.input[1])]:
+        chain = [product]
+        for operator in ("Add", "Reshape", "Transpose", "Split"):
+            following = graph.readers(chain[-1].output[0])
+            if [node.op_type for node in following] == [operator]:
+                chain += following
+        if len(chain) < 5 or len(chain[-1].output) != 3:
+            continue
+        _, bias, reshape, transpose, split = chain
+        (order,) = (attribute.ints for attribute in transpose.attribute)
+        if list(order) != [2, 0, 3, 1, 4]:
+            raise BuildError(f"{split.name} does not separate query, keys and values; {_AGAIN}")
+        _, tokens, _, heads, width = graph.shape(reshape.output[0])
+        (vector,) = filter(graph.is_weight, bias.input)
+        weight, single = product.input[1], f"{product.name}/single"
+        rows = len(graph.values(weight))
+        batch = graph.values(weight).reshape(rows, 3, -1).transpose(1, 0, 2)
+        sizes = graph.constant(1, -1, rows)
+        graph.replace(product, helper.make_node("Reshape", [product.input[0], sizes], [single], single), product)
+        product.input[:] = [single, graph.add_weight(f"{weight}/batch", batch)]
+        bias.input[:] = [product.output[0], graph.add_weight(f"{vector}/batch", graph.values(vector).reshape(3, 1, -1))]
+        reshape.input[1] = graph.constant(3, -1, int(tokens), int(heads), int(width))
+        order[:] = [0, 1, 3, 2, 4]
+
+
+_MLP = ("Unsqueeze", "Gemm", "Relu", "Gemm", "Relu", "Gemm", "Gather")
+"""An MLP of three layers for one of several tokens, from its end to its beginning."""
+
+
+def batch_mlps(graph: Graph) -> None:
+    """Compute MLPs that each have a token of their own as one MLP with a batch of weights.
+
+    They make the weights of the masks. MLPs in INT8 stay as they are.
+    """
+    makers = {output: node for node in graph.nodes for output in node.output}
+    for concat in [node for node in graph.nodes if node.op_type == "Concat"]:
+        mlps = [list(_climb(makers, name, _MLP)) for name in concat.input]
+        gemms = [node for mlp in mlps for node in mlp if node.op_type == "Gemm"]
+        if not all(mlps) or not all(graph.is_weight(node.input[1]) for node in gemms):
+            continue
+        name, tokens = concat.name, mlps[0][-1].input[0]
+        if any(mlp[-1].input[0] != tokens for mlp in mlps):
+            raise BuildError(f"{name}: its MLPs do not read tokens of the same tensor; {_AGAIN}")
+        chosen, value = f"{name}/chosen", f"{name}/tokens"
+        places = graph.constant(*(graph.integer(mlp[-1].input[1]) for mlp in mlps))
+        new = [
+            helper.make_node("Gather", [tokens, places], [chosen], chosen, axis=1),
+            helper.make_node("Transpose", [chosen], [value], value, perm=[1, 0, 2]),
+        ]
+        for number, layer in enumerate(list(zip(*mlps, strict=True))[-2:0:-1]):  # from the first to the last
+            before, value = value, f"{name}/{number}"
+            if layer[0].op_type == "Relu":
+                new.append(helper.make_node("Relu", [before], [value], value))
+            else:
+                matrix, bias = (np.stack([graph.values(node.input[i]).T for node in layer]) for i in (1, 2))
+                product = f"{value}/product"
+                batch = graph.add_weight(f"{value}/weight", matrix)
+                vector = graph.add_weight(f"{value}/bias", bias[:, None])
+                new.append(helper.make_node("MatMul", [before, batch], [product], product))
+                new.append(helper.make_node("Add", [product, vector], [value], value))
+        graph.replace(concat, *new, helper.make_node("Transpose", [value], concat.output, name, perm=[1, 0, 2]))
+        gone = {id(node) for mlp in mlps for node in mlp}
+        graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
+
+
+def _climb(makers: Mapping[str, NodeProto], tensor: str, operators: Sequence[str]) -> Iterator[NodeProto]:
+    """Yield the nodes that make a tensor, each from the one before's first input; nothing if they are others."""
+    chain = []
+    for operator in operators:
+        node = makers.get(tensor)
+        if node is None or node.op_type != operator:
+            return
+        chain.append(node)
+        tensor = node.input[0]
+    yield from chain
+
+
+_BY_TOKEN = frozenset(
+    {"Add", "DequantizeLinear", "Div", "Erf", "LayerNormalization", "Mul", "QuantizeLinear", "Relu", "Sub"}
+)
+"""Operators that compute a token from that token alone, if their constants are alike for all tokens."""
+
+
+def flatten_tokens(graph: Graph) -> None:
+    """Make a matrix [tokens, C] of what projections read, and of what surrounds them token by token.
+
+    Behind the product of a tensor with more axes, TensorRT computes an activation function or a sum in a kernel of its
+    own, and not with the product.
+    """
+    constants = graph.constants()
+    flat: dict[str, str] = {}
+    whole: set[str] = set()
+    nodes: list[NodeProto] = []
+
+    def by_token(node: NodeProto) -> bool:
+        output = node.output[0]
+        data = [name for name in node.input if name not in constants]
+        if not graph.knows(output) or len(shape := graph.shape(output)) < 3 or not data:
+            return False
+        if node.op_type == "MatMul":
+            return len(data) == 1 and len(constants.get(node.input[1], ())) == 2
+        alike = all(math.prod(constants[name][:-1]) == 1 for name in node.input if name in constants)
+        return node.op_type in _BY_TOKEN and alike and all(graph.shape(name) == shape for name in data)
+
+    def flattened(name: str) -> str:
+        if name not in flat:
+            flat[name] = f"{name}/flat"
+            whole.add(name)
+            sizes = graph.constant(-1, int(graph.shape(name)[-1]))
+            nodes.append(helper.make_node("Reshape", [name, sizes], [flat[name]], f"{name}/Flatten"))
+        return flat[name]
+
+    def make_whole(name: str) -> None:
+        if name in flat and name not in whole:
+            whole.add(name)
+            sizes = graph.constant(-1, *map(int, graph.shape(name)[1:]))
+            nodes.append(helper.make_node("Reshape", [flat[name], sizes], [name], f"{name}/Unflatten"))
+
+    for node in graph.nodes:
+        begins = node.op_type in ("LayerNormalization", "MatMul")
+        if by_token(node) and (begins or any(name in flat for name in node.input)):
+            node.input[:] = [name if name in constants else flattened(name) for name in node.input]
+            flat[node.output[0]] = f"{node.output[0]}/flat"
+            node.output[0] = flat[node.output[0]]
+        else:
+            for name in node.input:
+                make_whole(name)
+        nodes.append(node)
+    for name in graph.outputs:
+        make_whole(name)
+    graph.nodes[:] = nodes
+
+
 Rewrite = Callable[[Graph], None]
 
 FORMS: dict[str, tuple[Rewrite, ...]] = {"fused": (pad_values, expand_query), "narrow": ()}
 """The forms of the memory attention. "narrow" takes the least arithmetic, "fused" the least memory."""
 
-_ALWAYS: dict[str, tuple[Rewrite, ...]] = {"mask_decoder": (repeat_plainly,)}
+_ALWAYS: dict[str, tuple[Rewrite, ...]] = {
+    "image_encoder": (batch_projections, flatten_tokens),
+    "mask_decoder": (repeat_plainly, batch_mlps),
+}
 
 
 def rewrite(model: ModelProto, name: str, attention: str = "") -> None:

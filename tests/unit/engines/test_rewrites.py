@@ -80,6 +80,56 @@ def test_tokens_are_repeated_without_a_selection(nano: Bundle, tmp_path: Path) -
         assert_alike(nano, "mask_decoder", model, inputs, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["image_encoder", "mask_decoder"])
+@pytest.mark.parametrize("source", ["nano", "nano_int8"])
+def test_what_is_always_rewritten_is_exact(
+    request: pytest.FixtureRequest, tmp_path: Path, source: str, name: str
+) -> None:
+    bundle: Bundle = request.getfixturevalue(source)
+    model = rewritten(bundle, name)
+    for sizes in ({"B": 1, "N": 1, "P": 2}, {"B": 2, "N": 3, "P": 1}):
+        assert_alike(bundle, name, model, graph_inputs(bundle, name, sizes), tmp_path)
+
+
+@pytest.mark.parametrize("source", ["nano", "nano_int8"])
+def test_projections_of_the_encoder_take_matrices(request: pytest.FixtureRequest, source: str) -> None:
+    """Those of query, keys and values in one take a batch of one; Q/DQ nodes keep them from being a batch."""
+    model = rewritten(request.getfixturevalue(source), "image_encoder")
+    graph = Graph(model)
+    constants = graph.constants()
+    products = [node for node in graph.nodes if node.op_type == "MatMul" and node.input[1] in constants]
+    ranks = [(len(graph.shape(node.input[0])), len(constants[node.input[1]])) for node in products]
+    pooled = sum("/query/" in node.name for node in products)
+    batches = sum(node.op_type == "Softmax" for node in graph.nodes) - pooled if source == "nano" else 0
+    assert batches == (6 if source == "nano" else 0)
+    assert ranks.count((3, 3)) == batches
+    assert ranks.count((2, 2)) == len(ranks) - batches
+    assert {tensor.name for tensor in model.graph.initializer} <= {name for node in graph.nodes for name in node.input}
+
+
+def test_the_mlps_of_the_masks_are_one(nano: Bundle) -> None:
+    graph = Graph(rewritten(nano, "mask_decoder"))
+    assert not [node.name for node in graph.nodes if node.name.startswith("/hypernetworks")]
+    assert [shape for shape in graph.constants().values() if len(shape) == 3 and shape[0] == 4] == [
+        *((4, 256, 256), (4, 1, 256)) * 2,
+        *((4, 256, 32), (4, 1, 32)),
+    ]
+
+
+def test_projections_and_mlps_that_are_not_as_exported(nano: Bundle) -> None:
+    encoder = onnx.load(nano.graph_path("image_encoder"))
+    transpose = next(node for node in encoder.graph.node if node.name == "/blocks.0/Transpose")
+    transpose.attribute[0].ints[:] = [2, 0, 1, 3, 4]
+    with pytest.raises(BuildError, match=r"image_encoder: /blocks\.0/Split does not separate query, keys and values"):
+        rewrite(encoder, "image_encoder")
+    decoder = onnx.load(nano.graph_path("mask_decoder"))
+    next(node for node in decoder.graph.node if node.name == "/Gather_2").input[0] = (
+        "/final_norm/LayerNormalization_output_0"
+    )
+    with pytest.raises(BuildError, match=r"mask_decoder: /Concat_1: its MLPs do not read tokens of the same tensor"):
+        rewrite(decoder, "mask_decoder")
+
+
 def test_a_graph_without_attention(nano: Bundle) -> None:
     message = "memory_attention: no attention has values that are narrower than its keys; export the bundle again"
     with pytest.raises(BuildError, match=message):
