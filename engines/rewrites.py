@@ -97,14 +97,17 @@ class Graph:
         self.nodes[place : place + 1] = new
 
     def write(self) -> None:
-        """Write the nodes into the model, and check that it is valid."""
+        """Write the nodes into the model; BuildError if it is not valid."""
         graph = self._model.graph
         read = {tensor for node in self.nodes for tensor in node.input}
         kept = [tensor for tensor in graph.initializer if tensor.name in read]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)
         graph.initializer.extend(kept)
-        onnx.checker.check_model(self._model, full_check=True)
+        try:
+            onnx.checker.check_model(self._model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise BuildError(f"not a valid graph: {error}; {_AGAIN}") from error
 
 
 _AGAIN = "export the bundle again with this sam2edge"
@@ -375,6 +378,6 @@ def rewrite(model: ModelProto, name: str, attention: str = "") -> None:
         try:
             for change in rewrites:
                 change(graph)
+            graph.write()
         except BuildError as error:
             raise BuildError(f"{name}: {error}") from error
-        graph.write()

@@ -29,11 +29,21 @@ from sam2edge.runtime.media.sources import VideoSource
 from samples.demo import CLIP, read_truth
 from tools.rounding import with_rounding
 
-CANDIDATES = tuple(
-    Fp32Island(graph, nodes, "candidate", optional=True)
-    for graph in GRAPHS
-    for nodes in (".*/activation", ".*norm", "/iou_head/|/hypernetworks", "/patches/|/Sub$|/Transpose|/Cast")
-)
+CANDIDATES = {
+    "activation functions": dict.fromkeys(GRAPHS, ".*/activation"),
+    "norms": dict.fromkeys(GRAPHS, ".*norm"),
+    "the image": {"image_encoder": r"/Cast$|/Transpose$|/Sub$|/patches/"},
+    "position codes": {
+        "image_encoder": r"/(Add|Reshape_2)$",
+        "memory_attention": r"/(Add(_[123])?|Gather|Unsqueeze(_1)?)$",
+    },
+    "rotary codes": {"memory_attention": r"/layers\.\d/(Split|Mul|Sub|Concat(_[0-3])?$|Add(_[134])?$)"},
+    "sums and norms of the memory attention": {"memory_attention": r"/layers\.\d/Add_[267]$|.*norm"},
+    "heads": {"mask_decoder": "/iou_head|/score_head|/pointer_head|/hypernetworks"},
+    "the product of the masks": {"mask_decoder": r"/(MatMul|Reshape_6)$"},
+    "the mask's way into the memory": {"memory_encoder": "/mask_downsampler|/feature_projection|/Add$"},
+}
+"""More that may stay FP32, by name: a pattern of nodes for each graph."""
 LONG_AGE = 3000
 KINDS = {kind.name: kind for kind in (FP16, BF16)}
 
@@ -115,8 +125,8 @@ def main() -> None:
         },
         f"the islands, {kind.name} inputs and outputs": (kind.islands, ()),
         **{
-            f"and {nodes}": ((*kind.islands, *(c for c in CANDIDATES if c.nodes == nodes)), None)
-            for nodes in dict.fromkeys(c.nodes for c in CANDIDATES)
+            f"and {name}": ([*kind.islands, *(Fp32Island(*pair, "", optional=True) for pair in patterns.items())], None)
+            for name, patterns in CANDIDATES.items()
         },
     }
     exact = track(bundle) if args.clip else None

@@ -222,10 +222,10 @@ def test_a_graph_that_the_parser_cannot_read(fake, nano, tmp_path):
     """A bundle from elsewhere may contain one, with correct hashes."""
     other = tmp_path / "other"
     shutil.copytree(nano.path, other)
-    model = onnx.load(other / "image_encoder.onnx")
-    next(node for node in model.graph.node if node.op_type == "Softmax").op_type = "Attention"
-    onnx.save(model, other / "image_encoder.onnx")
-    with pytest.raises(BuildError, match=r"image_encoder: .* cannot read the graph: No importer .* Attention; export"):
+    model = onnx.load(other / "memory_encoder.onnx")
+    next(node for node in model.graph.node if node.op_type == "Sigmoid").op_type = "Attention"
+    onnx.save(model, other / "memory_encoder.onnx")
+    with pytest.raises(BuildError, match=r"memory_encoder: .* cannot read the graph: No importer .* Attention; export"):
         build(Bundle(other, nano.manifest), tmp_path / "out", precision="fp32")
 
 
