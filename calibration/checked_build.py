@@ -6,7 +6,6 @@ Engines are run on the user's clip on this machine, and compared with the FP32 g
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -139,8 +138,11 @@ def _auto(
     quantized = bundle.manifest.calibration is not None
     lowest = ["fp16", "int8"] if quantized else ["fp16"]
     rounds = [lowest, ["fp32"]] if builder.refusal("bf16") else [lowest, ["bf16"], ["fp32"]]
-    usual = builder.attention_form(bundle.model, "fp16", attention)
-    forms = [usual] if attention else sorted(FORMS, key=lambda form: form != usual)
+
+    def forms(precision: str) -> list[str]:
+        """Return the forms of the memory attention to measure: in FP32, where TensorRT fuses none, only one."""
+        usual = builder.attention_form(bundle.model, precision, attention)
+        return [usual] if attention or precision == "fp32" else sorted(FORMS, key=lambda form: form != usual)
 
     def uniform(precision: str, form: str) -> Assignment:
         return tuple(Variant(precision, form if graph == MEMORY_ATTENTION else "") for graph in GRAPHS)
@@ -176,7 +178,7 @@ def _auto(
             failures = measured.verdict.failures if measured.verdict else ()
             return Trial(assignment, tuple(times[graph] for graph in GRAPHS), failures)
 
-        trials = choose([[uniform(*pair) for pair in itertools.product(group, forms)] for group in rounds], measure)
+        trials = choose([[uniform(one, form) for one in group for form in forms(one)] for group in rounds], measure)
         if not trials[-1].passed:
             raise GateError(_failed("every precision", trials[-1].failures, directory))
         chosen = {}

@@ -180,7 +180,7 @@ def test_nothing_is_written_if_nothing_passes(run, nano, tmp_path):
     with pytest.raises(GateError, match=r"every precision: the gate failed: mean IoU 0\..*no engines were written"):
         run(nano, "auto", wrong)
     assert Engines.open(tmp_path / "out", nano, before.manifest.target) == before
-    assert len(report(tmp_path)["rows"]) == 7
+    assert len(report(tmp_path)["rows"]) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out", "out.report"]
 
 
