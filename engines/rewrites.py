@@ -328,6 +328,13 @@ def flatten_tokens(graph: Graph) -> None:
         alike = all(math.prod(constants[name][:-1]) == 1 for name in node.input if name in constants)
         return node.op_type in _BY_TOKEN and alike and all(graph.shape(name) == shape for name in data)
 
+    def begins(node: NodeProto) -> bool:
+        """Whether a node gets a matrix even if no node before it has one. DQ nodes stay next to their projection."""
+        if node.op_type != "QuantizeLinear":
+            return node.op_type in ("LayerNormalization", "MatMul")
+        (dequantize,) = graph.readers(node.output[0])
+        return {reader.op_type for reader in graph.readers(dequantize.output[0])} == {"MatMul"}
+
     def flattened(name: str) -> str:
         if name not in flat:
             flat[name] = f"{name}/flat"
@@ -343,8 +350,7 @@ def flatten_tokens(graph: Graph) -> None:
             nodes.append(helper.make_node("Reshape", [flat[name], sizes], [name], f"{name}/Unflatten"))
 
     for node in graph.nodes:
-        begins = node.op_type in ("LayerNormalization", "MatMul")
-        if by_token(node) and (begins or any(name in flat for name in node.input)):
+        if by_token(node) and (begins(node) or any(name in flat for name in node.input)):
             node.input[:] = [name if name in constants else flattened(name) for name in node.input]
             flat[node.output[0]] = f"{node.output[0]}/flat"
             node.output[0] = flat[node.output[0]]

@@ -113,6 +113,9 @@ def test_projections_of_the_encoder_take_matrices(request: pytest.FixtureRequest
     assert batches == (6 if source == "nano" else 0)
     assert ranks.count((3, 3)) == batches
     assert ranks.count((2, 2)) == len(ranks) - batches
+    makers = {output: node.op_type for node in graph.nodes for output in node.output}
+    if source == "nano_int8":
+        assert {makers[name] for node in products for name in node.input[:2]} == {"DequantizeLinear"}
     assert {tensor.name for tensor in model.graph.initializer} <= {name for node in graph.nodes for name in node.input}
 
 
