@@ -249,6 +249,42 @@ def batch_projections(graph: Graph) -> None:
         order[:] = [0, 1, 3, 2, 4]
 
 
+def batch_siblings(graph: Graph) -> None:
+    """Compute query, keys and values, three projections of one tensor, as a batch that is split along its first axis.
+
+    Then one kernel adds all biases and rotates query and keys. Projections in INT8 stay as they are.
+    """
+    for norm in [node for node in graph.nodes if node.op_type == "LayerNormalization"]:
+        products = graph.readers(norm.output[0])
+        if [node.op_type for node in products] != ["MatMul"] * 3 or not all(
+            graph.is_weight(node.input[1]) for node in products
+        ):
+            continue
+        sums = [node for product in products for node in graph.readers(product.output[0])]
+        biases = [next(filter(graph.is_weight, node.input), "") for node in sums]
+        if [node.op_type for node in sums] != ["Add"] * 3 or not all(biases):
+            raise BuildError(f"{norm.name}: three projections read it, but not each has a bias; {_AGAIN}")
+        name, first, rank = f"{products[0].name}/batch", graph.constant(0), len(graph.shape(norm.output[0]))
+        weights = np.stack([graph.values(node.input[1]) for node in products])
+        weight = graph.add_weight(f"{name}/weights", np.expand_dims(weights, tuple(range(1, rank - 1))))
+        stacked = np.stack([graph.values(bias) for bias in biases])
+        bias = graph.add_weight(f"{name}/biases", np.expand_dims(stacked, tuple(range(1, rank))))
+        parts = [f"{name}/{number}" for number in range(3)]
+        graph.replace(
+            products[0],
+            helper.make_node("Unsqueeze", [norm.output[0], first], [f"{name}/one"], f"{name}/Unsqueeze"),
+            helper.make_node("MatMul", [f"{name}/one", weight], [f"{name}/products"], f"{name}/MatMul"),
+            helper.make_node("Add", [f"{name}/products", bias], [f"{name}/sums"], f"{name}/Add"),
+            helper.make_node("Split", [f"{name}/sums", graph.constant(1, 1, 1)], parts, f"{name}/Split", axis=0),
+            *(
+                helper.make_node("Squeeze", [part, first], [node.output[0]], f"{part}/Squeeze")
+                for part, node in zip(parts, sums, strict=True)
+            ),
+        )
+        for node in (*products[1:], *sums):
+            graph.replace(node)
+
+
 _MLP = ("Unsqueeze", "Gemm", "Relu", "Gemm", "Relu", "Gemm", "Gather")
 """An MLP of three layers for one of several tokens, from its end to its beginning."""
 
@@ -370,6 +406,7 @@ FORMS: dict[str, tuple[Rewrite, ...]] = {"fused": (pad_values, expand_query), "n
 
 _ALWAYS: dict[str, tuple[Rewrite, ...]] = {
     "image_encoder": (batch_projections, flatten_tokens),
+    "memory_attention": (batch_siblings,),
     "mask_decoder": (repeat_plainly, batch_mlps),
 }
 

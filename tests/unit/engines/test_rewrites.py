@@ -52,7 +52,7 @@ def assert_alike(bundle: Bundle, name: str, model: ModelProto, inputs: dict[str,
 
 @pytest.mark.parametrize("sizes", GRIDS, ids=str)
 @pytest.mark.parametrize("source", ["nano", "pooled", "nano_2_0", "nano_int8"])
-def test_fused_attention_is_exact(
+def test_both_forms_of_attention_are_exact(
     request: pytest.FixtureRequest, tmp_path: Path, source: str, sizes: dict[str, int]
 ) -> None:
     """With full, half-full and empty slots."""
@@ -62,8 +62,9 @@ def test_fused_attention_is_exact(
     for age in ("memory_age", "pointer_age"):
         inputs[age] = random.integers(-1, 7, inputs[age].shape).astype(np.int32)
     inputs["pointer_age"][-1] = -1
-    model = rewritten(bundle, "memory_attention", "fused")
-    assert_alike(bundle, "memory_attention", model, inputs, tmp_path)
+    for form in ("fused", "narrow"):
+        model = rewritten(bundle, "memory_attention", form)
+        assert_alike(bundle, "memory_attention", model, inputs, tmp_path)
 
 
 @pytest.mark.parametrize("source", ["nano", "pooled", "nano_2_0"])
@@ -77,8 +78,25 @@ def test_fused_attention_has_one_width_and_one_batch(request: pytest.FixtureRequ
     assert sizes == [{(1, 1, 256), (1, "N", 64), ("N", "N", 256), ("N", "N", 64)}, {(1, 1, 256), ("N", "N", 256)}]
 
 
-def test_narrow_attention_stays_as_it_is(nano: Bundle) -> None:
-    assert rewritten(nano, "memory_attention", "narrow") == onnx.load(nano.graph_path("memory_attention"))
+def test_query_keys_and_values_are_one_product(nano: Bundle, nano_int8: Bundle) -> None:
+    """In both layers; in INT8 they stay as they are."""
+    saved = []
+    for bundle in (nano, nano_int8):
+        before, after = (
+            onnx.load(bundle.graph_path("memory_attention")),
+            rewritten(bundle, "memory_attention", "narrow"),
+        )
+        products = [sum(node.op_type == "MatMul" for node in model.graph.node) for model in (before, after)]
+        saved.append(products[0] - products[1])
+    assert saved == [4, 0]
+
+
+def test_a_projection_without_a_bias(nano: Bundle) -> None:
+    model = onnx.load(nano.graph_path("memory_attention"))
+    add = next(node for node in model.graph.node if node.name == "/layers.0/key/Add")
+    add.op_type = "Sub"
+    with pytest.raises(BuildError, match=r"memory_attention: /layers\.0/norm1/.*not each has a bias; export"):
+        rewrite(model, "memory_attention", "narrow")
 
 
 def test_tokens_are_repeated_without_a_selection(nano: Bundle, tmp_path: Path) -> None:
