@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -35,6 +36,34 @@ def pytest_configure() -> None:
         cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         if count <= len(cores):
             os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: count])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_sessions() -> Iterator[None]:
+    """Open each graph once in a process: sessions keep nothing from run to run, and opening takes longer than a frame.
+
+    Fresh processes, in which memory is measured, open their own.
+    """
+    import onnxruntime
+
+    from sam2edge.runtime.backends import onnx
+
+    real = onnx.new_session
+
+    @functools.lru_cache(maxsize=16)
+    def opened(graph: Path, state: tuple[int, ...], kind: object) -> Any:
+        return real(graph, "CPUExecutionProvider", {})
+
+    def new_session(graph: Path, provider: str, *options: Any) -> Any:
+        if provider != "CPUExecutionProvider" or options != ({},) or not graph.is_file():
+            return real(graph, provider, *options)
+        status = graph.stat()
+        state = status.st_ino, status.st_size, status.st_mtime_ns
+        return opened(graph.resolve(), state, onnxruntime.InferenceSession)  # of which tests may make a stand-in
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "new_session", new_session)
+        yield
 
 
 @pytest.fixture(scope="session")

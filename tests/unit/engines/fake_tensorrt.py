@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import functools
 import json
 import sys
 import warnings
@@ -464,6 +465,17 @@ class Runtime:
         return self._fake.make(ICudaEngine, json.loads(content), self._logger)
 
 
+@functools.lru_cache(maxsize=16)
+def _session(model):
+    """Open the graph of an engine, in base64; the engines of many tests are alike."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    graph = onnx.load_model_from_string(base64.b64decode(model))
+    if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in graph.graph.initializer):
+        graph = with_rounding(graph)  # ONNX Runtime has no BF16 on the CPU
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 class ICudaEngine:
     device_memory_size = device_memory_size_v2 = property(lambda self: self._memory)
     num_io_tensors = property(lambda self: len(self._names))
@@ -510,13 +522,7 @@ class ICudaEngine:
 
     def _loaded(self):
         if self._session is None:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            model = onnx.load_model_from_string(base64.b64decode(self._built["model"]))
-            if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer):
-                model = with_rounding(model)  # ONNX Runtime has no BF16 on the CPU
-            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options,
-                                                         providers=["CPUExecutionProvider"])  # fmt: skip
+            self._session = _session(self._built["model"])
         return self._session
 
     def create_engine_inspector(self):

@@ -59,14 +59,31 @@ EXPECTED = {
         "mask_decoder": (23.5, 7),
         "memory_encoder": (19.1, 0),
     },
-    ("nano", "fp16", ONE): {"mask_decoder": (8.4, 7), "memory_attention": (17.3, 0)},
+    **{
+        ("nano", precision, ONE): {
+            "memory_attention": (17.3, 0),
+            "mask_decoder": (8.4, 7),
+            "memory_encoder": (8.4, 0),
+        }
+        for precision in ("fp16", "bf16")
+    },
+    ("nano", "fp32", ONE): {
+        "memory_attention": (17.9, 0),
+        "mask_decoder": (8.6, 0),
+        "memory_encoder": (8.5, 0),
+    },
     ("nano_int8", "int8", ONE): {
         "memory_attention": (17.3, 0),
         "mask_decoder": (8.4, 7),
         "memory_encoder": (16.6, 0),
     },
     ("pooled", "fp16", MANY): {"memory_attention": (22.8, 1), "memory_encoder": (18.0, 0)},
-    ("tiny", "fp16", MANY): {"image_encoder": (40.4, 12), "memory_attention": (122.5, 3)},
+    ("tiny", "fp16", MANY): {
+        "image_encoder": (40.4, 12),
+        "memory_attention": (122.5, 3),
+        "mask_decoder": (61.8, 7),
+        "memory_encoder": (23.2, 0),
+    },
 }
 """For each graph the MB that activations take, and how many attentions become one kernel."""
 
