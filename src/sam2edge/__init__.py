@@ -5,6 +5,7 @@ Everything that a program needs is imported from here. A name loads its module w
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from sam2edge.runtime.video.predictor import VideoPredictor as VideoPredictor
     from sam2edge.runtime.video.stream import stream as stream
     from sam2edge.runtime.video.tracker import VideoTracker as VideoTracker
+
+# ONNX Runtime reads this when it is imported, which only modules of this package do. From 1.31 on it otherwise keeps a
+# device id in the user's cache folder and reports to Microsoft, on Linux too.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "bundle": ["Bundle"],

@@ -49,6 +49,18 @@ def test_tracking_without_pytorch(nano: Bundle, tmp_path: Path) -> None:
     assert "sam2edge.calibration" not in printed
 
 
+@pytest.mark.parametrize("code", [TRACK, "from sam2edge import cli; cli.main(['doctor'])"], ids=["track", "doctor"])
+def test_onnx_runtime_does_not_call_home(
+    nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Its telemetry begins with a device id and a database in the user's cache folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    run_blocked(code, nano.path, cwd=tmp_path)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
 def test_gpu_backends_without_pytorch_and_onnx(tmp_path: Path) -> None:
     run_blocked("import sam2edge.runtime.backends.tensorrt, sam2edge.runtime.backends.onnx_cuda", cwd=tmp_path)
 
