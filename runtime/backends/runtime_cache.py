@@ -1,8 +1,8 @@
 """Kernels that TensorRT for RTX compiled on this machine, kept beside their engine for the next process.
 
-They are compiled when a shape is first used, which takes seconds. Loading a cache runs its code: like an engine it is
-compared with the machine and with its hash before the library sees a byte of it. No fault of a cache stops tracking: it
-is said once, and the kernels are compiled anew.
+They are compiled when a shape is first used, which takes time. Loading a cache runs its code: like an engine it is
+compared with the machine and with its hash before the library sees a byte of it. No fault of a cache stops tracking: a
+warning reports it once, and the kernels are compiled again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class RuntimeCache:
             reason = f"{api.title} refuses it: {api.explain_errors()[0]}"
         if reason:
             warnings.warn(
-                f"{self._file}: {reason}; kernels are compiled anew, so that the first frames are slow, and replace it",
+                f"{self._file}: {reason}; this process compiles the kernels again, so its first frames are slow, and "
+                "replaces the file",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -66,7 +67,7 @@ class RuntimeCache:
             self._frames_left -= 1
 
     def save(self) -> None:
-        """Write what was compiled since the cache was read or written; what cannot be written is said once."""
+        """Write what was compiled since the cache was read or written; warn once if it cannot be written."""
         with self._saving:  # trackers in several threads may share the engine
             if self._frames_left and self._written is not None:
                 self._save()

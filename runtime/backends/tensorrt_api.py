@@ -156,8 +156,6 @@ class TensorRT:
     """Major versions that the class is for."""
     PRODUCT = "tensorrt"
 
-    compiles_at_first_use = False
-    """Whether kernels are compiled where an engine runs, and can be kept in a runtime cache."""
     reads_half_scales = True
     """Whether Q/DQ nodes may have FP16 scales and outputs, and constants be INT8."""
     has_bfloat16 = True
@@ -482,6 +480,7 @@ class TensorRTForRTX(TensorRT):
     PRODUCT = "tensorrt-rtx"
 
     def new_config(self, builder: tensorrt.Builder, workspace: int) -> tensorrt.IBuilderConfig:
+        self._log.layers, self._log.activation_bytes = "", None  # of the build before
         config: tensorrt.IBuilderConfig = super().new_config(builder, workspace)
         # a network that could not be recorded in a CUDA graph, or would allocate memory while it runs, is not built
         config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -500,16 +499,6 @@ class TensorRTForRTX(TensorRT):
             if not config.set_compute_capability(member, index):
                 reason, _ = self.explain_errors()
                 raise BuildError(f"{self.title} does not build for compute capability {capability}: {reason}")
-
-    def build(
-        self,
-        builder: tensorrt.Builder,
-        network: tensorrt.INetworkDefinition,
-        config: tensorrt.IBuilderConfig,
-        progress: Progress,
-    ) -> bytes | None:
-        self._log.layers, self._log.activation_bytes = "", None
-        return super().build(builder, network, config, progress)
 
     def describe(self, content: bytes, shapes: Mapping[str, Shape]) -> Description:
         if self._log.activation_bytes is None:
