@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ with sam2edge.ImagePredictor(sys.argv[1]) as predictor:
     predictor.predict(box=(20, 20, 80, 80))
     sam2edge.AutomaticMaskGenerator(predictor, points_per_side=2, min_mask_region_area=9).generate(frame)
 print(result.frame_index, result.masks.shape, *(name for name in sys.modules if name.startswith("sam2edge.")))
+"""
+
+THREADS = """
+import os
+import numpy
+before = len(os.listdir("/proc/self/task"))
+import sam2edge
+import onnxruntime
+print(len(os.listdir("/proc/self/task")) - before)
 """
 
 IMPORT = """
@@ -59,6 +69,13 @@ def test_onnx_runtime_does_not_call_home(
         monkeypatch.delenv(name, raising=False)
     run_blocked(code, nano.path, cwd=tmp_path)
     assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux lists a process's threads")
+def test_onnx_runtime_has_no_thread_to_call_home_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_blocked(THREADS, cwd=tmp_path).strip() == "0"
 
 
 def test_gpu_backends_without_pytorch_and_onnx(tmp_path: Path) -> None:
