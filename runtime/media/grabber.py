@@ -37,11 +37,14 @@ class Grabbed:
         pixels: RGB uint8 [H,W,3].
         number: How many frames came before it, broken and dropped ones included, since the grabber was made.
         arrived: When it was read, in seconds of time.monotonic().
+        time: When it was shown or taken, in seconds since the source's start, however often it was opened again; None
+            if the source does not know.
     """
 
     pixels: Frame
     number: int
     arrived: float
+    time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Grabber(Closeable):
         self._reconnect = reconnect or Reconnect()
         self._stall_timeout = stall_timeout
         self._report = report
+        self._opened = time.monotonic()
         source = open()
         self.name, self.live, self.frame_count = source.name, source.live, source.frame_count
         self.width, self.height, self.fps = source.width, source.height, source.fps
@@ -144,7 +148,7 @@ class Grabber(Closeable):
         self._delay = self._reconnect.first
         self._retry_at = 0.0
         with self._changed:  # the thread must not deliver before self._reader is set
-            self._reader: _Reader | None = _Reader(lambda: source, self._deliver, self._changed)
+            self._reader: _Reader | None = _Reader(lambda: source, self._deliver, self._changed, 0.0)
 
     @property
     def ended(self) -> bool:
@@ -207,7 +211,7 @@ class Grabber(Closeable):
         if reader is None:
             if now < self._retry_at:
                 return self._retry_at
-            self._reader = _Reader(self._open, self._deliver, self._changed)
+            self._reader = _Reader(self._open, self._deliver, self._changed, now - self._opened)
             return now
         if reader.ended:
             self._lose(reader.error)
@@ -262,7 +266,7 @@ class Grabber(Closeable):
             if fitted is not frame:
                 self._count("resized")
             self._last_size, self._last_broken = size, False
-            grabbed = Grabbed(fitted, self._number, arrived)
+            grabbed = Grabbed(fitted, self._number, arrived, reader.frame_time)
             self._number += 1
             if self._policy == "latest":
                 self._count("dropped", len(self._frames))
@@ -299,19 +303,30 @@ class _Reader:
 
     The condition `changed` guards its attributes: `last_frame`, when the last frame was taken or the reader made, in
     seconds of time.monotonic(); `ended`, whether no more frames will come; `error`, what the source failed with, if so.
+    `started` is added to the times of the source.
     """
 
     def __init__(
-        self, open: Callable[[], Source], deliver: Callable[[_Reader, object], bool], changed: threading.Condition
+        self,
+        open: Callable[[], Source],
+        deliver: Callable[[_Reader, object], bool],
+        changed: threading.Condition,
+        started: float,
     ) -> None:
         self.last_frame = time.monotonic()
         self.ended = False
         self.error: BaseException | None = None
-        self._open, self._deliver, self._changed = open, deliver, changed
+        self._open, self._deliver, self._changed, self._started = open, deliver, changed, started
         self._source: Source | None = None
         # A daemon, since a thread that is stuck in a driver must not keep the program from ending.
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+
+    @property
+    def frame_time(self) -> float | None:
+        """The time of the frame that was handed over last."""
+        time = self._source.time if self._source else None
+        return None if time is None else self._started + time
 
     def interrupt(self) -> None:
         """Interrupt the source, if it is open, so that the thread ends soon."""

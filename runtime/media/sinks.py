@@ -160,10 +160,11 @@ class JsonSink(Sink):
     Every line is in the file as soon as it is written, for other programs to follow, and stays there if this one is
     killed. The first line replaces what lay at `path` before.
 
-    A line holds `frame_index`, `size` [height, width] and `objects`; each of these has `id`, `segmentation`
-    (COCO's compressed RLE: `size`, `counts`), `bbox` (COCO's [x, y, width, height] in pixels, zeros for an
-    empty mask), `iou`, `object_score`, `stability`, `visible` and `state` ("visible", "occluded" or "lost"). `iou` and
-    `object_score` are null where they are not finite, as from a graph that overflows in FP16.
+    A line holds `frame_index`, `time` (of the frame, in seconds since the source's start), `size` [height, width] and
+    `objects`; each of these has `id`, `segmentation` (COCO's compressed RLE: `size`, `counts`), `bbox` (COCO's [x, y,
+    width, height] in pixels, zeros for an empty mask), `iou`, `object_score`, `stability`, `visible` and `state`
+    ("visible", "occluded" or "lost"). `time` is null where it is unknown, `iou` and `object_score` where they are not
+    finite, as from a graph that overflows in FP16.
 
     Args:
         path: The file; missing directories are made.
@@ -186,6 +187,7 @@ class JsonSink(Sink):
         """Write one frame's line; raise MediaError if it cannot be written."""
         line = {
             "frame_index": result.frame_index,
+            "time": None if result.time is None else round(result.time, 6),
             "size": list(frame.shape[:2]),
             "objects": [_json_object(result, i) for i in range(len(result.object_ids))],
         }

@@ -27,6 +27,7 @@ class FrameResult:
         object_scores: float32 [N], the logit that the object is in view.
         frame_size: (H,W).
         lost: ids of objects that have been in doubt for `lost_after` frames and need a new prompt.
+        time: when the frame was shown or taken, in seconds since its source's start; None if nobody said so.
     """
 
     frame_index: int
@@ -36,12 +37,13 @@ class FrameResult:
     object_scores: Floats
     frame_size: tuple[int, int]
     lost: tuple[int, ...] = ()
+    time: float | None = None
 
     @staticmethod
-    def empty(frame_index: int, frame_size: tuple[int, int]) -> FrameResult:
+    def empty(frame_index: int, frame_size: tuple[int, int], time: float | None = None) -> FrameResult:
         """Return the result of a frame without objects."""
         none = np.empty(0, np.float32)
-        return FrameResult(frame_index, (), none.reshape(0, 0, 0), none, none, frame_size)
+        return FrameResult(frame_index, (), none.reshape(0, 0, 0), none, none, frame_size, time=time)
 
     @property
     def visible(self) -> npt.NDArray[np.bool_]:

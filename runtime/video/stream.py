@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from sam2edge.errors import InputError
@@ -57,7 +57,7 @@ def _checked(frames: Iterable[object]) -> Iterator[Grabbed]:
 def _as_they_come(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator[Tracked]:
     for grabbed in frames:
         result = tracker.track(grabbed.pixels)
-        yield Tracked(grabbed, result, monotonic() - grabbed.arrived)
+        yield _tracked(grabbed, result)
 
 
 def _encoded_ahead(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator[Tracked]:
@@ -78,7 +78,11 @@ def _encoded_ahead(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator
             coming = thread.submit(prepare, following)
             grabbed, embedding = prepared
             result = tracker.track(grabbed.pixels if embedding is None else embedding)
-            yield Tracked(grabbed, result, monotonic() - grabbed.arrived)
+            yield _tracked(grabbed, result)
     finally:
         # Do not wait: a source without a next frame would keep the caller from stopping. Closing the grabber ends it.
         thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _tracked(grabbed: Grabbed, result: FrameResult) -> Tracked:
+    return Tracked(grabbed, replace(result, time=grabbed.time), monotonic() - grabbed.arrived)

@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sized
+from time import monotonic
 from typing import Generic, TypeVar
 
 from sam2edge.closeable import Closeable
@@ -28,6 +29,8 @@ class Source(Closeable):
         height: Height of the first frame in pixels.
         fps: Frames per second; None if unknown.
         frame_count: How many frames the source claims to hold; None if unknown.
+        time: When the frame last yielded was shown or taken, in seconds since the source's start: by the time stamps of
+            a file, by the clock for a live source; None if unknown.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Source(Closeable):
     height: int
     fps: float | None = None
     frame_count: int | None = None
+    time: float | None = None
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame | MediaError]:
@@ -50,13 +54,18 @@ class Source(Closeable):
 
 
 class IteratedSource(Source, Generic[Item]):
-    """A source whose frames come from one iterator, which a subclass sets on opening, once it has read the first."""
+    """A source whose frames, each with its time, come from one iterator.
 
-    _frames: Iterator[Item] = iter(())
+    A subclass sets it on opening, once it has read the first.
+    """
+
+    _frames: Iterator[tuple[float | None, Item]] = iter(())
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the frames not read yet."""
-        return self._frames
+        for time, frame in self._frames:
+            self.time = time
+            yield frame
 
     def close(self) -> None:
         """Let go of the source; iteration then ends. May be called again."""
@@ -87,7 +96,16 @@ class ArraySource(IteratedSource[Frame]):
         if first is None:
             raise MediaError(f"{name}: there are no frames")
         self.height, self.width = check_frame(first).shape[:2]
-        self._frames = itertools.chain([first], rest)
+        self._frames = timed(itertools.chain([first], rest), live=live, fps=fps)
+
+
+def timed(
+    frames: Iterable[Item], *, live: bool = False, fps: float | None = None
+) -> Iterator[tuple[float | None, Item]]:
+    """Yield frames with their times: by the clock, from the first on, if live, else by their rate, if known."""
+    start = monotonic()
+    for number, frame in enumerate(frames):
+        yield monotonic() - start if live else number / fps if fps else None, frame
 
 
 def known(value: float) -> float | None:

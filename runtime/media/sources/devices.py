@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import cv2
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.media.sources.base import IteratedSource, known
+from sam2edge.runtime.media.sources.base import IteratedSource, known, timed
 from sam2edge.types import Frame
 
 _CAMERA_BACKEND = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
@@ -35,7 +35,7 @@ class _Capture(IteratedSource[Frame | MediaError]):
         self.height, self.width = first.shape[:2]
         fps = known(capture.get(cv2.CAP_PROP_FPS))
         self.fps = fps if fps and fps <= _MAX_FPS else None
-        self._frames = itertools.chain([first], rest)
+        self._frames = timed(itertools.chain([first], rest), live=True)
 
     def close(self) -> None:
         """Release the camera or stream; iteration then ends. May be called again."""

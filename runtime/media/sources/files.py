@@ -13,7 +13,7 @@ import cv2
 from sam2edge.errors import MediaError
 from sam2edge.files import user_path
 from sam2edge.runtime.media.image_files import find_images, read_image
-from sam2edge.runtime.media.sources.base import IteratedSource, known
+from sam2edge.runtime.media.sources.base import IteratedSource, known, timed
 from sam2edge.types import Frame
 
 # FFmpeg plays .txt and .nfo files as ANSI art; nobody wants to track in those.
@@ -34,14 +34,14 @@ class VideoSource(IteratedSource[Frame]):
         self.path = user_path(path)
         self.name = str(self.path)
         self._capture = open_capture(self.path)
+        self.fps = known(self._capture.get(cv2.CAP_PROP_FPS))
         rest = self._read()
         first = next(rest, None)
         if first is None:
             self.close()
             raise MediaError(f"{self.path}: its first frame cannot be decoded: damaged, or a codec OpenCV lacks")
         self._frames = itertools.chain([first], rest)
-        self.height, self.width = first.shape[:2]
-        self.fps = known(self._capture.get(cv2.CAP_PROP_FPS))
+        self.height, self.width = first[1].shape[:2]
         frames = known(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = None if frames is None else int(frames)
 
@@ -50,12 +50,14 @@ class VideoSource(IteratedSource[Frame]):
         super().close()
         self._capture.release()
 
-    def _read(self) -> Iterator[Frame]:
+    def _read(self) -> Iterator[tuple[float | None, Frame]]:
+        time: float | None = None
         while True:
             decoded, frame = self._capture.read()
             if not decoded:
                 return
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            time = _next_time(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, time, self.fps)
+            yield time, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 class ImageFolderSource(IteratedSource[Frame | MediaError]):
@@ -86,7 +88,7 @@ class ImageFolderSource(IteratedSource[Frame | MediaError]):
                 break
         else:
             raise MediaError(f"{self.name}: none of its {len(files)} images can be read; the first: {start[0]}")
-        self._frames = itertools.chain(start, rest)
+        self._frames = timed(itertools.chain(start, rest), fps=fps)
 
 
 def open_capture(path: Path) -> cv2.VideoCapture:
@@ -107,6 +109,13 @@ def open_capture(path: Path) -> cv2.VideoCapture:
     if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == _TEXT:
         raise MediaError(f"{path}: not a video that OpenCV can open: another kind of file, or one cut short")
     return capture
+
+
+def _next_time(stamp: float, previous: float | None, fps: float | None) -> float | None:
+    """Return the time of a frame by its stamp, or by the rate where the file has no stamps or they go back."""
+    if stamp > (-1 if previous is None else previous):
+        return stamp
+    return None if fps is None else 0.0 if previous is None else previous + 1 / fps
 
 
 def natural(path: Path) -> list[str | int]:

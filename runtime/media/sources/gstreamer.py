@@ -21,7 +21,7 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from sam2edge.errors import InputError, MediaError
-from sam2edge.runtime.media.sources.base import IteratedSource
+from sam2edge.runtime.media.sources.base import IteratedSource, timed
 from sam2edge.types import Frame
 
 _HEADER = re.compile(rb"P6\n([1-9]\d{0,4}) ([1-9]\d{0,4})\n255\n")
@@ -62,7 +62,7 @@ class GStreamerSource(IteratedSource[Frame]):
             self.close()
             raise MediaError(f"{self.name}: the pipeline ended without a frame")
         self.height, self.width = first.shape[:2]
-        self._frames = itertools.chain([first], rest)
+        self._frames = timed(itertools.chain([first], rest), live=live, fps=fps)
 
     def interrupt(self) -> None:
         """Stop the pipeline."""

@@ -186,13 +186,14 @@ def _results(
         if grabbed.number >= args.frame:
             frames = itertools.chain([grabbed], frames)
             break
-        yield grabbed, FrameResult.empty(grabbed.number, grabbed.pixels.shape[:2])
+        yield grabbed, FrameResult.empty(grabbed.number, grabbed.pixels.shape[:2], grabbed.time)
     for tracked in stream(frames, tracker, args.mode):
         result = tracked.result
         for prompt in prompts if result.frame_index == 0 else ():
             result = tracker.prompt(prompt.object_id, **prompt.prompt.arguments)
         # The tracker counts the frames that it is given.
-        yield tracked.grabbed, dataclasses.replace(result, frame_index=tracked.grabbed.number)
+        number, time = tracked.grabbed.number, tracked.grabbed.time
+        yield tracked.grabbed, dataclasses.replace(result, frame_index=number, time=time)
 
 
 def _faults(statistics: Statistics) -> str:

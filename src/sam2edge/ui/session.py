@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
-from sam2edge.runtime.media.grabber import Grabber
+from sam2edge.runtime.media.grabber import Grabbed, Grabber
 from sam2edge.runtime.media.sinks import JsonSink, MaskSink, make_directory
 from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.result import FrameResult
@@ -44,6 +44,7 @@ class Session(Closeable):
         self._result: FrameResult | None = None
         self._clicks: list[Click] = []
         self._number = -1
+        self._time: float | None = None
         self.serial = self.first = 0
         self.message = ""
 
@@ -99,7 +100,7 @@ class Session(Closeable):
             self._leave()
         finally:
             self._grabber, self._word, self._name = grabber, word, name or grabber.name
-            self._show(first.pixels, first.number)
+            self._show(first)
             self.first = self.serial
 
     def restart(self) -> None:
@@ -124,7 +125,7 @@ class Session(Closeable):
         try:
             self._save_frame()
         finally:
-            self._show(grabbed.pixels, grabbed.number)
+            self._show(grabbed)
             if self._tracker.object_ids:
                 self._keep(self._tracker.track(grabbed.pixels))
         return True
@@ -175,8 +176,8 @@ class Session(Closeable):
         """Close the source and finish the files; further calls do nothing."""
         self._leave()
 
-    def _show(self, pixels: Frame, number: int) -> None:
-        self._pixels, self._number, self._result = pixels, number, None
+    def _show(self, grabbed: Grabbed) -> None:
+        self._pixels, self._number, self._time, self._result = grabbed.pixels, grabbed.number, grabbed.time, None
         self._clicks = []
         self.serial += 1
 
@@ -194,13 +195,14 @@ class Session(Closeable):
 
     def _keep(self, result: FrameResult) -> None:
         # The tracker counts from the first click, the files from the start of the video.
-        self._result = dataclasses.replace(result, frame_index=self._number) if result.object_ids else None
+        named = dataclasses.replace(result, frame_index=self._number, time=self._time)
+        self._result = named if result.object_ids else None
 
     def _save_frame(self) -> None:
         """Save the current frame, which is about to be left."""
         if self._saver is None or self._pixels is None:
             return
-        result = self._result or FrameResult.empty(self._number, self._pixels.shape[:2])
+        result = self._result or FrameResult.empty(self._number, self._pixels.shape[:2], self._time)
         try:
             self._saver.write(self._pixels, result)
         except MediaError:

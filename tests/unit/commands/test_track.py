@@ -94,6 +94,7 @@ def test_outputs(run, tracker, video, tmp_path, options, knobs):
     assert np.array_equal(masks, np.full((FRAMES, HEIGHT, WIDTH), 5))
     lines = [json.loads(line) for line in outputs[2].read_text().splitlines()]
     assert [line["frame_index"] for line in lines] == list(range(FRAMES))
+    assert [line["time"] for line in lines] == pytest.approx(np.arange(FRAMES) / 10)
     assert all([thing["id"] for thing in line["objects"]] == [5] for line in lines)
 
 

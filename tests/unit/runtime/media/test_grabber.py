@@ -85,6 +85,26 @@ def test_numbers_of_the_source():
         assert (grabber.width, grabber.height) == (30, 20)
 
 
+def test_times():
+    """Those of the source; a live one's go on when it is opened again, although its own start anew."""
+
+    class Stamped(Simulated):
+        def __iter__(self):
+            for number, frame in enumerate(super().__iter__()):
+                self.time = number * 0.5
+                yield frame
+
+    with Grabber(lambda: Stamped(grey(0), None, grey(1), live=False)) as grabber:
+        assert [grabbed.time for grabbed in grabber] == [0, 1]
+    cameras = opening(Stamped(grey(0), grey(1)), Stamped(grey(2), grey(3), threading.Event()))
+    with Grabber(cameras, "every", reconnect=Reconnect(first=0.2)) as grabber:
+        times = [grabber.read().time for _ in range(4)]
+    assert (times[0], times[1], times[3] - times[2]) == pytest.approx((0, 0.5, 0.5))
+    assert 0.2 < times[2] < PATIENCE
+    with Grabber(lambda: Simulated(grey(0), live=False)) as grabber:
+        assert grabber.read().time is None, "the source does not say"
+
+
 def test_wait_for_a_frame():
     more = threading.Event()
     with Grabber(lambda: Simulated(more, grey(1), live=False)) as grabber:

@@ -1,5 +1,6 @@
 """What the sinks write, read back; and that nothing is lost or overwritten when something goes wrong."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -262,7 +263,7 @@ def test_json_lines(tmp_path):
     mask, absent = box_mask(10, 5, 30, 45), box_mask(0, 0, 0, 0)
     with JsonSink(path) as sink:
         sink.write(grey(0), result_of({}, index=0))
-        sink.write(grey(0), result_of({4: mask, 300: absent}, index=1))
+        sink.write(grey(0), dataclasses.replace(result_of({4: mask, 300: absent}, index=1), time=0.1234567))
     names = ("id", "segmentation", "bbox", "iou", "object_score", "stability", "visible", "state")
     objects = [
         (4, rle.encode(mask), [10, 5, 20, 40], 0.5, 3.25, 1.0, True, "visible"),
@@ -270,8 +271,8 @@ def test_json_lines(tmp_path):
     ]
     tracked = [dict(zip(names, values, strict=True)) for values in objects]
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"frame_index": 0, "size": [HEIGHT, WIDTH], "objects": []},
-        {"frame_index": 1, "size": [HEIGHT, WIDTH], "objects": tracked},
+        {"frame_index": 0, "time": None, "size": [HEIGHT, WIDTH], "objects": []},
+        {"frame_index": 1, "time": 0.123457, "size": [HEIGHT, WIDTH], "objects": tracked},
     ]
     assert os.listdir(path.parent) == ["tracks.json"]
 

@@ -108,8 +108,9 @@ def test_frames_that_are_left_out_are_not_encoded(nano: Bundle, clip: Frames, tr
 @pytest.mark.parametrize("mode", MODES)
 def test_delay_counts_from_the_arrival(tracker: VideoTracker, clip: Frames, mode: str) -> None:
     begin = monotonic()
-    (tracked,) = stream([Grabbed(clip[0], 0, begin - 5)], tracker, mode)
+    (tracked,) = stream([Grabbed(clip[0], 0, begin - 5, 1.5)], tracker, mode)
     assert 5 < tracked.delay < 5 + monotonic() - begin
+    assert tracked.result.time == 1.5
 
 
 @pytest.mark.parametrize("mode", MODES)

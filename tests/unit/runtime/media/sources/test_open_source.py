@@ -1,5 +1,6 @@
 """What open_source opens, and frames from arrays."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,16 @@ def test_list_of_frames():
     source = ArraySource([grey(i, (20, 30)) for i in range(3)], fps=5, name="mine")
     assert (source.name, source.live, source.fps, source.frame_count) == ("mine", False, 5, 3)
     assert (source.width, source.height) == (30, 20)
-    assert [int(frame[0, 0, 0]) for frame in source] == [0, 1, 2]
+    assert [(int(frame[0, 0, 0]), source.time) for frame in source] == [(0, 0), (1, 0.2), (2, 0.4)]
     assert list(source) == []
+
+
+def test_times_of_frames_from_an_iterable():
+    assert [source.time for source in [ArraySource([grey(0)])] for _ in source] == [None]
+    begin = time.monotonic()
+    live = ArraySource((time.sleep(0.02) or grey(i) for i in range(3)), live=True, fps=5)
+    times = [live.time for _ in live]
+    assert times[0] < 0.02 < times[1] < times[2] < time.monotonic() - begin
 
 
 def test_generator_of_frames_is_read_lazily():
