@@ -59,25 +59,26 @@ def consistency(
     checks.number("jitter", jitter, 0)
     checks.number("noise", noise, 0)
     checks.flag("multimask_output", multimask_output, PromptError)
-    embedding = predictor.embedding
-    points, labels, mask = predictor.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
-    if len(points) != 1:
-        raise PromptError(f"consistency takes one prompt but got {len(points)}; call it for each")
-    random = np.random.default_rng(seed)
-    moved = _jittered(points[0], labels[0], embedding.size, jitter, random.standard_normal((n, *points[0].shape)))
-    features = predictor.features(embedding)
-    noisy = random.standard_normal((n, *features.shape[1:]), np.float32)
-    noisy *= np.float32(noise) * features.std()
-    noisy += features
-    name = "masks" if multimask_output else "mask"
-    decoded = predictor.decode(
-        moved,
-        np.repeat(labels, n, axis=0),
-        None if mask is None else np.repeat(mask, n, axis=0),
-        multimask_output,
-        features=noisy,
-        wanted=[name],
-    )
+    with predictor._graphs.turn:  # no other thread may set another image meanwhile
+        embedding = predictor.embedding
+        points, labels, mask = predictor.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
+        if len(points) != 1:
+            raise PromptError(f"consistency takes one prompt but got {len(points)}; call it for each")
+        random = np.random.default_rng(seed)
+        moved = _jittered(points[0], labels[0], embedding.size, jitter, random.standard_normal((n, *points[0].shape)))
+        features = predictor.features(embedding)
+        noisy = random.standard_normal((n, *features.shape[1:]), np.float32)
+        noisy *= np.float32(noise) * features.std()
+        noisy += features
+        name = "masks" if multimask_output else "mask"
+        decoded = predictor.decode(
+            moved,
+            np.repeat(labels, n, axis=0),
+            None if mask is None else np.repeat(mask, n, axis=0),
+            multimask_output,
+            features=noisy,
+            wanted=[name],
+        )
     return _mean_pairwise_iou(decoded[name] > predictor.mask_threshold)
 
 

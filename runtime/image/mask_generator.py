@@ -33,6 +33,7 @@ from sam2edge.runtime.image.candidates import (
 )
 from sam2edge.runtime.image.predictor import ImagePredictor
 from sam2edge.runtime.media import rle
+from sam2edge.runtime.model.graphs import in_turn
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, patches, stability_score
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.types import Bools, Floats, Frame, Progress
@@ -119,7 +120,9 @@ class AutomaticMaskGenerator(Closeable):
         self._progress = progress
         self._owns_predictor = not isinstance(predictor, ImagePredictor)
         self._predictor = _predictor(predictor, backend)
+        self._graphs = self._predictor._graphs  # whose turn it is: the predictor's image is set for all of `generate`
 
+    @in_turn
     def generate(self, image: Frame) -> list[dict[str, Any]]:
         """Return the masks of an image as upstream's records, best predicted IoU first within a crop.
 

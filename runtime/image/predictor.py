@@ -17,7 +17,7 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
 from sam2edge.runtime.image.components import fill_small_components
-from sam2edge.runtime.model.graphs import Embedding, Graphs
+from sam2edge.runtime.model.graphs import Embedding, Graphs, in_turn
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, upsample
 from sam2edge.runtime.model.prompts import EncodedPrompt, check_arrays, check_logits, check_points
 from sam2edge.runtime.model.resize import check_frame, resize
@@ -37,7 +37,8 @@ class ImagePredictor(Closeable):
     """Masks on images from points, boxes and earlier masks. Code written for SAM2ImagePredictor runs with it.
 
     An image is encoded once, and every prompt reuses that. Wrong arguments raise an InputError and change nothing; the
-    image that was set stays. Not safe for use by several threads at a time; give each thread its own predictor.
+    image that was set stays. Calls from several threads wait for each other, but the image is the one that any of them
+    set last: give each thread that sets images its own predictor.
 
     Args:
         bundle: A Bundle or the path of one.
@@ -88,11 +89,13 @@ class ImagePredictor(Closeable):
         """
         self.set_embedding(self.encode(image))
 
+    @in_turn
     def set_embedding(self, embedding: Embedding) -> None:
         """Set an image that `encode` or `encode_many` encoded; FrameError if another model or backend did."""
         self._graphs.check_open()
         self._set((self._graphs.check_embedding(embedding),), batch=False)
 
+    @in_turn
     def set_image_batch(self, image_list: Sequence[object]) -> None:
         """Encode several images of any sizes for `predict_batch`; `predict` then uses the last one, as upstream.
 
@@ -144,6 +147,7 @@ class ImagePredictor(Closeable):
             batch_size = max(1, min(batch_size, len(images)))
         return self._encode_many(images, min(batch_size, self._graphs.max_size("image_encoder", "image") or batch_size))
 
+    @in_turn
     def predict(
         self,
         point_coords: npt.ArrayLike | None = None,
@@ -176,6 +180,7 @@ class ImagePredictor(Closeable):
         prompt = self.check_prompt(point_coords, point_labels, box, mask_input, normalize_coords)
         return self._predict(self.embedding, prompt, multimask_output, return_logits)
 
+    @in_turn
     def predict_batch(
         self,
         point_coords_batch: Sequence[npt.ArrayLike | None] | None = None,
@@ -215,6 +220,7 @@ class ImagePredictor(Closeable):
         masks, ious, logits = ([of_image[i] for of_image in predictions] for i in range(3))
         return masks, ious, logits
 
+    @in_turn
     def check_prompt(
         self,
         point_coords: npt.ArrayLike | None = None,
@@ -226,6 +232,7 @@ class ImagePredictor(Closeable):
         """Check `predict`'s prompt; return it for `decode`: points [N,P,2] in pixels, labels [N,P], logits or None."""
         return self._check(self.embedding, (point_coords, point_labels, box, mask_input), normalize_coords)
 
+    @in_turn
     def decode(
         self,
         points: npt.ArrayLike,
@@ -265,6 +272,7 @@ class ImagePredictor(Closeable):
             raise PromptError(f"features must be {list(expected)} but got shape {list(np.shape(features))}")
         return self._decode(embedding, (coordinates, kinds, mask), multimask, wanted, features)
 
+    @in_turn
     def get_image_embedding(self) -> Floats:
         """Return the features of the image that is set, float32 [1,C,h,h], or of a batch, [B,C,h,h].
 
@@ -275,14 +283,17 @@ class ImagePredictor(Closeable):
         self._graphs.check_open()
         return np.concatenate([self.features(image) for image in images]) + no_memory
 
+    @in_turn
     def features(self, embedding: Embedding) -> Floats:
         """Return the features of an embedding on the host, float32 [1,C,h,h]."""
         return self._graphs.backend.download(embedding.features)
 
+    @in_turn
     def reset_predictor(self) -> None:
         """Forget the image or batch that is set; the graphs stay loaded."""
         self._set((), batch=False)
 
+    @in_turn
     def close(self) -> None:
         """Free the graphs; the predictor cannot be used after that."""
         self.reset_predictor()

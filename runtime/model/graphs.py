@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,16 @@ from sam2edge.runtime.backends.base import AnyArray, Array, Backend, DeviceArray
 from sam2edge.runtime.model.prompts import EncodedPrompt
 from sam2edge.runtime.model.staging import FrameLoader, Staging
 from sam2edge.types import Bools, Frame
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _HasGraphs(Protocol):
+    _graphs: Graphs
+
+
+_Owner = TypeVar("_Owner", bound=_HasGraphs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +52,10 @@ class Embedding:
 
 
 class Graphs:
-    """Some graphs of a bundle on a backend; `owner` is what messages call the object that uses them."""
+    """Some graphs of a bundle on a backend; `owner` is what messages call the object that uses them.
+
+    Threads may encode while another one does anything else. For the rest the owner's methods take turns (`in_turn`).
+    """
 
     def __init__(
         self, bundle: Bundle | str | os.PathLike[str], backend: str | Backend, names: tuple[str, ...], owner: str
@@ -52,6 +66,7 @@ class Graphs:
         self._files = {name: opened.graph_path(name) for name in names}
         self._contract = contract(opened.model)
         self._graphs: dict[str, GraphRunner] = {name: self.backend.open(file) for name, file in self._files.items()}
+        self.turn = threading.RLock()  # an owner's method may call others, also through a callback
         self._encoding = threading.Lock()
 
     def check_open(self) -> None:
@@ -119,15 +134,18 @@ class Graphs:
     def encode(self, frame: Frame) -> Embedding:
         """Encode one frame that was checked already, on a stream of its own."""
         with self._encoding:  # the thread of a stream that was closed early may still be encoding
+            self.check_open()
             _, _, loader = self._prefetch
             loader.stage(frame)
             return self._encode(loader.load(), [frame.shape[:2]])[0]
 
     def encode_batch(self, images: npt.NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
         """Encode RGB images uint8 [B,S,S,3] that were of `sizes` (H,W); see `encode`."""
-        backend, _, _ = self._prefetch
-        staging = Staging(backend)  # holds the host's copy until it is uploaded
-        return self._encode(staging.constant("images", images), sizes)
+        with self._encoding:
+            self.check_open()
+            backend, _, _ = self._prefetch
+            staging = Staging(backend)  # holds the host's copy until it is uploaded
+            return self._encode(staging.constant("images", images), sizes)
 
     def _encode(self, images: DeviceArray, sizes: Sequence[tuple[int, int]]) -> list[Embedding]:
         backend, encoder, _ = self._prefetch
@@ -168,7 +186,22 @@ class Graphs:
         return embedding
 
     def close(self) -> None:
-        """Free the graphs and what the backend recorded. May be called again."""
-        self._graphs.clear()
-        self.__dict__.pop("_prefetch", None)
-        self.backend.forget()
+        """Free the graphs and what the backend recorded, when the encoding in another thread is done.
+
+        The owner calls it in its turn; it may do so again.
+        """
+        with self._encoding:
+            self._graphs.clear()
+            self.__dict__.pop("_prefetch", None)
+            self.backend.forget()
+
+
+def in_turn(method: Callable[Concatenate[_Owner, P], T]) -> Callable[Concatenate[_Owner, P], T]:
+    """Make a method of an owner of Graphs wait until no other thread runs one of its methods."""
+
+    @functools.wraps(method)
+    def call(owner: _Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with owner._graphs.turn:
+            return method(owner, *args, **kwargs)
+
+    return call

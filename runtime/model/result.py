@@ -40,10 +40,12 @@ class FrameResult:
     time: float | None = None
 
     @staticmethod
-    def empty(frame_index: int, frame_size: tuple[int, int], time: float | None = None) -> FrameResult:
-        """Return the result of a frame without objects."""
+    def empty(
+        frame_index: int, frame_size: tuple[int, int], time: float | None = None, mask_size: int = 0
+    ) -> FrameResult:
+        """Return the result of a frame without objects; mask_size: side of the logits."""
         none = np.empty(0, np.float32)
-        return FrameResult(frame_index, (), none.reshape(0, 0, 0), none, none, frame_size, time=time)
+        return FrameResult(frame_index, (), none.reshape(0, mask_size, mask_size), none, none, frame_size, time=time)
 
     @property
     def visible(self) -> npt.NDArray[np.bool_]:

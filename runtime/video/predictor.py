@@ -17,7 +17,7 @@ from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
-from sam2edge.runtime.model.graphs import Graphs
+from sam2edge.runtime.model.graphs import Graphs, in_turn
 from sam2edge.runtime.model.logits import ABSENT_LOGIT, upsample
 from sam2edge.runtime.model.prompts import EncodedPrompt, check_object_id, check_points
 from sam2edge.runtime.video.frame import OUTPUTS, ObjectStates, find_objects, prompt_object, unprompted
@@ -39,8 +39,8 @@ class VideoPredictor(Closeable):
     object pointer stay, 129 KB at S = 1024; spatial memories, 1 MB each, only on conditioning frames and the twelve
     others used last. One that is needed again is encoded again.
 
-    Wrong arguments raise errors of the InputError family and change nothing. One predictor may only be used by one
-    thread at a time. Raises BundleError, BackendError and InputError.
+    Wrong arguments raise errors of the InputError family and change nothing. Calls from several threads wait for each
+    other. Raises BundleError, BackendError and InputError.
 
     Args:
         bundle: a Bundle or the path of one.
@@ -79,6 +79,7 @@ class VideoPredictor(Closeable):
         self._graphs.check_open()
         return InferenceState(self, open_frames(video_path))
 
+    @in_turn
     def add_new_points_or_box(
         self,
         inference_state: InferenceState,
@@ -125,6 +126,7 @@ class VideoPredictor(Closeable):
     add_new_points = add_new_points_or_box
     """Upstream's old name."""
 
+    @in_turn
     def add_new_mask(
         self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: npt.NDArray[Any]
     ) -> FrameMasks:
@@ -165,6 +167,7 @@ class VideoPredictor(Closeable):
         checks.flag("reverse", reverse)
         return self._propagate(state, start_frame_idx, max_frame_num_to_track, reverse)
 
+    @in_turn
     def clear_all_prompts_in_frame(
         self, inference_state: InferenceState, frame_idx: int, obj_id: int, need_output: bool = True
     ) -> FrameMasks | None:
@@ -178,6 +181,7 @@ class VideoPredictor(Closeable):
         state.objects[obj_id].clear_prompts(frame_idx)
         return (frame_idx, list(state.objects), self._masks(state, frame_idx)) if need_output else None
 
+    @in_turn
     def remove_object(
         self, inference_state: InferenceState, obj_id: int, strict: bool = False, need_output: bool = True
     ) -> tuple[list[int], list[tuple[int, Floats]]]:
@@ -196,10 +200,12 @@ class VideoPredictor(Closeable):
         frames = sorted(removed.inputs) if removed and state.objects and need_output else []
         return list(state.objects), [(frame, self._masks(state, frame)) for frame in frames]
 
+    @in_turn
     def reset_state(self, inference_state: InferenceState) -> None:
         """Forget all objects of a state; it stays on its video."""
         self._check_state(inference_state).objects.clear()
 
+    @in_turn
     def close(self) -> None:
         """Free the graphs; the predictor and its states cannot be used any more."""
         self._graphs.close()
@@ -239,12 +245,13 @@ class VideoPredictor(Closeable):
     def _propagate(
         self, state: InferenceState, start: int | None, length: int | None, reverse: bool
     ) -> Iterator[FrameMasks]:
-        started = dict(state.objects)
-        if not started:
-            raise PromptError("no object was prompted yet; call add_new_points_or_box or add_new_mask first")
-        for item in started.values():
-            item.commit()
-        _check_conditioned(started)
+        with self._graphs.turn:
+            started = dict(state.objects)
+            if not started:
+                raise PromptError("no object was prompted yet; call add_new_points_or_box or add_new_mask first")
+            for item in started.values():
+                item.commit()
+            _check_conditioned(started)
         if start is None:
             start = min(frame for item in started.values() for frame in item.conditioning)
         count = state.frames.count
@@ -254,17 +261,27 @@ class VideoPredictor(Closeable):
         else:
             order = range(start, min(start + length, count - 1) + 1)
         for frame in order:
-            self._graphs.check_open()
-            items = {obj_id: item for obj_id, item in started.items() if state.objects.get(obj_id) is item}
-            if not items:
+            found = self._follow(state, started, frame, reverse)
+            if found is None:
                 return
-            _check_conditioned(items)
-            if tracked := [item for item in items.values() if not item.is_kept(frame)]:
-                self._track(state, tracked, frame, reverse)
-            for item in items.values():
-                item.reverse[frame] = reverse
-            logits = np.concatenate([item.stored(frame).logits for item in items.values()])
-            yield frame, list(items), upsample(logits.astype(np.float32), state.frames.size)
+            yield found
+
+    @in_turn
+    def _follow(
+        self, state: InferenceState, started: dict[int, VideoObject], frame: int, reverse: bool
+    ) -> FrameMasks | None:
+        """Return a frame, the objects of `started` that are still there, and their masks; None if all are gone."""
+        self._graphs.check_open()
+        items = {obj_id: item for obj_id, item in started.items() if state.objects.get(obj_id) is item}
+        if not items:
+            return None
+        _check_conditioned(items)
+        if tracked := [item for item in items.values() if not item.is_kept(frame)]:
+            self._track(state, tracked, frame, reverse)
+        for item in items.values():
+            item.reverse[frame] = reverse
+        logits = np.concatenate([item.stored(frame).logits for item in items.values()])
+        return frame, list(items), upsample(logits.astype(np.float32), state.frames.size)
 
     def _track(self, state: InferenceState, items: list[VideoObject], frame: int, reverse: bool) -> None:
         """Find objects on a frame, all in one run of each graph."""

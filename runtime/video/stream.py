@@ -36,7 +36,8 @@ def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latenc
         tracker: is given every frame.
         mode: "latency" takes a frame, tracks it and yields it before it takes the next. "throughput" reads and encodes
             the next frame in a thread while the current one is tracked: more frames a second where a core or a GPU is
-            idle, each up to one frame later. The frame read ahead is lost when the iteration ends early.
+            idle, each up to one frame later. The frame read ahead is lost when the iteration ends early. Without
+            objects there is nothing to encode.
     """
     if mode not in MODES:
         raise InputError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")

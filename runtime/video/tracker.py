@@ -18,7 +18,7 @@ from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import Backend
-from sam2edge.runtime.model.graphs import Embedding, Graphs
+from sam2edge.runtime.model.graphs import Embedding, Graphs, in_turn
 from sam2edge.runtime.model.prompts import Prompt, check_object_id
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.runtime.model.result import FrameResult
@@ -31,8 +31,8 @@ from sam2edge.types import Frame
 class VideoTracker(Closeable):
     """A streaming tracker over an exported bundle.
 
-    What an object remembers is as in SAM 2 by default; docs/how-to/knobs.md measures other settings. One tracker may
-    only be used by one thread at a time, except for `encode`. Raises BundleError, BackendError and InputError.
+    What an object remembers is as in SAM 2 by default; docs/how-to/knobs.md measures other settings. Any thread may
+    call any method: calls wait for each other, except for `encode`. Raises BundleError, BackendError and InputError.
 
     Args:
         bundle: a Bundle or the path of one.
@@ -50,7 +50,8 @@ class VideoTracker(Closeable):
         lost_after: frames looked at in a row without the object, or with it in doubt, after which its state is
             "lost": it needs a new prompt.
         on_lost: called once when an object is lost, with its id and the frame's result, at the end of `track` (and in
-            `prompt`, when that tracks a frame that track_every left out); it may prompt and remove objects.
+            `prompt`, when that tracks a frame that track_every left out); it may prompt and remove objects. Calls of
+            other threads wait for it, so it must not wait for them.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class VideoTracker(Closeable):
         # What `track` found of objects that were prompted on the frame afterwards; None if they joined on it
         self._before_prompts: dict[int, tuple[ObjectStates, int] | None] = {}
         self._index = -1
-        self._skipped: Frame | Embedding | None = None
+        self._size: tuple[int, int] | None = None
+        # The frame last given, until something needs to look at it
+        self._unseen: Frame | Embedding | None = None
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -107,33 +110,35 @@ class VideoTracker(Closeable):
         return self._index
 
     def looks_at(self, frame_index: int) -> bool:
-        """Tell whether `track` looks at the frame of this number or track_every leaves it out."""
-        return frame_index % self._track_every == 0
+        """Tell whether `track` looks at the frame of this number: if there are objects, and track_every allows it."""
+        return bool(self._ids) and frame_index % self._track_every == 0
 
     def encode(self, frame: Frame) -> Embedding:
         """Encode a frame, RGB uint8 [H,W,3], for `track`, even while another thread tracks; FrameError if invalid."""
-        self._graphs.check_open()
         return self._graphs.encode(check_frame(frame))
 
+    @in_turn
     def track(self, frame: Frame | Embedding) -> FrameResult:
         """Make a frame the current one and find every object in it.
 
         The frame is RGB uint8 [H,W,3], or what `encode` made of one; all are of one size until `reset`. Anything else
-        raises FrameError and leaves the tracker as before.
+        raises FrameError and leaves the tracker as before. Without objects nothing is computed before a prompt.
         """
         self._graphs.check_open()
-        size = self._tracked.embedding.size if self._tracked else None
         if isinstance(frame, Embedding):
-            self._graphs.check_embedding(frame, size)
+            size = self._graphs.check_embedding(frame, self._size).size
         else:
-            check_frame(frame, size)
-        if self._tracked and not self.looks_at(self._index + 1):
-            self._skipped = frame if isinstance(frame, Embedding) else frame.copy()
-            self._index += 1
-            self._before_prompts.clear()
-            return self._result(self._tracked)
-        return self._result(self._track(frame, self._index + 1))
+            size = check_frame(frame, self._size).shape[:2]
+        if self.looks_at(self._index + 1):
+            return self._result(self._track(frame, self._index + 1))
+        self._unseen = frame if isinstance(frame, Embedding) else frame.copy()
+        self._index, self._size = self._index + 1, size
+        self._before_prompts.clear()
+        if self._tracked is None:
+            return FrameResult.empty(self._index, size, mask_size=self._graphs.model.mask_size)
+        return self._result(self._tracked)
 
+    @in_turn
     def prompt(
         self,
         object_id: int,
@@ -146,7 +151,7 @@ class VideoTracker(Closeable):
 
         Points and a box may come together, a mask only alone. A further prompt for the same object on the same frame
         replaces its earlier points and refines the mask that they gave: give all points that still apply. A frame that
-        `track_every` left out is tracked first. Raises PromptError or ObjectIdError; the tracker is then as before.
+        `track` did not look at is tracked first. Raises PromptError or ObjectIdError; the tracker is then as before.
 
         Args:
             object_id: any integer; a new one joins, a known one is corrected.
@@ -157,13 +162,15 @@ class VideoTracker(Closeable):
         """
         self._graphs.check_open()
         object_id = check_object_id(object_id)
-        if self._tracked is None:
+        if self._size is None:
             raise PromptError("there is no frame yet; call track(frame) first, then prompt on it")
         if object_id not in self._ids and len(self._ids) == self._max_objects:
             raise ObjectIdError(f"{self._max_objects} objects are tracked already; remove() one or {self._limit_hint}")
-        prompt = Prompt(points, labels, box, mask).encode(self._tracked.embedding.size, self._graphs.model)
-        now = self._tracked if self._skipped is None else self._track(self._skipped, self._index)
-        if self._tracked is None:
+        prompt = Prompt(points, labels, box, mask).encode(self._size, self._graphs.model)
+        if self._unseen is not None:
+            self._track(self._unseen, self._index)
+        now = self._tracked
+        if now is None:
             raise PromptError("on_lost called reset() and so took the frame away; call track(frame), then prompt on it")
         is_known = object_id in self._ids
         row = self._ids.index(object_id) if is_known else len(self._ids)
@@ -174,6 +181,7 @@ class VideoTracker(Closeable):
             self._ids.append(object_id)
         return self._result(now)
 
+    @in_turn
     def clear_prompts(self, object_id: int) -> FrameResult:
         """Take back the prompts for an object on the frame last given, and return the result without them.
 
@@ -191,6 +199,7 @@ class VideoTracker(Closeable):
             del self._before_prompts[self._ids[row]]
         return self._result(self._tracked)
 
+    @in_turn
     def remove(self, object_id: int) -> None:
         """Stop tracking an object and forget it. Raises ObjectIdError for an id that is not tracked."""
         row = self._row(object_id)
@@ -206,6 +215,7 @@ class VideoTracker(Closeable):
             raise ObjectIdError(f"object {object_id} is not tracked; tracked are {self._ids or 'none'}")
         return self._ids.index(object_id)
 
+    @in_turn
     def reset(self) -> None:
         """Forget all objects and frames; the graphs stay loaded. The next frame is number 0 and may have any size."""
         self._bank.clear()
@@ -215,6 +225,7 @@ class VideoTracker(Closeable):
             self._spare.append(self._tracked)
         self._forget()
 
+    @in_turn
     def close(self) -> None:
         """Free the graphs; the tracker cannot be used any more."""
         self._forget()
@@ -225,13 +236,13 @@ class VideoTracker(Closeable):
     def _forget(self) -> None:
         self._ids.clear()
         self._before_prompts.clear()
-        self._index, self._tracked, self._skipped = -1, None, None
+        self._index, self._size, self._tracked, self._unseen = -1, None, None, None
 
     def _track(self, frame: Frame | Embedding, index: int) -> TrackedFrame:
         before, now = self._tracked, self._spare[0]
         now.track(frame, before, self._bank, self._rules)
         self._spare = [*self._spare[1:], *([before] if before else [])]
-        self._tracked, self._index, self._skipped = now, index, None
+        self._tracked, self._index, self._unseen = now, index, None
         self._before_prompts.clear()
         if self._on_lost:
             for object_id in [self._ids[row] for row in np.flatnonzero(now.doubtful == self._lost_after)]:

@@ -5,6 +5,7 @@ tests/conformance compares it with upstream's.
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ class DrawnPredictor(ImagePredictor):
     """Gives each point three squares around it, with sides 1/8, 1/4 and 1 of the image's; the first is the best."""
 
     def __init__(self) -> None:
+        self._graphs: Any = SimpleNamespace(turn=threading.RLock())
         self.images: list[tuple[int, ...]] = []
         self.runs: list[tuple[int, bool, bool]] = []
         self.resets = self.closes = 0

@@ -80,8 +80,10 @@ def test_throughput_encodes_the_next_frame_meanwhile(
     tracker: VideoTracker, clip: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frame's tracking is held up until the next one is encoded."""
-    encoded = [threading.Event() for _ in clip]
+    encoded = [threading.Event() for _ in clip[1:]]
     encode, track = tracker.encode, tracker.track
+    tracker.track(clip[0])
+    tracker.prompt(1, box=BALL)
 
     def seen_encode(frame: Any) -> Any:
         embedding = encode(frame)
@@ -90,19 +92,28 @@ def test_throughput_encodes_the_next_frame_meanwhile(
 
     def held_track(embedding: Any) -> FrameResult:
         following = tracker.frame_index + 2
-        assert following == len(clip) or encoded[following].wait(PATIENCE)
+        assert following == len(clip) or encoded[following - 1].wait(PATIENCE)
         return track(embedding)
 
     monkeypatch.setattr(tracker, "encode", seen_encode)
     monkeypatch.setattr(tracker, "track", held_track)
-    assert len(list(stream(grabbed(clip), tracker, "throughput"))) == len(clip)
+    assert len(list(stream(grabbed(clip[1:]), tracker, "throughput"))) == len(clip) - 1
 
 
 @pytest.mark.parametrize("track_every", [2, 3])
 def test_frames_that_are_left_out_are_not_encoded(nano: Bundle, clip: Frames, track_every: int) -> None:
     with VideoTracker(nano, backend := Counting(), track_every=track_every) as tracker:
-        assert len(list(stream(grabbed(clip), tracker, "throughput"))) == len(clip)
+        for tracked in stream(grabbed(clip), tracker, "throughput"):
+            if tracked.result.frame_index == 0:
+                tracker.prompt(1, box=BALL)
     assert backend.runs["image_encoder"] == -(-len(clip) // track_every)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_frames_without_objects_are_not_encoded(nano: Bundle, clip: Frames, mode: str) -> None:
+    with VideoTracker(nano, backend := Counting()) as tracker:
+        assert len(list(stream(grabbed(clip), tracker, mode))) == len(clip)
+    assert not backend.runs
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -74,11 +74,33 @@ def test_a_prompt_on_a_frame_that_was_left_out(nano: Bundle, clip: Frames) -> No
 
 def test_frames_left_out_are_not_encoded(nano: Bundle, clip: Frames) -> None:
     with VideoTracker(nano, backend := Counting(), track_every=4) as tracker:
-        assert len(list(play(tracker, clip[:9], {}))) == 9
+        assert len(list(play(tracker, clip[:9], {0: [(1, {"box": BALL})]}))) == 10
         assert backend.runs["image_encoder"] == sum(map(tracker.looks_at, range(9))) == 3
+
+
+def test_frames_without_objects_are_encoded_when_prompted(nano: Bundle, clip: Frames) -> None:
+    with VideoTracker(nano, backend := Counting()) as tracker, VideoTracker(nano) as plain:
+        frames = clip[:4].copy()
+        for index, frame in enumerate(frames):
+            result = tracker.track(frame)
+            assert (result.frame_index, result.logits.shape, result.frame_size) == (index, (0, 32, 32), (240, 320))
+            frame[:] = 0  # the caller's buffer
+        with pytest.raises(FrameError, match="changed from 320×240 to 160×120"):
+            tracker.track(clip[0, ::2, ::2])
+        with pytest.raises(PromptError, match="outside"):
+            tracker.prompt(1, points=[(320, 5)])
+        assert not backend.runs
+        plain.track(clip[3])
+        joined, expected = tracker.prompt(1, box=BALL), plain.prompt(1, box=BALL)
+        assert_logits(joined, expected)
+        assert_logits(tracker.track(clip[4]), plain.track(clip[4]))
+        assert backend.runs["image_encoder"] == 2
+        tracker.remove(1)
+        assert tracker.track(clip[5]).frame_index == 5
+        assert backend.runs["image_encoder"] == 2
         tracker.reset()
-        tracker.track(clip[0])
-        assert backend.runs["image_encoder"] == 4
+        assert tracker.track(clip[0, ::2, ::2]).frame_size == (120, 160)
+        assert backend.runs["image_encoder"] == 2
 
 
 @pytest.mark.parametrize("track_every", [1, 2])
