@@ -334,7 +334,7 @@ class EngineBuilder:
         if not self.target.gpu:
             api.set_compute_capabilities(config, self.target.compute_capabilities)
             return api.build(builder, network, config, progress)  # times no kernels, so that there is nothing to keep
-        timings = timing_cache.timing_cache_path(self.target.version, self.target.gpu)
+        timings = timing_cache.timing_cache_path(self.target)
         if not api.use_timing_cache(config, timing_cache.read(timings)):
             api.use_timing_cache(config, b"")  # it is of another driver, or damaged: start afresh and replace it
         content = api.build(builder, network, config, progress)
@@ -372,7 +372,8 @@ def _target(api: TensorRT, asked: Collection[str]) -> Target:
             "other GPUs build with TensorRT on a machine that has one"
         )
     wanted = asked or [capability for capability in known if float(capability) >= _FROM]
-    return Target(api.PRODUCT, api.version, "", tuple(capability for capability in known if capability in wanted))
+    capabilities = tuple(capability for capability in known if capability in wanted)
+    return Target(api.PRODUCT, api.version, "", 0, "", capabilities)
 
 
 def _check_types(name: str, expected: Mapping[str, str], actual: Mapping[str, str]) -> None:

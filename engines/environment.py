@@ -21,7 +21,6 @@ from typing import Any, Literal
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.cuda import gpus
 
-_JETSON_MODEL = Path("/proc/device-tree/model")
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 # y = |x|, of one float: only a session shows whether a provider loads.
@@ -71,9 +70,8 @@ def can_run(findings: Sequence[Finding]) -> bool:
 
 def _machine() -> Finding:
     parts = [platform.system(), platform.machine(), f"{os.cpu_count()} cores"]
-    with contextlib.suppress(OSError):
-        # Device tree strings end with a zero byte.
-        parts.insert(0, _JETSON_MODEL.read_text().rstrip("\0\n"))
+    if board := gpus.board():
+        parts.insert(0, board)
     with contextlib.suppress(OSError):
         # "# R36 (release), REVISION: 4.3, GCID: …" is L4T 36.4.3
         release = re.search(r"R(\d+).*REVISION: ([\d.]+)", _JETSON_RELEASE.read_text())
@@ -158,8 +156,13 @@ def _gpus() -> Iterator[Finding]:
         except gpus.GpuError as error:
             yield _gpu_error(error)
         else:
-            capability = f"compute capability {gpu.compute_capability}"
-            yield Finding(f"GPU {index}", "ok", f"{gpu.name}, {capability}, {gpu.memory / 2**30:.1f} GiB")
+            parts = (
+                gpu.name,
+                f"compute capability {gpu.compute_capability}",
+                f"{gpu.multiprocessors} multiprocessors",
+                f"{gpu.memory / 2**30:.1f} GiB",
+            )
+            yield Finding(f"GPU {index}", "ok", ", ".join(parts))
 
 
 def _gpu_error(error: gpus.GpuError) -> Finding:

@@ -1,7 +1,7 @@
 """The timing cache: how long kernels took on this GPU, so that the next build need not measure them again.
 
-There is one file for each TensorRT version and GPU. It is locked (fcntl) and replaced as a whole, so that it survives
-concurrent builds and kills. A build starts from a copy, and at its end merges its measurements with the file.
+There is one file for each TensorRT version, GPU and board. It is locked (fcntl) and replaced as a whole, so that it
+survives concurrent builds and kills. A build starts from a copy, and at its end merges its measurements with the file.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sam2edge.bundle.engines import Target
 from sam2edge.errors import EngineError
 from sam2edge.files import cache_directory, replacing_file
 
 
-def timing_cache_path(tensorrt: str, gpu: str) -> Path:
-    """Return $XDG_CACHE_HOME/sam2edge/timing-VERSION-GPU.cache; without that variable in ~/.cache."""
-    return cache_directory() / f"timing-{tensorrt}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}.cache"
+def timing_cache_path(target: Target) -> Path:
+    """Return $XDG_CACHE_HOME/sam2edge/timing-VERSION-HARDWARE.cache; without that variable in ~/.cache."""
+    return cache_directory() / f"timing-{target.version}-{re.sub(r'[^A-Za-z0-9]+', '-', target.hardware)}.cache"
 
 
 def read(file: Path) -> bytes:

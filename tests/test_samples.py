@@ -344,7 +344,7 @@ def test_orin(tmp_path: Path) -> None:
     assert {graph.precision for graph in Bundle.open(out / "int8").manifest.graphs.values()} == {"int8"}
     assert (out / "report" / "report.html").stat().st_size > 0
     verbs.unlink()
-    run_script("echo 'ok       GPU 0          Orin, compute capability 8.7, 7.4 GiB'")
+    run_script("echo 'ok       GPU 0          Orin, compute capability 8.7, 8 multiprocessors, 7.4 GiB'")
     assert verbs.read_text().splitlines() == ["doctor", build]
 
 

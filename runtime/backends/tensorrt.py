@@ -58,7 +58,7 @@ def this_target(api: TensorRT) -> Target:
             f"{title} does not run on {gpu.name}, whose compute capability is {gpu.compute_capability}: it knows "
             f"{', '.join(api.compute_capabilities)}; use TensorRT (the backend {TENSORRT})"
         )
-    return Target(api.PRODUCT, api.version, gpu.name, (gpu.compute_capability,))
+    return Target(api.PRODUCT, api.version, gpu.name, gpu.multiprocessors, gpus.board(), (gpu.compute_capability,))
 
 
 class TensorRTBackend(CudaBackend):

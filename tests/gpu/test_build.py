@@ -38,6 +38,6 @@ def test_build(request: pytest.FixtureRequest, target: Target, precision: str) -
         engine = api.deserialize(engines.read(name))
         for tensor, shapes in profile(bundle.model, SMALL.limits, name).items():
             assert [tuple(shape) for shape in engine.get_tensor_profile_shape(tensor, 0)] == list(shapes)
-    assert timing_cache.timing_cache_path(target.version, target.gpu).stat().st_size > 0
+    assert timing_cache.timing_cache_path(target).stat().st_size > 0
     assert build(bundle, precision=precision, preset=SMALL) == engines
     assert Engines.open(engines.path, bundle, target) == engines

@@ -5,19 +5,23 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import driver
 
+BOARD_MODEL = Path("/proc/device-tree/model")
+
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU; its memory in bytes."""
+    """A GPU: its memory in bytes, and the number of its multiprocessors, by which GPUs of one name may differ."""
 
     name: str
     compute_capability: str
     memory: int
+    multiprocessors: int
 
 
 class GpuError(BackendError):
@@ -60,14 +64,23 @@ def cuda_version() -> str:
 def find_gpu(index: int) -> Gpu:
     """Describe one GPU, or raise GpuError."""
     device, memory, title = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
-    major, minor = ctypes.c_int(), ctypes.c_int()
+    major, minor, multiprocessors = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     ask = functools.partial(_call, f"GPU {index}", "run nvidia-smi")
     ask("cuDeviceGet", ctypes.byref(device), index)
     ask("cuDeviceGetName", title, len(title), device)
     ask("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
     ask("cuDeviceGetAttribute", ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     ask("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)  # …_MINOR
-    return Gpu(title.value.decode(), f"{major.value}.{minor.value}", memory.value)
+    ask("cuDeviceGetAttribute", ctypes.byref(multiprocessors), 16, device)  # …_MULTIPROCESSOR_COUNT
+    return Gpu(title.value.decode(), f"{major.value}.{minor.value}", memory.value, multiprocessors.value)
+
+
+def board() -> str:
+    """Return the model of a board that has a device tree, such as a Jetson; "" elsewhere."""
+    try:
+        return BOARD_MODEL.read_text(encoding="utf-8", errors="replace").rstrip("\0\n")  # strings there end with a zero
+    except OSError:
+        return ""
 
 
 def _call(part: str, advice: str, name: str, *arguments: Any) -> None:

@@ -21,7 +21,7 @@ from sam2edge.errors import DamagedEngineError, EngineError, InputError, StaleEn
 from sam2edge.files import user_path
 
 FORMAT = "sam2edge-engines"
-SCHEMA = 2
+SCHEMA = 3
 RESIZE = "resize"
 """Name of the graph that resizes frames (engines/resize.py)."""
 MEMORY_ATTENTION = "memory_attention"
@@ -78,18 +78,29 @@ class Target:
     Attributes:
         product: TENSORRT or RTX, the name of the backend that runs the engines.
         version: The product's version.
-        gpu: Name of the GPU, "" for any of the compute capabilities.
+        gpu: Name of the GPU, "" for any of the compute capabilities. All Orins have one name.
+        multiprocessors: Their number in the GPU, 0 for any.
+        board: Model of the board, where the machine says what it is (a Jetson does), or "".
         compute_capabilities: Of the GPU, or of all GPUs that engines are built for.
     """
 
     product: str
     version: str
     gpu: str
+    multiprocessors: int
+    board: str
     compute_capabilities: tuple[str, ...]
 
     def __str__(self) -> str:
         capabilities = ", ".join(self.compute_capabilities)
-        return f"{self.product} {self.version}, {self.gpu or 'any GPU'}, compute capability {capabilities}"
+        return f"{self.product} {self.version}, {self.hardware or 'any GPU'}, compute capability {capabilities}"
+
+    @property
+    def hardware(self) -> str:
+        """What kernels are chosen for: the GPU and its board; "" for any GPU."""
+        if not self.gpu:
+            return ""
+        return f"{self.gpu} with {self.multiprocessors} multiprocessors" + (f" on {self.board}" if self.board else "")
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Target:
@@ -101,8 +112,10 @@ class Target:
         reasons = []
         if (self.product, self.version) != (here.product, here.version):
             reasons.append(f"built for {self.product} {self.version} but this is {here.product} {here.version}")
-        if self.gpu and self.gpu != here.gpu:
-            reasons.append(f"built for GPU {self.gpu} but this is {here.gpu}")
+        other_gpu = (self.gpu, self.multiprocessors) != (here.gpu, here.multiprocessors)
+        other_board = self.board and here.board and self.board != here.board  # a container may hide it
+        if self.gpu and (other_gpu or other_board):
+            reasons.append(f"built for GPU {self.hardware} but this is {here.hardware}")
         if not set(self.compute_capabilities).issuperset(here.compute_capabilities):
             built, actual = ", ".join(self.compute_capabilities), ", ".join(here.compute_capabilities)
             reasons.append(f"built for compute capability {built} but this is {actual}")

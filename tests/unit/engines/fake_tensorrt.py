@@ -126,7 +126,7 @@ def install(monkeypatch, version):
     fake.gpu.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # the front end, which may be missing
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings" if fake.is_rtx else "tensorrt", fake)
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", "8.9", 8 << 30))
+    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", "8.9", 8 << 30, 46))
     return fake
 
 
@@ -658,12 +658,12 @@ class IRuntimeCache:
         if not self._fake.gpu.stack:
             self._logger.log(ILogger.ERROR, "[Runtime Cache]: Failed to capture the device fingerprint")
             return None
-        return json.dumps([gpus.first_gpu().name, sorted(self._kernels)]).encode()
+        return json.dumps([str(gpus.first_gpu()), sorted(self._kernels)]).encode()
 
     def deserialize(self, blob):
         assert self._fake.gpu.stack, "[Runtime Cache]: No current CUDA context to validate against"
         gpu, kernels = json.loads(blob)
-        if gpu != gpus.first_gpu().name:
+        if gpu != str(gpus.first_gpu()):
             self._logger.log(ILogger.ERROR, "[Runtime Cache]: Fingerprint check failed; rejecting cache.")
             return False
         self._kernels.update(kernels)

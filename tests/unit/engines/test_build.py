@@ -64,7 +64,7 @@ def test_all_graphs_are_built_as_requested(fake, nano, tmp_path):
     engines = build(nano, tmp_path / "out", progress=lambda message, fraction: reports.append((message, fraction)))
     assert sorted(os.listdir(tmp_path / "out")) == sorted(["engines.json", *(f"{name}.engine" for name in ENGINES)])
     manifest = engines.manifest
-    assert manifest.target == Target("tensorrt", fake.__version__, "Fake RTX", ("8.9",))
+    assert manifest.target == Target("tensorrt", fake.__version__, "Fake RTX", 46, "", ("8.9",))
     assert (manifest.precision, manifest.limits) == ("fp16", Limits())
     typed = not fake.__version__.startswith("8")
     for name, (inputs, outputs) in contract(nano.model).items():
@@ -136,7 +136,7 @@ def test_bf16(monkeypatch, nano, tmp_path, version):
 )
 def test_bf16_where_it_does_not_exist(monkeypatch, nano, tmp_path, version, capability, message):
     fake = install(monkeypatch, version)
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", capability, 8 << 30))
+    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", capability, 8 << 30, 46))
     with pytest.raises(InputError, match=message):
         build(nano, tmp_path / "out", precision="bf16")
     assert builds(fake) == []
@@ -255,7 +255,7 @@ def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_pat
 
 
 def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
-    file = timing_cache.timing_cache_path(fake.__version__, "Fake RTX")
+    file = timing_cache.timing_cache_path(EngineBuilder.here(PRESETS["desktop"]).target)
     fake.faults.during = lambda: timing_cache.merge(file, lambda others: b"theirs")
     build(nano, tmp_path / "out")
     assert b"theirs" in file.read_bytes().split()
@@ -263,8 +263,7 @@ def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
 
 
 def test_a_damaged_timing_cache_is_replaced(fake, nano, tmp_path):
-    build(nano, tmp_path / "out")
-    file = timing_cache.timing_cache_path(fake.__version__, "Fake RTX")
+    file = timing_cache.timing_cache_path(build(nano, tmp_path / "out").manifest.target)
     good = file.read_bytes()
     file.write_bytes(b"junk")
     build(nano, tmp_path / "out", force=True)
@@ -350,11 +349,39 @@ def test_foreign_engines_are_refused(fake, nano, tmp_path):
     build(nano, tmp_path / "out")
     reasons = (
         rf"built for tensorrt {fake.__version__} but this is tensorrt 10\.13\.3\.9; "
-        "built for GPU Fake RTX but this is Orin; "
+        "built for GPU Fake RTX with 46 multiprocessors but this is Orin with 8 multiprocessors on a Jetson; "
         r"built for compute capability 8\.9 but this is 8\.7; "
     )
     with pytest.raises(StaleEngineError, match=f"{reasons}build them again with `sam2edge build .*--precision fp16`"):
-        Engines.open(tmp_path / "out", nano, Target("tensorrt", "10.13.3.9", "Orin", ("8.7",)))
+        Engines.open(tmp_path / "out", nano, Target("tensorrt", "10.13.3.9", "Orin", 8, "a Jetson", ("8.7",)))
+
+
+def test_orins_differ_in_multiprocessors_and_boards(monkeypatch, nano, tmp_path):
+    """All of them have one name and one compute capability."""
+
+    def orin(multiprocessors, board):
+        monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Orin", "8.7", 8 << 30, multiprocessors))
+        (tmp_path / "model").write_text(f"{board}\0")
+        return EngineBuilder.here(PRESETS["jetson"]).target
+
+    install(monkeypatch, "10.3.0")
+    monkeypatch.setattr(gpus, "BOARD_MODEL", tmp_path / "model")
+    nano_board, agx_board = "NVIDIA Jetson Orin Nano", "NVIDIA Jetson AGX Orin"
+    built_on = orin(8, nano_board)
+    engines = build(nano, tmp_path / "out")
+    assert Engines.open(tmp_path / "out", nano, dataclasses.replace(built_on, board="")) == engines  # in a container
+    for here, named in (
+        (orin(16, agx_board), "Orin with 16 multiprocessors on NVIDIA Jetson AGX Orin"),
+        (orin(16, nano_board), "Orin with 16 multiprocessors on NVIDIA Jetson Orin Nano"),
+        (orin(8, agx_board), "Orin with 8 multiprocessors on NVIDIA Jetson AGX Orin"),
+    ):
+        reason = f"built for GPU Orin with 8 multiprocessors on {nano_board} but this is {named}; build them again"
+        with pytest.raises(StaleEngineError, match=reason):
+            Engines.open(tmp_path / "out", nano, here)
+    orin(16, agx_board)
+    again = build(nano, tmp_path / "out")
+    assert built(again, "image_encoder")["cache"] == []  # nothing that was timed on the other board
+    assert again.manifest.target.board == agx_board
 
 
 def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, nano_int8, pooled, tmp_path):
@@ -479,7 +506,7 @@ def test_the_command(monkeypatch, nano, tmp_path, capsys):
     arguments = ["build", str(bundle), "-o", str(tmp_path / "out"), "--profile", "jetson", "--max-objects", "2"]
     assert main([*arguments, "--usual-objects", "2", "--workspace", "256", "--attention", "narrow"]) == 0
     printed = capsys.readouterr().out
-    assert "for tensorrt 10.3.0, Fake RTX, compute capability 8.9\n" in printed
+    assert "for tensorrt 10.3.0, Fake RTX with 46 multiprocessors, compute capability 8.9\n" in printed
     assert re.search(r"memory_attention +\S+ +1\.0 +\d+ fp16", printed)
     data = json.loads((tmp_path / "out" / "engines.json").read_text())
     assert data["limits"] == dataclasses.asdict(Limits(objects=2, usual_objects=2, prompts=16))

@@ -39,7 +39,7 @@ def fail_to_import(monkeypatch, module, error):
 
 
 class Driver(LibCuda):
-    """libcuda with the GPUs given as (name, major, minor, bytes); outputs come as ctypes references."""
+    """libcuda with GPUs (name, major, minor, bytes, multiprocessors); outputs come as ctypes references."""
 
     def __init__(self, gpus=(), code=0, device_code=0):
         self.gpus, self.code, self.device_code = gpus, code, device_code
@@ -69,8 +69,8 @@ class Driver(LibCuda):
         return 0
 
     def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
-        # cuda.h: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75, _MINOR = 76
-        value._obj.value = self.gpus[device.value][{75: 1, 76: 2}[attribute]]
+        # cuda.h: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75, _MINOR = 76, …_MULTIPROCESSOR_COUNT = 16
+        value._obj.value = self.gpus[device.value][{75: 1, 76: 2, 16: 4}[attribute]]
         return 0
 
 
@@ -190,11 +190,11 @@ def test_cuda_provider(monkeypatch, loaded, status, detail):
 
 
 def test_gpus(monkeypatch):
-    gpus = [(b"Orin", 8, 7, 16 * 2**30), (b"NVIDIA H100 80GB HBM3", 9, 0, 85_000_000_000)]
+    gpus = [(b"Orin", 8, 7, 16 * 2**30, 8), (b"NVIDIA H100 80GB HBM3", 9, 0, 85_000_000_000, 132)]
     use_driver(monkeypatch, Driver(gpus))
     assert found("NVIDIA driver") == Finding("NVIDIA driver", "ok", "runs CUDA up to 12.8, 2 GPU")
-    assert found("GPU 0") == Finding("GPU 0", "ok", "Orin, compute capability 8.7, 16.0 GiB")
-    assert found("GPU 1").detail == "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.2 GiB"
+    assert found("GPU 0") == Finding("GPU 0", "ok", "Orin, compute capability 8.7, 8 multiprocessors, 16.0 GiB")
+    assert found("GPU 1").detail == "NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors, 79.2 GiB"
 
 
 FAILED = "failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900): what CUDA says"
@@ -212,7 +212,7 @@ FAILED = "failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900): what CUDA say
             "cuInit failed with unknown error (12345): what CUDA says",
             "run nvidia-smi; reboot",
         ),
-        (Driver([(b"", 8, 0, 1)], device_code=900), "GPU 0", "problem", f"cuDeviceGet {FAILED}", "run nvidia-smi"),
+        (Driver([(b"", 8, 0, 1, 1)], device_code=900), "GPU 0", "problem", f"cuDeviceGet {FAILED}", "run nvidia-smi"),
     ],
     ids=["no driver", "driver does not start", "unknown error", "GPU does not answer"],
 )
@@ -224,8 +224,8 @@ def test_driver_or_gpu_that_cannot_be_used(monkeypatch, libcuda, name, status, d
 
 
 def test_first_gpu(monkeypatch):
-    use_driver(monkeypatch, Driver([(b"Orin", 8, 7, 8 << 30), (b"other", 9, 0, 1)]))
-    assert gpus.first_gpu() == gpus.Gpu("Orin", "8.7", 8 << 30)
+    use_driver(monkeypatch, Driver([(b"Orin", 8, 7, 8 << 30, 16), (b"other", 9, 0, 1, 1)]))
+    assert gpus.first_gpu() == gpus.Gpu("Orin", "8.7", 8 << 30, 16)
     use_driver(monkeypatch, Driver())
     with pytest.raises(gpus.GpuError, match="GPU 0: the driver has no GPU"):
         gpus.first_gpu()
@@ -282,7 +282,7 @@ def test_jetson(monkeypatch, tmp_path):
     model, release = tmp_path / "model", tmp_path / "nv_tegra_release"
     model.write_bytes(b"NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0")
     release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n")
-    monkeypatch.setattr(environment, "_JETSON_MODEL", model)
+    monkeypatch.setattr(gpus, "BOARD_MODEL", model)
     monkeypatch.setattr(environment, "_JETSON_RELEASE", release)
     detail = found("machine").detail
     assert detail.startswith("NVIDIA Jetson Orin NX Engineering Reference Developer Kit, ")

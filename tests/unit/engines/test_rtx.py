@@ -23,7 +23,7 @@ from tests.unit.engines.fake_tensorrt import RTX, IBuilderConfig, install
 
 PRODUCT = "tensorrt-rtx"
 KNOWN = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-ANY = Target(PRODUCT, RTX, "", KNOWN[1:])
+ANY = Target(PRODUCT, RTX, "", 0, "", KNOWN[1:])
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def no_gpu(monkeypatch):
 
 
 def a_gpu(monkeypatch, name, capability):
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu(name, capability, 24 << 30))
+    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu(name, capability, 24 << 30, 46))
 
 
 @pytest.fixture

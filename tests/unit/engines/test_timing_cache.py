@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sam2edge.bundle.engines import Target
 from sam2edge.engines import timing_cache
 from sam2edge.errors import EngineError
 
@@ -27,11 +28,13 @@ for _ in range(10):
 
 def test_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/c")
-    assert timing_cache.timing_cache_path("10.3.0", "NVIDIA RTX 4090/x") == Path(
-        "/c/sam2edge/timing-10.3.0-NVIDIA-RTX-4090-x.cache"
-    )
+    target = Target("tensorrt", "10.3.0", "NVIDIA RTX 4090/x", 128, "", ("8.9",))
+    file = Path("/c/sam2edge/timing-10.3.0-NVIDIA-RTX-4090-x-with-128-multiprocessors.cache")
+    assert timing_cache.timing_cache_path(target) == file
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert timing_cache.timing_cache_path("8.6.0", "Orin") == Path.home() / ".cache/sam2edge/timing-8.6.0-Orin.cache"
+    orin = Target("tensorrt", "8.6.0", "Orin", 8, "NVIDIA Jetson Orin Nano", ("8.7",))
+    file = Path.home() / ".cache/sam2edge/timing-8.6.0-Orin-with-8-multiprocessors-on-NVIDIA-Jetson-Orin-Nano.cache"
+    assert timing_cache.timing_cache_path(orin) == file
 
 
 def test_merges_of_several_processes(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_kernels_are_written_while_tracking_goes_on(fake, bundle, monkeypatch):
 
 
 def another_gpu(monkeypatch, cache):
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Other RTX", "8.9", 8 << 30))
+    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Other RTX", "8.9", 8 << 30, 46))
 
 
 def refused_by_nvidia(monkeypatch, cache):
@@ -115,7 +115,7 @@ def refused_by_nvidia(monkeypatch, cache):
     [
         (
             another_gpu,
-            "memory_encoder.cache: built for GPU Fake RTX but this is Other RTX; this process compiles",
+            "memory_encoder.cache: built for GPU Fake RTX with .* but this is Other RTX with .*; this process compiles",
         ),
         (refused_by_nvidia, r"TensorRT for RTX 1\.7\.1\.116 refuses it: .*Incompatible runtime cache \(driver\)"),
         (lambda _, cache: cache.write_bytes(cache.read_bytes()[:-1]), "its sha256 is not the one in its first line"),
