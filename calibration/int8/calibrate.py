@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from sam2edge.calibration.measure.targets import Prompts, automatic_prompts
 from sam2edge.engines.low_precision import island_nodes
 from sam2edge.errors import GateError, InputError
 from sam2edge.files import sha256, user_path
+from sam2edge.runtime.media.image_files import ValueRange
 from sam2edge.types import Progress
 
 MAX_EXCLUDED = 8
@@ -50,6 +52,7 @@ def calibrate(
     prompts: Sequence[Prompts | None] | None = None,
     *,
     frames: int = 64,
+    value_range: ValueRange | None = None,
     recipe: Recipe | None = None,
     gate: Gate | None = DEFAULT_GATE,
     cache: Path | None = None,
@@ -66,6 +69,7 @@ def calibrate(
             bundle finds there.
         frames: the number of recorded frames of all clips together: equally many of each, evenly spaced from its first
             to its last, and its second one as well.
+        value_range: the two values of images that become black and white, as for `read_image`.
         recipe: which layers stay in floating point; None for the default one.
         gate: what INT8 must pass on every clip, compared with `bundle` in closed loop. As long as it fails, blocks are
             kept out of INT8. Reports are written into OUT.report. None: nothing is measured.
@@ -83,7 +87,7 @@ def calibrate(
         BuildError: the recipe is of another graph.
         GateError: the gate still fails with blocks kept out.
     """
-    source, opened, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
+    source, opened, given, recipe = _checked(bundle, clips, prompts, frames, value_range, recipe)
     out = user_path(out)
     if out.resolve() == source.path.resolve():
         raise InputError(f"{out}: is the bundle that is calibrated; write to another directory")
@@ -124,12 +128,13 @@ def calibrated_sensitivity(
     prompts: Sequence[Prompts | None] | None = None,
     *,
     frames: int = 64,
+    value_range: ValueRange | None = None,
     recipe: Recipe | None = None,
     cache: Path | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> list[Effect]:
     """Measure each block alone in INT8 (sensitivity.py) on the first clip; arguments and errors are `calibrate`'s."""
-    source, opened, given, recipe = _checked(bundle, clips, prompts, frames, recipe)
+    source, opened, given, recipe = _checked(bundle, clips, prompts, frames, value_range, recipe)
     ranges, _, _ = _collect(source, opened, given, frames, cache, progress)
     return sensitivity(source, ranges, recipe, opened[0], _prompts(source, opened[0], given[0]), progress)
 
@@ -139,6 +144,7 @@ def _checked(
     clips: Sequence[StrPath],
     prompts: Sequence[Prompts | None] | None,
     frames: int,
+    value_range: ValueRange | None,
     recipe: Recipe | None,
 ) -> tuple[Bundle, list[Clip], list[Prompts | None], Recipe]:
     """Return the bundle, the clips, their prompts and the recipe, after all checks that need no tracking."""
@@ -158,7 +164,7 @@ def _checked(
     recipe = recipe or Recipe()
     for name in GRAPHS:  # raises for layers that do not exist
         island_nodes(load_graph(source.graph_path(name)).graph, recipe.of(name))
-    return source, [Clip(path) for path in clips], given, recipe
+    return source, [Clip(path, value_range=value_range) for path in clips], given, recipe
 
 
 def _prompts(source: Bundle, clip: Clip, given: Prompts | None) -> Prompts:
@@ -191,12 +197,22 @@ def _collect(
         of_clip = read_ranges(file)
         if of_clip is None:
             # with frame 1 too, since the memories of prompts are encoded when it comes
-            of_clip = collect(source, clip, _prompts(source, clip, given), {1, *record}, show)
+            with _named(clip):
+                of_clip = collect(source, clip, _prompts(source, clip, given), {1, *record}, show)
             write_ranges(file, of_clip)
         for graph, largest in of_clip.items():
             for name, value in largest.items():
                 ranges[graph][name] = max(value, ranges[graph].get(name, 0.0))
     return ranges, recorded, hashes
+
+
+@contextlib.contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    """Say in errors about a clip's prompts and frames which of several clips it is."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{clip.name}: {error}") from error
 
 
 def _read(clip: Clip) -> tuple[int, str]:

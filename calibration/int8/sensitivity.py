@@ -88,7 +88,7 @@ def sensitivity(
     progress: Progress = lambda message, fraction: None,
 ) -> list[Effect]:
     """Measure errors and closed-loop IoU of every block over the first FRAMES frames; raises what track_clip does."""
-    clip = Clip(clip.name, FRAMES)
+    clip = Clip(clip.name, FRAMES, clip.value_range)
     reference, recorded = track_clip(source, clip, prompts, "onnx", record=RECORDED_FRAMES)
 
     def track(bundle: Bundle) -> Agreement:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from sam2edge.checks import integer
 from sam2edge.errors import InputError, MediaError
 from sam2edge.files import user_path
+from sam2edge.runtime.media.image_files import ValueRange, check_range, find_images
 from sam2edge.runtime.media.sources import open_source
-from sam2edge.runtime.media.sources.files import natural
+from sam2edge.runtime.model.resize import fit
 from sam2edge.types import Bools, Frame
 
 Labels = npt.NDArray[np.integer]
@@ -35,19 +36,24 @@ class Clip:
     Args:
         path: as for `open_source`.
         limit: the number of frames to read at most, 1 or more; None for all.
+        value_range: the two values of images that become black and white, as for `read_image`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], limit: int | None = None, value_range: ValueRange | None = None
+    ) -> None:
         self.name, self._limit = os.fspath(path), None if limit is None else integer("the number of frames", limit, 1)
+        self.value_range = None if value_range is None else check_range(value_range)
         self.length: int | None = None  # known once the clip was read to its end
 
     def __iter__(self) -> Generator[Frame, None, None]:
         """Open the clip and yield its frames, RGB uint8 [H,W,3]; InputError for a camera or a stream.
 
-        Even a single broken frame raises MediaError: without it, those after it would be compared with the wrong masks.
+        Frames of another size than the first are resized, as by a Grabber. Even a single broken frame raises
+        MediaError: without it, those after it would be compared with the wrong masks.
         """
         number = 0
-        with open_source(self.name) as source:
+        with open_source(self.name, value_range=self.value_range) as source:
             if source.live:
                 raise InputError(f"{self.name}: cannot be read twice; record it and give the file")
             for frame in source:
@@ -55,7 +61,7 @@ class Clip:
                     break
                 if isinstance(frame, MediaError):
                     raise frame
-                yield frame
+                yield fit(frame, (source.height, source.width))
                 number += 1
         self.length = number
 
@@ -108,9 +114,14 @@ class TrueMasks:
         if labels.shape != size:
             height, width = labels.shape
             raise InputError(
-                f"{self.path}: the true mask of frame {frame} is {width}×{height} but the frame {size[1]}×{size[0]}"
+                f"{self._name(frame)}: the true mask of frame {frame} is {width}×{height} but the frame "
+                f"{size[1]}×{size[0]}"
             )
         return np.stack([labels == i for i in object_ids]) if object_ids else np.zeros((0, *size), bool)
+
+    def _name(self, frame: int) -> Path:
+        image = self._images[frame]
+        return image if isinstance(image, Path) else self.path
 
     def _read(self, frame: int) -> Labels:
         image = self._images[frame]
@@ -169,7 +180,7 @@ def _label_files(path: Path, clip: Path | None) -> list[Path]:
         folder = path / "Annotations" / clip.parent.name / clip.name
     if not folder.is_dir():
         raise MediaError(f"{folder}: no such folder of true masks")
-    files = sorted(folder.glob("*.png"), key=natural)
+    files = [file for file in find_images([folder])[0] if file.suffix.lower() == ".png"]
     if not files:
         raise MediaError(f"{folder}: no PNG files; give the folder with a label image for each frame")
     return files

@@ -19,7 +19,7 @@ import cv2
 from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError
 from sam2edge.runtime.media.sources import Source
-from sam2edge.runtime.model.resize import check_frame
+from sam2edge.runtime.model.resize import check_frame, fit
 from sam2edge.types import Frame
 
 POLICIES = ("every", "latest")
@@ -252,7 +252,7 @@ class Grabber(Closeable):
         except (MediaError, FrameError) as error:
             return self._skip(reader, error)
         size = frame.shape[:2]
-        fitted = _fit(frame, (self.height, self.width))
+        fitted = fit(frame, (self.height, self.width))
         with self._changed:
             if reader is not self._reader:
                 return False
@@ -344,12 +344,3 @@ class _Reader:
         with self._changed:
             self.ended = True
             self._changed.notify_all()
-
-
-def _fit(frame: Frame, size: tuple[int, int]) -> Frame:
-    """Return the frame, resized if it is not of this size (H,W)."""
-    if frame.shape[:2] == size:
-        return frame
-    shrinks = frame.shape[0] > size[0]
-    fitted: Frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return fitted

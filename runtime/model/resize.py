@@ -39,6 +39,17 @@ def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = 
     return frame
 
 
+def fit(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return a frame [H,W,3] for an object that takes only frames of `size` (H,W): resized if it is of another."""
+    if frame.shape[:2] == size:
+        return frame
+    shrinks = frame.shape[0] > size[0]
+    fitted: npt.NDArray[np.uint8] = cv2.resize(
+        frame, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return fitted
+
+
 def resize(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
     """Resize [H,W] or [H,W,3] to [size,size,…], bilinearly with antialiasing; uint8 is rounded after each axis.
 

@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from sam2edge.errors import FrameError, InputError, MediaError
 from sam2edge.files import user_path
-from sam2edge.runtime.media.image_files import read_image
+from sam2edge.runtime.media.image_files import ValueRange, check_range, find_frames, read_image, stands_for_images
 from sam2edge.runtime.media.sources.files import open_capture
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.types import Frame
 
-_SUFFIXES = (".jpeg", ".jpg", ".png")
 _HELD_BYTES = 64 << 20
 """Size of the decoded frames of a video file that are held for going backward; at least four are."""
 _NEAR = 64
@@ -41,7 +40,7 @@ class Frames(ABC):
         if frame.shape[:2] != self.size:
             (height, width), (first_height, first_width) = frame.shape[:2], self.size
             raise FrameError(
-                f"frame {index} is {width}×{height} but the first is {first_width}×{first_height}; "
+                f"{self._name(index)} is {width}×{height} but the first frame is {first_width}×{first_height}; "
                 "all must be of one size"
             )
         return frame
@@ -50,20 +49,29 @@ class Frames(ABC):
     def _read(self, index: int) -> Frame:
         """Return a frame of any size."""
 
+    def _name(self, index: int) -> str:
+        """Return what messages call a frame."""
+        return f"frame {index}"
 
-def open_frames(video: object) -> Frames:
+
+def open_frames(video: object, value_range: ValueRange | None = None) -> Frames:
     """Open the frames of a folder, of a video file, or in memory; VideoPredictor.init_state describes them."""
+    images = isinstance(video, (str, os.PathLike)) and stands_for_images(video)
+    if value_range is not None:
+        value_range = check_range(value_range)
+        if not images:
+            raise InputError("value_range is only for folders and patterns of images")
     if isinstance(video, (str, os.PathLike)):
         path = user_path(video)
         try:
-            return _Folder(path) if path.is_dir() else _VideoFile(path)
+            return _Images(path, value_range) if images else _VideoFile(path)
         except OSError as error:  # a folder without access, or a name that no file can have
             raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
     if isinstance(video, np.ndarray) and (video.ndim != 4 or video.dtype != np.uint8):
         raise FrameError(f"frames in an array must be uint8 [T,H,W,3] but got {video.dtype} {list(video.shape)}")
     if isinstance(video, (bytes, bytearray)) or not isinstance(video, (np.ndarray, Sequence)):
         raise InputError(
-            "video_path must be a folder of JPEG or PNG files, a video file, an array uint8 [T,H,W,3] or a list of "
+            "video_path must be a folder or pattern of images, a video file, an array uint8 [T,H,W,3] or a list of "
             f"arrays uint8 [H,W,3] but got {type(video).__name__}"
         )
     return _InMemory(video)
@@ -83,24 +91,18 @@ class _InMemory(Frames):
         return check_frame(self._frames[index], what=f"frame {index}")
 
 
-class _Folder(Frames):
-    def __init__(self, folder: Path) -> None:
-        numbered: dict[int, Path] = {}
-        for file in folder.iterdir():
-            if file.suffix.lower() not in _SUFFIXES:
-                continue
-            if not file.stem.isdecimal():
-                raise MediaError(f"{file}: frames must be named by their numbers, as 00000.jpg; rename or remove it")
-            other = numbered.setdefault(int(file.stem), file)
-            if other != file:
-                raise MediaError(f"{file}: has the same number as {other.name}; remove one of them")
-        if not numbered:
-            raise MediaError(f"{folder}: no frames in this folder (JPEG or PNG files, named as 00000.jpg)")
-        self._files = [numbered[number] for number in sorted(numbered)]
+class _Images(Frames):
+    """The images of a folder, or those that match a pattern."""
+
+    def __init__(self, path: Path, value_range: ValueRange | None) -> None:
+        self._files, self._range = find_frames(path), value_range
         super().__init__(len(self._files))
 
     def _read(self, index: int) -> Frame:
-        return read_image(self._files[index])
+        return read_image(self._files[index], self._range)
+
+    def _name(self, index: int) -> str:
+        return str(self._files[index])
 
 
 class _VideoFile(Frames):

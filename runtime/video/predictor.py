@@ -17,6 +17,7 @@ from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
+from sam2edge.runtime.media.image_files import ValueRange
 from sam2edge.runtime.model.graphs import Graphs, in_turn
 from sam2edge.runtime.model.logits import ABSENT_LOGIT, upsample
 from sam2edge.runtime.model.prompts import EncodedPrompt, check_object_id, check_points
@@ -68,16 +69,19 @@ class VideoPredictor(Closeable):
         offload_video_to_cpu: bool = False,
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = False,
+        *,
+        value_range: ValueRange | None = None,
     ) -> InferenceState:
         """Start on a video. Raises MediaError, FrameError and InputError.
 
-        It may be a folder of JPEG or PNG files named by their numbers (00000.jpg, …, from any number on), a video file,
-        an array uint8 [T,H,W,3], or a sequence of arrays uint8 [H,W,3] (RGB), which is asked for one at a time. Arrays
-        are not copied and must not be changed. A video file is decoded once here, to count its frames. The other
+        It may be a folder of images or a pattern, which are ordered by the numbers in their names (00000.jpg or
+        img_1.png, …, from any number on), a video file, an array uint8 [T,H,W,3], or a sequence of arrays uint8 [H,W,3]
+        (RGB), which is asked for one at a time. Arrays are not copied and must not be changed. A video file is decoded
+        once here, to count its frames. Images of more than 8 bits may need a `value_range` (`read_image`). The other
         arguments are upstream's and have no effect: frames are read when needed, all that is kept is in main memory.
         """
         self._graphs.check_open()
-        return InferenceState(self, open_frames(video_path))
+        return InferenceState(self, open_frames(video_path, value_range))
 
     @in_turn
     def add_new_points_or_box(

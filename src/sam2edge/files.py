@@ -17,6 +17,7 @@ from sam2edge.errors import InputError
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+_HOMELESS = "there is no home directory (HOME is not set, and the system does not know this user)"
 
 
 def finite(value: float) -> float | None:
@@ -28,7 +29,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """Return a path that a user gave, with a leading `~` or `~user` expanded; `./~` is a file of that name.
 
     Raises:
-        InputError: `path` is not a path, or is empty.
+        InputError: `path` is not a path, is empty, or needs a home directory where there is none.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
@@ -36,6 +37,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     if not text or "\0" in text:
         raise InputError(f"{text!r} cannot be the path of a file")
     expanded = Path(os.path.expanduser(text))
+    if expanded.parts[:1] == ("~",) and not text.startswith("."):  # else a folder would be made that is called ~
+        raise InputError(f"{text}: {_HOMELESS}; set HOME, or give the whole path")
     # pathlib drops the "./" of "./~x"; an absolute path is not expanded if it comes here a second time.
     return expanded.absolute() if str(expanded).startswith("~") else expanded
 
@@ -95,15 +98,25 @@ def _folder_kind(folder: Path) -> PathKind:
     ):
         if (folder / name).is_file() and mark in (folder / name).read_bytes():
             return kind
-    suffixes = {file.suffix.lower() for file in folder.iterdir()}
+    suffixes = {file.suffix.lower() for file in folder.iterdir() if not is_hidden(file)}
     if suffixes.intersection(_CHECKPOINT_SUFFIXES):
         return PathKind.CHECKPOINT
     return PathKind.IMAGE_FOLDER if suffixes.intersection(IMAGE_SUFFIXES) else PathKind.OTHER
 
 
+def is_hidden(path: Path) -> bool:
+    """Return whether a file is hidden, as `._0.jpg` is, which macOS leaves beside 0.jpg and which is no picture."""
+    return path.name.startswith(".")
+
+
 def cache_directory() -> Path:
-    """Return $XDG_CACHE_HOME/sam2edge, or ~/.cache/sam2edge without that variable."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam2edge"
+    """Return $XDG_CACHE_HOME/sam2edge, or ~/.cache/sam2edge without that variable; InputError if there is no ~."""
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "sam2edge"
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise InputError(f"{_HOMELESS} in which to keep a cache; set XDG_CACHE_HOME to a directory for it")
+    return Path(home) / ".cache" / "sam2edge"
 
 
 def sha256(*files: Path) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pwd
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from sam2edge.bundle import FORMAT, MANIFEST
 from sam2edge.errors import InputError
 from sam2edge.files import (
     PathKind,
+    cache_directory,
     check_output_directory,
     check_output_file,
     path_kind,
@@ -37,6 +39,25 @@ def test_a_tilde_is_the_home_directory(home):
     assert user_path("~") == home
     assert user_path("~/clip.mp4") == user_path(Path("~/clip.mp4")) == home / "clip.mp4"
     assert user_path("a/~") == Path("a/~")
+
+
+def test_without_a_home_directory(tmp_path, monkeypatch):
+    """As in a container that runs as a user whom the system does not know."""
+
+    def unknown(user):
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(InputError, match=r"there is no home directory .* set XDG_CACHE_HOME to a directory for it"):
+        cache_directory()
+    for path in ("~", "~/clip.mp4"):
+        with pytest.raises(InputError, match=f"{path}: there is no home directory .* give the whole path"):
+            user_path(path)
+    assert user_path("./~") == Path.cwd() / "~"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / "sam2edge"
 
 
 @pytest.mark.parametrize("name", ["~", "~/clip.mp4", "~x"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 
 from sam2edge.errors import InputError
 from sam2edge.files import PathKind, path_kind, user_path
+from sam2edge.runtime.media.image_files import ValueRange, stands_for_images
 from sam2edge.runtime.media.sources.base import ArraySource, Source
 from sam2edge.runtime.media.sources.devices import CameraSource, RtspSource
 from sam2edge.runtime.media.sources.files import ImageFolderSource, VideoSource
@@ -26,18 +26,24 @@ __all__ = [
 ]
 
 
-def open_source(word: str | os.PathLike[str]) -> Source:
+def open_source(word: str | os.PathLike[str], *, value_range: ValueRange | None = None) -> Source:
     """Open a source by the word that names it on the command line.
 
     Args:
         word: "0" or "/dev/video0" is a camera, "csi:0" a Jetson's CSI camera, "rtsp://…" a network stream and
             "gst:PIPELINE" a GStreamer pipeline. The path of a folder, or a pattern such as "run/*.png", stands for its
             images; any other path is a video file. "./0" is a file called 0.
+        value_range: Which values of images become black and white, as for `read_image`.
 
     Raises:
-        InputError: The word is an address of another kind, or the path of a bundle or checkpoint.
+        InputError: The word is an address of another kind, or the path of a bundle or checkpoint; or a range is given
+            for something other than images.
         MediaError: The source cannot be opened or gives no picture.
     """
+    if value_range is not None:
+        if not stands_for_images(word):
+            raise InputError(f"{word}: a range is only for folders and patterns of images")
+        return ImageFolderSource(word, value_range=value_range)
     if isinstance(word, str):
         if word.isdecimal():
             return CameraSource(int(word))
@@ -58,6 +64,6 @@ def open_source(word: str | os.PathLike[str]) -> Source:
             f"{path} is {kind.value}, not a video: give a video file, a folder of images, the number of a camera, or "
             "an rtsp:// address"
         )
-    if os.path.isdir(path) or (glob.has_magic(str(path)) and not os.path.exists(path)):
+    if stands_for_images(path):
         return ImageFolderSource(path)
     return VideoSource(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import cv2
 
 from sam2edge.errors import MediaError
 from sam2edge.files import user_path
-from sam2edge.runtime.media.image_files import find_images, read_image
+from sam2edge.runtime.media.image_files import ValueRange, check_range, find_frames, read_image
 from sam2edge.runtime.media.sources.base import IteratedSource, known, timed
 from sam2edge.types import Frame
 
@@ -68,18 +67,19 @@ class ImageFolderSource(IteratedSource[Frame | MediaError]):
     Args:
         path: The folder, or a pattern such as "run/*.png" (in quotes in a shell).
         fps: Frames per second, if known.
+        value_range: The two values that become black and white, as for `read_image`.
 
     Raises:
-        MediaError: There are no images, or none of them can be read.
+        MediaError: There are no images, none of them can be read, or their names do not order them (`find_frames`).
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, fps: float | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, fps: float | None = None, value_range: ValueRange | None = None
+    ) -> None:
         self.name, self.fps = str(user_path(path)), fps
-        files, problems = find_images([path])
-        if problems:
-            raise MediaError(problems[0])
+        files = find_frames(path)
         self.frame_count = len(files)
-        rest = _read(sorted(files, key=natural))
+        rest = _read(files, None if value_range is None else check_range(value_range))
         start: list[Frame | MediaError] = []
         for image in rest:
             start.append(image)
@@ -118,15 +118,9 @@ def _next_time(stamp: float, previous: float | None, fps: float | None) -> float
     return None if fps is None else 0.0 if previous is None else previous + 1 / fps
 
 
-def natural(path: Path) -> list[str | int]:
-    """Return a sort key that puts frame2 before frame10: the parts of odd index are numbers."""
-    parts = re.split(r"(\d+)", str(path))
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
-
-
-def _read(files: Sequence[Path]) -> Iterator[Frame | MediaError]:
+def _read(files: Sequence[Path], value_range: ValueRange | None) -> Iterator[Frame | MediaError]:
     for file in files:
         try:
-            yield read_image(file)
+            yield read_image(file, value_range)
         except MediaError as error:
             yield error

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.errors import InputError
+from sam2edge.runtime.media.image_files import ValueRange
 from sam2edge.types import Bools, Frame
 
 FRAMES = 48
@@ -29,6 +30,7 @@ class Scene:
 
     clip: str = ""  # a path as for `Clip`; "" for a drawn clip
     masks: str = ""  # path of its true masks
+    value_range: ValueRange | None = None  # as for `Clip`
 
     def __str__(self) -> str:
         return self.clip or f"a drawn scene of {_SIZE[1]}×{_SIZE[0]}"
@@ -37,7 +39,7 @@ class Scene:
         """Return the first FRAMES frames, RGB uint8 [H,W,3]; raises what Clip does, and InputError for an empty one."""
         if not self.clip:
             return [_picture(_discs(objects, t)) for t in range(FRAMES)]
-        frames = list(Clip(self.clip, FRAMES))
+        frames = list(Clip(self.clip, FRAMES, self.value_range))
         if not frames:
             raise InputError(f"{self.clip}: has no frames")
         return frames

@@ -35,6 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=100, metavar="N", help="frames to time per row (default: 100)")
     parser.add_argument("--mode", nargs="+", choices=_MODES, default=_MODES, help="default: both")
     options.add_clip(parser, "to measure on (default: a drawn scene)")
+    options.add_range(parser)
     options.add_truth(parser)
     options.add_against(parser, "PyTorch, and the other backends of ONNX Runtime, are measured too")
     parser.add_argument("--csv", type=file_path, metavar="FILE", help="write the rows as a table")
@@ -45,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     if args.clip is None:
-        options.refuse_ignored(args, "truth", without="--clip")
+        options.refuse_ignored(args, "truth", "range", without="--clip")
     options.check_outputs(files=(args.csv, args.json), directories=(args.plots,))
     from sam2edge.bench import plan, report
     from sam2edge.bench.scene import Scene
@@ -59,7 +60,7 @@ def _bench(args: argparse.Namespace) -> int:
         tuple(args.mode),
         tuple(args.memory_frames),
         args.against or "",
-        Scene(args.clip or "", str(args.truth or "")),
+        Scene(args.clip or "", str(args.truth or ""), args.range),
     )
     cases, missing = plan.plan(settings)
     with StatusLine() as status:

@@ -68,6 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="with --for rtx: the GPUs to build for, such as 8.6 8.9 (default: all from 8.0)",
     )
     options.add_clip(parser, "that the engines must track as FP32 does")
+    options.add_range(parser)
     add_prompts(parser)
     parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
     options.add_gate(parser)
@@ -94,7 +95,7 @@ def _build(args: argparse.Namespace) -> int:
     if args.clip is None:
         if args.precision == "auto":
             raise InputError("--precision auto compares engines with FP32 on a clip of yours: give it as --clip")
-        options.refuse_ignored(args, "frames", "min_iou", "fp32", without="--clip")
+        options.refuse_ignored(args, "frames", "range", "min_iou", "fp32", without="--clip")
         if args.prompts:
             raise InputError(f"{args.prompts[0]} does nothing without --clip")
     options.check_outputs(directories=(args.output,))
@@ -133,7 +134,7 @@ def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, lis
 
     builder = EngineBuilder.here(preset, common["product"], common["compute_capabilities"])
     prompts = prompts_by_id(args.prompts) or None
-    clip, gate = Clip(args.clip, args.frames), Gate(options.min_iou(args))
+    clip, gate = Clip(args.clip, args.frames, args.range), Gate(options.min_iou(args))
     return build_checked(
         args.bundle, clip, _opener(builder.target), args.output, source=args.fp32, prompts=prompts, gate=gate, **common
     )

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from sam2edge.bundle import RECIPE, check_output
 from sam2edge.commands.console import StatusLine, print_table
-from sam2edge.commands.options import add_bundle, add_gate, check_outputs, file_path, min_iou, optional_packages
+from sam2edge.commands.options import (
+    add_bundle,
+    add_gate,
+    add_range,
+    check_outputs,
+    file_path,
+    min_iou,
+    optional_packages,
+)
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import InputError
 
@@ -36,6 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="videos, or folders or 'patterns' of images",
     )
+    add_range(parser)
     add_prompts(parser)
     parser.add_argument(
         "--frames", type=int, default=64, metavar="N", help="frames to record, of all clips together (default: 64)"
@@ -68,7 +77,12 @@ def _calibrate(args: argparse.Namespace) -> int:
         recipe = Recipe.read(args.recipe) if args.recipe else Recipe()
         gate = None if args.no_gate else Gate(min_iou(args))
         given = [prompts] if prompts else None
-        common: dict[str, Any] = {"frames": args.frames, "recipe": recipe, "progress": status.progress}
+        common: dict[str, Any] = {
+            "frames": args.frames,
+            "value_range": args.range,
+            "recipe": recipe,
+            "progress": status.progress,
+        }
         if args.sensitivity:
             effects = calibrated_sensitivity(args.bundle, args.clips, given, **common)
             status.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def file_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(number) for number in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise argparse.ArgumentTypeError(f"expected two numbers LO,HI with LO below HI but got {text!r}")
+    return low, high
+
+
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=file_path, help="directory that `sam2edge export` wrote")
 
@@ -37,6 +48,16 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 def add_clip(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
     parser.add_argument(
         "--clip", metavar="CLIP", required=required, help=f"a video, or a folder or 'pattern' of images, {text}"
+    )
+
+
+def add_range(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--range",
+        type=_range,
+        metavar="LO,HI",
+        help="the values of images that become black and white; needed where they have more than 8 bits and use few of "
+        "them, as from a thermal camera (--range=-10,40 if LO is below 0)",
     )
 
 

@@ -62,6 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     options.add_bundle(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder of images or a 'pattern'")
+    options.add_range(parser)
     add_prompts(parser)
     parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
     for name, (kind, text) in _GRID_OPTIONS.items():
@@ -167,7 +168,7 @@ def _segment_one(
     from sam2edge.runtime.media.image_files import read_image, write_image
     from sam2edge.runtime.media.sinks import label_image
 
-    image = read_image(path)
+    image = read_image(path, args.range)
     segments = find(image)
     ids, masks = [segment.object_id for segment in segments], [segment.mask for segment in segments]
     picture = overlay.draw_everything(image, masks) if args.auto else overlay.draw_masks(image, ids, masks)

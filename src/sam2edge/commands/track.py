@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
-from sam2edge.commands.options import SOURCES, add_backend, add_bundle, check_bundle_first, check_outputs, file_path
+from sam2edge.commands.options import (
+    SOURCES,
+    add_backend,
+    add_bundle,
+    add_range,
+    check_bundle_first,
+    check_outputs,
+    file_path,
+)
 from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
 from sam2edge.errors import InputError, PromptError
 from sam2edge.files import user_path
@@ -45,6 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_bundle(parser)
     parser.add_argument("source", metavar="SOURCE", help=SOURCES)
+    add_range(parser)
     add_prompts(parser)
     parser.add_argument("--frame", type=int, default=0, metavar="N", help="the frame that is prompted (default: 0)")
     parser.add_argument(
@@ -98,7 +107,9 @@ def _track(args: argparse.Namespace) -> int:
     count, number, delays = 0, -1, collections.deque[float](maxlen=_RECENT)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(StatusLine())
-        source = stack.enter_context(Grabber(lambda: open_source(args.source), args.policy, report=status.report))
+        source = stack.enter_context(
+            Grabber(lambda: open_source(args.source, value_range=args.range), args.policy, report=status.report)
+        )
         for prompt in prompts:
             _check(prompt, (source.width, source.height))
         # Entered before the sinks: no signal may interrupt their closing.

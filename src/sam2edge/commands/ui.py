@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sam2edge.commands.options import SOURCES, add_backend, add_bundle, check_bundle_first, check_outputs, file_path
+from sam2edge.commands.options import (
+    SOURCES,
+    add_backend,
+    add_bundle,
+    add_range,
+    check_bundle_first,
+    check_outputs,
+    file_path,
+)
 from sam2edge.commands.track import stop_on_signal
 
 
@@ -24,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=8620, metavar="N", help="port of the page; 0 takes a free one (default: 8620)"
     )
+    add_range(parser)
     add_backend(parser)
     parser.set_defaults(verb=_ui)
 
@@ -40,7 +49,7 @@ def _ui(args: argparse.Namespace) -> int:
     with (
         stop_on_signal() as stop,
         VideoTracker(args.bundle, args.backend) as tracker,
-        Session(tracker, args.output) as session,
+        Session(tracker, args.output, args.range) as session,
     ):
         if args.source is not None:
             session.open(args.source)

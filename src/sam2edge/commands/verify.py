@@ -27,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     options.add_bundle(parser)
     options.add_clip(parser, "to track; prompts are for its first frame", required=True)
+    options.add_range(parser)
     options.add_against(parser, "PyTorch becomes the reference")
     parser.add_argument(
         "--candidate",
@@ -53,7 +54,7 @@ def _verify(args: argparse.Namespace) -> int:
     from sam2edge.calibration.measure.gate import Gate
     from sam2edge.calibration.measure.report import table, write_report
 
-    gate, clip = Gate(min_mean_iou=options.min_iou(args)), Clip(args.clip, args.frames)
+    gate, clip = Gate(min_mean_iou=options.min_iou(args)), Clip(args.clip, args.frames, args.range)
     bundle = Bundle.open(args.bundle)
     truth = TrueMasks(args.truth, args.clip) if args.truth else None
     configurations, missing = _configurations(bundle, args)

@@ -11,6 +11,7 @@ from pathlib import Path
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.grabber import Grabbed, Grabber
+from sam2edge.runtime.media.image_files import ValueRange, stands_for_images
 from sam2edge.runtime.media.sinks import JsonSink, MaskSink, make_directory
 from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.result import FrameResult
@@ -30,12 +31,13 @@ class Session(Closeable):
     Frames without objects are not tracked, so that looking for a place to start costs only decoding. A frame is saved
     when it is left, with its corrections. The caller closes the tracker, which is for this session alone.
 
+    value_range is for folders of images (`read_image`).
     serial counts the frames that were shown, over all sources; first is its value at the current source's first frame.
     message says what last happened to the source.
     """
 
-    def __init__(self, tracker: VideoTracker, output: Path) -> None:
-        self._tracker, self._output = tracker, output
+    def __init__(self, tracker: VideoTracker, output: Path, value_range: ValueRange | None = None) -> None:
+        self._tracker, self._output, self._range = tracker, output, value_range
         self._word = ""
         self._name: str | None = None
         self._grabber: Grabber | None = None
@@ -88,7 +90,8 @@ class Session(Closeable):
         if word == self._word:
             self._leave()  # a camera opens once only
         self.message = ""
-        grabber = Grabber(lambda: open_source(word), report=self._report)
+        value_range = self._range if stands_for_images(word) else None
+        grabber = Grabber(lambda: open_source(word, value_range=value_range), report=self._report)
         try:
             first = grabber.read(_PATIENCE)
             if first is None:

@@ -54,7 +54,7 @@ def test_clip_without_true_masks() -> None:
 
 
 def test_camera_is_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sam2edge.calibration.measure.clip.open_source", lambda word: Simulated(name=word))
+    monkeypatch.setattr("sam2edge.calibration.measure.clip.open_source", lambda word, **_: Simulated(name=word))
     with pytest.raises(InputError, match="0: cannot be read twice"):
         Scene("0").frames(1)
 

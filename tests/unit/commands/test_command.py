@@ -90,7 +90,7 @@ def test_the_page_of_the_command_line_is_current():
     ],
 )
 def test_errors_name_options(error_of, monkeypatch, tmp_path, error, said):
-    def fail(word):
+    def fail(word, **_):
         raise error
 
     monkeypatch.setattr("sam2edge.runtime.media.sources.open_source", fail)
@@ -124,6 +124,8 @@ def test_a_gate_that_refuses(run, monkeypatch):
             "--min-iou does nothing with --no-gate",
         ),
         (("build", "b", "-o", CLIP), "is a file, not a directory"),
+        (("bench", "b", "--range", "0,9"), "--range does nothing without --clip"),
+        (("build", "b", "--range=-1.5,9"), "--range does nothing without --clip"),
         (("inspect", "b", "--objects", "2"), "--objects does nothing without --device"),
         (("inspect", "b", "--parts", "2"), "--parts does nothing without --device"),
         (("inspect", "none"), "none: no such bundle directory"),
@@ -134,6 +136,12 @@ def test_what_is_refused_before_any_work(error_of, monkeypatch, tmp_path, words,
     monkeypatch.chdir(tmp_path)
     assert message in error_of(*words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["5", "5,5", "9,1", "a,b", "0,1,2", "nan,1", "0,inf"])
+def test_ranges_that_are_none(run, given):
+    code, _, errors = run("track", "b", "folder", "--range", given)
+    assert (code, f"expected two numbers LO,HI with LO below HI but got '{given}'" in errors) == (2, True)
 
 
 def test_a_tilde_in_options(run, error_of, monkeypatch, tmp_path, write_bundle):

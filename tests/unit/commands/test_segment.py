@@ -67,6 +67,19 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_images_of_more_than_8_bits(run: Run, folder: Path, frames: list[np.ndarray], tmp_path: Path) -> None:
+    cv2.imwrite(str(folder / "a.png"), frames[0].astype(np.uint16) * 16)
+    code, printed, errors = run(folder / "a.png", *BOX, *JSON)
+    assert (code, printed) == (2, f"0 of 1 images, 0 masks: {tmp_path / 'out'}\n")
+    assert "a.png: its pixels are 16-bit numbers from" in errors
+    assert "give one range for all images: --range LO,HI" in errors
+    assert run(folder / "a.png", *BOX, *JSON, "--range", "0,4080")[0] == 0
+    (deep,) = records(tmp_path / "out")
+    cv2.imwrite(str(folder / "a.png"), frames[0])
+    assert run(folder / "a.png", *BOX, *JSON)[0] == 0
+    assert records(tmp_path / "out") == [deep]
+
+
 def test_prompts_apply_to_every_image(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, printed, errors = run(folder, *BOX, *POINT, *JSON, "--labels")

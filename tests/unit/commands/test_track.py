@@ -192,7 +192,7 @@ def play(monkeypatch):
 
     def play(*played):
         open_next = opening(*played)
-        monkeypatch.setattr(sources, "open_source", lambda word: open_next())
+        monkeypatch.setattr(sources, "open_source", lambda word, **_: open_next())
 
     return play
 
@@ -304,7 +304,7 @@ STALLED = """
 import threading
 from sam2edge.runtime.media import sources
 from tests.unit.commands.test_track import Simulated, numbered
-sources.open_source = lambda word: Simulated(*map(numbered, range(5)), threading.Event())
+sources.open_source = lambda word, **_: Simulated(*map(numbered, range(5)), threading.Event())
 """
 
 

@@ -44,7 +44,7 @@ def simulate(monkeypatch):
 
     def simulate(*sources):
         open_next = opening(*sources)
-        monkeypatch.setattr(session_module, "open_source", lambda word: open_next())
+        monkeypatch.setattr(session_module, "open_source", lambda word, **_: open_next())
 
     return simulate
 

@@ -203,7 +203,7 @@ def test_a_camera(page, monkeypatch):
         while not stop.wait(0.1):  # a click may be two frames late
             yield still
 
-    monkeypatch.setattr(session_module, "open_source", lambda word: ArraySource(frames(), live=True, name=word))
+    monkeypatch.setattr(session_module, "open_source", lambda word, **_: ArraySource(frames(), live=True, name=word))
     page.type("#source", "0\n")
     page.wait("document.getElementById('play').classList.contains('on')")
     click(page, BALL)

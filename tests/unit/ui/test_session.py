@@ -108,7 +108,7 @@ def test_a_camera_is_closed_before_it_is_opened_again(session, monkeypatch):
     first = Simulated(grey(1), *[grey(2)] * 9, live=True)
     closed = []
     sources = iter([lambda: first, lambda: closed.append(first.closed.is_set()) or Simulated(grey(3), live=True)])
-    monkeypatch.setattr(module, "open_source", lambda word: next(sources)())
+    monkeypatch.setattr(module, "open_source", lambda word, **_: next(sources)())
     session.open("0")
     session.open("0")
     assert closed == [True]

@@ -12,7 +12,7 @@ from sam2edge.calibration.int8.recipe import KEPT, Recipe
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.davis import region_similarity
 from sam2edge.engines.low_precision import Fp32Island
-from sam2edge.errors import BuildError, BundleError, InputError
+from sam2edge.errors import BuildError, BundleError, InputError, MediaError, PromptError
 from sam2edge.runtime.model.prompts import Prompt
 from tests.helpers import CLIP, play, write_frames
 
@@ -109,6 +109,19 @@ def test_resumes_after_the_clips_that_are_done(nano, prompts, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         calibrate(nano, tmp_path / "out", clips, [prompts, prompts], cache=tmp_path / "cache")
     assert tracked[3:] == [str(clips[0]), str(CLIP)]
+
+
+def test_errors_say_which_clip_they_are_about(nano, tmp_path, monkeypatch):
+    def blind(bundle, frame):
+        raise PromptError("no object was found")
+
+    monkeypatch.setattr(module, "automatic_prompts", blind)
+    write_frames(tmp_path / "blank", np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(PromptError, match=rf"^{tmp_path / 'blank'}: no object was found"):
+        calibrate(nano, tmp_path / "out", [tmp_path / "blank"], cache=tmp_path / "cache")
+    (tmp_path / "blank" / "001.png").write_bytes(b"no image")
+    with pytest.raises(MediaError, match=r"blank/001\.png: .* cut short"):
+        calibrate(nano, tmp_path / "out", [tmp_path / "blank"], cache=tmp_path / "cache")
 
 
 def test_cache_that_cannot_be_written_is_refused_before_tracking(nano, prompts, tmp_path, monkeypatch):

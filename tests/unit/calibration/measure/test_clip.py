@@ -8,6 +8,9 @@ from PIL import Image
 from sam2edge.calibration.measure.clip import Clip, TrueMasks, read_labels
 from sam2edge.calibration.measure.closed_loop import track_clip
 from sam2edge.errors import InputError, MediaError
+from sam2edge.runtime.media.grabber import Grabber
+from sam2edge.runtime.media.image_files import write_image
+from sam2edge.runtime.media.sources import ImageFolderSource
 from tests.conftest import REPO
 from tests.helpers import CLIP
 
@@ -30,6 +33,24 @@ def test_clips_that_are_refused(nano, tmp_path):
         Clip(tmp_path / "none.mp4").first()
     with pytest.raises(InputError, match="there are no prompts"):
         track_clip(nano, Clip(CLIP), {})
+
+
+def test_images_of_other_sizes_are_resized(tmp_path):
+    """To the first one's size, as `track` does."""
+    frame = Clip(CLIP).first()
+    for number, picture in enumerate((frame, frame[::2, ::2], cv2.resize(frame, (640, 480)))):
+        write_image(tmp_path / f"img{number}.png", picture)
+    clip = list(Clip(tmp_path))
+    assert [picture.shape for picture in clip] == [frame.shape] * 3
+    with Grabber(lambda: ImageFolderSource(tmp_path)) as grabber:
+        np.testing.assert_array_equal(clip, [grabbed.pixels for grabbed in grabber])
+
+
+def test_images_of_more_than_8_bits(tmp_path):
+    write_image(tmp_path / "0.png", np.full((4, 6), 1000, np.uint16))
+    assert Clip(tmp_path, value_range=(0, 2000)).first()[0, 0].tolist() == [128] * 3
+    with pytest.raises(MediaError, match=r"0\.png: its pixels are 16-bit numbers from 1000 to 1000"):
+        Clip(tmp_path).first()
 
 
 def write_palette(path, labels, bits=8):
@@ -57,12 +78,13 @@ def test_grey_values(tmp_path, dtype):
 def test_a_folder_in_the_order_of_its_numbers(tmp_path):
     for number, value in (("frame10", 3), ("frame1", 1), ("frame9", 2)):
         write_palette(tmp_path / f"{number}.png", np.full((2, 3), value, np.uint8))
+        (tmp_path / f"._{number}.png").write_bytes(b"macOS")
     truth = TrueMasks(tmp_path)
     assert len(truth) == 3
     assert [int(truth[i][0, 0]) for i in range(3)] == [1, 2, 3]
     assert truth.object_ids == (1,)
     assert truth.masks(1, (1, 2), (2, 3)).all(axis=(1, 2)).tolist() == [False, True]
-    with pytest.raises(InputError, match="frame 1 is 3×2 but the frame 4×2"):
+    with pytest.raises(InputError, match=r"/frame9\.png: the true mask of frame 1 is 3×2 but the frame 4×2"):
         truth.masks(1, (1,), (2, 4))
 
 

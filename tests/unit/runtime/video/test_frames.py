@@ -153,18 +153,34 @@ def test_a_file_that_changed_meanwhile(tmp_path: Path) -> None:
         ("00008.png", "00009.png", "00010.png", "00011.png"),
         ("8.PNG", "9.PNG", "10.PNG", "11.PNG"),
         ("008.jpg", "09.png", "10.JPEG", "000011.png"),
+        ("frame_8.png", "frame_9.png", "frame_10.png", "frame_11.png"),
+        ("IMG 8.bmp", "IMG 9.tiff", "IMG 10.tif", "IMG 11.PNG"),
     ],
 )
 def test_a_folder(clip: Frames, tmp_path: Path, names: tuple[str, ...]) -> None:
-    """By number, not by name, and from any number on; JPEG and PNG may be mixed."""
+    """By number, not by name, and from any number on; formats may be mixed."""
     for name, frame in zip(names, clip, strict=False):
         write_image(tmp_path / name, frame)
-    (tmp_path / "notes.txt").write_text("no frame")
+    for name in ("notes.txt", f"._{names[0]}", "Thumbs.db", ".DS_Store"):
+        (tmp_path / name).write_text("no frame")
     frames = open_frames(str(tmp_path))
     assert (frames.count, frames.size) == (4, (240, 320))
     for index in (3, 0, 2):
         difference = np.abs(frames.read(index).astype(int) - clip[index])
         assert difference.mean() < 3 if "j" in names[index].lower() else not difference.any()
+
+
+def test_a_pattern_and_a_range(tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", np.full((4, 6), 1000 * number, np.uint16))
+        (tmp_path / f"{number}.jpg").touch()
+    frames = open_frames(tmp_path / "*.png", (0, 2000))
+    assert [int(frames.read(index)[0, 0, 0]) for index in range(frames.count)] == [0, 128, 255]
+    with pytest.raises(MediaError, match="is the same frame as"):
+        open_frames(tmp_path)
+    for video, value_range in ((CLIP, (0, 1)), (FRAME[None], (0, 1)), (tmp_path / "*.png", (1, 0))):
+        with pytest.raises(InputError, match=r"value_range (is only for folders|must begin below its end)"):
+            open_frames(video, value_range)
 
 
 def test_home_directory(clip: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,10 +207,10 @@ FRAME = np.zeros((4, 6, 3), np.uint8)
         (np.zeros((2, 4, 6, 1), np.uint8), FrameError, r"frame 0 must be \[H,W,3\] \(RGB\) but got shape \[4, 6, 1\]"),
         (FRAME[None][:0], FrameError, "the video has no frames"),
         ([], FrameError, "the video has no frames"),
-        ([FRAME, FRAME[:, :2]], FrameError, "frame 1 is 2×4 but the first is 6×4"),
+        ([FRAME, FRAME[:, :2]], FrameError, "frame 1 is 2×4 but the first frame is 6×4"),
         ([FRAME, FRAME / 2], FrameError, "frame 1 must be uint8"),
         ([FRAME, None], FrameError, "frame 1 must be a numpy array .* but got NoneType"),
-        (b"....ftyp", InputError, "must be a folder of JPEG or PNG files, a video file, .* but got bytes"),
+        (b"....ftyp", InputError, "must be a folder or pattern of images, a video file, .* but got bytes"),
         pytest.param(iter([FRAME]), InputError, "but got list_iterator", id="iterator"),
         (7, InputError, "but got int"),
         ("missing.mp4", MediaError, "missing.mp4: no such video file"),
@@ -211,10 +227,10 @@ def test_videos_that_are_refused(video: object, error: type[Exception], words: s
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "no frames in this folder"),
-        (["notes.txt"], "no frames in this folder"),
-        (["0.png", "cover.png"], r"cover\.png: frames must be named by their numbers, as 00000\.jpg"),
-        (["1.png", "001.png"], r"has the same number as .*1\.png; remove one"),
+        ([], "no images in this folder"),
+        (["notes.txt", "._0.png"], "no images in this folder"),
+        (["0.png", "cover.png"], r"cover\.png: has no number, so that its place among the other frames is unknown"),
+        (["1.png", "001.png"], r"is the same frame as .*1\.png, going by their names; remove it"),
     ],
 )
 def test_folders_that_are_refused(tmp_path: Path, names: list[str], words: str) -> None:
@@ -230,7 +246,7 @@ def test_frames_that_cannot_be_read(clip: Frames, tmp_path: Path) -> None:
     write_image(tmp_path / "1.png", clip[0][:, ::2])
     (tmp_path / "2.png").write_bytes(b"no picture")
     frames = open_frames(tmp_path)
-    with pytest.raises(FrameError, match="frame 1 is 160×240 but the first is 320×240"):
+    with pytest.raises(FrameError, match=r"/1\.png is 160×240 but the first frame is 320×240"):
         frames.read(1)
     with pytest.raises(MediaError, match=r"2\.png: no image that OpenCV can read"):
         frames.read(2)

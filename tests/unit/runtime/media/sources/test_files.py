@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2edge.errors import MediaError
+from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.media.image_files import write_image
-from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource
+from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource, open_source
 from tests.simulated import grey
 
 WIDTH, HEIGHT, FPS = 64, 48, 12.5
@@ -144,6 +144,31 @@ def test_images_are_ordered_by_the_numbers_in_their_names(folder):
     closed = ImageFolderSource(folder)
     closed.close()
     assert values(closed) == []
+
+
+def test_the_order_of_images_must_be_clear(folder):
+    (folder / "._frame1.png").write_bytes(b"macOS")
+    assert values(ImageFolderSource(folder)) == [1, 2, 10, 11]
+    write_image(folder / "frame02.jpg", grey(2, (20, 30)))
+    with pytest.raises(MediaError, match=r"frame2\.png: is the same frame as frame02\.jpg, going by their names;"):
+        ImageFolderSource(folder)
+    assert values(ImageFolderSource(f"{folder}/*.png")) == [1, 2, 10, 11]
+    (folder / "frame02.jpg").rename(folder / "cover.jpg")
+    with pytest.raises(MediaError, match=r"cover\.jpg: has no number, so that its place among the other frames is"):
+        ImageFolderSource(folder)
+
+
+def test_images_of_more_than_8_bits_have_one_scale(tmp_path):
+    """A scale of each frame's own would make an object brighter or darker from one to the next."""
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", np.full((4, 6), 1000 * number, np.uint16))
+    assert values(ImageFolderSource(tmp_path, value_range=(0, 4000))) == [0, 64, 128]
+    with open_source(tmp_path, value_range=(1000, 2000)) as source:
+        assert values(source) == [0, 0, 255]
+    with pytest.raises(MediaError, match=r"none of its 3 images can be read; .*0\.png: its pixels are 16-bit"):
+        open_source(tmp_path)
+    with pytest.raises(InputError, match="a range is only for folders and patterns of images"):
+        open_source(tmp_path / "0.png", value_range=(0, 1))
 
 
 def test_images_are_rgb(tmp_path):
