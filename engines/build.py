@@ -171,10 +171,11 @@ def check_memory(engines: dict[str, Engine], preset: Preset) -> None:
 
 
 @dataclass(frozen=True)
-class _Typed:
+class _Prepared:
     """A serialised graph, and the types of its engine: dtype names of inputs and outputs, and of what is inside."""
 
     onnx: bytes
+    sha256: str  # of the bundle's graph
     inputs: dict[str, str]
     outputs: dict[str, str]
     float_nodes: set[str]  # stay FP32
@@ -190,12 +191,14 @@ def _load_graph(bundle: Bundle, name: str) -> tuple[onnx.ModelProto, str]:
     return model, hashlib.sha256(model.SerializeToString()).hexdigest()
 
 
-def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool, float_io: bool) -> _Typed:
-    """Give a graph the types of its engine. Intermediate graphs are freed on return.
+def _prepare(bundle: Bundle, graph: str, form: str, precision: str, half_scales: bool, float_io: bool) -> _Prepared:
+    """Rewrite a graph and give it the types of its engine. Intermediate graphs are freed on return.
 
     Unless TensorRT reads `half_scales`, an INT8 graph keeps all types but those of its weights, and flags set those of
     the engine.
     """
+    model, sha256 = _load_graph(bundle, graph)
+    rewrite(model, graph, form)
     float_nodes, small = set[str](), dict[str, int]()
     typed = model
     if precision != "fp32":
@@ -213,7 +216,8 @@ def _typed(model: onnx.ModelProto, graph: str, precision: str, half_scales: bool
     else:
         content = typed.SerializeToString()
     quantized = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    return _Typed(content, dtypes(typed.graph.input), dtypes(typed.graph.output), float_nodes, small, quantized)
+    inputs, outputs = dtypes(typed.graph.input), dtypes(typed.graph.output)
+    return _Prepared(content, sha256, inputs, outputs, float_nodes, small, quantized)
 
 
 @dataclass(frozen=True)
@@ -277,9 +281,7 @@ class EngineBuilder:
         progress("", 0.0)
         precision = "fp32" if name == RESIZE else precision  # its results are whole numbers, as on the host
         form = self.attention_form(bundle.model, precision, attention) if name == MEMORY_ATTENTION else ""
-        model, sha256 = _load_graph(bundle, name)
-        rewrite(model, name, form)
-        graph = _typed(model, name, precision, self.api.reads_half_scales, float_io)
+        graph = _prepare(bundle, name, form, precision, self.api.reads_half_scales, float_io)
         shapes = profile(bundle.model, self.preset.limits, name)
         self.api.errors.clear()
         content = self._compile(name, graph, precision, shapes, progress)
@@ -304,7 +306,7 @@ class EngineBuilder:
             bytes=len(content),
             precision=precision,
             attention=form,
-            graph_sha256=sha256,
+            graph_sha256=graph.sha256,
             inputs={tensor: Tensor(dtype, shapes.get(tensor, ())) for tensor, dtype in graph.inputs.items()},
             outputs={tensor: Tensor(dtype) for tensor, dtype in graph.outputs.items()},
             layers=counts,
@@ -320,7 +322,7 @@ class EngineBuilder:
         return Engines(directory, manifest)
 
     def _compile(
-        self, name: str, graph: _Typed, precision: str, shapes: dict[str, Shapes], progress: Progress
+        self, name: str, graph: _Prepared, precision: str, shapes: dict[str, Shapes], progress: Progress
     ) -> bytes | None:
         """Return the serialised engine of a graph, or None if TensorRT fails."""
         api = self.api

@@ -66,6 +66,26 @@ def shared_sessions() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_graphs() -> Iterator[None]:
+    """Prepare each graph for TensorRT once in a process: it follows from the graph's file and a few words alone."""
+    from sam2edge.engines import build
+
+    real, prepared = build._prepare, dict[object, Any]()
+
+    def prepare(bundle: Bundle, graph: str, *words: Any) -> Any:
+        status = None if graph == build.RESIZE else bundle.graph_path(graph).stat()
+        state = bundle.model if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
+        key = graph, state, build.rewrite, *words  # of which tests may make a stand-in
+        if key not in prepared:
+            prepared[key] = real(bundle, graph, *words)
+        return prepared[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_prepare", prepare)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real clips and photograph that are not part of the repository."""
