@@ -40,6 +40,21 @@ def write_frames(folder: Path, frames: Iterable[Frames]) -> None:
         cv2.imwrite(str(folder / f"{number:03d}.png"), frame[..., ::-1])
 
 
+def write_samples(folder: Path, frames: int) -> None:
+    """Make a folder like samples/ whose clip and true masks end after this number of frames, at least 24 for bench."""
+    folder.mkdir()
+    for file in (REPO / "samples").iterdir():
+        (folder / file.name).symlink_to(file)
+    for name in ("clip.mp4", "clip_masks.npz"):
+        (folder / name).unlink()
+    video = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
+    for frame in clip_frames(frames):
+        video.write(frame[..., ::-1])
+    video.release()
+    labels = np.load(REPO / "samples" / "clip_masks.npz")["labels"]
+    np.savez_compressed(folder / "clip_masks.npz", labels=labels[:frames])
+
+
 def true_masks(object_id: int) -> Masks:
     """Return the true masks of one of the clip's objects: bool [120,240,320]."""
     labels = np.load(REPO / "samples" / "clip_masks.npz")["labels"]

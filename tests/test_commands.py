@@ -22,6 +22,7 @@ from sam2edge.runtime.media.sources import VideoSource
 from tests import device
 from tests.conftest import REPO
 from tests.documents import COMMANDS, NOT_RUN, PAGES, RUN, VERBS, Command, commands
+from tests.helpers import write_samples
 from tests.unit.engines.fake_tensorrt import RTX, install
 
 SAYS = {
@@ -36,6 +37,10 @@ SAYS = {
     "verify": r"^gate .* passed",
 }
 """What a verb prints if all went well. `ui` is run as documented by tests/unit/ui/test_command.py."""
+FRAMES = 24
+"""What the bundled clip is cut to."""
+SMALLER = {"--frames": "10", "--objects": "1", "--memory-frames": "1"}
+"""What `bench` measures, unless the documentation says: whether it runs is tested here, not how fast."""
 IS_LIVE = re.compile(r"/dev/video|csi:|gst:|rtsp:")
 
 
@@ -64,8 +69,8 @@ def folder(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A folder that looks like the repository, with the bundles and photographs that pages assume."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("samples", "deploy"):
-        (tmp_path / name).symlink_to(REPO / name)
+    write_samples(tmp_path / "samples", FRAMES)
+    (tmp_path / "deploy").symlink_to(REPO / "deploy")
     for bundle in ("out/nano", "out/tiny"):
         shutil.copytree(nano.path, bundle)
     (tmp_path / "nano").symlink_to("out/nano")
@@ -90,7 +95,7 @@ def test_page(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 def run(words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Run one command of sam2edge, on simulated devices if it needs some, and check what it prints and writes."""
     if words[0] == "bench":
-        words = (*words, "--frames", "10")  # instead of 100: whether it runs is tested here, not how fast
+        words = (*words, *(word for pair in SMALLER.items() if pair[0] not in words for word in pair))
     args = cli.parse(words)
     live = bool(IS_LIVE.match(getattr(args, "source", None) or ""))
     if words[0] == "export":
@@ -139,7 +144,7 @@ def lines(file: Path) -> int:
 
 def check_tracks(file: Path, live: bool) -> None:
     tracks = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(tracks) >= device.ENOUGH if live else len(tracks) == 120
+    assert len(tracks) >= device.ENOUGH if live else len(tracks) == FRAMES
     mask = rle.decode(tracks[0]["objects"][0]["segmentation"])
     assert (mask & true_mask()).sum() / (mask | true_mask()).sum() > 0.8
 
