@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -42,11 +43,7 @@ def write_frames(folder: Path, frames: Iterable[Frames]) -> None:
 
 def write_samples(folder: Path, frames: int) -> None:
     """Make a folder like samples/ whose clip and true masks end after this number of frames, at least 24 for bench."""
-    folder.mkdir()
-    for file in (REPO / "samples").iterdir():
-        (folder / file.name).symlink_to(file)
-    for name in ("clip.mp4", "clip_masks.npz"):
-        (folder / name).unlink()
+    shutil.copytree(REPO / "samples", folder, ignore=shutil.ignore_patterns("__pycache__"))
     video = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
     for frame in clip_frames(frames):
         video.write(frame[..., ::-1])
