@@ -99,7 +99,7 @@ class Grabber(Closeable):
     is thrown away, and it closes the source as soon as it can.
 
     Use it in one thread; `close` and `statistics` may be called from any. `name`, `live`, `width`, `height`, `fps` and
-    `frame_count` are the source's when it was first opened.
+    `frame_count` are the source's when it was first opened; `frame_count` again when it has ended.
 
     Args:
         open: Opens the source, and opens it again after a fault: lambda: CameraSource(0).
@@ -226,8 +226,8 @@ class Grabber(Closeable):
 
     def _lose(self, error: BaseException | None) -> None:
         """Plan to open the source again, or end for good and raise if that is an error."""
-        self._reader = None
-        why = str(error).removeprefix(f"{self.name}: ") if error else "it gives no more frames"
+        reader, self._reader = self._reader, None
+        why = self._cause(error) if error else "it gives no more frames"
         cause = f"{self.name}: lost ({why})"
         again = self.live and (error is None or isinstance(error, _FAULTS))
         if again and self._attempts != self._reconnect.attempts:
@@ -237,6 +237,8 @@ class Grabber(Closeable):
             self._delay = min(self._delay * self._reconnect.factor, self._reconnect.longest)
             return
         self._over = True
+        if reader is not None:
+            self.frame_count = reader.frame_count
         if again:
             raise MediaError(f"{cause}; gave up after {self._attempts} attempts") from error
         if error is not None:
@@ -246,8 +248,6 @@ class Grabber(Closeable):
         """Take what a reader has read, in the reader's thread; False tells it to stop."""
         arrived = time.monotonic()
         try:
-            if isinstance(item, MediaError):
-                raise item
             frame = check_frame(item)
         except (MediaError, FrameError) as error:
             return self._skip(reader, error)
@@ -288,10 +288,13 @@ class Grabber(Closeable):
             self._number += 1
             self._count("broken")
             if not self._last_broken:  # only the first of several in a row
-                self._events.append(f"{self.name}: frame {self._number - 1} is skipped: {error}")
+                self._events.append(f"{self.name}: frame {self._number - 1} is skipped: {self._cause(error)}")
             self._last_broken = True
             self._changed.notify_all()
         return True
+
+    def _cause(self, error: BaseException) -> str:
+        return str(error).removeprefix(f"{self.name}: ")
 
     def _count(self, name: str, by: int = 1) -> None:
         count = getattr(self._statistics, name)
@@ -321,6 +324,11 @@ class _Reader:
         # A daemon, since a thread that is stuck in a driver must not keep the program from ending.
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+
+    @property
+    def frame_count(self) -> int | None:
+        """How many frames the source claims to hold, or held."""
+        return self._source.frame_count if self._source else None
 
     @property
     def frame_time(self) -> float | None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.errors import FrameError
+from sam2edge.errors import FrameError, MediaError
 
 _BLOCK = 64
 """Output rows that share one dense piece of the banded filter matrix."""
@@ -23,6 +23,8 @@ Pixels = TypeVar("Pixels", np.uint8, np.float32)
 
 def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = "a frame") -> npt.NDArray[np.uint8]:
     """Return a frame uint8 [H,W,3], of `size` (H,W) if given; raise FrameError about `what` for anything else."""
+    if isinstance(frame, MediaError):  # what a source yields in place of a broken frame
+        raise frame
     if not isinstance(frame, np.ndarray):
         raise FrameError(f"{what} must be a numpy array uint8 [H,W,3] (RGB) but got {type(frame).__name__}")
     if frame.dtype != np.uint8:

@@ -10,14 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import FrameError, InputError, MediaError
 from sam2edge.files import user_path
 from sam2edge.runtime.media.image_files import ValueRange, check_range, find_frames, read_image, stands_for_images
-from sam2edge.runtime.media.sources.files import open_capture
+from sam2edge.runtime.media.sources.video_file import VideoFile
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.types import Frame
 
@@ -25,14 +24,16 @@ _HELD_BYTES = 64 << 20
 """Size of the decoded frames of a video file that are held for going backward; at least four are."""
 _NEAR = 64
 """Frames up to this far ahead are decoded one by one; for later ones a seek is quicker."""
+_FIRST = 2
+"""Frames that are decoded on opening; two tell that pictures are not converted."""
 
 
 class Frames(ABC):
-    """The `count` frames of a video, all of one `size` (H,W)."""
+    """The `count` frames of a video, all of one `size` (H,W), which is that of frame number `first`."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, first: int = 0) -> None:
         self.count = count
-        self.size: tuple[int, int] = self._read(0).shape[:2]
+        self.size: tuple[int, int] = self._read(first).shape[:2]
 
     def read(self, index: int) -> Frame:
         """Return a frame, RGB uint8 [H,W,3], which must not be written to; raise MediaError or FrameError."""
@@ -106,77 +107,81 @@ class _Images(Frames):
 
 
 class _VideoFile(Frames):
-    """A video file, decoded once to count its frames, then where it is read.
+    """A video file, decoded once to number its pictures, then where it is read.
 
-    OpenCV's seeks land on other frames in some files, so the time stamp after a seek tells which frame it found. A file
-    without distinct time stamps, or in which frames are missing after a seek, is decoded from its start instead.
+    A place counts the pictures that can be decoded, an index all of them. OpenCV's seeks land elsewhere in some files,
+    so the time stamp after a seek tells which picture it found. A file without distinct time stamps, or in which
+    pictures are missing after a seek, is decoded from its start instead.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._restart()
-        times = []
-        while self._capture.grab():
-            times.append(self._time())
-        if not times:
-            raise MediaError(f"{path}: its first frame cannot be decoded: damaged, or a codec OpenCV lacks")
-        self._index_of = {time: index for index, time in enumerate(times)} if len({*times}) == len(times) else {}
+        self._file = VideoFile(path)
+        stamps, self._indices, count = [], [], 0
+        for there in self._file.pictures():
+            if there:
+                stamps.append(self._file.stamp)
+                self._indices.append(count)
+                if len(stamps) <= _FIRST:
+                    self._file.decode()
+            count += 1
+        self._place_of = {index: place for place, index in enumerate(self._indices)}
+        distinct = len({*stamps}) == len(stamps)
+        self._place_at = {stamp: place for place, stamp in enumerate(stamps)} if distinct else {}
         self._held: dict[int, Frame] = {}
         self._room = 1
         self._restart()
-        super().__init__(len(times))
+        super().__init__(count, first=self._indices[0])
         height, width = self.size
         self._room = max(4, _HELD_BYTES // (3 * height * width))
 
     def _read(self, index: int) -> Frame:
-        if index not in self._held:
-            backward = index <= self._at
-            for wanted in range(max(index - self._room + 1, 0) if backward else index, index + 1):
+        place = self._place_of.get(index)
+        if place is None:
+            raise MediaError(f"{self._file.path}: frame {index} cannot be decoded: the file is damaged there")
+        if place not in self._held:
+            backward = place <= self._at
+            for wanted in range(max(place - self._room + 1, 0) if backward else place, place + 1):
                 self._held[wanted] = self._decode(wanted)
                 if len(self._held) > self._room:
                     del self._held[next(iter(self._held))]
-        return self._held[index]
+        return self._held[place]
 
-    def _decode(self, index: int) -> Frame:
-        if self._index_of and not self._at < index <= self._at + _NEAR:
-            self._seek(index)
-        if not self._step_to(index):
-            self._index_of = {}  # seeks in this file cannot be trusted
+    def _decode(self, place: int) -> Frame:
+        if self._place_at and not self._at < place <= self._at + _NEAR:
+            self._seek(place)
+        if not self._step_to(place):
+            self._place_at = {}  # seeks in this file cannot be trusted
             self._restart()
-            self._step_to(index)
-        decoded, frame = self._capture.retrieve() if self._at == index else (False, None)
-        if not decoded or frame is None:
-            raise MediaError(f"{self._path}: frame {index} cannot be decoded, although it could before")
-        picture: Frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            self._step_to(place)
+        picture = self._file.decode() if self._at == place else None
+        if picture is None:
+            index = self._indices[place]
+            raise MediaError(f"{self._file.path}: frame {index} cannot be decoded, although it could before")
         return picture
 
-    def _seek(self, index: int) -> None:
-        """Go to a frame up to `index`, which a seek may overshoot, or before the first."""
+    def _seek(self, place: int) -> None:
+        """Go to a picture up to `place`, which a seek may overshoot, or before the first."""
         for back in (0, _NEAR):
-            self._capture.set(cv2.CAP_PROP_POS_FRAMES, max(index - back, 0))
-            if self._capture.grab():
-                landed = self._index_of.get(self._time())
-                if landed is not None and landed <= index:
+            self._file.seek(self._indices[max(place - back, 0)])
+            if self._file.grab():
+                landed = self._place_at.get(self._file.stamp)
+                if landed is not None and landed <= place:
                     self._at = landed
                     return
         self._restart()
 
-    def _step_to(self, index: int) -> bool:
-        """Go forward to a frame; return False if that cannot be done."""
-        if index < self._at:
+    def _step_to(self, place: int) -> bool:
+        """Go forward to a picture; return False if that cannot be done."""
+        if place < self._at:
             self._restart()
-        while self._at < index:
-            if not self._capture.grab():
+        while self._at < place:
+            if not self._file.grab():
                 return False
             self._at += 1
-            if self._index_of and self._index_of.get(self._time()) != self._at:
+            if self._place_at and self._place_at.get(self._file.stamp) != self._at:
                 return False
         return True
 
-    def _time(self) -> int:
-        """Return the time stamp of the frame last grabbed, in microseconds."""
-        return round(1000 * self._capture.get(cv2.CAP_PROP_POS_MSEC))
-
     def _restart(self) -> None:
-        self._capture = open_capture(self._path)
+        self._file.restart()
         self._at = -1

@@ -6,6 +6,7 @@ The rules are those of upstream's sam2_video_predictor.py; docs/explanation/upst
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from sam2edge import checks
 from sam2edge.bundle import GRAPHS, Bundle
 from sam2edge.closeable import Closeable
-from sam2edge.errors import InputError, ObjectIdError, PromptError
+from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
 from sam2edge.runtime.media.image_files import ValueRange
 from sam2edge.runtime.model.graphs import Graphs, in_turn
@@ -151,6 +152,7 @@ class VideoPredictor(Closeable):
     ) -> Iterator[FrameMasks]:
         """Find every object on every frame from `start_frame_idx` on; prompted frames keep the prompt's result.
 
+        A frame that cannot be read is left out, with a warning.
         Prompts and objects that are added meanwhile count from the next propagation on; removed objects drop out.
         Raises InputError at once, and PromptError later if nothing was prompted or no frame conditions an object.
 
@@ -265,7 +267,11 @@ class VideoPredictor(Closeable):
         else:
             order = range(start, min(start + length, count - 1) + 1)
         for frame in order:
-            found = self._follow(state, started, frame, reverse)
+            try:
+                found = self._follow(state, started, frame, reverse)
+            except MediaError as error:
+                warnings.warn(f"frame {frame} has no masks: {error}", stacklevel=2)
+                continue
             if found is None:
                 return
             yield found

@@ -7,56 +7,61 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-
 from sam2edge.errors import MediaError
 from sam2edge.files import user_path
 from sam2edge.runtime.media.image_files import ValueRange, check_range, find_frames, read_image
-from sam2edge.runtime.media.sources.base import IteratedSource, known, timed
+from sam2edge.runtime.media.sources.base import IteratedSource, timed
+from sam2edge.runtime.media.sources.video_file import VideoFile
 from sam2edge.types import Frame
 
-# FFmpeg plays .txt and .nfo files as ANSI art; nobody wants to track in those.
-_TEXT = cv2.VideoWriter.fourcc(*"ansi")
+_FIRST = 2
+"""Frames of a video that are decoded on opening; two tell that pictures are not converted."""
 
 
-class VideoSource(IteratedSource[Frame]):
+class VideoSource(IteratedSource[Frame | MediaError]):
     """The frames of a video file, each a new contiguous RGB uint8 [H,W,3], turned as the file's orientation says.
 
-    The first frame is decoded on opening: a file without a picture fails then and not in the middle of the work.
-    `fps` and `frame_count` are what the file claims; some containers only estimate.
+    A damaged frame is a broken frame, not the end. The first frames are decoded on opening: a file without a picture,
+    or of a kind that OpenCV cannot decode, fails then and not in the middle of the work. `fps` and `frame_count` are
+    what the file claims; some containers only estimate. After the last frame, `frame_count` is the true number, unless
+    the file is cut short.
 
     Raises:
-        MediaError: The file is missing, a directory, empty or not a video, or its first frame cannot be decoded.
+        MediaError: The file is missing, a directory, empty, not a video, interlaced, or has no picture.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = user_path(path)
         self.name = str(self.path)
-        self._capture = open_capture(self.path)
-        self.fps = known(self._capture.get(cv2.CAP_PROP_FPS))
+        self._file = VideoFile(self.path)
+        self.fps, self.frame_count = self._file.fps, self._file.frame_count
         rest = self._read()
-        first = next(rest, None)
-        if first is None:
+        start: list[tuple[float | None, Frame | MediaError]] = []
+        sizes: list[tuple[int, ...]] = []
+        try:
+            while len(sizes) < _FIRST and (item := next(rest, None)):
+                start.append(item)
+                if not isinstance(item[1], MediaError):
+                    sizes.append(item[1].shape[:2])
+            if not sizes:
+                raise self._file.without_picture()
+        except MediaError:
             self.close()
-            raise MediaError(f"{self.path}: its first frame cannot be decoded: damaged, or a codec OpenCV lacks")
-        self._frames = itertools.chain([first], rest)
-        self.height, self.width = first[1].shape[:2]
-        frames = known(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.frame_count = None if frames is None else int(frames)
+            raise
+        self.height, self.width = sizes[0]
+        self._frames = itertools.chain(start, rest)
 
     def close(self) -> None:
         """Release the file; iteration then ends. May be called again."""
         super().close()
-        self._capture.release()
+        self._file.close()
 
-    def _read(self) -> Iterator[tuple[float | None, Frame]]:
-        time: float | None = None
-        while True:
-            decoded, frame = self._capture.read()
-            if not decoded:
-                return
-            time = _next_time(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, time, self.fps)
-            yield time, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    def _read(self) -> Iterator[tuple[float | None, Frame | MediaError]]:
+        for there in self._file.pictures():
+            frame = self._file.decode() if there else None
+            damaged = f"{self.name}: damaged; the frame cannot be decoded"
+            yield self._file.time, MediaError(damaged) if frame is None else frame
+        self.frame_count = self._file.frame_count
 
 
 class ImageFolderSource(IteratedSource[Frame | MediaError]):
@@ -89,33 +94,6 @@ class ImageFolderSource(IteratedSource[Frame | MediaError]):
         else:
             raise MediaError(f"{self.name}: none of its {len(files)} images can be read; the first: {start[0]}")
         self._frames = timed(itertools.chain(start, rest), fps=fps)
-
-
-def open_capture(path: Path) -> cv2.VideoCapture:
-    """Return OpenCV's reader of a video file, before the first frame; raise MediaError for what cannot be opened."""
-    # OpenCV itself reports all of these the same way, as a capture that is not open.
-    try:
-        if path.is_dir():
-            raise MediaError(f"{path}: is a directory, expected a video file")
-        if not path.exists():
-            raise MediaError(f"{path}: no such video file")
-        if path.is_file() and path.stat().st_size == 0:
-            raise MediaError(f"{path}: the file is empty (0 bytes), so there is no video in it")
-    except OSError as error:  # a folder without permission to enter, a name that no file can have
-        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
-    if not os.access(path, os.R_OK):
-        raise MediaError(f"{path}: cannot be read: Permission denied")
-    capture = cv2.VideoCapture(str(path.absolute()))  # FFmpeg takes a relative 12:30.mp4 for an address of protocol 12
-    if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == _TEXT:
-        raise MediaError(f"{path}: not a video that OpenCV can open: another kind of file, or one cut short")
-    return capture
-
-
-def _next_time(stamp: float, previous: float | None, fps: float | None) -> float | None:
-    """Return the time of a frame by its stamp, or by the rate where the file has no stamps or they go back."""
-    if stamp > (-1 if previous is None else previous):
-        return stamp
-    return None if fps is None else 0.0 if previous is None else previous + 1 / fps
 
 
 def _read(files: Sequence[Path], value_range: ValueRange | None) -> Iterator[Frame | MediaError]:

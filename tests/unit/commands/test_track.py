@@ -21,6 +21,7 @@ from sam2edge.runtime.video import tracker as tracker_module
 from tests.conftest import REPO
 from tests.simulated import PATIENCE, Simulated, failing, grey, opening
 from tests.unit.commands.fake_tracker import HEIGHT, WIDTH, FakeTracker
+from tests.videos import damage_avi, write_avi
 
 FRAMES = 6
 POINT = ("--point", "1,1")
@@ -37,14 +38,6 @@ def tracker(monkeypatch):
     return Tracker
 
 
-def write_video(path, values):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (WIDTH, HEIGHT))
-    for value in values:
-        writer.write(np.full((HEIGHT, WIDTH, 3), value, np.uint8))
-    writer.release()
-    return path
-
-
 def numbered(i):
     """A frame that the fake tracker takes for number i."""
     return grey(20 * i + 40, (HEIGHT, WIDTH))
@@ -52,7 +45,7 @@ def numbered(i):
 
 @pytest.fixture
 def video(tmp_path):
-    return write_video(tmp_path / "in.avi", range(40, 40 + 20 * FRAMES, 20))
+    return write_avi(tmp_path / "in.avi", range(40, 40 + 20 * FRAMES, 20))
 
 
 @pytest.fixture
@@ -212,6 +205,18 @@ def test_folder_of_images(run, tracker, tmp_path, out):
     assert [call[1] for call in tracker.made.calls if call[0] == "track"] == indices(out)
 
 
+def test_video_with_damaged_frames(run, tracker, video, out):
+    """It is tracked to its end, and the last line says how many frames were lost."""
+    damage_avi(video, 2, 3)
+    code, printed, err = run("track", "b", video, *POINT, "--json", out)
+    assert code == 0
+    assert printed.startswith(f"{FRAMES - 2} of {FRAMES} frames, ")
+    assert printed.endswith(f" frames/s with reading and writing, broken 2: {out}\n")
+    assert err == f"sam2edge: {video}: frame 2 is skipped: damaged; the frame cannot be decoded\n"
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["frame_index"], line["time"]) for line in lines] == [(0, 0), (1, 0.1), (4, 0.4), (5, 0.5)]
+
+
 def test_camera_that_is_lost(run, tracker, out, play):
     play(
         Simulated(numbered(0), numbered(1), failing(OSError("unplugged"))),
@@ -332,7 +337,7 @@ def test_interrupted_while_the_camera_stalls(out):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_whole_files(tmp_path, out, number):
-    video = write_video(tmp_path / "long.avi", [0] * 2000)  # longer than any test waits for it
+    video = write_avi(tmp_path / "long.avi", [0] * 2000)  # longer than any test waits for it
     outputs = tmp_path / "o.mp4", tmp_path / "masks", out
     words = command(video, *POINT, "-o", outputs[0], "--masks", outputs[1], "--json", out)
     code, printed, err = interrupted(words, number)

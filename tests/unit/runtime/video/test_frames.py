@@ -16,6 +16,7 @@ from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.video import frames as frames_module
 from sam2edge.runtime.video.frames import open_frames
 from tests.helpers import CLIP, Frames, clip_frames
+from tests.videos import damage_avi, write_avi
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +143,23 @@ def test_a_file_that_changed_meanwhile(tmp_path: Path) -> None:
     writer.release()
     frames.read(100)
     (tmp_path / "short.mp4").replace(path)
-    frames._index_of = {}  # type: ignore[attr-defined]
+    frames._place_at = {}  # type: ignore[attr-defined]
     with pytest.raises(MediaError, match=r"clip\.mp4: frame 5 cannot be decoded, although it could before"):
         frames.read(20)
+
+
+def test_damaged_pictures(tmp_path: Path) -> None:
+    """They keep their numbers, and do not stand in the way of the others."""
+    path = write_avi(tmp_path / "a.avi", range(0, 250, 25))
+    damage_avi(path, 0, 4, 5)
+    frames = open_frames(path)
+    assert (frames.count, frames.size) == (10, (48, 64))
+    for index in (9, 3, 6, 1, 7):
+        assert frames.read(index).mean() == pytest.approx(25 * index, abs=3)
+    for index in (0, 4, 5):
+        with pytest.raises(MediaError, match=rf"a\.avi: frame {index} cannot be decoded: the file is damaged there"):
+            frames.read(index)
+    assert frames.read(8).mean() == pytest.approx(200, abs=3)
 
 
 @pytest.mark.parametrize(

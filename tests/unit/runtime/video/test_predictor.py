@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from sam2edge import Bundle, VideoPredictor, VideoTracker
-from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError
+from sam2edge.errors import BackendError, FrameError, InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.image_files import write_image
 from sam2edge.runtime.video.state import InferenceState
 from tests.helpers import (
@@ -484,3 +484,19 @@ def test_the_caller_may_reset_the_state_and_change_results(
         masks[:] = 99
         ids.clear()
     assert_same(copies, undisturbed)
+
+
+def test_frames_that_cannot_be_read_are_left_out_with_a_warning(
+    predictor: VideoPredictor, clip: Frames, tmp_path: Path
+) -> None:
+    """The others get their masks; a prompt on such a frame is refused."""
+    for number, frame in enumerate(clip[:4]):
+        write_image(tmp_path / f"{number}.png", frame)
+    (tmp_path / "2.png").write_bytes(b"broken")
+    state = prompted(predictor, tmp_path, (0, 1, BOXED))
+    with pytest.warns(UserWarning, match=r"frame 2 has no masks: .*2\.png: no image that OpenCV can read"):
+        masks = {frame: logits for frame, _, logits in predictor.propagate_in_video(state)}
+    assert list(masks) == [0, 1, 3]
+    assert all((logits > 0).any() for logits in masks.values())
+    with pytest.raises(MediaError, match=r"2\.png: no image"):
+        predictor.add_new_points_or_box(state, 2, 1, **BOXED)

@@ -9,7 +9,9 @@ import pytest
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.media.image_files import write_image
 from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource, open_source
+from sam2edge.runtime.video.frames import open_frames
 from tests.simulated import grey
+from tests.videos import damage, damage_avi, decoded_by_ffmpeg, ffmpeg, lost, moving, write_avi
 
 WIDTH, HEIGHT, FPS = 64, 48, 12.5
 # Frame i is of one colour, RGB; a codec keeps flat colours to within a few grey levels.
@@ -47,9 +49,9 @@ def test_unknown_numbers_of_a_video_are_none(video, monkeypatch):
         """A capture that knows neither rate nor length, as of a stream."""
 
         def __init__(self, path):
-            self.read, self.isOpened, self.release = (
-                getattr(real(path), name) for name in ("read", "isOpened", "release")
-            )
+            capture = real(path)
+            for name in ("grab", "retrieve", "isOpened", "release"):
+                setattr(self, name, getattr(capture, name))
 
         def get(self, what):
             return {cv2.CAP_PROP_FPS: float("nan"), cv2.CAP_PROP_FRAME_COUNT: -1.0}.get(what, 0.0)
@@ -57,6 +59,8 @@ def test_unknown_numbers_of_a_video_are_none(video, monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", Silent)
     source = VideoSource(video)
     assert (source.fps, source.frame_count) == (None, None)
+    assert lost(source) == ([], [None] * 5)
+    assert source.frame_count == len(COLOURS)
 
 
 def test_video_is_read_once_in_parts_and_until_it_is_closed(video):
@@ -112,13 +116,108 @@ def test_video_cut_short(video):
         VideoSource(video)
 
 
-def test_video_whose_first_frame_cannot_be_decoded(video):
+def test_video_without_a_picture_that_can_be_decoded(video):
     content = video.read_bytes()
     start = content.index(b"mdat") + 4
     end = content.index(b"moov") - 4
     video.write_bytes(content[:start] + b"\xaa" * (end - start) + content[end:])
-    with pytest.raises(MediaError, match="its first frame cannot be decoded"):
+    with pytest.raises(MediaError, match="no picture in it can be decoded"):
         VideoSource(video)
+
+
+@pytest.mark.parametrize("numbers", [(3,), (0, 1), (4, 5, 6), (2, 8)])
+def test_damaged_frames_keep_their_numbers_and_times(tmp_path, numbers):
+    path = write_avi(tmp_path / "a.avi", range(0, 250, 25))
+    damage_avi(path, *numbers)
+    with VideoSource(path) as source:
+        items = [(item if isinstance(item, MediaError) else int(item.mean()), source.time) for item in source]
+        assert source.frame_count == 10
+    for number, (item, time) in enumerate(items):
+        assert time == pytest.approx(number / 10)
+        if number in numbers:
+            assert str(item) == f"{path}: damaged; the frame cannot be decoded"
+        else:
+            assert item == pytest.approx(25 * number, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "gone"),
+    [
+        ((7,), [5]),  # stored as 0, 4, 2, 1, 3, 8, 6, 5
+        ((0,), list(range(12))),  # nothing can be decoded before the next picture that stands alone
+        ((20, 21, 22, 23), [19, 21, 22, 23]),
+    ],
+)
+def test_damaged_frames_among_some_that_depend_on_each_other(tmp_path, damaged, gone):
+    path = ffmpeg(tmp_path / "a.mp4", *moving(24), "-c:v", "libx264", "-g", "12", "-x264opts", "b-adapt=0:scenecut=0")
+    damage(path, *damaged)
+    with VideoSource(path) as source:
+        numbers, times = lost(source)
+    assert len(gone) == len(numbers)
+    assert times == pytest.approx(np.arange(24) / 25)
+    assert numbers == gone
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv"])
+def test_changing_rate(tmp_path, extension):
+    """Times are the file's; nothing is missing, although its claims differ."""
+    uneven = ("-vf", "select='not(mod(n,7))+not(mod(n,3))'", "-vsync", "vfr", "-c:v", "mpeg4", "-q:v", "9")
+    path = ffmpeg(tmp_path / f"a{extension}", *moving(20), *uneven)
+    shown = [n / 25 for n in range(46) if not n % 7 or not n % 3][:20]
+    with VideoSource(path) as source:
+        assert lost(source) == ([], pytest.approx(shown, abs=1e-3))
+        assert source.frame_count == 20
+
+
+def test_edit_list(tmp_path):
+    """A clip cut out of a video without encoding it again claims the pictures before the cut, too."""
+    whole = ffmpeg(tmp_path / "whole.mp4", *moving(50), "-c:v", "mpeg4", "-g", "25", "-q:v", "9")
+    path = ffmpeg(tmp_path / "a.mp4", "-ss", "0.4", "-i", str(whole), "-c", "copy")
+    with VideoSource(path) as source:
+        assert source.frame_count == 50
+        assert lost(source) == ([], pytest.approx(np.arange(40) / 25))
+        assert source.frame_count == 40
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
+def test_video_cut_short_keeps_its_claim(tmp_path, name):
+    if name == "a.avi":
+        path = write_avi(tmp_path / name, range(50))
+    else:
+        path = ffmpeg(tmp_path / name, *moving(50), "-c:v", "mpeg4", "-q:v", "9", "-movflags", "+faststart")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with VideoSource(path) as source:
+        assert source.frame_count == 50
+        assert 10 < len(list(source)) < 40
+        assert source.frame_count == 50
+
+
+INTERLACED = {
+    "a.mp4": ("-c:v", "libx264", "-x264opts", "interlaced=1", "-flags", "+ildct+ilme"),
+    "a.ts": ("-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-top", "1"),
+}
+
+
+@pytest.mark.parametrize("name", INTERLACED)
+def test_interlaced_video_is_decoded_or_refused(tmp_path, name):
+    fields = ("-vf", "tinterlace=interleave_top,setfield=tff")
+    path = ffmpeg(tmp_path / name, *moving(4, 50), *fields, *INTERLACED[name])
+    expected = decoded_by_ffmpeg(path, 128, 96).astype(int)
+    capture = cv2.VideoCapture(str(path))
+    opencv = np.stack([capture.read()[1][..., ::-1] for _ in expected])
+    if np.abs(opencv - expected).mean() < 2:
+        with VideoSource(path) as source:
+            np.testing.assert_array_equal(np.stack(list(source)), opencv)
+    else:
+        with pytest.raises(MediaError, match=f"{name}: interlaced, which OpenCV .* does not decode; deinterlace it"):
+            VideoSource(path)
+        with pytest.raises(MediaError, match=f"{name}: interlaced"):
+            open_frames(path)
+
+
+def test_picture_that_stands_still_is_not_taken_for_an_interlaced_one(tmp_path):
+    with VideoSource(write_avi(tmp_path / "a.avi", [80] * 4)) as source:
+        assert lost(source)[0] == []
 
 
 @pytest.fixture
