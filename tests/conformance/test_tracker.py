@@ -33,7 +33,8 @@ def play(scenario: Scenario, clip: npt.NDArray[np.uint8], bundle: Bundle, model:
         reference = ReferenceTracker(model, frames, condition)
 
         def state(what: str, result: FrameResult, expected: dict[int, Expected]) -> tuple:
-            return what, result, tracker._tracked.objects().pointer.copy(), expected
+            seen = tracker._tracked  # None before the first object
+            return what, result, seen.objects().pointer.copy() if seen else np.empty(0, np.float32), expected
 
         order = range(FRAMES - 1, -1, -1) if scenario.reverse else range(FRAMES)
         for t in order:
