@@ -6,21 +6,19 @@ converted to the first: the size and version follow from the tensors, and a tabl
 the model's tensors. Either way, every name and shape is checked against the model before anything is loaded, and
 errors use the names in the file.
 
-Nothing in a checkpoint is ever run: it holds safetensors, or is read with torch.load(weights_only=True).
+Nothing in a checkpoint is ever run (weights.py).
 """
 
 import os
-import re
 
 from sam2edge.errors import SourceError
 from sam2edge.export.source.architecture import IMAGENET, Source
-from sam2edge.export.source.directory import WEIGHTS, download, from_directory
+from sam2edge.export.source.directory import WEIGHTS, from_directory
+from sam2edge.export.source.hub import HubModel
 from sam2edge.export.source.upstream import from_upstream
 from sam2edge.files import user_path
 
 __all__ = ["IMAGENET", "Source", "load_source"]
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.pt)(?<!\.pth)(?<!\.safetensors)")
 
 
 def load_source(source: str | os.PathLike[str], *, image_size: int | None = None) -> Source:
@@ -30,9 +28,11 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
         source: One of
             - a directory that transformers wrote (config.json with model_type sam2_video, and safetensors weights,
               sharded or not);
-            - a hub model id such as "facebook/sam2.1-hiera-tiny", downloaded or taken from the local cache;
-            - an upstream checkpoint (facebookresearch/sam2): a .pt file with {"model": tensors}, as released or as
-              its trainer saves it, or with the tensors alone, or a .safetensors file.
+            - a hub model id such as "facebook/sam2.1-hiera-tiny", or the address of its page or of a .pt file there,
+              downloaded or taken from the local cache;
+            - an upstream checkpoint (facebookresearch/sam2): a .safetensors file, or a .pt file with the tensors alone
+              or under "model", "state_dict" or "model_state_dict", beside whatever a trainer saves. All names may have
+              a prefix, such as that of DataParallel or Lightning.
         image_size: Side in pixels of the square images that the model takes; the checkpoint's own by default, which
             is 1024 for upstream's. That and the multiples of 32 from 256 to 1024 are possible: the trunk halves a
             grid of stride 4 three times and tiles it with 8×8 position codes (upstream: hieradet.py,
@@ -43,17 +43,20 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
         The model, float32 on the CPU, and where it came from.
 
     Raises:
-        SourceError: The source does not exist, is not a SAM 2, holds more than tensors, has missing, unexpected or
-            misshapen tensors (named as in the file) or numbers that are not finite, or cannot take images of that
-            size.
+        SourceError: The source does not exist, is not a SAM 2, asks for code to be run, has missing, unexpected or
+            misshapen tensors (named as in the file), integers or numbers that are not finite, or cannot take images of
+            that size.
     """
     path = user_path(source)
     if path.is_dir():
         return from_directory(path, path.resolve().name, image_size)
     if path.is_file():
         return from_upstream(path, image_size)
-    if isinstance(source, str) and _HUB_ID.fullmatch(source):
-        return from_directory(download(source), source, image_size)
+    if isinstance(source, str) and (model := HubModel.parse(source)):
+        found = model.download()
+        return from_upstream(found, image_size) if model.file else from_directory(found, model.id, image_size)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise SourceError(f"{source} is not a model of the Hugging Face hub; download the file and give its path")
     raise SourceError(
         f"{path}: no such file or directory. Give an upstream .pt file, a directory with config.json and "
         f"{WEIGHTS}, or a hub model id such as facebook/sam2.1-hiera-tiny."

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import Sam2VideoModel
 from transformers.utils import logging as transformers_logging
 
@@ -102,8 +100,10 @@ def layout(config: Any) -> dict[str, Shape]:
         return {key: tuple(tensor.shape) for key, tensor in Sam2VideoModel(config).state_dict().items()}
 
 
-def check_tensors(path: Path, model: str, expected: Mapping[str, Shape], tensors: Mapping[str, Any]) -> None:
-    """Raise SourceError for tensors that do not fit a model, at most ten of them, or are not finite."""
+def checked_tensors(
+    path: Path, model: str, expected: Mapping[str, Shape], tensors: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a model's tensors in float32; SourceError for those that do not fit it, at most ten, or are no numbers."""
     actual = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - actual.keys())]
     differences += [f"unexpected {key} {actual[key]}" for key in sorted(actual.keys() - expected.keys())]
@@ -116,9 +116,22 @@ def check_tensors(path: Path, model: str, expected: Mapping[str, Shape], tensors
         more = [f"and {len(differences) - _LISTED} more"] if len(differences) > _LISTED else []
         title = f"{path}: the weights do not fit {model}:"
         raise SourceError("\n  ".join([title, *differences[:_LISTED], *more]))
-    for key in sorted(tensors):  # a diverged training leaves NaN and infinities behind
-        if not torch.isfinite(tensors[key]).all():
-            raise SourceError(f"{path}: the weights {key} contain NaN or infinity; give an earlier checkpoint")
+    return {key: _as_float32(path, key, tensors[key]) for key in sorted(tensors)}
+
+
+def _as_float32(path: Path, key: str, tensor: Any) -> Any:
+    """Return the tensor in float32, which holds every value of FP16, BF16 and FP8."""
+    is_plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    if not (is_plain and tensor.is_floating_point()):
+        kind = tensor.dtype if is_plain else f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise SourceError(
+            f"{path}: the weights {key} are not floating-point numbers in memory ({kind}); give the checkpoint before "
+            "quantisation"
+        )
+    numbers = tensor.detach().to(torch.float32)
+    if not torch.isfinite(numbers).all():  # a diverged training leaves NaN and infinities behind
+        raise SourceError(f"{path}: the weights {key} contain NaN or infinity; give an earlier checkpoint")
+    return numbers
 
 
 def assemble(config: Any, tensors: dict[str, Any]) -> Any:
@@ -131,17 +144,3 @@ def assemble(config: Any, tensors: dict[str, Any]) -> Any:
         if bar:
             transformers_logging.enable_progress_bar()
     return model.eval().requires_grad_(False)
-
-
-def read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        tensors: dict[str, Any] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise SourceError(f"{path} is not a safetensors file, or is damaged ({reason(error)})") from error
-    return tensors
-
-
-def reason(error: Exception) -> str:
-    """Return an error's class and first sentence; torch goes on to advise running the file's code after all."""
-    sentence = str(error).strip().partition("\n")[0].partition(". ")[0]
-    return f"{type(error).__name__}: {sentence}".removesuffix(": ")

@@ -1,15 +1,15 @@
-"""A directory or hub repository that transformers wrote: config.json and safetensors."""
+"""A directory that transformers wrote: config.json and safetensors."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 from transformers import Sam2VideoConfig
 
 from sam2edge.errors import SourceError
 from sam2edge.export.source import architecture
-from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Source, Triple, read_safetensors, reason
+from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Source, Triple
+from sam2edge.export.source.weights import read_safetensors, reason
 from sam2edge.files import sha256
 
 WEIGHTS = "model.safetensors"
@@ -29,20 +29,9 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
-    architecture.check_tensors(directory, "config.json", architecture.layout(config), tensors)
+    tensors = architecture.checked_tensors(directory, "config.json", architecture.layout(config), tensors)
     mean, std = _normalisation(directory)
     return Source(architecture.assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
-
-
-def download(model_id: str) -> Path:
-    try:
-        return Path(huggingface_hub.snapshot_download(model_id, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # error classes differ between releases of the client
-        raise SourceError(
-            f"{model_id} is neither a file or directory here nor available from the Hugging Face hub "
-            f"({reason(error)}). If this machine cannot reach the hub, run `hf download {model_id} "
-            f"--local-dir DIR` on one that can, and give DIR."
-        ) from error
 
 
 def _read_config(directory: Path) -> Any:
@@ -55,8 +44,9 @@ def _read_config(directory: Path) -> Any:
     model_type = settings.get("model_type")
     if model_type == "sam2":
         raise SourceError(
-            f"{path} describes an image-only Sam2Model, without the memory that tracking needs; "
-            f"expected model_type sam2_video (Sam2VideoModel)"
+            f"{path} describes an image-only Sam2Model, without the memory that tracking needs; expected model_type "
+            "sam2_video. Copy its weights into the Sam2VideoModel that it came from, and save that: "
+            "video.load_state_dict(image.state_dict(), strict=False); video.save_pretrained(DIR)"
         )
     if model_type != "sam2_video":
         raise SourceError(f"{path} describes {model_type!r}; expected model_type sam2_video (Sam2VideoModel)")

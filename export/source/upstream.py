@@ -10,8 +10,11 @@ from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
 
 from sam2edge.errors import SourceError
 from sam2edge.export.source import architecture
-from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Shape, Source, read_safetensors, reason
+from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Shape, Source
+from sam2edge.export.source.weights import read_checkpoint, read_safetensors
 from sam2edge.files import sha256
+
+_TRUNK = "image_encoder.trunk."
 
 # Any of these marks an upstream checkpoint as 2.1; then all are required.
 _ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
@@ -64,47 +67,40 @@ _TO_UPSTREAM = tuple(
 
 def from_upstream(path: Path, image_size: int | None) -> Source:
     digest = sha256(path)
-    state = _read_state_dict(path)
-    size = _upstream_size(path, state)
-    version = "2.1" if any(key in state for key in _ONLY_IN_2_1) else "2.0"
+    state, prefix = _unwrapped(path, read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path))
+    size = _upstream_size(path, state, prefix)
+    version = "2.1" if any(prefix + key in state for key in _ONLY_IN_2_1) else "2.0"
     config = _upstream_config(size, version)
     architecture.set_image_size(config, image_size)
-    keys = {key: _upstream_keys(key, shape) for key, shape in architecture.layout(config).items()}
+    keys = {key: _upstream_keys(key, shape, prefix) for key, shape in architecture.layout(config).items()}
     expected = dict(part for parts in keys.values() for part in parts)
-    architecture.check_tensors(path, f"SAM {version} {size}", expected, state)
+    state = architecture.checked_tensors(path, f"SAM {version} {size}", expected, state)
     # cat copies even a single tensor, so that the file's storages, with the optimizer's state, can be freed
     tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
     return Source(architecture.assemble(config, tensors), path.name, digest, version, size, *IMAGENET)
 
 
-def _read_state_dict(path: Path) -> dict[str, Any]:
-    content = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = content.get("model", content) if isinstance(content, dict) else None
-    named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
-    if not state or not named or not all(torch.is_tensor(value) for value in state.values()):
-        raise SourceError(f"{path} has no weights: expected named tensors, alone or under the key 'model'")
-    return dict(state)
+def _unwrapped(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the tensors without torch.compile's part of their names, and what wrappers put before all names.
+
+    That is `module.` of DataParallel, `model.` of Lightning, or any other name of an attribute that holds the model.
+    """
+    plain = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items()}
+    prefixes = sorted({key.partition(_TRUNK)[0] for key in plain if _TRUNK in key})
+    if len(prefixes) > 1 or len(plain) < len(state):
+        names = ", ".join(f"{prefix}{_TRUNK}*" for prefix in prefixes)
+        raise SourceError(
+            f'{path}: holds several models ({names}); save the weights of one: torch.save({{"model": weights}}, FILE)'
+        )
+    return plain, "".join(prefixes)
 
 
-def _read_pickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged pickles raise almost anything
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            raise SourceError(
-                f"{path} was refused: it asks to load {asked[1]}, and only tensors are loaded, never code. "
-                f'If you trust its author, save only its weights: torch.save({{"model": weights}}).'
-            ) from error
-        raise SourceError(f"{path} is not a PyTorch checkpoint, or is damaged ({reason(error)})") from error
-
-
-def _upstream_size(path: Path, state: Mapping[str, Any]) -> str:
+def _upstream_size(path: Path, state: Mapping[str, Any], prefix: str) -> str:
     """Return the size whose trunk has as many blocks; the comparison of all tensors checks the rest."""
-    numbers = [re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", key) for key in state]
+    numbers = [re.match(rf"{re.escape(prefix + _TRUNK)}blocks\.(\d+)\.", key) for key in state]
     depth = max((int(number[1]) + 1 for number in numbers if number), default=0)
     if depth == 0:
-        foreign = any(key.startswith("vision_encoder.") for key in state)
+        foreign = any("vision_encoder." in key for key in state)
         raise SourceError(
             f"{path}: no weight is named image_encoder.trunk.blocks.*; the first names are "
             + ", ".join(sorted(state)[:3])
@@ -133,10 +129,11 @@ def _upstream_config(size: str, version: str) -> Any:
     )
 
 
-def _upstream_keys(key: str, shape: Shape) -> list[tuple[str, Shape]]:
-    """Return upstream's names and shapes of a tensor's parts, which are joined along the first axis."""
+def _upstream_keys(key: str, shape: Shape, prefix: str) -> list[tuple[str, Shape]]:
+    """Return upstream's names, each after a prefix, and shapes of a tensor's parts, which are joined along axis 0."""
     for pattern, replacement in _TO_UPSTREAM:
         key = pattern.sub(replacement, key)
+    key = prefix + key
     if "*" not in key:
         return [(key, shape)]
     return [(key.replace("*", str(row)), (1, *shape[1:])) for row in range(shape[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from sam2edge.bundle import check_output
 from sam2edge.commands.console import StatusLine
@@ -14,7 +15,9 @@ from sam2edge.files import PathKind, path_kind
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write a bundle: four ONNX graphs that were compared with PyTorch, and their manifest."
-    parser.add_argument("source", metavar="SOURCE", help="Hugging Face directory or model id, or an upstream .pt file")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="Hugging Face directory, model id or address, or an upstream .pt file"
+    )
     parser.add_argument("out", metavar="OUT", type=file_path, help="directory of the bundle")
     parser.add_argument(
         "--image-size",
@@ -51,5 +54,10 @@ def _export(args: argparse.Namespace) -> int:
             progress=status.progress,
         )
     print_parity(bundle)
+    size = bundle.model.image_size
+    note = ""
+    if args.image_size is None and Path(args.source).suffix in (".pt", ".pth", ".safetensors"):
+        note = "; the file does not say at which size the model was trained: give another as --image-size N"
+    print(f"frames are resized to {size}×{size}{note}")
     print(f"wrote {bundle.path}")
     return 0

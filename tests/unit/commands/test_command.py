@@ -236,7 +236,10 @@ def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp
     assert (code, err) == (0, "")
     options = {"image_size": 512, "memory_pool": 2, "frames": "clip.mp4"}
     assert given == [("facebook/sam2.1-hiera-tiny", Path("out"), options)]
-    assert out.splitlines() == [*PARITY_TABLE, f"wrote {bundle.path}"]
+    resized = f"frames are resized to {bundle.model.image_size}×{bundle.model.image_size}"
+    assert out.splitlines() == [*PARITY_TABLE, resized, f"wrote {bundle.path}"]
+    assert f"{resized}; the file does not say at which size" in run("export", "tuned.pt", "out")[1]
+    given.pop()
     run("export", "model", "~/out")
     assert given[1] == ("model", tmp_path / "home" / "out", {"image_size": None, "memory_pool": 1, "frames": None})
 

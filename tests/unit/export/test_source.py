@@ -1,11 +1,16 @@
 """Loading checkpoints. upstream_golden.json has what upstream's own code computes from the same weights."""
 
+import argparse
+import collections
 import hashlib
 import json
 import os
+import sys
+import types
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +18,7 @@ from transformers import Sam2VideoInferenceSession, Sam2VideoModel
 
 from sam2edge.errors import SourceError
 from sam2edge.export.source import IMAGENET, load_source
+from sam2edge.export.source.weights import read_checkpoint
 from tests.conftest import NANO
 from tests.unit.export import upstream_layout as upstream
 
@@ -74,8 +80,11 @@ def sha256(*paths):
 
 
 def same_weights(model, other):
-    mine, theirs = model.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    return same_tensors(model.state_dict(), other.state_dict())
+
+
+def same_tensors(some, others):
+    return some.keys() == others.keys() and all(torch.equal(some[key], others[key]) for key in some)
 
 
 def track(model, count):
@@ -194,21 +203,18 @@ def test_the_model_is_for_inference_and_the_library_draws_nothing(tiny, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_other_wrappings_of_the_same_weights_load_alike(tiny_source, tiny_state, tmp_path):
-    trainer = {
-        "model": tiny_state,
-        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-5, "params": [0]}]},
-        "epoch": 3,
-        "loss": {},
-        "steps": {"train": 12, "val": 0},
-        "time_elapsed": 1.5,
-        "best_meter_values": {},
-    }
-    torch.save(trainer, tmp_path / "trainer.pt")
-    torch.save(tiny_state, tmp_path / "bare.pt")
-    save_file({key: tensor.contiguous() for key, tensor in tiny_state.items()}, tmp_path / "tensors.safetensors")
-    for name in ("trainer.pt", "bare.pt", "tensors.safetensors"):
-        assert same_weights(load_source(tmp_path / name).model, tiny_source.model)
+def test_a_trainers_checkpoint_loads_alike(tiny_source, tiny_state, tmp_path):
+    """Lightning's, of a model in torch.compile: names with a prefix, in BF16, beside objects that are not tensors."""
+    wrapped = {f"model._orig_mod.{name}": tensor.bfloat16() for name, tensor in tiny_state.items()}
+    for name in (inexact := list(wrapped)[3:]):  # three are enough
+        wrapped[name] = tiny_state[name.removeprefix("model._orig_mod.")]
+    assert len(inexact) == len(wrapped) - 3
+    trainer = {"state_dict": wrapped, "epoch": 3, "hyper_parameters": argparse.Namespace(lr=np.float64(1e-5))}
+    torch.save(trainer, tmp_path / "last.pt")
+    state = {name: tensor.bfloat16().float() for name, tensor in list(tiny_state.items())[:3]}
+    save_file({name: tensor.contiguous() for name, tensor in (tiny_state | state).items()}, tmp_path / "x.safetensors")
+    assert same_weights(load_source(tmp_path / "last.pt").model, load_source(tmp_path / "x.safetensors").model)
+    assert not same_weights(load_source(tmp_path / "last.pt").model, tiny_source.model)
 
 
 def refusal(source, **options):
@@ -272,6 +278,38 @@ def test_long_lists_are_cut(refusal_of_state):
     assert message.splitlines()[1:] == [*(f"  unexpected extra.{i:02} (1,)" for i in range(10)), "  and 4 more"]
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (torch.ones(1, dtype=torch.int8), "mask_downsample.bias are not floating-point numbers in memory (torch.int8)"),
+        (torch.ones(1).to_sparse(), "mask_downsample.bias are not floating-point numbers in memory (torch.float32"),
+        (torch.ones(1, device="meta"), "mask_downsample.bias are not floating-point numbers in memory (torch.float32"),
+        (torch.tensor([torch.nan]).to(torch.float8_e4m3fn), "mask_downsample.bias contain NaN or infinity"),
+        (np.ones(1), "mask_downsample.bias among the weights is a "),
+    ],
+    ids=["int8", "sparse", "meta", "fp8", "numpy"],
+)
+def test_weights_that_are_no_numbers_are_named(refusal_of_state, weights, message):
+    assert message in refusal_of_state(lambda state: state.update({"mask_downsample.bias": weights}))
+
+
+def test_prefixed_names_are_those_of_the_file(refusal_of_state):
+    def edit(state):
+        for name in list(state):
+            state[f"module.{name}"] = state.pop(name)
+        del state["module.no_obj_ptr"]
+
+    assert refusal_of_state(edit).splitlines()[1:] == ["  missing module.no_obj_ptr (1, 256)"]
+
+
+def test_several_models_in_one_file_are_refused(refusal_of_state):
+    def edit(state):
+        state.update({f"teacher.{name}": tensor for name, tensor in state.items()})
+
+    message = "holds several models (image_encoder.trunk.*, teacher.image_encoder.trunk.*); save the weights of one"
+    assert message in refusal_of_state(edit)
+
+
 def test_weights_that_are_not_finite_are_named(refusal_of_state, directory):
     message = refusal_of_state(lambda state: state.update({"mask_downsample.bias": torch.tensor([torch.nan])}))
     assert "edited.pt: the weights mask_downsample.bias contain NaN or infinity" in message
@@ -296,6 +334,51 @@ class Malicious:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+WEIGHTS = {"image_encoder.weight": torch.arange(3.0)}
+OBJECTS = {
+    "numpy": [np.float64(2.5), np.int64(3), np.array([1.5])],
+    "argparse": argparse.Namespace(lr=1e-5, sizes=[1, 2]),
+    "scheduler": torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.ones(1)], 0.1), 2),
+    "path": Path("somewhere"),
+    "meters": collections.defaultdict(float, {"loss": 0.5}),
+}
+
+
+@pytest.mark.parametrize("beside", OBJECTS)
+def test_objects_beside_the_weights_are_passed_over(tmp_path, beside):
+    torch.save({"model": WEIGHTS, beside: OBJECTS[beside], "epoch": 3}, tmp_path / "file.pt")
+    before = torch.serialization.get_safe_globals()
+    assert same_tensors(read_checkpoint(tmp_path / "file.pt"), WEIGHTS)
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_a_class_that_is_asked_for_is_not_looked_up(tmp_path):
+    module = types.ModuleType("somebodys_trainer")
+    module.State = type("State", (), {"__reduce__": lambda self: (module.State, (1,), {"loss": 0.5})})
+    module.State.__module__ = module.__name__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        torch.save({"state_dict": WEIGHTS, "state": module.State()}, tmp_path / "file.pt")
+    assert same_tensors(read_checkpoint(tmp_path / "file.pt"), WEIGHTS)
+    assert module.__name__ not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": WEIGHTS, "pytorch-lightning_version": "2.4", "hyper_parameters": {"lr": 1}},
+        {"model_state_dict": WEIGHTS, "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+        {"model": {"state_dict": WEIGHTS}},
+        {"model": "sam2.1_hiera_t", "state_dict": WEIGHTS},
+        WEIGHTS,
+    ],
+    ids=["lightning", "tutorial", "nested", "name of the model", "alone"],
+)
+def test_weights_are_found_where_trainers_save_them(content, tmp_path):
+    torch.save(content, tmp_path / "file.pt")
+    assert same_tensors(read_checkpoint(tmp_path / "file.pt"), WEIGHTS)
 
 
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, tiny_state):
@@ -380,9 +463,11 @@ def test_a_directory_may_hold_the_point_codes_once(custom_model, directory):
     assert torch.equal(state[codes], custom_model.shared_image_embedding.positional_embedding)
 
 
-def test_half_precision_weights_become_float32(directory):
-    edit_weights(directory, lambda tensors: tensors.update({key: t.half() for key, t in tensors.items()}))
-    edit_json(directory / "config.json", dtype="float16")
+@pytest.mark.parametrize("dtype", ["float16", "float8_e4m3fn"])
+def test_shorter_numbers_become_float32(directory, dtype):
+    kind = getattr(torch, dtype)
+    edit_weights(directory, lambda tensors: tensors.update({key: t.to(kind) for key, t in tensors.items()}))
+    edit_json(directory / "config.json", dtype=dtype)
     assert {parameter.dtype for parameter in load_source(directory).model.parameters()} == {torch.float32}
 
 
@@ -399,7 +484,7 @@ def test_the_older_name_of_the_rope_frequency_counts(directory, capfd):
     ("changes", "message"),
     [
         ({"model_type": "sam2"}, "describes an image-only Sam2Model"),
-        ({"model_type": "sam2"}, "expected model_type sam2_video"),
+        ({"model_type": "sam2"}, "expected model_type sam2_video. Copy its weights into the Sam2VideoModel"),
         ({"model_type": "sam3_video"}, "describes 'sam3_video'; expected model_type sam2_video"),
         ({"model_type": None}, "describes None; expected model_type sam2_video"),
         ({"num_maskmem": "seven"}, "config.json is not a valid Sam2VideoConfig"),
@@ -462,6 +547,51 @@ def test_a_model_id_is_fetched_from_the_hub(directory, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(directory))
     assert load_source("facebook/sam2.1-hiera-tiny").name == "facebook/sam2.1-hiera-tiny"
     assert asked == ["facebook/sam2.1-hiera-tiny"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "facebook/sam2.1-hiera-tiny/",
+        "https://huggingface.co/facebook/sam2.1-hiera-tiny",
+        "https://hf.co/facebook/sam2.1-hiera-tiny/",
+        "https://huggingface.co/facebook/sam2.1-hiera-tiny/tree/main?show_file_info=config.json",
+        "https://huggingface.co/facebook/sam2.1-hiera-tiny/blob/main/model.safetensors",
+    ],
+)
+def test_an_address_is_its_models_id(directory, monkeypatch, address):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(directory))
+    assert load_source(address).name == "facebook/sam2.1-hiera-tiny"
+    assert asked == ["facebook/sam2.1-hiera-tiny"]
+
+
+def test_upstreams_file_on_the_hub(tiny, monkeypatch):
+    asked = []
+
+    def download(*arguments, **options):
+        asked.append((*arguments, options))
+        return str(tiny)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    address = "https://huggingface.co/someone/tuned/resolve/v2/last/sam2.1_tiny.pt?download=true"
+    assert load_source(address, image_size=256).name == "sam2.1_tiny.pt"
+    assert asked == [("someone/tuned", "last/sam2.1_tiny.pt", {"revision": "v2"})]
+
+
+def test_a_repository_that_holds_only_upstreams_files(monkeypatch, tmp_path):
+    files = ["README.md", "sam2.1_hiera_tiny.pt"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name, revision: files)
+    address = "https://huggingface.co/someone/tuned/resolve/main/sam2.1_hiera_tiny.pt"
+    assert f"layout, give the address of the file: {address}" in refusal("someone/tuned")
+    files.pop()
+    assert "someone/tuned on the Hugging Face hub is no SAM 2" in refusal("someone/tuned/")
+
+
+def test_another_address_is_to_be_downloaded():
+    message = refusal("https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_tiny.pt")
+    assert message.endswith("is not a model of the Hugging Face hub; download the file and give its path")
 
 
 def test_for_an_unreachable_hub_the_message_says_what_to_do(monkeypatch, tmp_path):
