@@ -54,9 +54,9 @@ def shared_sessions() -> Iterator[None]:
     def opened(graph: Path, state: tuple[int, ...], kind: object) -> Any:
         return real(graph, "CPUExecutionProvider", {})
 
-    def new_session(graph: Path, provider: str, *options: Any) -> Any:
-        if provider != "CPUExecutionProvider" or options != ({},) or not graph.is_file():
-            return real(graph, provider, *options)
+    def new_session(graph: Path, provider: str, *options: Any, threads: int | None = None) -> Any:
+        if provider != "CPUExecutionProvider" or options != ({},) or threads is not None or not graph.is_file():
+            return real(graph, provider, *options, threads=threads)
         status = graph.stat()
         state = status.st_ino, status.st_size, status.st_mtime_ns
         return opened(graph.resolve(), state, onnxruntime.InferenceSession)  # of which tests may make a stand-in

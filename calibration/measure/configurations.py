@@ -53,7 +53,11 @@ def precisions(graphs: Files) -> str:
 
 
 def find_configurations(
-    bundles: Sequence[Bundle], backend: str = "auto", *, graphs: bool = True, engines: Collection[str] = (TENSORRT, RTX)
+    bundles: Sequence[Bundle],
+    backend: str | Backend = "auto",
+    *,
+    graphs: bool = True,
+    engines: Collection[str] = (TENSORRT, RTX),
 ) -> tuple[list[Configuration], dict[Path, str]]:
     """Find what can run here of each bundle: its ONNX files on a backend, and engines of these products.
 

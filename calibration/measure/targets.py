@@ -9,6 +9,7 @@ import numpy as np
 from sam2edge.bundle import Bundle
 from sam2edge.calibration.measure.clip import TrueMasks
 from sam2edge.errors import PromptError
+from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
 from sam2edge.runtime.model.prompts import Prompt
 from sam2edge.types import Frame
@@ -28,7 +29,7 @@ def prompts_from_truth(truth: TrueMasks) -> Prompts:
     return {object_id: Prompt(mask=first == object_id) for object_id in truth.object_ids}
 
 
-def automatic_prompts(bundle: Bundle, frame: Frame, backend: str = "auto", count: int = 3) -> Prompts:
+def automatic_prompts(bundle: Bundle, frame: Frame, backend: str | Backend = "auto", count: int = 3) -> Prompts:
     """Box the `count` largest objects that a bundle finds on a frame, RGB uint8 [H,W,3]; the same ones each time.
 
     Masks come from a grid of 16×16 points, with predicted IoU above 0.7 and stability from 0.85: looser than the

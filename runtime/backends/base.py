@@ -18,7 +18,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.errors import BackendError
+from sam2edge import checks
+from sam2edge.errors import BackendError, InputError
 from sam2edge.runtime import BACKENDS
 
 Array = npt.NDArray[Any]
@@ -138,20 +139,26 @@ class Backend(ABC):
         return self
 
 
-def open_backend(name: str | Backend) -> Backend:
+def open_backend(name: str | Backend, *, threads: int | None = None) -> Backend:
     """Open a backend by its name; a Backend is returned as it is.
 
     Args:
         name: "onnx" (ONNX Runtime on the CPU), "onnx-cuda" (its CUDA provider), "tensorrt" or "tensorrt-rtx" (the
             engines that `sam2edge build`, for RTX with `--for rtx`, made of the bundle), or "auto": what works without
             any preparation, which is "onnx".
+        threads: Of the CPU, for "onnx"; as many as there are cores by default.
 
     Raises:
         BackendError: The name is unknown, or this machine lacks what the backend needs.
+        InputError: `threads` is no positive integer, or is given for a backend that does not run on the CPU.
     """
+    options = {} if threads is None else {"threads": checks.integer("threads", threads, 1)}
+    if not isinstance(name, Backend) and name not in BACKENDS:
+        raise BackendError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
+    if options and (isinstance(name, Backend) or BACKENDS[name] != BACKENDS["onnx"]):
+        raise InputError(f"threads must be left out for the backend {name}: they are those of the CPU, for onnx")
     if isinstance(name, Backend):
         return name
-    if name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
     module, _, kind = BACKENDS[name].partition(":")
-    return cast("Backend", operator.attrgetter(kind)(importlib.import_module(f"sam2edge.runtime.backends.{module}"))())
+    make = operator.attrgetter(kind)(importlib.import_module(f"sam2edge.runtime.backends.{module}"))
+    return cast("Backend", make(**options))

@@ -44,6 +44,7 @@ class Settings:
     memory_frames: tuple[int, ...] = (1, 3)  # for the first number of objects, and beside the model's own
     compare: str = ""  # source of PyTorch's model, which is measured together with ONNX Runtime's backends
     scene: Scene = dataclasses.field(default_factory=Scene)
+    threads: int | None = None  # of the CPU, for ONNX Runtime; None for one a core
 
     def __post_init__(self) -> None:
         integer("the number of timed frames", self.frames, 1)
@@ -64,7 +65,7 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
     Raises:
         BackendError: the backend is not here, or nothing runs with it. Also raises what the scene does.
     """
-    main = open_backend(settings.backend)
+    main = open_backend(settings.backend, threads=settings.threads)
     settings.scene.boxes(1, settings.scene.frames(1)[0].shape[:2])  # raises here rather than in the first case
     configurations, refused = _configurations(settings)
     own = [_case(settings, configuration, settings.backend) for configuration in configurations]
@@ -79,7 +80,7 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
     cases += [dataclasses.replace(best, memory_frames=count) for count in counts if settings.memory_frames]
     for name in ("onnx", "onnx-cuda") if settings.compare else ():
         try:
-            other = open_backend(name)
+            other = open_backend(name, threads=_threads(settings, name))
         except BackendError as error:
             missing.append(f"{name} ({str(error).partition(';')[0]})")
         else:
@@ -156,7 +157,11 @@ def _tracking(settings: Settings, case: BenchmarkCase, modes: Sequence[str]) -> 
 def _case(settings: Settings, configuration: Configuration, backend: str) -> BenchmarkCase:
     model, engines = str(configuration.bundle.path.resolve()), str(configuration.engines or "")
     case = BenchmarkCase(configuration.name, "track", model, backend, settings.objects[0], settings.frames)
-    return dataclasses.replace(case, engines=engines, scene=settings.scene)
+    return dataclasses.replace(case, engines=engines, scene=settings.scene, threads=_threads(settings, backend))
+
+
+def _threads(settings: Settings, backend: str) -> int | None:
+    return settings.threads if backend in ("auto", "onnx") else None
 
 
 def run(

@@ -21,7 +21,7 @@ from sam2edge.calibration.measure.closed_loop import STAGES
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.calibration.measure.recorder import Recorder
 from sam2edge.errors import Sam2EdgeError
-from sam2edge.runtime.backends.base import open_backend
+from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 from sam2edge.runtime.media.grabber import Grabbed
 from sam2edge.runtime.video.stream import stream
@@ -78,7 +78,10 @@ def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
 def _open_tracker(case: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
     start = time.perf_counter()
     bundle = Bundle.open(case.model)
-    backend = TensorRTBackend(case.engines, case.backend) if case.engines else open_backend(case.backend)
+    if case.engines:
+        backend: Backend = TensorRTBackend(case.engines, case.backend)
+    else:
+        backend = open_backend(case.backend, threads=case.threads)
     # not in throughput mode, where two threads wait
     timed = Recorder(backend, bundle if case.kind == "stages" else None) if case.mode == "latency" else None
     tracker = VideoTracker(bundle, timed or backend, max_objects=case.objects, memory_frames=case.memory_frames)

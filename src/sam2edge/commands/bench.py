@@ -61,6 +61,7 @@ def _bench(args: argparse.Namespace) -> int:
         tuple(args.memory_frames),
         args.against or "",
         Scene(args.clip or "", str(args.truth or ""), args.range),
+        args.threads,
     )
     cases, missing = plan.plan(settings)
     with StatusLine() as status:

@@ -7,10 +7,14 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam2edge.errors import InputError, Sam2EdgeError
 from sam2edge.files import PathKind, check_output_directory, check_output_file, path_kind, user_path
 from sam2edge.runtime import BACKENDS
+
+if TYPE_CHECKING:
+    from sam2edge.runtime.backends.base import Backend
 
 SOURCES = "a video, a folder or 'pattern' of images, a camera (0, /dev/video0, csi:0), rtsp://… or 'gst:PIPELINE'"
 """The help of SOURCE, whatever `open_source` opens."""
@@ -43,6 +47,18 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: auto, which is onnx)"
     )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the CPU for --backend onnx (default: one for each core)"
+    )
+
+
+def backend(args: argparse.Namespace) -> str | Backend:
+    """Return what --backend names, opened if it has to be told --threads."""
+    if args.threads is None:
+        return str(args.backend)
+    from sam2edge.runtime.backends.base import open_backend
+
+    return open_backend(args.backend, threads=args.threads)
 
 
 def add_clip(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:

@@ -91,7 +91,7 @@ def _segment(args: argparse.Namespace) -> int:
     done = count = 0
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(StatusLine())
-        predictor = stack.enter_context(ImagePredictor(args.bundle, args.backend))
+        predictor = stack.enter_context(ImagePredictor(args.bundle, options.backend(args)))
         find: Callable[[Frame], list[_Segment]]
         if args.auto:
             grid = {name: getattr(args, name) for name in _GRID_OPTIONS if getattr(args, name) is not None}

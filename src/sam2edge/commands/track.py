@@ -24,6 +24,7 @@ from sam2edge.commands.options import (
     add_backend,
     add_bundle,
     add_range,
+    backend,
     check_bundle_first,
     check_outputs,
     file_path,
@@ -116,7 +117,7 @@ def _track(args: argparse.Namespace) -> int:
         stop = stack.enter_context(stop_on_signal())
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source)]
         knobs = {name: getattr(args, name) for name in _KNOBS}
-        tracker = stack.enter_context(VideoTracker(args.bundle, args.backend, max_objects=len(prompts), **knobs))
+        tracker = stack.enter_context(VideoTracker(args.bundle, backend(args), max_objects=len(prompts), **knobs))
         started = time.perf_counter()
         for grabbed, result in _results(_frames(source, stop), tracker, prompts, args):
             for sink in sinks:

@@ -10,6 +10,7 @@ from sam2edge.commands.options import (
     add_backend,
     add_bundle,
     add_range,
+    backend,
     check_bundle_first,
     check_outputs,
     file_path,
@@ -48,7 +49,7 @@ def _ui(args: argparse.Namespace) -> int:
     # Signals are handled outside: none may interrupt the closing of the files that are being saved.
     with (
         stop_on_signal() as stop,
-        VideoTracker(args.bundle, args.backend) as tracker,
+        VideoTracker(args.bundle, backend(args)) as tracker,
         Session(tracker, args.output, args.range) as session,
     ):
         if args.source is not None:

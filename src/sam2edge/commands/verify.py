@@ -99,7 +99,7 @@ def _configurations(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Conf
     from sam2edge.bundle import Bundle
     from sam2edge.calibration.measure.configurations import Configuration, find_configurations, without_pytorch
 
-    configurations, refused = find_configurations([bundle, *map(Bundle.open, args.candidate)], args.backend)
+    configurations, refused = find_configurations([bundle, *map(Bundle.open, args.candidate)], options.backend(args))
     missing = list(refused.values())
     if absent := without_pytorch(args.against, "--against"):
         missing.insert(0, absent)
@@ -119,4 +119,4 @@ def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse
         return prompts_by_id(args.prompts)
     if truth is not None:
         return prompts_from_truth(truth)
-    return automatic_prompts(bundle, clip.first(), args.backend)
+    return automatic_prompts(bundle, clip.first(), options.backend(args))

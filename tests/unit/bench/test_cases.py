@@ -97,7 +97,7 @@ def test_recordings_are_replayed_unless_graphs_are_timed(
     nano: Bundle, monkeypatch: pytest.MonkeyPatch, kind: str, replayed: bool
 ) -> None:
     device = SimulatedDevice()
-    monkeypatch.setattr(worker, "open_backend", lambda name: device)
+    monkeypatch.setattr(worker, "open_backend", lambda name, threads: device)
     assert worker.measure(case(nano, kind=kind)).median > 0
     assert (device.replayed > 0) is replayed
 

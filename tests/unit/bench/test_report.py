@@ -138,6 +138,8 @@ def test_plan(nano: Bundle) -> None:
         ("stages", "latency", 3, None, ""), ("track", "latency", 2, 1, ""), ("track", "latency", 2, 6, ""),
     ]  # fmt: skip
     assert {(r.name, r.frames, r.backend) for r in cases} == {(f"{nano.path.name} fp32", 5, "auto")}
+    assert {case.threads for case in cases} == {None}
+    assert {case.threads for case in plan.plan(Settings((nano,), threads=1))[0]} == {1}
     assert [text.partition(" (")[0] for text in missing] == [
         "PyTorch", "FP16", "INT8", "the export's rewrites one by one"
     ]  # fmt: skip
@@ -182,7 +184,9 @@ def test_another_model_is_no_step(nano: Bundle, pooled: Bundle) -> None:
 def test_plan_of_a_device(nano: Bundle, nano_int8: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its precisions and throughput mode are steps; ONNX Runtime is another backend."""
     real = plan.open_backend
-    monkeypatch.setattr(plan, "open_backend", lambda name: SimulatedDevice() if name == "gpu" else real(name))
+    monkeypatch.setattr(
+        plan, "open_backend", lambda name, **options: SimulatedDevice() if name == "gpu" else real(name, **options)
+    )
     settings = Settings((nano, nano_int8), "gpu", (1,), memory_frames=(), compare="m")
     cases, _ = plan.plan(settings)
     assert [(r.name.split()[-1], r.mode, r.step.partition(":")[0]) for r in cases if r.step][2:] == [

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sam2edge.errors import BackendError, PromptError
+from sam2edge.runtime.backends.onnx import OnnxBackend
 from sam2edge.runtime.media import sinks, sources
 from sam2edge.runtime.media.sinks import CallbackSink
 from sam2edge.runtime.media.sources import VideoSource
@@ -142,6 +143,16 @@ def test_what_is_refused(error_of, tracker, video, out, tmp_path, words, message
     assert error_of("track", "bundle", *arguments).startswith(message.format(**files))
     assert video.read_bytes() == before
     assert not files["mp4"].exists()
+
+
+def test_threads(run, error_of, tracker, video, tmp_path):
+    words = ("track", "some/bundle", video, *POINT, "--json", tmp_path / "o.json", "--threads")
+    assert run(*words, 2)[0] == 0
+    assert vars(tracker.made.arguments[1]) == vars(OnnxBackend(2))
+    assert error_of(*words, 0) == "--threads must be an integer of at least 1 but got 0"
+    assert error_of(*words, 2, "--backend", "tensorrt").startswith(
+        "--threads must be left out for the backend tensorrt"
+    )
 
 
 def test_no_bundle_leaves_earlier_outputs(error_of, video, tmp_path):
