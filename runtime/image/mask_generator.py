@@ -31,11 +31,11 @@ from sam2edge.runtime.image.candidates import (
     without_duplicates,
     without_small_components,
 )
+from sam2edge.runtime.image.pixels import rgb_pixels
 from sam2edge.runtime.image.predictor import ImagePredictor
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.model.graphs import in_turn
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, patches, stability_score
-from sam2edge.runtime.model.resize import check_frame
 from sam2edge.types import Bools, Floats, Frame, Progress
 
 _ENCODINGS: dict[str, Callable[[Bools], Any]] = {
@@ -123,11 +123,11 @@ class AutomaticMaskGenerator(Closeable):
         self._graphs = self._predictor._graphs  # whose turn it is: the predictor's image is set for all of `generate`
 
     @in_turn
-    def generate(self, image: Frame) -> list[dict[str, Any]]:
+    def generate(self, image: object) -> list[dict[str, Any]]:
         """Return the masks of an image as upstream's records, best predicted IoU first within a crop.
 
         Args:
-            image: RGB uint8 [H,W,3].
+            image: RGB uint8 [H,W,3], or whatever else `ImagePredictor.set_image` takes.
 
         Returns:
             A dict per mask. Numbers are floats except for `area`, and boxes are x, y, width, height in pixels:
@@ -137,17 +137,17 @@ class AutomaticMaskGenerator(Closeable):
             "stability_score"; "crop_box".
 
         Raises:
-            FrameError: The image is not RGB uint8.
+            FrameError: The image is invalid.
             InputError: The image is too small for `crop_n_layers`.
         """
-        check_frame(image)
-        size = image.shape[:2]
+        pixels = rgb_pixels(image)
+        size = pixels.shape[:2]
         crops = image_crops(size, self._crop_n_layers, self._crop_overlap_ratio)
         total, done = sum(len(self._grids[crop.layer]) for crop in crops), 0
         kept: list[Candidate] = []
         for number, crop in enumerate(crops, 1):
             in_crop: list[Candidate] = []
-            for count, candidates in self._process(image, crop):
+            for count, candidates in self._process(pixels, crop):
                 in_crop += candidates
                 done += count
                 if self._progress:

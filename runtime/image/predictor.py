@@ -17,10 +17,11 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, PromptError, Sam2EdgeError
 from sam2edge.runtime.backends.base import AnyArray, Array, Backend
 from sam2edge.runtime.image.components import fill_small_components
+from sam2edge.runtime.image.pixels import rgb_pixels
 from sam2edge.runtime.model.graphs import Embedding, Graphs, in_turn
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, upsample
 from sam2edge.runtime.model.prompts import EncodedPrompt, check_arrays, check_logits, check_points
-from sam2edge.runtime.model.resize import check_frame, resize
+from sam2edge.runtime.model.resize import resize
 from sam2edge.types import Floats
 
 Prediction = tuple[Floats, Floats, Floats]
@@ -85,7 +86,9 @@ class ImagePredictor(Closeable):
         """Encode an image for the prompts that follow; raise FrameError for one that is invalid.
 
         Args:
-            image: RGB uint8 [H,W,3]: a numpy array or what numpy converts to one, such as a PIL image of mode RGB.
+            image: RGB uint8 [H,W,3], a numpy array or what numpy converts to one; or an image of PIL, taken as
+                `read_image` takes its file: converted by its mode, without alpha, and turned as its EXIF says. (Its
+                `size` and upstream's class ignore EXIF.)
         """
         self.set_embedding(self.encode(image))
 
@@ -115,7 +118,7 @@ class ImagePredictor(Closeable):
     def encode(self, image: object) -> Embedding:
         """Encode an image, as for `set_image`, without setting it; FrameError if it is invalid."""
         self._graphs.check_open()
-        return self._graphs.encode(_pixels(image))
+        return self._graphs.encode(rgb_pixels(image))
 
     def encode_many(
         self, images: Iterable[object], batch_size: int | None = None
@@ -314,7 +317,7 @@ class ImagePredictor(Closeable):
             for index, image in itertools.islice(rest, batch_size):
                 errors[index] = None
                 try:
-                    pixels = _pixels(image)
+                    pixels = rgb_pixels(image)
                     staging[len(sizes)] = resize(pixels, side)
                     sizes.append(pixels.shape[:2])
                 except Sam2EdgeError as error:
@@ -418,15 +421,3 @@ def _each(images: Iterable[object]) -> Iterator[object]:
         except OSError as error:
             image = MediaError(f"an image cannot be read: {error}")
         yield image
-
-
-def _pixels(image: object) -> npt.NDArray[np.uint8]:
-    """Return an image as uint8 [H,W,3]; raise FrameError, or the error that stands in its place."""
-    if isinstance(image, Sam2EdgeError):
-        raise image
-    if not isinstance(image, np.ndarray) and (hasattr(image, "__array_interface__") or hasattr(image, "__array__")):
-        try:
-            image = np.asarray(image)
-        except Exception as error:  # a foreign image class may raise anything, often because it reads its file only now
-            raise FrameError(f"an image cannot be converted to an array: {error}") from error
-    return check_frame(image, what="an image")

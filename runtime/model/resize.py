@@ -26,19 +26,31 @@ def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = 
     if isinstance(frame, MediaError):  # what a source yields in place of a broken frame
         raise frame
     if not isinstance(frame, np.ndarray):
-        raise FrameError(f"{what} must be a numpy array uint8 [H,W,3] (RGB) but got {type(frame).__name__}")
+        pil = '; of an image of PIL, np.asarray(image.convert("RGB"))' if hasattr(frame, "convert") else ""
+        raise FrameError(f"{what} must be a numpy array uint8 [H,W,3] (RGB) but got {type(frame).__name__}{pil}")
     if frame.dtype != np.uint8:
         raise FrameError(
             f"{what} must be uint8 (0…255) but got {frame.dtype}; scale its values to 0…255, then astype(np.uint8)"
         )
     if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise FrameError(f"{what} must be [H,W,3] (RGB) but got shape {list(frame.shape)}")
+        raise FrameError(f"{what} must be [H,W,3] (RGB) but got shape {list(frame.shape)}{_advice(frame.shape)}")
     if size is not None and frame.shape[:2] != size:
         raise FrameError(
             f"frame size changed from {size[1]}×{size[0]} to {frame.shape[1]}×{frame.shape[0]}; "
             "resize the frames, or reset() and prompt again"
         )
     return frame
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """Return what makes RGB [H,W,3] of an array of another shape, as the end of a message."""
+    if 0 in shape or len(shape) not in (2, 3):
+        return ""
+    if len(shape) == 2 or shape[2] == 1:
+        return "; of grey, cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) makes it"
+    if shape[2] == 4:
+        return "; of RGBA, cv2.cvtColor(frame, cv2.COLOR_RGBA2RGB) makes it"
+    return "; if the channels come first, frame.transpose(1, 2, 0) makes it" if shape[0] == 3 else ""
 
 
 def fit(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask
 import pytest
+from PIL import Image
 
 from sam2edge import AutomaticMaskGenerator, Bundle, ImagePredictor
 from sam2edge.errors import BackendError, FrameError, InputError, MissingFileError
@@ -89,6 +90,12 @@ def test_output_modes() -> None:
         assert uncompressed["size"] == [96, 128]
         assert all(type(count) is int for count in uncompressed["counts"])
         assert np.array_equal(pycocotools.mask.decode(pycocotools.mask.frPyObjects(uncompressed, 96, 128)), mask)
+
+
+def test_an_image_of_pil() -> None:
+    predictor = DrawnPredictor()
+    assert len(generate(predictor, Image.new("P", (128, 96)), points_per_side=2)) == 8
+    assert predictor.images == [(96, 128)]
 
 
 def test_thresholds() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from sam2edge.errors import FrameError
@@ -100,6 +101,7 @@ def test_check_frame() -> None:
     [
         ([[[0, 0, 0]]], "must be a numpy array .* but got list"),
         (None, "must be a numpy array .* but got NoneType"),
+        (Image.new("RGB", (30, 20)), r"but got Image; of an image of PIL, np\.asarray\(image\.convert"),
         (np.zeros((20, 30, 3), np.float32), "must be uint8 .* but got float32; scale its values to 0…255"),
         (np.zeros((20, 30, 3), bool), "must be uint8 .* but got bool"),
         (np.zeros((20, 30), np.uint8), r"must be \[H,W,3\] \(RGB\) but got shape \[20, 30\]"),
