@@ -8,7 +8,7 @@ CHECKED := out/check/manifest.json
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test check lint site setup conformance-1024 engines-1024 soak clean
+.PHONY: demo test check lint site setup conformance-1024 engines-1024 soak fuzz clean
 
 demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --clip samples/clip.mp4
@@ -59,6 +59,10 @@ out/%-1024/manifest.json: | setup
 # 20,000 frames: ten minutes on an idle machine.
 soak: setup
 	SAM2EDGE_SOAK_FRAMES=20000 $(BIN)/pytest -s tests/unit/runtime/video/test_soak.py tests/unit/runtime/video/test_faults.py
+
+# 500 spoiled inputs of all kinds: a few minutes.
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz 500
 
 setup: $(INSTALLED)
 

@@ -8,7 +8,7 @@ from transformers import Sam2VideoConfig
 
 from sam2edge.errors import SourceError
 from sam2edge.export.source import architecture
-from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Source, Triple
+from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Shape, Source, Triple
 from sam2edge.export.source.weights import read_safetensors, reason
 from sam2edge.files import sha256
 
@@ -29,7 +29,7 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
-    tensors = architecture.checked_tensors(directory, "config.json", architecture.layout(config), tensors)
+    tensors = architecture.checked_tensors(directory, "config.json", _layout(directory, config), tensors)
     mean, std = _normalisation(directory)
     return Source(architecture.assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
 
@@ -63,6 +63,15 @@ def _read_config(directory: Path) -> Any:
         raise SourceError(f"{path}: the image encoder is a {trunk!r}; expected sam2_hiera_det_model")
     _check_heads(path, config)
     return config
+
+
+def _layout(directory: Path, config: Any) -> dict[str, Shape]:
+    try:
+        return architecture.layout(config)
+    except Exception as error:  # numbers that no tensor can have, and whatever the model's parts make of others
+        raise SourceError(
+            f"{directory / 'config.json'} describes no model that can be made: {reason(error)}"
+        ) from error
 
 
 def _check_heads(path: Path, config: Any) -> None:

@@ -1,0 +1,386 @@
+"""What is fuzzed: for every kind of input a valid one, how it is spoiled, and what reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sam2edge import Bundle, ImagePredictor, VideoPredictor, VideoTracker, find_images, open_source, read_image
+from sam2edge.bundle.engines import (
+    ENGINES,
+    MANIFEST,
+    TENSORRT,
+    Engine,
+    EngineManifest,
+    Engines,
+    Limits,
+    Target,
+    Tensor,
+    write_manifest,
+)
+from sam2edge.calibration.int8.recipe import Recipe
+from sam2edge.calibration.measure.clip import Clip, TrueMasks
+from sam2edge.cli import main
+from sam2edge.errors import MediaError, Sam2EdgeError
+from tests.conftest import NANO
+from tests.fuzz import mutations
+
+SIZE = (48, 64)
+TARGET = Target(TENSORRT, "10.3.0", "Orin", 8, "", ("8.7",))
+
+
+class Shared:
+    """What the readers need beside the input, made once: a bundle, a tracker and a predictor with an image."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+
+    @cached_property
+    def tracker(self) -> VideoTracker:
+        tracker = VideoTracker(self.bundle, max_objects=2)
+        tracker.track(self.frame)
+        tracker.prompt(1, box=[5, 5, 40, 40])
+        return tracker
+
+    @cached_property
+    def predictor(self) -> ImagePredictor:
+        predictor = ImagePredictor(self.bundle)
+        predictor.set_image(self.frame)
+        return predictor
+
+    @cached_property
+    def video_predictor(self) -> VideoPredictor:
+        return VideoPredictor(self.bundle)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of input.
+
+    Attributes:
+        valid: Makes a valid input, in an empty folder if it is a file; some kinds have several.
+        spoil: Changes it, by random numbers.
+        read: Reads it; raises a Sam2EdgeError if it does not like it, and checks the result if it does.
+    """
+
+    valid: Callable[[Shared, Path, Random], Any]
+    spoil: Callable[[Random, Any], Any]
+    read: Callable[[Shared, Any], object]
+
+
+def attempt(name: str, seed: int | None, shared: Shared) -> str:
+    """Read one spoiled input, or without a seed a valid one.
+
+    Returns "error" for an error of ours and "result" for a result; everything else is raised.
+    """
+    random = Random(f"{name} {seed}")
+    kind = KINDS[name]
+    with tempfile.TemporaryDirectory(prefix="sam2edge-") as folder, _quietly():
+        given = kind.valid(shared, Path(folder), random)
+        if seed is not None:
+            given = kind.spoil(random, given)
+        try:
+            kind.read(shared, given)
+        except Sam2EdgeError:
+            return "error"
+        return "result"
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Swallow what is printed, and what warnings say of inputs that are at fault."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+# ------------------------------------------------------------------------------------------- bundles and engines
+
+
+def _bundle(shared: Shared, folder: Path, random: Random) -> Path:
+    copy = shutil.copytree(shared.bundle.path, folder / "bundle", copy_function=os.link)
+    manifest = copy / "manifest.json"
+    content = manifest.read_bytes()
+    manifest.unlink()  # the link, not the original
+    manifest.write_bytes(content)
+    return manifest
+
+
+def _open_bundle(shared: Shared, manifest: Path) -> None:
+    opened = Bundle.open(manifest.parent)
+    with VideoTracker(opened, max_objects=1) as tracker:
+        tracker.track(shared.frame)
+        _check_masks(tracker.prompt(1, points=[[20, 20]]).logits)
+
+
+def _engines(shared: Shared, folder: Path, random: Random) -> Path:
+    profile = ((1, 2), (1, 2), (4, 2))
+    engines = {}
+    for name in ENGINES:
+        (folder / f"{name}.engine").write_bytes(name.encode())
+        graph = shared.bundle.manifest.graphs.get(name)
+        sha256 = hashlib.sha256(name.encode()).hexdigest()
+        tensors = {"x": Tensor("float32", profile)}, {"y": Tensor("float16")}
+        origin = graph.sha256 if graph else ""
+        engines[name] = Engine(f"{name}.engine", sha256, len(name), "fp16", "", origin, *tensors, {"fp16": 3}, {}, 9, 1)
+    write_manifest(folder, EngineManifest("fp16", TARGET, Limits(), 1 << 20, engines))
+    return folder / MANIFEST
+
+
+def _open_engines(shared: Shared, manifest: Path) -> None:
+    opened = Engines.open(manifest.parent, shared.bundle, TARGET)
+    for name in ENGINES:
+        opened.read(name)
+
+
+def _recipe(shared: Shared, folder: Path, random: Random) -> Path:
+    Recipe().write(folder / "recipe.json")
+    return folder / "recipe.json"
+
+
+# --------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _directory(shared: Shared, folder: Path, random: Random) -> Path:
+    for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        shutil.copy(NANO / file, folder)
+    return folder / "config.json"
+
+
+def _safetensors(shared: Shared, folder: Path, random: Random) -> Path:
+    return _directory(shared, folder, random).with_name("model.safetensors")
+
+
+def _pickle(shared: Shared, folder: Path, random: Random) -> Path:
+    import torch
+
+    weights = {"image_encoder.trunk.blocks.0.norm1.bias": torch.ones(3), "no_obj_ptr": torch.ones(1, 256)}
+    torch.save({"model": weights, "epoch": 3, "lr": np.float64(0.1), "args": Random(0)}, folder / "model.pt")
+    return folder / "model.pt"
+
+
+def _spoil_content(random: Random, path: Path) -> Path:
+    """Save other values than tensors in a checkpoint, or spoil its bytes."""
+    import torch
+
+    if random.random() < 0.6:
+        return mutations.file(random, path)
+    tensors: list[Any] = [
+        torch.ones(3, dtype=torch.int8),
+        torch.ones(3).to(torch.float8_e5m2),
+        torch.ones(3, device="meta"),
+        torch.ones(3).to_sparse(),
+        torch.ones(1).expand(10**6, 10**6),
+        torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        np.ones(3),
+        torch.nn.Parameter(torch.tensor([torch.nan])),
+    ]
+    names = ["image_encoder.trunk.blocks.0.norm1.bias", *(f"image_encoder.trunk.blocks.{i}.x" for i in (11, 15, 10**9))]
+    content = {place: {name: random.choice(tensors) for name in names} for place in ("model", "state_dict")}
+    torch.save(mutations.value(random, content), path)
+    return path
+
+
+def _load(shared: Shared, file: Path) -> None:
+    from sam2edge.export.source import load_source
+
+    load_source(file.parent if file.name in ("config.json", "model.safetensors") else file)
+
+
+# ------------------------------------------------------------------------------------------------------- prompts
+
+
+def _check_masks(logits: Any) -> None:
+    assert np.isfinite(logits).all(), "a result with numbers that are not finite"
+
+
+def _prompt(shared: Shared, folder: Path, random: Random) -> dict[str, Any]:
+    mask = np.zeros(SIZE, int)
+    mask[10:30, 20:40] = 1
+    parts = {"points": [[20, 20], [30.5, 25]], "labels": [1, 0], "box": [5, 6, 40, 41.5], "mask": mask.tolist()}
+    names = [("points", "labels"), ("box",), ("points", "labels", "box"), ("mask",)]
+    return {name: parts[name] for name in random.choice(names)} | {"object_id": 1}
+
+
+def _give_prompt(shared: Shared, given: dict[str, Any]) -> None:
+    tracker = shared.tracker
+    before = tracker.object_ids
+    try:
+        result = tracker.prompt(given.pop("object_id", 1), **_known(given, "points", "labels", "box", "mask"))
+    except Sam2EdgeError:
+        assert tracker.object_ids == before
+        raise
+    _check_masks(result.logits)
+    if len(tracker.object_ids) > 1:
+        tracker.remove(tracker.object_ids[-1])
+
+
+def _known(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _image_prompt(shared: Shared, folder: Path, random: Random) -> dict[str, Any]:
+    return {"point_coords": [[20, 20]], "point_labels": [1], "box": [5, 6, 40, 41], "multimask_output": True}
+
+
+def _predict(shared: Shared, given: dict[str, Any]) -> None:
+    names = ("point_coords", "point_labels", "box", "mask_input", "multimask_output", "return_logits")
+    masks, ious, _ = shared.predictor.predict(**_known(given, *names))
+    assert masks.shape[-2:] == SIZE
+    _check_masks(ious)
+
+
+def _words(shared: Shared, folder: Path, random: Random) -> list[str]:
+    image, mask = folder / "image.png", folder / "mask.png"
+    cv2.imwrite(str(image), shared.frame)
+    cv2.imwrite(str(mask), np.full(SIZE, 255, np.uint8))
+    prompts = ["--box", "5,6,40,41", "--point", "2:20,20", "--point", "2:30,30,0", "--mask", f"3:{mask}"]
+    return ["segment", str(shared.bundle.path), str(image), *prompts, "-o", str(folder / "out")]
+
+
+def _spoil_words(random: Random, words: list[str]) -> list[str]:
+    """Spoil the words of the prompts, or give other numbers; the places of the files stay."""
+    prompts = words[3:-2]
+    for _ in range(random.choice([1, 1, 2])):
+        at = random.randrange(len(prompts))
+        text = mutations.bytes_of(random, prompts[at].encode()).decode("utf-8", "replace")
+        odd = [
+            "",
+            ",",
+            "nan,nan",
+            "1e400,1",
+            "99999999999:1,1",
+            "-1:1,1",
+            "0:5,5",
+            "1,1,2",
+            "5,5@3",
+            "²:1,1",
+            "1:" * 99,
+        ]
+        numbers = ",".join(f"{random.uniform(-3, 60):.1f}" for _ in range(random.choice([2, 2, 3, 4, 4, 5])))
+        extreme = str(random.choice(mutations.EXTREMES))
+        prompts[at] = random.choice([text, numbers, random.choice(odd), extreme]).replace("\0", "?")
+    return [*words[:3], *prompts, *words[-2:]]
+
+
+def _command(shared: Shared, words: list[str]) -> None:
+    """Run a command line; an error of ours has a line of its own and exit code 1 or 2."""
+    try:
+        code = main(words)
+    except SystemExit as exited:  # argparse's, for wrong usage
+        code = int(exited.code or 0)
+    if code:
+        assert code in (1, 2), f"exit code {code}"
+        raise Sam2EdgeError(f"exit code {code}")
+
+
+# -------------------------------------------------------------------------------------- images, masks and videos
+
+
+def _images(shared: Shared, folder: Path, random: Random) -> Path:
+    suffix = random.choice([".png", ".jpg", ".tiff", ".webp", ".bmp"])
+    deep = suffix in (".png", ".tiff") and random.random() < 0.3
+    file = folder / f"image{suffix}"
+    cv2.imwrite(str(file), shared.frame.astype(np.uint16) << 8 if deep else shared.frame)
+    return file
+
+
+def _read_image(shared: Shared, file: Path) -> None:
+    find_images([file.parent])
+    pixels = read_image(file)
+    assert (pixels.dtype, pixels.ndim, pixels.shape[2]) == (np.uint8, 3, 3)
+
+
+def _labels(shared: Shared, folder: Path, random: Random) -> Path:
+    labels = np.zeros(SIZE, np.uint8)
+    labels[10:20, 10:20], labels[30:40, 30:40] = 1, 2
+    cv2.imwrite(str(folder / "0.png"), labels)
+    return folder / "0.png"
+
+
+def _read_labels(shared: Shared, file: Path) -> None:
+    truth = TrueMasks(file.parent)
+    truth.masks(0, truth.object_ids, truth[0].shape)
+
+
+def _npz(shared: Shared, folder: Path, random: Random) -> Path:
+    np.savez_compressed(folder / "masks.npz", labels=np.eye(8, dtype=np.uint8)[None])
+    return folder / "masks.npz"
+
+
+def _read_npz(shared: Shared, file: Path) -> None:
+    truth = TrueMasks(file)
+    truth.masks(0, truth.object_ids, truth[0].shape)
+
+
+def _mask_words(shared: Shared, folder: Path, random: Random) -> Path:
+    cv2.imwrite(str(folder / "image.png"), shared.frame)
+    mask = np.zeros((*SIZE, random.choice([1, 3, 4])), np.uint8)
+    mask[10:30, 20:40] = 255
+    file = folder / f"mask{random.choice(['.png', '.bmp', '.jpg'])}"
+    cv2.imwrite(str(file), mask if file.suffix != ".jpg" else mask[..., :3])
+    return file
+
+
+def _segment_mask(shared: Shared, file: Path) -> None:
+    folder = file.parent
+    image, out = str(folder / "image.png"), str(folder / "out")
+    _command(shared, ["segment", str(shared.bundle.path), image, "--mask", str(file), "-o", out])
+
+
+def _video(shared: Shared, folder: Path, random: Random) -> Path:
+    suffix, codec = random.choice([(".avi", "MJPG"), (".mp4", "mp4v"), (".avi", "XVID")])
+    file = folder / f"video{suffix}"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*codec), 10, SIZE[::-1])
+    for shift in range(8):
+        writer.write(np.roll(shared.frame, 3 * shift, axis=1))
+    writer.release()
+    return file
+
+
+def _play(shared: Shared, file: Path) -> None:
+    with open_source(str(file)) as source:
+        for frame in islice(source, 50):
+            assert isinstance(frame, MediaError) or frame.dtype == np.uint8
+    state = shared.video_predictor.init_state(str(file))
+    assert state["num_frames"]
+    for frame in Clip(file, 3):
+        assert frame.ndim == 3
+
+
+KINDS = {
+    "manifest.json": Kind(_bundle, mutations.json_file, _open_bundle),
+    "engines.json": Kind(_engines, mutations.json_file, _open_engines),
+    "recipe.json": Kind(_recipe, mutations.json_file, lambda shared, file: Recipe.read(file)),
+    "config.json": Kind(_directory, mutations.json_file, _load),
+    "safetensors": Kind(_safetensors, mutations.file, _load),
+    "pt": Kind(_pickle, _spoil_content, _load),
+    "tracker's prompt": Kind(_prompt, mutations.arguments, _give_prompt),
+    "image's prompt": Kind(_image_prompt, mutations.arguments, _predict),
+    "words": Kind(_words, _spoil_words, _command),
+    "image": Kind(_images, mutations.file, _read_image),
+    "label image": Kind(_labels, mutations.file, _read_labels),
+    "npz": Kind(_npz, mutations.file, _read_npz),
+    "mask": Kind(_mask_words, mutations.file, _segment_mask),
+    "video": Kind(_video, mutations.file, _play),
+}
