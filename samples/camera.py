@@ -37,7 +37,7 @@ def follow(grabber, tracker, choose_box, sinks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
-    parser.add_argument("--source", default="0", help="0, /dev/video0, csi:0, rtsp://…, 'gst:…' or a file")
+    parser.add_argument("--source", default="0", help="0, /dev/video0, csi:0, rtsp://…, http://…, 'gst:…' or a file")
     parser.add_argument("--box", help="X0,Y0,X1,Y1 on the first frame")
     parser.add_argument("--json", default="tracks.jsonl")
     args = parser.parse_args()

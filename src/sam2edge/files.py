@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from urllib.parse import unquote
 
 from sam2edge.errors import InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+_FILE = "file://"
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 _HOMELESS = "there is no home directory (HOME is not set, and the system does not know this user)"
 
@@ -25,13 +27,25 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def is_file_address(text: str) -> bool:
+    """Tell whether a path is written as file://…, as file managers and browsers do."""
+    return text.lower().startswith(_FILE)
+
+
 def user_path(path: str | os.PathLike[str]) -> Path:
     """Return a path that a user gave, with a leading `~` or `~user` expanded; `./~` is a file of that name.
+
+    What file managers and browsers call it, as file:///a%20b.mp4, is a path too.
 
     Raises:
         InputError: `path` is not a path, is empty, or needs a home directory where there is none.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if isinstance(text, str) and is_file_address(text):
+        host, slash, rest = text[len(_FILE) :].partition("/")
+        if host not in ("", "localhost"):
+            raise InputError(f"{text}: is on another computer ({host}); a path here is file:///…")
+        text = slash + unquote(rest)
     if not isinstance(text, str):
         raise InputError(f"expected a path but got {type(path).__name__}")
     if not text or "\0" in text:

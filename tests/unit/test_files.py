@@ -151,3 +151,16 @@ def test_outputs_without_permission(tmp_path, monkeypatch):
     for path in (tmp_path / "file", tmp_path / "other"):
         with pytest.raises(InputError, match="cannot be written: Permission denied"):
             check_output_file(path)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [("file:///a%20b/c.mp4", "/a b/c.mp4"), ("file://localhost/c.mp4", "/c.mp4"), ("FILE:///%7Ea", "/~a")],
+)
+def test_address_of_a_file(address: str, path: str) -> None:
+    assert user_path(address) == Path(path)
+
+
+def test_address_of_a_file_elsewhere() -> None:
+    with pytest.raises(InputError, match="is on another computer"):
+        user_path("file://server/share/a.mp4")

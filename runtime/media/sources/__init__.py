@@ -6,10 +6,10 @@ import os
 import re
 
 from sam2edge.errors import InputError
-from sam2edge.files import PathKind, path_kind, user_path
+from sam2edge.files import PathKind, is_file_address, path_kind, user_path
 from sam2edge.runtime.media.image_files import ValueRange, stands_for_images
 from sam2edge.runtime.media.sources.base import ArraySource, Source
-from sam2edge.runtime.media.sources.devices import CameraSource, RtspSource
+from sam2edge.runtime.media.sources.devices import CameraSource, RtspSource, StreamSource
 from sam2edge.runtime.media.sources.files import ImageFolderSource, VideoSource
 from sam2edge.runtime.media.sources.gstreamer import GStreamerSource, csi_pipeline
 
@@ -20,19 +20,24 @@ __all__ = [
     "ImageFolderSource",
     "RtspSource",
     "Source",
+    "StreamSource",
     "VideoSource",
     "csi_pipeline",
     "open_source",
 ]
 
 
+_STREAMS = ("rtsp://", "rtsps://", "http://", "https://", "udp://")
+
+
 def open_source(word: str | os.PathLike[str], *, value_range: ValueRange | None = None) -> Source:
     """Open a source by the word that names it on the command line.
 
     Args:
-        word: "0" or "/dev/video0" is a camera, "csi:0" a Jetson's CSI camera, "rtsp://…" a network stream and
-            "gst:PIPELINE" a GStreamer pipeline. The path of a folder, or a pattern such as "run/*.png", stands for its
-            images; any other path is a video file. "./0" is a file called 0.
+        word: "0" or "/dev/video0" is a camera, "csi:0" a Jetson's CSI camera, "rtsp://…",
+            "http://…", "https://…" or "udp://…" a network stream and "gst:PIPELINE" a GStreamer pipeline. The path of a
+            folder, or a pattern such as "run/*.png", stands for its images; any other path, or "file://…", is a video
+            file. "./0" is a file called 0.
         value_range: Which values of images become black and white, as for `read_image`.
 
     Raises:
@@ -51,18 +56,18 @@ def open_source(word: str | os.PathLike[str], *, value_range: ValueRange | None 
             return CameraSource(word)
         if match := re.match(r"csi:(\d+)$", word):
             return GStreamerSource(csi_pipeline(int(match[1])), fps=30)
-        if word.startswith(("rtsp://", "rtsps://")):
-            return RtspSource(word)
+        if word.lower().startswith(_STREAMS):
+            return StreamSource(word)
         if word.startswith("gst:"):
             return GStreamerSource(word.removeprefix("gst:"))
-        if "://" in word:
-            raise InputError(f"{word}: rtsp:// is the only kind of address that can be opened; try gst:PIPELINE")
+        if "://" in word and not is_file_address(word):
+            raise InputError(f"{word}: not one of {', '.join(_STREAMS)}, file://; try gst:PIPELINE")
     path = user_path(word)
     kind = path_kind(path)
     if kind in (PathKind.BUNDLE, PathKind.CHECKPOINT):
         raise InputError(
             f"{path} is {kind.value}, not a video: give a video file, a folder of images, the number of a camera, or "
-            "an rtsp:// address"
+            "the address of a stream"
         )
     if stands_for_images(path):
         return ImageFolderSource(path)

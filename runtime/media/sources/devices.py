@@ -12,6 +12,7 @@ import cv2
 
 from sam2edge.errors import MediaError
 from sam2edge.runtime.media.sources.base import IteratedSource, known, timed
+from sam2edge.runtime.media.sources.interlaced import InterlacedGuard
 from sam2edge.types import Frame
 
 _CAMERA_BACKEND = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
@@ -20,13 +21,13 @@ _MAX_FPS = 1000.0  # FFmpeg gives the stream's clock (90000) where it knows no r
 
 
 class _Capture(IteratedSource[Frame | MediaError]):
-    """A live source that reads an opened cv2.VideoCapture; `advice` says what to do if it gives no picture."""
+    """A source that reads an opened cv2.VideoCapture; `advice` says what to do if it gives no picture."""
 
     live = True
 
-    def __init__(self, name: str, capture: cv2.VideoCapture, advice: str) -> None:
+    def __init__(self, name: str, capture: cv2.VideoCapture, advice: str, guard: InterlacedGuard | None = None) -> None:
         self.name = name
-        self._capture = capture
+        self._capture, self._guard = capture, guard
         rest = self._read()
         first = next((frame for frame in itertools.islice(rest, _WARM_UP) if not isinstance(frame, MediaError)), None)
         if first is None:
@@ -35,7 +36,7 @@ class _Capture(IteratedSource[Frame | MediaError]):
         self.height, self.width = first.shape[:2]
         fps = known(capture.get(cv2.CAP_PROP_FPS))
         self.fps = fps if fps and fps <= _MAX_FPS else None
-        self._frames = timed(itertools.chain([first], rest), live=True)
+        self._frames = timed(itertools.chain([first], rest), live=self.live, fps=self.fps)
 
     def close(self) -> None:
         """Release the camera or stream; iteration then ends. May be called again."""
@@ -46,6 +47,8 @@ class _Capture(IteratedSource[Frame | MediaError]):
         # Not read(), whose result is the same for a broken frame and for a camera that is gone.
         while self._capture.grab():
             decoded, frame = self._capture.retrieve()
+            if decoded and self._guard is not None:
+                self._guard.check(frame)
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if decoded else MediaError(f"{self.name}: a broken frame")
 
 
@@ -78,13 +81,15 @@ class CameraSource(_Capture):
         super().__init__(path, capture, "is another program using it?")
 
 
-class RtspSource(_Capture):
-    """An RTSP stream, through OpenCV's FFmpeg; over TCP if the server offers it.
+class StreamSource(_Capture):
+    """A stream from the network, through OpenCV's FFmpeg; RTSP over TCP if the server offers it.
 
-    FFmpeg takes other options from the environment: OPENCV_FFMPEG_CAPTURE_OPTIONS="rtsp_transport;udp".
+    A web address behind which is a whole file, of known length, is read as a file, which ends. FFmpeg takes other
+    options from the environment: OPENCV_FFMPEG_CAPTURE_OPTIONS="rtsp_transport;udp".
 
     Args:
-        url: rtsp://[user:password@]host[:port]/path; messages leave out user and password.
+        url: rtsp://, rtsps://, http://, https:// or udp://, as in rtsp://[user:password@]host[:port]/path; messages
+            leave out user, password and what follows a question mark.
         timeout: Seconds to wait for the connection and for each frame before the stream counts as lost.
 
     Raises:
@@ -92,10 +97,17 @@ class RtspSource(_Capture):
     """
 
     def __init__(self, url: str, *, timeout: float = 10.0) -> None:
-        name = re.sub(r"//[^/]*@", "//…@", url)
+        name = re.sub(r"\?.+", "?…", re.sub(r"//[^/]+@", "//…@", url))
         limit = round(timeout * 1000)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
         if not capture.isOpened():
             raise MediaError(f"{name}: cannot be opened; is the server up, and are path and password right?")
-        super().__init__(name, capture, "is the camera behind it running?")
+        count = known(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if url.lower().startswith("http") else None
+        self.frame_count = None if count is None else int(count)
+        self.live = count is None
+        super().__init__(name, capture, "is the camera behind it running?", InterlacedGuard(name, url))
+
+
+class RtspSource(StreamSource):
+    """An RTSP stream, as StreamSource."""

@@ -29,7 +29,7 @@ for _ in range(25):
 """
 _BEFORE = 500
 """Milliseconds before the place in question from which it is read, since a seek may go too far."""
-_PATIENCE = 10
+_PATIENCE = 8
 _SAMPLE = 8
 """Every eighth pixel of a row and of a column tells most pictures apart."""
 

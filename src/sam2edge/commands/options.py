@@ -16,7 +16,10 @@ from sam2edge.runtime import BACKENDS
 if TYPE_CHECKING:
     from sam2edge.runtime.backends.base import Backend
 
-SOURCES = "a video, a folder or 'pattern' of images, a camera (0, /dev/video0, csi:0), rtsp://… or 'gst:PIPELINE'"
+SOURCES = (
+    "a video, a folder or 'pattern' of images, a camera (0, /dev/video0, csi:0), a stream (rtsp://…, http://…, "
+    "udp://…) or 'gst:PIPELINE'"
+)
 """The help of SOURCE, whatever `open_source` opens."""
 _MIN_IOU = 0.97
 

@@ -18,7 +18,7 @@ from tests.simulated import grey
 def opened(monkeypatch):
     """A list of what is opened, in place of cameras and streams."""
     calls = []
-    for name in ("CameraSource", "GStreamerSource", "RtspSource"):
+    for name in ("CameraSource", "GStreamerSource", "StreamSource"):
         monkeypatch.setattr(sources, name, lambda *given, name=name, **options: calls.append((name, given, options)))
     return calls
 
@@ -30,8 +30,11 @@ def opened(monkeypatch):
         ("12", ("CameraSource", (12,), {})),
         ("/dev/video3", ("CameraSource", ("/dev/video3",), {})),
         ("csi:1", ("GStreamerSource", (csi_pipeline(1),), {"fps": 30})),
-        ("rtsp://user:word@host/path", ("RtspSource", ("rtsp://user:word@host/path",), {})),
-        ("rtsps://host", ("RtspSource", ("rtsps://host",), {})),
+        ("rtsp://user:word@host/path", ("StreamSource", ("rtsp://user:word@host/path",), {})),
+        ("rtsps://host", ("StreamSource", ("rtsps://host",), {})),
+        ("http://user:word@host:81/video?x=1", ("StreamSource", ("http://user:word@host:81/video?x=1",), {})),
+        ("HTTPS://host/a.m3u8", ("StreamSource", ("HTTPS://host/a.m3u8",), {})),
+        ("udp://@:5000", ("StreamSource", ("udp://@:5000",), {})),
         ("gst:videotestsrc ! identity", ("GStreamerSource", ("videotestsrc ! identity",), {})),
         ("gst:souphttpsrc location=http://host/a", ("GStreamerSource", ("souphttpsrc location=http://host/a",), {})),
     ],
@@ -53,6 +56,10 @@ def test_files(tmp_path, monkeypatch):
     clip.rename(tmp_path / "clip[1].mp4")
     with open_source("clip[1].mp4") as source:
         assert type(source) is VideoSource
+    # As a file manager or browser copies it.
+    for word in (f"file://{tmp_path}/clip%5B1%5D.mp4", f"FILE://localhost{tmp_path}/clip[1].mp4"):
+        with open_source(word) as source:
+            assert type(source) is VideoSource
 
 
 def test_home_directory(tmp_path, monkeypatch):
@@ -69,8 +76,10 @@ def test_home_directory(tmp_path, monkeypatch):
 
 
 def test_what_is_not_a_video(nano):
-    with pytest.raises(InputError, match=r"http://host/a\.mp4: rtsp:// is the only kind of address that can be opened"):
-        open_source("http://host/a.mp4")
+    with pytest.raises(InputError, match=r"ftp://host/a\.mp4: not one of rtsp://, .*, file://; try gst:PIPELINE"):
+        open_source("ftp://host/a.mp4")
+    with pytest.raises(InputError, match=r"file://server/a\.mp4: is on another computer \(server\); a path"):
+        open_source("file://server/a.mp4")
     with pytest.raises(InputError, match=r"samples/nano is a checkpoint, not a video: give a video file, a folder"):
         open_source(REPO / "samples" / "nano")
     with pytest.raises(InputError, match=r" is a bundle, not a video"):
