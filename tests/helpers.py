@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.bundle import contract
@@ -50,6 +51,14 @@ def write_samples(folder: Path, frames: int) -> None:
     video.release()
     labels = np.load(REPO / "samples" / "clip_masks.npz")["labels"]
     np.savez_compressed(folder / "clip_masks.npz", labels=labels[:frames])
+
+
+def write_palette(path: Path, labels: Frames, bits: int = 8) -> None:
+    """Write a PNG as DAVIS has them: pixels are indices into a palette in which 2 is not above 1."""
+    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
+    colours = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+    image.putpalette(colours + [9] * (3 * 2**bits - len(colours)))  # its length is what Pillow takes the depth from
+    image.save(path)
 
 
 def true_masks(object_id: int) -> Masks:

@@ -56,7 +56,8 @@ def collect(
                 observer.recording = number in record
                 tracker.track(frame)
                 for object_id, prompt in prompts.items() if number == 0 else ():
-                    tracker.prompt(object_id, **prompt.arguments)
+                    with prompt.naming():
+                        tracker.prompt(object_id, **prompt.arguments)
                 progress(f"tracked {number + 1} frames of {clip.name}", clip.fraction(number + 1))
     return observer.ranges
 

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
-import zlib
 from collections.abc import Generator
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from sam2edge.checks import integer
 from sam2edge.errors import InputError, MediaError
 from sam2edge.files import user_path
 from sam2edge.runtime.media.image_files import ValueRange, check_range, find_images
+from sam2edge.runtime.media.mask_files import VOID, Labels, read_labels
 from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.resize import fit
 from sam2edge.types import Bools, Frame
-
-Labels = npt.NDArray[np.integer]
-
-VOID = 255
-"""DAVIS 2017's label for pixels that belong to no object for certain. Counts as background here."""
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _PALETTE = 0, 3
 
 
 class Clip:
@@ -100,7 +89,7 @@ class TrueMasks:
         return len(self._images)
 
     def __getitem__(self, frame: int) -> Labels:
-        labels = self._read(frame)
+        labels = self._read(frame)  # void counts as background here
         return np.where(labels == VOID, int(self._white), labels)
 
     @property
@@ -126,51 +115,6 @@ class TrueMasks:
     def _read(self, frame: int) -> Labels:
         image = self._images[frame]
         return read_labels(image) if isinstance(image, Path) else image
-
-
-def read_labels(path: Path) -> Labels:
-    """Read ids uint8 or uint16 [H,W] from a PNG: its grey values, or the indices into its palette."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        depth, kind, data = _without_palette(data)
-        labels: Labels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise ValueError("it cannot be decoded")
-    except (ValueError, IndexError, struct.error, cv2.error) as error:
-        raise MediaError(f"{path}: not a PNG, or a damaged one ({error})") from error
-    if kind not in (_GREY, _PALETTE):
-        raise MediaError(
-            f"{path}: is a colour image, but the values of a label image are object ids: it must be grey or have a "
-            "palette"
-        )
-    if depth < 8:
-        labels = labels // (255 // (2**depth - 1))  # OpenCV stretches 1, 2 and 4 bits to 8
-    return labels
-
-
-def _without_palette(data: bytes) -> tuple[int, int, bytes]:
-    """Return a PNG's bit depth, colour type and bytes, turning one with a palette into a grey image of its indices.
-
-    OpenCV returns the palette's colours only. Both kinds store pixels alike (PNG specification, 11.2).
-    """
-    if not data.startswith(_SIGNATURE):
-        raise ValueError("another kind of file")
-    depth, kind = data[24], data[25]
-    if kind != _PALETTE:
-        return depth, kind, data
-    chunks, at = [_SIGNATURE], len(_SIGNATURE)
-    while at < len(data):
-        (length,), name = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
-        content = data[at + 8 : at + 8 + length]
-        at += 12 + length
-        if name == b"IHDR":
-            content = content[:9] + bytes([_GREY]) + content[10:]
-        if name in (b"IHDR", b"IDAT", b"IEND"):
-            chunks.append(struct.pack(">I", length) + name + content + struct.pack(">I", zlib.crc32(name + content)))
-    return depth, kind, b"".join(chunks)
 
 
 def _label_files(path: Path, clip: Path | None) -> list[Path]:

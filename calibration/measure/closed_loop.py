@@ -85,7 +85,8 @@ def track_clip(
             start = time.perf_counter()
             result = tracker.track(frame)
             for object_id, prompt in prompts.items() if number == 0 else ():
-                result = tracker.prompt(object_id, **prompt.arguments)
+                with prompt.naming():
+                    result = tracker.prompt(object_id, **prompt.arguments)
             masks = result.masks  # computed on first access, so part of the frame's work
             whole = time.perf_counter() - start
             taken = recorder.take()

@@ -331,13 +331,13 @@ class ImagePredictor(Closeable):
 
     def _check(self, embedding: Embedding, prompt: Sequence[npt.ArrayLike | None], normalize_coords: bool) -> _Prompts:
         checks.flag("normalize_coords", normalize_coords, PromptError)
-        if all(value is None for value in prompt):
-            raise PromptError("a prompt needs point_coords, a box or a mask_input")
         point_coords, point_labels, box, mask_input = prompt
         points, labels = check_points(
             point_coords, point_labels, box, embedding.size, in_pixels=normalize_coords, several=True
         )
         if mask_input is None:
+            if not labels.size:
+                raise PromptError("a prompt needs point_coords, a box or a mask_input")
             return points, labels, None
         mask = check_logits(mask_input, len(points), self.model.mask_size)
         if len(points) < len(mask):  # one prompt for several masks, or masks alone

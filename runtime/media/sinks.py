@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
 from sam2edge.files import finite, user_path
 from sam2edge.runtime.media import overlay, rle
+from sam2edge.runtime.media.mask_files import LabelImage, encode_labels
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.result import FrameResult
-from sam2edge.types import Frame
+from sam2edge.types import Floats, Frame
 
 _CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 _MAX_LABEL = np.iinfo(np.uint16).max
@@ -126,8 +127,9 @@ class VideoSink(Sink):
 class MaskSink(Sink):
     """Writes a label image per frame: 00000.png for frame 0, and so on.
 
-    A pixel's value is the id of the object that it belongs to, 0 for none; where masks overlap, the object later in the
-    result wins. The PNG is uint8, or uint16 if the frame has an id above 255. (DAVIS's palette images hold the same
+    A pixel's value is the id of the object that it belongs to, 0 for none; where masks overlap, the highest logit wins,
+    as with SAM 2's non_overlap_masks. The PNG is uint8, or uint16 if the frame has an id above 255, and says in its
+    metadata that its values are ids, so that it can be a mask prompt again. (DAVIS's palette images hold the same
     values; OpenCV writes no palettes.)
 
     Args:
@@ -146,9 +148,9 @@ class MaskSink(Sink):
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Write one frame's labels; raise what `label_image` raises, and MediaError if the file cannot be written."""
         path = self.directory / f"{result.frame_index:05d}.png"
-        labels = label_image(frame.shape[:2], result.object_ids, result.masks)
+        labels = label_image(frame.shape[:2], result.object_ids, result.patches())
         try:
-            path.write_bytes(cv2.imencode(".png", labels)[1].tobytes())  # imwrite does not report a full disk
+            path.write_bytes(encode_labels(labels))  # imwrite does not report a full disk
         except OSError as error:
             path.unlink(missing_ok=True)
             raise MediaError(f"{path}: cannot be written: {error.strerror}") from error
@@ -269,19 +271,41 @@ class WindowSink(Sink):
 
 
 def label_image(
-    size: tuple[int, ...], object_ids: Sequence[int], masks: overlay.Masks
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    size: tuple[int, ...], object_ids: Sequence[int], parts: Iterable[tuple[int, int, int, Floats]]
+) -> LabelImage:
+    """Return an image [H,W] whose pixels are the id of the object with the highest logit there, 0 where none is > 0.
+
+    Of equal logits, as those of two mask prompts, the lower id wins: the order of the objects makes no difference.
+
+    Args:
+        size: (H,W).
+        object_ids: the objects' ids.
+        parts: as of `FrameResult.patches`: an object's row in `object_ids`, x, y, and its logits from there on.
+
+    Raises:
+        ObjectIdError: an id is not from 1 to 65535.
+    """
+    _check_label_ids(object_ids)
+    labels, highest = np.zeros(size, np.uint16), np.zeros(size, np.float32)
+    for row, x, y, logits in parts:
+        place = np.s_[y : y + len(logits), x : x + logits.shape[1]]
+        wins = logits > highest[place]
+        wins |= (logits == highest[place]) & (object_ids[row] < labels[place])
+        np.copyto(labels[place], np.uint16(object_ids[row]), where=wins)
+        np.copyto(highest[place], logits, where=wins)
+    return _narrowed(labels, object_ids)
+
+
+def paint_labels(size: tuple[int, ...], object_ids: Sequence[int], masks: overlay.Masks) -> LabelImage:
     """Return an image [H,W] whose pixels are the id of the last mask (bool [H,W]) that covers them, 0 for none.
 
     An ObjectIdError says that an id is not from 1 to 65535.
     """
-    for object_id in object_ids:
-        if not 1 <= object_id <= _MAX_LABEL:
-            raise ObjectIdError(f"object id {object_id} cannot be a pixel's value: use ids from 1 to {_MAX_LABEL}")
-    labels = np.zeros(size, np.uint8 if max(object_ids, default=0) < 256 else np.uint16)
+    _check_label_ids(object_ids)
+    labels = np.zeros(size, np.uint16)
     for object_id, mask in zip(object_ids, masks, strict=True):
         labels[mask] = object_id
-    return labels
+    return _narrowed(labels, object_ids)
 
 
 def make_directory(path: Path) -> None:
@@ -290,6 +314,17 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MediaError(f"{path}: this directory cannot be made: {error.strerror}") from error
+
+
+def _check_label_ids(object_ids: Sequence[int]) -> None:
+    for object_id in object_ids:
+        if not 1 <= object_id <= _MAX_LABEL:
+            raise ObjectIdError(f"object id {object_id} cannot be a pixel's value: use ids from 1 to {_MAX_LABEL}")
+
+
+def _narrowed(labels: npt.NDArray[np.uint16], object_ids: Sequence[int]) -> LabelImage:
+    """Return labels in the type that all ids fit into, whether or not they have pixels."""
+    return labels if max(object_ids, default=0) > 255 else labels.astype(np.uint8)
 
 
 def _json_object(result: FrameResult, i: int) -> dict[str, Any]:

@@ -55,6 +55,22 @@ def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[tup
         yield x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
 
 
+def has_pixels(logits: Floats, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Tell which masks have a pixel at `size` (H,W), where the resized logits float32 [N,h,w] are > 0: bool [N].
+
+    Four positive logits in a square have a pixel between them unless the mask is made smaller, so that only masks of a
+    few scattered logits are resized for it.
+    """
+    above = logits > 0
+    found = np.zeros(len(logits), bool)
+    if size[0] >= logits.shape[1] and size[1] >= logits.shape[2]:
+        rows = above[:, 1:] & above[:, :-1]
+        found[:] = (rows[:, :, 1:] & rows[:, :, :-1]).any(axis=(1, 2))
+    unsure = np.flatnonzero(above.any(axis=(1, 2)) & ~found)
+    found[unsure] = [bool((patch > 0).any()) for _, _, patch in patches(logits[unsure], size, 0)]
+    return found
+
+
 def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float = 1.0) -> Floats:
     """Return how little each mask depends on the threshold: the IoU of the masks at threshold ± offset.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from sam2edge.bundle import Model
 from sam2edge.errors import ObjectIdError, PromptError
+from sam2edge.runtime.model.logits import has_pixels
 from sam2edge.runtime.model.resize import resize
 from sam2edge.types import Bools, Floats
 
@@ -18,33 +20,61 @@ BACKGROUND, FOREGROUND, BOX_FROM, BOX_TO, NO_POINT = 0, 1, 2, 3, -1
 MASK_LOGIT = 10.0
 """Logit of a mask prompt's pixels: the mask itself is the output (sam2_base.py, _use_mask_as_output)."""
 
+_TOLERANCE = 1.0
+"""Pixels by which a coordinate may lie outside the frame, as detectors' boxes and clicks on its edge do; it is moved
+onto the edge. Those that lie farther out belong to another frame size or another convention."""
+
 Ints = npt.NDArray[np.int32]
 Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt for one object on a frame: the arguments of `VideoTracker.prompt`, which checks them."""
+    """A prompt for one object on a frame: the arguments of `VideoTracker.prompt`, which checks them.
+
+    `origin` is where it came from, such as a file, with which errors about it then begin.
+    """
 
     points: npt.ArrayLike | None = None
     labels: npt.ArrayLike | None = None
     box: npt.ArrayLike | None = None
     mask: npt.NDArray[Any] | None = None
+    origin: str = ""
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of `VideoTracker.prompt`, without the object's id."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None and name != "origin"}
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raise a PromptError, which names the origin, for a prompt that is invalid on frames of `size` (H,W)."""
+        with self.naming():
+            self._check(size)
 
     def encode(self, size: tuple[int, int], model: Model) -> EncodedPrompt:
         """Check the prompt for a frame of `size` (H,W) and encode it; raise PromptError for one that is invalid."""
+        with self.naming():
+            checked = self._check(size)
+            if isinstance(checked, tuple):
+                return EncodedPrompt.of_points(*checked, size, model)
+            return EncodedPrompt.of_mask(checked, size, model)
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let every PromptError of the block name the origin."""
+        try:
+            yield
+        except PromptError as error:
+            if not self.origin:
+                raise
+            raise PromptError(f"{self.origin}: {error}") from error
+
+    def _check(self, size: tuple[int, int]) -> tuple[Doubles, Ints] | Bools:
+        """Return points and labels as `check_points` does, or a mask."""
         if self.mask is None:
-            if self.points is None and self.box is None:
-                raise PromptError("a prompt needs points, a box or a mask")
-            points, labels = check_points(self.points, self.labels, self.box, size, needs_labels=False)
-            return EncodedPrompt.of_points(points, labels, size, model)
+            return check_prompt(self.points, self.labels, self.box, size)
         if self.points is None and self.labels is None and self.box is None:
-            return EncodedPrompt.of_mask(self.mask, size, model)
+            return check_mask(self.mask, size)
         raise PromptError("a mask cannot be combined with points or a box; give one or the other")
 
 
@@ -68,6 +98,11 @@ class EncodedPrompt:
             "has_mask_input": np.full(n, self.mask_input is not None),
             "multimask": np.full(n, multimask),
         }
+
+    @property
+    def marks_object(self) -> bool:
+        """Whether it says where the object is, and not only where it is not."""
+        return self.logits is not None or bool(np.isin(self.labels, (FOREGROUND, BOX_FROM)).any())
 
     @staticmethod
     def none(n: int) -> EncodedPrompt:
@@ -97,14 +132,13 @@ class EncodedPrompt:
     def of_mask(mask: object, size: tuple[int, int], model: Model) -> EncodedPrompt:
         """Check and encode a mask [H,W] of the frame's `size`; raise PromptError for one that is invalid."""
         side = model.mask_size
-        square = resize(_check_mask(mask, size).astype(np.float32), model.image_size) >= 0.5
-        if not square.any():
-            raise PromptError(
-                f"the mask covers less than half a pixel of the model's {model.image_size}×{model.image_size} image; "
-                "give a larger mask, or a point or box"
-            )
-        square = square.astype(np.float32)
+        square = (resize(check_mask(mask, size).astype(np.float32), model.image_size) >= 0.5).astype(np.float32)
         logits = resize((2 * square - 1) * np.float32(MASK_LOGIT), side)
+        if not has_pixels(logits[None], size).all():
+            raise PromptError(
+                f"the mask is too small: nothing is left of it at the {side}×{side} pixels of the model's masks; give "
+                "a point or a box instead, or export the model with a larger --image-size"
+            )
         kernel = np.array(model.mask_prompt_kernel, np.float32)
         downsampled = np.einsum("yixj,ij->yx", square.reshape(side, 4, side, 4), kernel)
         downsampled += np.float32(model.mask_prompt_bias)
@@ -116,6 +150,31 @@ def check_object_id(object_id: object) -> int:
     if isinstance(object_id, bool) or not isinstance(object_id, (int, np.integer)):
         raise ObjectIdError(f"an object id must be an integer but got {object_id!r}")
     return int(object_id)
+
+
+def check_new(object_id: int, prompt: EncodedPrompt) -> None:
+    """Raise a PromptError if a prompt that starts an object does not say where it is."""
+    if not prompt.marks_object:
+        raise PromptError(
+            f"object {object_id} is new, and points with label 0 only say where it is not: give a point on it (label "
+            "1), a box or a mask too, or correct a known object by its id"
+        )
+
+
+def check_prompt(
+    points: npt.ArrayLike | None,
+    labels: npt.ArrayLike | None,
+    box: npt.ArrayLike | None,
+    size: tuple[int, int],
+    *,
+    in_pixels: bool = True,
+    needs_labels: bool = False,
+) -> tuple[Doubles, Ints]:
+    """Check one prompt as `check_points` does; a PromptError also says that it has neither points nor a box."""
+    coordinates, kinds = check_points(points, labels, box, size, in_pixels=in_pixels, needs_labels=needs_labels)
+    if not kinds.size:
+        raise PromptError("a prompt needs points, a box or a mask")
+    return coordinates, kinds
 
 
 def check_points(
@@ -133,8 +192,12 @@ def check_points(
     One prompt has points [P,2] or [2] with labels 1 (object) or 0 (background), and a box [4]; N is 1. With `several`,
     points may be [N,P,2] and boxes [N,4], label -1 is padding, and errors use the image predictor's names. Without
     `in_pixels` all coordinates are in 0…1 of the image; without `needs_labels` points are on the object by default.
+
+    No points, as [] or [0,2], are the same as None. Coordinates up to a pixel outside are moved onto the image's edge.
     """
     names = ("point_coords", "point_labels") if several else ("points", "labels")
+    if points is None or _is_empty(points):
+        points, labels = None, None if _is_empty(labels) else labels
     if (points is None and labels is not None) or (needs_labels and points is not None and labels is None):
         given, missing = names if labels is None else names[::-1]
         raise PromptError(f"{given} were given without {missing}; give both, one label for each point")
@@ -145,12 +208,14 @@ def check_points(
         coordinates = np.where(kinds[..., None] == NO_POINT, 0.0, coordinates)
         coordinates = _in_pixels(names[0], coordinates, size, in_pixels).reshape(-1, *coordinates.shape[-2:])
         kinds = kinds.reshape(-1, kinds.shape[-1])
-        outside = coordinates[((coordinates < 0) | (coordinates >= size[::-1])).any(axis=-1)]
-        if len(outside):
+        if len(outside := coordinates[_is_outside(coordinates, size)]):
             raise PromptError(f"point {outside[0].tolist()} lies outside the {size[1]}×{size[0]} frame")
-    if boxes is None:
+        coordinates = np.clip(coordinates, 0, size[::-1])
+    corners = None if boxes is None else _check_boxes(boxes, size, in_pixels, several)
+    if in_pixels:
+        _refuse_fractions(coordinates, corners, size)
+    if corners is None:
         return coordinates, kinds
-    corners = _check_boxes(boxes, size, in_pixels, several)
     n = len(corners)
     corner_kinds = np.full((n, 2), (BOX_FROM, BOX_TO), np.int32)
     if points is None:
@@ -192,10 +257,16 @@ def check_logits(mask_input: npt.ArrayLike, count: int, side: int) -> Floats:
     return np.repeat(numbers, count, axis=0) if len(numbers) == 1 else numbers
 
 
+def _is_empty(value: npt.ArrayLike | None) -> bool:
+    """Tell whether there are no points or labels: [], an array [0,2], a tensor without elements."""
+    shape = getattr(value, "shape", None)
+    return 0 in shape if shape is not None else isinstance(value, (list, tuple)) and not len(value)
+
+
 def _numbers(name: str, value: npt.ArrayLike) -> Doubles:
     try:
         numbers = np.asarray(value, np.float64)
-    except (OverflowError, TypeError, ValueError) as error:
+    except Exception as error:  # foreign arrays, as tensors on a GPU, raise what they like
         raise PromptError(f"{name} must be numbers but got {value!r}") from error
     if not np.isfinite(numbers).all():
         raise PromptError(f"{name} must be finite but got {numbers.tolist()}")
@@ -241,36 +312,74 @@ def _check_boxes(boxes: npt.ArrayLike, size: tuple[int, int], in_pixels: bool, s
         expected = "box must be [4] or [N,4] (x0, y0, x1, y1)" if several else "a box must be x0, y0, x1, y1"
         raise PromptError(f"{expected} but got shape {list(numbers.shape)}")
     rows = np.atleast_2d(_in_pixels("box", numbers, size, in_pixels))
-    for x0, y0, x1, y1 in rows.tolist():
-        if x0 >= x1 or y0 >= y1:
-            raise PromptError(f"box {[x0, y0, x1, y1]} is inverted or empty; it must be x0 < x1 and y0 < y1")
-        if x0 < 0 or y0 < 0 or x1 > size[1] or y1 > size[0]:
-            raise PromptError(
-                f"box {[x0, y0, x1, y1]} reaches outside the {size[1]}×{size[0]} frame; clip it to the frame"
-            )
-    return rows.reshape(-1, 2, 2)
+    corners = np.clip(rows.reshape(-1, 2, 2), 0, size[::-1])
+    for box, (start, end) in zip(rows, corners, strict=True):
+        if _is_outside(box.reshape(2, 2), size).any():
+            raise PromptError(f"box {box.tolist()} reaches outside the {size[1]}×{size[0]} frame; clip it to the frame")
+        if (start >= end).any():
+            raise PromptError(f"box {box.tolist()} is inverted or empty; it must be x0 < x1 and y0 < y1")
+    return corners
+
+
+def _is_outside(coordinates: Doubles, size: tuple[int, int]) -> Bools:
+    """Tell which coordinates [...,2] lie too far outside an image of `size` (H,W) to be moved onto its edge."""
+    beyond = (coordinates < -_TOLERANCE) | (coordinates > np.add(size[::-1], _TOLERANCE))
+    outside: Bools = np.any(beyond, axis=-1)
+    return outside
+
+
+def _refuse_fractions(points: Doubles, corners: Doubles | None, size: tuple[int, int]) -> None:
+    """Raise a PromptError if all coordinates lie in the first pixel, as those do that are in 0…1 of the image."""
+    coordinates = points if corners is None else np.append(points, corners)
+    if (coordinates <= 1).all() and (corners is not None or (coordinates % 1).any()):
+        what, shown = ("point", points[0, 0]) if corners is None else ("box", corners[0].ravel())
+        raise PromptError(
+            f"{what} {shown.tolist()} looks like fractions of the frame, but coordinates are pixels: multiply x by "
+            f"{size[1]} and y by {size[0]} (a predictor also takes normalize_coords=False)"
+        )
 
 
 def _in_pixels(name: str, numbers: Doubles, size: tuple[int, int], in_pixels: bool) -> Doubles:
     """Return coordinates [...,2 or 4] in pixels."""
     if in_pixels:
         return numbers
-    if (numbers < 0).any() or (numbers > 1).any():
+    pixels = numbers.reshape(*numbers.shape[:-1], -1, 2) * np.array(size[::-1], np.float64)
+    if _is_outside(pixels, size).any():
         raise PromptError(
             f"{name} must be in 0…1 of the image with normalize_coords=False but got {numbers.tolist()}; "
             "pixels are normalize_coords=True"
         )
-    return numbers * np.array(size[::-1] * (numbers.shape[-1] // 2), np.float64)
+    return pixels.reshape(numbers.shape)
 
 
-def _check_mask(mask: object, size: tuple[int, int]) -> Bools:
+def check_mask(mask: object, size: tuple[int, int]) -> Bools:
+    """Return a mask of the frame's `size` as bool [H,W]; raise PromptError for one that is invalid.
+
+    It may be an array of any library or an image, with leading axes of 1, of False and True or of 0 and one other
+    number: grey levels and several ids do not say what is meant.
+    """
+    if not isinstance(mask, np.ndarray) and (hasattr(mask, "__array__") or hasattr(mask, "__array_interface__")):
+        try:
+            mask = np.asarray(mask)
+        except Exception as error:  # foreign arrays, as tensors on a GPU, raise what they like
+            raise PromptError(f"the mask cannot be converted to a numpy array: {error}") from error
     if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf":
         kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise PromptError(f"a mask must be a bool or integer array [H,W] but got {kind}")
     if mask.dtype.kind == "f" and not ((mask == 0) | (mask == 1)).all():
         raise PromptError(f"a mask of {mask.dtype} must be of 0 and 1; of logits give logits > 0")
-    if mask.shape != size:
+    pixels = mask
+    while pixels.ndim > 2 and len(pixels) == 1:
+        pixels = pixels[0]
+    if pixels.shape != size:
         raise PromptError(f"a mask must be of the frame's size {list(size)} but got shape {list(mask.shape)}")
-    if not mask.any():
+    values = pixels[pixels != 0]
+    if not len(values):
         raise PromptError("the mask is empty; remove(object_id) ends the tracking of an object")
-    return mask.astype(bool)
+    if (values != values[0]).any():
+        raise PromptError(
+            f"a mask must be of 0 and one other value but has {', '.join(map(str, np.unique(values)[:4].tolist()))} …: "
+            "of a label image give labels == id, of a soft mask the pixels that are at least half"
+        )
+    shown: Bools = pixels != 0
+    return shown

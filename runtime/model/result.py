@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.runtime.model.logits import patches, stability_score
+from sam2edge.runtime.model.logits import has_pixels, patches, stability_score
 from sam2edge.types import Floats
 
 State = Literal["visible", "occluded", "lost"]
@@ -47,10 +48,17 @@ class FrameResult:
         none = np.empty(0, np.float32)
         return FrameResult(frame_index, (), none.reshape(0, mask_size, mask_size), none, none, frame_size, time=time)
 
-    @property
+    def without(self, object_id: int) -> FrameResult:
+        """Return the result without one of its objects."""
+        kept = [n for n, other in enumerate(self.object_ids) if other != object_id]
+        arrays = {name: getattr(self, name)[kept] for name in ("logits", "ious", "object_scores")}
+        ids = tuple(self.object_ids[n] for n in kept)
+        return replace(self, object_ids=ids, lost=tuple(other for other in self.lost if other != object_id), **arrays)
+
+    @cached_property
     def visible(self) -> npt.NDArray[np.bool_]:
-        """Which objects are in view: bool [N]."""
-        return self.object_scores > 0
+        """Which objects are in view: bool [N]; their score is > 0 and their mask has a pixel."""
+        return (self.object_scores > 0) & has_pixels(self.logits, self.frame_size)
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -69,7 +77,16 @@ class FrameResult:
     def masks(self) -> npt.NDArray[np.bool_]:
         """Masks at the frame's size, bool [N,H,W]: where the resized logits are > 0. Computed when first asked for."""
         masks = np.zeros((len(self.object_ids), *self.frame_size), bool)
-        visible = np.flatnonzero(self.visible)
-        for n, (x, y, patch) in zip(visible, patches(self.logits[visible], self.frame_size, 0), strict=True):
+        for n, x, y, patch in self.patches():
             np.greater(patch, 0, out=masks[n, y : y + len(patch), x : x + patch.shape[1]])
         return masks
+
+    def patches(self) -> Iterator[tuple[int, int, int, Floats]]:
+        """Yield the logits at the frame's size of each object whose score is > 0, but only around its mask.
+
+        Yields:
+            The object's row, x and y of the part's upper left pixel, and its logits float32 [h,w].
+        """
+        present = np.flatnonzero(self.object_scores > 0)
+        for n, patch in zip(present.tolist(), patches(self.logits[present], self.frame_size, 0), strict=True):
+            yield n, *patch

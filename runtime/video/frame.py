@@ -47,6 +47,7 @@ class MemoryRules:
     def is_sure(self, objects: ObjectStates) -> Bools:
         """Tell which objects were certainly seen: bool [N]."""
         sure: Bools = (objects.object_score > 0) & (objects.iou >= self.min_confidence)
+        sure &= (objects.mask > 0).any(axis=(2, 3))  # an object in view may have an empty mask all the same
         return sure[:, 0]
 
     def keeps(self, objects: ObjectStates) -> Bools:

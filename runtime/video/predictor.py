@@ -21,7 +21,7 @@ from sam2edge.runtime.backends.base import AnyArray, Array, Backend
 from sam2edge.runtime.media.image_files import ValueRange
 from sam2edge.runtime.model.graphs import Graphs, in_turn
 from sam2edge.runtime.model.logits import ABSENT_LOGIT, upsample
-from sam2edge.runtime.model.prompts import EncodedPrompt, check_object_id, check_points
+from sam2edge.runtime.model.prompts import EncodedPrompt, check_new, check_object_id, check_prompt
 from sam2edge.runtime.video.frame import OUTPUTS, ObjectStates, find_objects, prompt_object, unprompted
 from sam2edge.runtime.video.frames import open_frames
 from sam2edge.runtime.video.state import InferenceState, Output, Points, VideoObject, gather
@@ -115,12 +115,12 @@ class VideoPredictor(Closeable):
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         checks.flag("clear_old_points", clear_old_points)
         checks.flag("normalize_coords", normalize_coords)
-        if points is None and labels is None and box is None:
-            raise PromptError("a prompt needs points or a box (a mask is add_new_mask)")
         if box is not None and not clear_old_points:
             raise PromptError("a box comes before any point; give it with clear_old_points=True")
         points, labels, box = _without_batch(points, 2), _without_batch(labels, 1), _without_batch(box, 1)
-        coordinates, kinds = check_points(points, labels, box, state.frames.size, in_pixels=normalize_coords)
+        coordinates, kinds = check_prompt(
+            points, labels, box, state.frames.size, in_pixels=normalize_coords, needs_labels=True
+        )
         item = state.objects.get(obj_id)
         before = item.inputs.get(frame_idx) if item and not clear_old_points else None
         if before is not None:
@@ -137,7 +137,7 @@ class VideoPredictor(Closeable):
     ) -> FrameMasks:
         """Give an object's mask on a frame, in place of earlier prompts there; as add_new_points_or_box otherwise.
 
-        The mask is bool or integer [H,W] of the frame's size, nonzero is the object, or float of 0 and 1.
+        The mask is [H,W] or [1,H,W] of the frame's size, bool or of 0 and one other number.
         """
         state, frame_idx, obj_id = self._check(inference_state, frame_idx, obj_id)
         prompt = EncodedPrompt.of_mask(mask, state.frames.size, self._graphs.model)
@@ -231,7 +231,10 @@ class VideoPredictor(Closeable):
         self, state: InferenceState, frame: int, obj_id: int, prompt: EncodedPrompt, points: Points | None
     ) -> FrameMasks:
         """Run a prompt; an error before its end leaves the object and the state as they were."""
-        item = state.objects.get(obj_id) or VideoObject()
+        item = state.objects.get(obj_id)
+        if item is None:
+            check_new(obj_id, prompt)
+            item = VideoObject()
         embedding = state.embedding(frame, self._graphs.encode)
         is_first = frame not in item.reverse or not item.conditioning  # upstream fails without any memory
         before, known = item.output(frame), None
@@ -354,7 +357,7 @@ def _without_batch(value: npt.ArrayLike | None, axes: int) -> npt.ArrayLike | No
     """Drop a leading axis of 1, which upstream accepts too; the checks refuse other shapes."""
     try:
         array = np.asarray(value)
-    except ValueError:
+    except Exception:  # numpy and foreign arrays raise what they like; the checks say what is wrong with the value
         return value
     return array[0] if array.ndim == axes + 1 and len(array) == 1 else value
 

@@ -19,7 +19,7 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, ObjectIdError, PromptError
 from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.model.graphs import Embedding, Graphs, in_turn
-from sam2edge.runtime.model.prompts import Prompt, check_object_id
+from sam2edge.runtime.model.prompts import Prompt, check_new, check_object_id
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.model.staging import Staging
@@ -155,10 +155,10 @@ class VideoTracker(Closeable):
 
         Args:
             object_id: any integer; a new one joins, a known one is corrected.
-            points: [P,2] x, y in pixels.
+            points: [P,2] x, y in pixels; up to a pixel outside the frame counts as its edge, for boxes too.
             labels: [P], 1 on the object (the default) or 0 on the background.
             box: x0, y0, x1, y1 in pixels.
-            mask: [H,W] bool or integer, nonzero is the object, or float of 0 and 1; taken as the truth.
+            mask: [H,W] or [1,H,W], bool or of 0 and one other number; taken as the truth.
         """
         self._graphs.check_open()
         object_id = check_object_id(object_id)
@@ -167,6 +167,8 @@ class VideoTracker(Closeable):
         if object_id not in self._ids and len(self._ids) == self._max_objects:
             raise ObjectIdError(f"{self._max_objects} objects are tracked already; remove() one or {self._limit_hint}")
         prompt = Prompt(points, labels, box, mask).encode(self._size, self._graphs.model)
+        if object_id not in self._ids:
+            check_new(object_id, prompt)
         if self._unseen is not None:
             self._track(self._unseen, self._index)
         now = self._tracked

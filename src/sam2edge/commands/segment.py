@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sam2edge.commands import ERROR, options
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.options import file_path
-from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
+from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
 
 if TYPE_CHECKING:
     from sam2edge.runtime.image.predictor import ImagePredictor
-    from sam2edge.types import Bools, Frame
+    from sam2edge.runtime.media.mask_files import LabelImage
+    from sam2edge.runtime.model.prompts import Prompt
+    from sam2edge.types import Bools, Floats, Frame
 
 _GRID_OPTIONS = {
     "points_per_side": (int, "points in a row and in a column of the grid (default: 32)"),
@@ -31,16 +34,25 @@ _GRID_OPTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
-    """A mask of one image."""
+    """A mask of one image; logits are those of its bounding box, None where `--auto` found it."""
 
     object_id: int
     mask: Bools
     predicted_iou: float
     stability_score: float
+    logits: Floats | None = None
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x, y, width, height of the mask."""
+        import cv2
+        import numpy as np
+
+        x, y, width, height = cv2.boundingRect(self.mask.view(np.uint8))
+        return x, y, width, height
 
     def record(self) -> dict[str, Any]:
         """Return what the JSON says of it; the box is COCO's: x, y, width, height."""
-        import cv2
         import numpy as np
 
         from sam2edge.runtime.media import rle
@@ -49,7 +61,7 @@ class _Segment:
             "id": self.object_id,
             "segmentation": rle.encode(self.mask),
             "area": int(np.count_nonzero(self.mask)),
-            "bbox": list(cv2.boundingRect(self.mask.view(np.uint8))),
+            "bbox": list(self.box),
             "predicted_iou": round(self.predicted_iou, 6),
             "stability_score": round(self.stability_score, 6),
         }
@@ -79,7 +91,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(args: argparse.Namespace) -> int:
-    prompts = gather(args.prompts)
+    prompts = prompts_by_id(args.prompts)
     _check(args, prompts)
     from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
     from sam2edge.runtime.image.predictor import ImagePredictor
@@ -121,7 +133,7 @@ def _segment(args: argparse.Namespace) -> int:
     return ERROR if failures else 0
 
 
-def _check(args: argparse.Namespace, prompts: Sequence[GivenPrompt]) -> None:
+def _check(args: argparse.Namespace, prompts: Mapping[int, Prompt]) -> None:
     if not prompts and not args.auto:
         raise PromptError("nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --auto")
     if prompts and args.auto:
@@ -166,7 +178,7 @@ def _segment_one(
     """Segment an image, write the outputs that were asked for, and return the number of masks."""
     from sam2edge.runtime.media import overlay
     from sam2edge.runtime.media.image_files import read_image, write_image
-    from sam2edge.runtime.media.sinks import label_image
+    from sam2edge.runtime.media.mask_files import write_labels
 
     image = read_image(path, args.range)
     segments = find(image)
@@ -174,9 +186,7 @@ def _segment_one(
     picture = overlay.draw_everything(image, masks) if args.auto else overlay.draw_masks(image, ids, masks)
     write_image(target, picture)
     if args.labels:
-        order = overlay.small_on_top(masks) if args.auto else range(len(masks))
-        labels = label_image(image.shape[:2], [ids[i] for i in order], [masks[i] for i in order])
-        write_image(_labels(target), labels)
+        write_labels(_labels(target), _label_image(image.shape[:2], segments))
     if lines is not None:
         line = {
             "image": str(path),
@@ -191,6 +201,19 @@ def _segment_one(
     return len(segments)
 
 
+def _label_image(size: tuple[int, ...], segments: Sequence[_Segment]) -> LabelImage:
+    """Return object ids [H,W]: where prompted masks overlap the highest logit wins, of `--auto` the smallest mask."""
+    from sam2edge.runtime.media import overlay
+    from sam2edge.runtime.media.sinks import label_image, paint_labels
+
+    ids = [segment.object_id for segment in segments]
+    parts = [(row, *each.box[:2], each.logits) for row, each in enumerate(segments) if each.logits is not None]
+    if parts:
+        return label_image(size, ids, parts)
+    order = overlay.small_on_top([segment.mask for segment in segments])
+    return paint_labels(size, [ids[i] for i in order], [segments[i].mask for i in order])
+
+
 def _everything(generator: Any, image: Frame) -> list[_Segment]:
     """Find everything; the best mask is object 1."""
     return [
@@ -199,31 +222,33 @@ def _everything(generator: Any, image: Frame) -> list[_Segment]:
     ]
 
 
-def _prompted(predictor: ImagePredictor, prompts: Sequence[GivenPrompt], image: Frame) -> list[_Segment]:
+def _prompted(predictor: ImagePredictor, prompts: Mapping[int, Prompt], image: Frame) -> list[_Segment]:
     """Segment each prompt; a single click takes the best of three masks."""
     import numpy as np
 
     from sam2edge.runtime.model.logits import stability_score
     from sam2edge.runtime.model.prompts import EncodedPrompt
 
-    height, width = image.shape[:2]
-    for prompt in prompts:
-        prompt.check_size((width, height), "the image is")
     predictor.set_image(image)
     segments = []
-    for prompt in prompts:
-        mask = None
-        if prompt.mask is not None:
-            mask = EncodedPrompt.of_mask(prompt.mask, (height, width), predictor.model).logits
-        logits, ious, _ = predictor.predict(
-            point_coords=np.array(prompt.points) if prompt.points else None,
-            point_labels=np.array(prompt.labels) if prompt.points else None,
-            box=prompt.box,
-            mask_input=mask,
-            multimask_output=len(prompt.points) == 1 and prompt.box is None and mask is None,
-            return_logits=True,
-        )
+    for object_id, prompt in prompts.items():
+        with prompt.naming():
+            mask = None
+            if prompt.mask is not None:
+                mask = EncodedPrompt.of_mask(prompt.mask, image.shape[:2], predictor.model).logits
+            is_click = prompt.points is not None and np.size(prompt.points) == 2 and prompt.box is None and mask is None
+            logits, ious, _ = predictor.predict(
+                point_coords=prompt.points,
+                point_labels=prompt.labels,
+                box=prompt.box,
+                mask_input=mask,
+                multimask_output=is_click,
+                return_logits=True,
+            )
         best = int(ious.argmax())
         stability = float(stability_score(logits[best]))
-        segments.append(_Segment(prompt.object_id, logits[best] > 0, float(ious[best]), stability))
+        segment = _Segment(object_id, logits[best] > 0, float(ious[best]), stability)
+        x, y, width, height = segment.box
+        inside = logits[best, y : y + height, x : x + width].copy()  # not a view, which would keep the whole image's
+        segments.append(dataclasses.replace(segment, logits=inside))
     return segments

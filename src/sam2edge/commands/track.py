@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -50,13 +50,19 @@ _PATIENCE = 0.2
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Track objects through a video or what a camera sees. A prompt without an ID is a new object; prompts with the "
-        "same ID belong to one object. Coordinates are pixels of the prompted frame."
+        "same ID belong to one object; on another frame they correct it. Coordinates are pixels of the prompted frame."
     )
     add_bundle(parser)
     parser.add_argument("source", metavar="SOURCE", help=SOURCES)
     add_range(parser)
-    add_prompts(parser)
-    parser.add_argument("--frame", type=int, default=0, metavar="N", help="the frame that is prompted (default: 0)")
+    add_prompts(parser, frames=True)
+    parser.add_argument(
+        "--frame",
+        type=int,
+        action="append",
+        metavar="N",
+        help="the frame of the prompts that are without @FRAME (default: 0)",
+    )
     parser.add_argument(
         "--policy",
         choices=("every", "latest"),
@@ -104,22 +110,25 @@ def _track(args: argparse.Namespace) -> int:
     from sam2edge.runtime.media.sources import open_source
     from sam2edge.runtime.video.tracker import VideoTracker
 
-    prompts = gather(args.prompts)
+    prompts = gather(args.prompts, _frame(args))
+    waiting = collections.deque(prompts)
     count, number, delays = 0, -1, collections.deque[float](maxlen=_RECENT)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(StatusLine())
         source = stack.enter_context(
             Grabber(lambda: open_source(args.source, value_range=args.range), args.policy, report=status.report)
         )
-        for prompt in prompts:
-            _check(prompt, (source.width, source.height))
+        for given in prompts:
+            if not given.remove:
+                given.prompt.check((source.height, source.width))
         # Entered before the sinks: no signal may interrupt their closing.
         stop = stack.enter_context(stop_on_signal())
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source)]
         knobs = {name: getattr(args, name) for name in _KNOBS}
-        tracker = stack.enter_context(VideoTracker(args.bundle, backend(args), max_objects=len(prompts), **knobs))
+        max_objects = len({given.object_id for given in prompts})
+        tracker = stack.enter_context(VideoTracker(args.bundle, backend(args), max_objects=max_objects, **knobs))
         started = time.perf_counter()
-        for grabbed, result in _results(_frames(source, stop), tracker, prompts, args):
+        for grabbed, result in _results(_frames(source, stop), tracker, waiting, args.mode, status.report):
             for sink in sinks:
                 sink.write(grabbed.pixels, result)
             count, number = count + 1, grabbed.number
@@ -134,8 +143,11 @@ def _track(args: argparse.Namespace) -> int:
         kept = f", which are kept in {outputs}" if outputs else ""
         print(f"sam2edge: interrupted after {count} frames{faults}{kept}", file=sys.stderr)
         return INTERRUPTED
-    if number < args.frame:
-        raise PromptError(f"--frame {args.frame}: nothing was prompted, the video ends with frame {number}")
+    if waiting and not any(sink.closed_by_user for sink in sinks):
+        raise PromptError(
+            f"{waiting[0].origin}: frame {waiting[0].frame} never came, the video ends with frame {number}; "
+            f"prompts without effect: {len(waiting)} of {len(prompts)}"
+        )
     delay = _delay(delays) if source.live else ""
     cut_short = f" of {source.frame_count}" if source.frame_count and count < source.frame_count else ""
     print(
@@ -150,8 +162,10 @@ def _check_track(args: argparse.Namespace) -> None:
         raise PromptError("nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png")
     if not (_outputs(args) or args.window):
         raise InputError("nothing to write: give -o out.mp4 or --masks DIR or --json FILE")
-    if args.frame < 0:
-        raise InputError(f"--frame {args.frame}: frames are counted from 0")
+    if len(args.frame or ()) > 1:
+        raise InputError("--frame is for all prompts; give each its own, as --box 10,10,90,90@0 --point 30,40@60")
+    if _frame(args) < 0:
+        raise InputError(f"--frame {_frame(args)}: frames are counted from 0")
     outputs = [path.absolute() for path in _outputs(args)]
     if len(set(outputs)) < len(outputs):
         raise InputError("-o, --masks and --json must not write to the same place")
@@ -160,6 +174,11 @@ def _check_track(args: argparse.Namespace) -> None:
         if path.exists() and os.path.exists(source) and path.samefile(source):
             raise InputError(f"{path}: is the video that is read; write to another file")
     check_outputs(files=(args.output, args.json), directories=(args.masks,))
+
+
+def _frame(args: argparse.Namespace) -> int:
+    """Return the frame of prompts without one."""
+    return int(args.frame[0]) if args.frame else 0
 
 
 def _outputs(args: argparse.Namespace) -> list[Path]:
@@ -188,24 +207,38 @@ def _frames(source: Grabber, stop: threading.Event) -> Iterator[Grabbed]:
 
 
 def _results(
-    frames: Iterator[Grabbed], tracker: VideoTracker, prompts: Sequence[GivenPrompt], args: argparse.Namespace
+    frames: Iterator[Grabbed],
+    tracker: VideoTracker,
+    waiting: collections.deque[GivenPrompt],
+    mode: str,
+    report: Callable[[str], None],
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
-    """Yield frames with results: without objects before `--frame`, which is prompted, and tracked from there."""
+    """Yield frames with results: without objects before the first prompt, and tracked from there.
+
+    Prompts are taken out of `waiting` when their frame, or, if that was dropped, the next one comes.
+    """
     from sam2edge.runtime.model.result import FrameResult
     from sam2edge.runtime.video.stream import stream
 
     for grabbed in frames:
-        if grabbed.number >= args.frame:
+        if grabbed.number >= waiting[0].frame:
             frames = itertools.chain([grabbed], frames)
             break
         yield grabbed, FrameResult.empty(grabbed.number, grabbed.pixels.shape[:2], grabbed.time)
-    for tracked in stream(frames, tracker, args.mode):
-        result = tracked.result
-        for prompt in prompts if result.frame_index == 0 else ():
-            result = tracker.prompt(prompt.object_id, **prompt.prompt.arguments)
+    for tracked in stream(frames, tracker, mode):
+        result, number = tracked.result, tracked.grabbed.number
+        while waiting and waiting[0].frame <= number:
+            given = waiting.popleft()
+            if given.frame < number:
+                report(f"{given.origin}: frame {given.frame} was lost or dropped; prompted on frame {number}")
+            if given.remove:
+                tracker.remove(given.object_id)
+                result = result.without(given.object_id)
+            else:
+                with given.prompt.naming():
+                    result = tracker.prompt(given.object_id, **given.prompt.arguments)
         # The tracker counts the frames that it is given.
-        number, time = tracked.grabbed.number, tracked.grabbed.time
-        yield tracked.grabbed, dataclasses.replace(result, frame_index=number, time=time)
+        yield tracked.grabbed, dataclasses.replace(result, frame_index=number, time=tracked.grabbed.time)
 
 
 def _faults(statistics: Statistics) -> str:
@@ -220,15 +253,6 @@ def _delay(seconds: collections.deque[float]) -> str:
 
     median, worst = 1e3 * np.percentile(seconds, (50, 99))
     return f", delay {median:.0f} ms (p99 {worst:.0f})"
-
-
-def _check(prompt: GivenPrompt, size: tuple[int, int]) -> None:
-    prompt.check_size(size, "the frames are")
-    if prompt.mask is not None and (prompt.points or prompt.box):
-        raise PromptError(
-            f"--mask {prompt.mask_file}: object {prompt.object_id} has a mask and points or a box too; "
-            "give one or the other"
-        )
 
 
 @contextlib.contextmanager

@@ -140,8 +140,6 @@ class Session(Closeable):
         """
         if not 1 <= click.object_id <= _MAX_ID:
             raise ObjectIdError(f"object ids are from 1 to {_MAX_ID} but got {click.object_id}")
-        if click.label != 1 and click.object_id not in self._tracker.object_ids:
-            raise PromptError(f"object {click.object_id} is new: click on it first, then on what is not part of it")
         self._prompt([*self._clicks_on(click.object_id), click])
         self._clicks.append(click)
 
@@ -160,7 +158,8 @@ class Session(Closeable):
         """Forget an object; raise ObjectIdError if it is not tracked."""
         self._tracker.remove(object_id)
         if self._result is not None:
-            self._result = _without(self._result, object_id)
+            rest = self._result.without(object_id)
+            self._result = rest if rest.object_ids else None
         self._clicks = [click for click in self._clicks if click.object_id != object_id]
 
     def save(self, on: bool) -> None:
@@ -233,19 +232,6 @@ class Session(Closeable):
 
     def _report(self, event: str) -> None:
         self.message = event
-
-
-def _without(result: FrameResult, object_id: int) -> FrameResult | None:
-    kept = [n for n, other in enumerate(result.object_ids) if other != object_id]
-    if not kept:
-        return None
-    return dataclasses.replace(
-        result,
-        object_ids=tuple(result.object_ids[n] for n in kept),
-        logits=result.logits[kept],
-        ious=result.ious[kept],
-        object_scores=result.object_scores[kept],
-    )
 
 
 class _Saver(Closeable):

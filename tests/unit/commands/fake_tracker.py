@@ -47,6 +47,9 @@ class FakeTracker:
             self.ids += (object_id,)
         return self.result()
 
+    def remove(self, object_id):
+        self.ids = tuple(other for other in self.ids if other != object_id)
+
     def result(self):
         count = len(self.ids)
         logits, ones = np.ones((count, HEIGHT, WIDTH), np.float32), np.ones(count, np.float32)

@@ -1,4 +1,4 @@
-"""--point, --box and --mask: how they may be written, and what they mean."""
+"""--point, --box, --mask and --prompts: how they may be written, and what they mean."""
 
 import argparse
 
@@ -6,25 +6,37 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2edge.commands.prompts import add_prompts, gather, join_coordinates
+from sam2edge.commands.prompts import Option, add_prompts, gather, join_coordinates, prompts_by_id
 from sam2edge.errors import MediaError, ObjectIdError, PromptError
+from sam2edge.runtime.media.mask_files import encode_labels
+from tests.helpers import box_mask
 
 HEIGHT, WIDTH = 48, 64
 
 
-def given(*words):
-    """Return the prompts of a command line as (object id, arguments that are given)."""
+def parsed(*words):
+    """Return the options of a command line."""
     parser = argparse.ArgumentParser()
     add_prompts(parser)
-    options = parser.parse_args(join_coordinates([str(word) for word in words])).prompts
-    return [(each.object_id, each.prompt.arguments) for each in gather(options)]
+    return parser.parse_args(join_coordinates([str(word) for word in words])).prompts
+
+
+def given(*words):
+    """Return the prompts of a command line as (object id, arguments that are given)."""
+    return [(each.object_id, each.prompt.arguments) for each in gather(parsed(*words))]
+
+
+def timed(*words, frame=0):
+    """Return the prompts of a command line as (frame, object id, points or box)."""
+    prompts = gather(parsed(*words), frame)
+    return [(each.frame, each.object_id, each.points or each.box) for each in prompts]
 
 
 def test_objects_without_id_are_numbered_in_the_order_given():
-    assert given("--point", "1,2", "--box", "3,4,5,6", "--point", "7.5,8,0") == [
+    assert given("--point", "1,2", "--box", "3,4,5,6", "--point", "7.5,8") == [
         (1, {"points": [(1, 2)], "labels": [1]}),
         (2, {"box": (3, 4, 5, 6)}),
-        (3, {"points": [(7.5, 8)], "labels": [0]}),
+        (3, {"points": [(7.5, 8)], "labels": [1]}),
     ]
 
 
@@ -45,6 +57,17 @@ def test_points_and_a_box_with_one_id_are_one_prompt():
     ]
 
 
+def test_prompts_are_for_their_own_frames():
+    """In the order of the frames; those without one are for the default, and an id may come again on another frame."""
+    words = ("--point", "7,8@3", "--box", "2:1", "1", "9", "9@60", "--point", "1,2", "--point", "1:5,6@4")
+    assert timed(*words, frame=2) == [
+        (2, 4, [(1, 2)]),
+        (3, 3, [(7, 8)]),
+        (4, 1, [(5, 6)]),
+        (60, 2, (1, 1, 9, 9)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "joined"),
     [
@@ -54,6 +77,7 @@ def test_points_and_a_box_with_one_id_are_one_prompt():
         ("--point -5,10 --json x", "--point=-5,10 --json x"),
         ("--point -5 -10.5 B 0", "--point=-5,-10.5 B 0"),
         ("--point 5,10,0 0", "--point=5,10,0 0"),
+        ("--box 1 2 3 4@60 --point 5 6@7", "--box=1,2,3,4@60 --point=5,6@7"),
         ("--point B --box --json", "--point B --box --json"),
         ("B 0 --frame -1", "B 0 --frame -1"),
     ],
@@ -74,6 +98,16 @@ def test_coordinates_with_spaces_and_signs(words, joined):
         (["--box", "3:1,2,3"], "--box 3:1,2,3: expected 4 numbers with commas between"),
         (["--box", "1", "2", "3"], "--box 1,2,3: expected 4 numbers with commas between"),
         (["--point", "0:1,2"], "--point 0:1,2: object ids start at 1"),
+        (["--point", "1,2@x"], "--point 1,2@x: expected 2 or 3 numbers with commas between"),
+        (["--point", "9999999999:1,2"], "--point 9999999999:1,2: expected 2 or 3 numbers with commas between"),
+        (
+            ["--box", "1,1,9,9", "--point", "12,10,0"],
+            "--point 12,10,0: only says where the new object 2 is not; give it the ID of the object that it belongs to",
+        ),
+        (
+            ["--point", "3:12,10,0@5", "--point", "3:1,1@6"],
+            "--point 3:12,10,0@5: only says where the new object 3 is not",
+        ),
         (
             ["--box", "2:0,0,4,4", "--box", "2:1,1,5,5"],
             "--box 2:1,1,5,5: duplicate box for object 2; give other objects other IDs",
@@ -84,7 +118,7 @@ def test_coordinates_with_spaces_and_signs(words, joined):
         ),
         (["--mask", "gone.png"], "gone.png: no such mask file"),
         (["--mask", "{text}"], "{text}: no image that OpenCV can read"),
-        (["--mask", "4:{black}"], "{black}: the mask is empty: every pixel is black"),
+        (["--mask", "4:{black}"], "{black}: the mask is empty: no pixel is white or opaque"),
     ],
 )
 def test_wrong_prompts(tmp_path, words, message):
@@ -114,3 +148,112 @@ def test_mask_file(tmp_path, monkeypatch, kind):
     assert list(prompt) == ["mask"]
     assert prompt["mask"].dtype == np.bool_
     assert np.array_equal(prompt["mask"], mask)
+
+
+def write_labels(path, *ids):
+    """Write a label image with a column of each id beside the background, as MaskSink does; return it."""
+    labels = np.repeat([0, *ids], 8)[None].repeat(HEIGHT, axis=0).astype(np.uint16)
+    path.write_bytes(encode_labels(labels))
+    return labels
+
+
+def test_label_images_give_an_object_for_each_id(tmp_path):
+    labels = write_labels(tmp_path / "a.png", 3, 1, 255)
+    prompts = given("--mask", tmp_path / "a.png", "--point", "1,2")
+    assert [object_id for object_id, _ in prompts] == [1, 3, 255, 2]
+    for object_id, prompt in prompts[:3]:
+        assert np.array_equal(prompt["mask"], labels == object_id)
+    assert gather(parsed("--mask", tmp_path / "a.png"))[0].origin == f"--mask {tmp_path / 'a.png'} (object 1)"
+
+
+def test_an_id_picks_an_object_of_a_label_image(tmp_path):
+    labels = write_labels(tmp_path / "several.png", 3, 1, 255)
+    write_labels(tmp_path / "one.png", 3)
+    [(object_id, prompt)] = given("--mask", f"255:{tmp_path / 'several.png'}")
+    assert object_id == 255
+    assert np.array_equal(prompt["mask"], labels == 255)
+    assert [object_id for object_id, _ in given("--mask", f"9:{tmp_path / 'one.png'}")] == [9]
+    with pytest.raises(PromptError, match=r"several.png: has the objects 1, 3, 255, but not 2"):
+        given("--mask", f"2:{tmp_path / 'several.png'}")
+
+
+LINES = """
+{"frame": 4, "object": 2, "points": [[1, 2], [3, 4.5]], "labels": [1, 0]}
+{"frame": 4, "object": 2, "points": [[1, 2], [3, 4.5], [5, 6]], "labels": [1, 0, 1]}
+{"object": 7, "box": [1, 1, 9, 9]}
+
+{"mask": "masks/a.png"}
+{"frame": 9, "object": 7, "remove": true}
+{"frame": 9, "object": 7, "points": [[8, 8]]}
+"""
+
+
+def test_a_file_of_prompts(tmp_path):
+    """Lines are prompts of their own, masks are sought beside the file, and options number their objects around it."""
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), box_mask(4, 4, 30, 30).astype(np.uint8))
+    (tmp_path / "p.jsonl").write_text(LINES)
+    prompts = gather(parsed("--point", "3,3", "--prompts", tmp_path / "p.jsonl"), frame=1)
+    assert [(each.frame, each.object_id, each.points, each.labels, each.box, each.remove) for each in prompts] == [
+        (1, 1, [(3, 3)], [1], None, False),
+        (1, 7, [], [], (1, 1, 9, 9), False),
+        (1, 3, [], [], None, False),
+        (4, 2, [(1, 2), (3, 4.5)], [1, 0], None, False),
+        (4, 2, [(1, 2), (3, 4.5), (5, 6)], [1, 0, 1], None, False),
+        (9, 7, [], [], None, True),
+        (9, 7, [(8, 8)], [1], None, False),
+    ]
+    assert np.array_equal(prompts[2].mask, box_mask(4, 4, 30, 30))
+    assert prompts[2].origin == f"{tmp_path / 'p.jsonl'}, line 6"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "p.jsonl: holds no prompts"),
+        ("[1", "p.jsonl, line 1: is not JSON: "),
+        ("[" * 99999, "p.jsonl, line 1: is not JSON: "),
+        ("\n3", "p.jsonl, line 2: must be a JSON object but is 3"),
+        (
+            '{"point": [1, 2]}',
+            "line 1: unknown field 'point'; the fields are frame, object, points, labels, box, mask, ",
+        ),
+        ('{"object": 1}', "line 1: needs points, a box, a mask or remove"),
+        ('{"points": [[1, 2, 3]]}', "line 1: points must be a list of [x, y] but is [[1, 2, 3]]"),
+        ('{"points": [[1, true]]}', "line 1: points must be a list of [x, y] but is [[1, true]]"),
+        ('{"points": [[1, 2]], "labels": [1, 1]}', "line 1: has 1 points but 2 labels; give one for each"),
+        ('{"points": [[1, 2]], "labels": [0]}', "line 1: only says where the new object 1 is not"),
+        ('{"box": [1, 2, 3]}', "line 1: box must be [x0, y0, x1, y1] but is [1, 2, 3]"),
+        ('{"box": [1, 2, 3, 4], "frame": -1}', "line 1: frame must be a whole number from 0 but is -1"),
+        ('{"box": [1, 2, 3, 4], "object": 0}', "line 1: object must be a whole number from 1 but is 0"),
+        ('{"mask": "gone.png"}', "gone.png: no such mask file"),
+        ('{"mask": 3}', "line 1: mask must be the name of an image file but is 3"),
+        ('{"object": 1, "remove": true}', "line 1: object 1 is not tracked on frame 0"),
+        ('{"object": 1, "remove": true, "box": [1, 2, 3, 4]}', "line 1: remove needs the object's id and nothing else"),
+    ],
+)
+def test_wrong_lines(tmp_path, line, message):
+    (tmp_path / "p.jsonl").write_text(line)
+    with pytest.raises((PromptError, MediaError, ObjectIdError)) as caught:
+        gather([Option("prompts", str(tmp_path / "p.jsonl"))])
+    assert message in str(caught.value)
+
+
+def test_files_that_hold_no_prompts(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(PromptError, match=r"p.jsonl: is no file of prompts: expected JSON lines in UTF-8"):
+        gather([Option("prompts", str(tmp_path / "p.jsonl"))])
+    with pytest.raises(MediaError, match=r"gone.jsonl: cannot be read: No such file"):
+        gather([Option("prompts", str(tmp_path / "gone.jsonl"))])
+
+
+def test_verbs_with_one_frame_take_one_prompt_for_an_object(tmp_path):
+    (tmp_path / "p.jsonl").write_text(LINES)
+    assert list(prompts_by_id(parsed("--box", "4:1,1,9,9", "--point", "1,2"))) == [4, 1]
+    with pytest.raises(
+        PromptError, match=r"--box 1,1,9,9@3: is for frame 3, but only the first frame is prompted here"
+    ):
+        prompts_by_id(parsed("--box", "1,1,9,9@3"))
+    (tmp_path / "p.jsonl").write_text('{"object": 1, "box": [1, 1, 9, 9]}\n{"object": 1, "points": [[3, 3]]}')
+    with pytest.raises(PromptError, match=r"p.jsonl, line 2: here every object takes one prompt, but 1 has more"):
+        prompts_by_id(parsed("--prompts", tmp_path / "p.jsonl"))

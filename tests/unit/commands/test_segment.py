@@ -134,6 +134,32 @@ def test_mask_prompt(run: Run, folder: Path, tmp_path: Path) -> None:
     assert (found & (mask > 0)).sum() / (found | (mask > 0)).sum() > 0.6
 
 
+def test_labels_do_not_depend_on_the_order_and_are_masks_again(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Where the masks overlap, the highest logit wins; `segment --mask` takes the label image as an object for each."""
+    boxes = ("--box", "1:101,47,176,122", "--box", "2:90,40,150,122")
+    labels = []
+    for order in (boxes, (*boxes[2:], *boxes[:2])):
+        run(folder / "a.png", *order, *JSON, "--labels")
+        labels.append(cv2.imread(str(tmp_path / "out" / "a.labels.png"), cv2.IMREAD_UNCHANGED))
+    masks = [rle.decode(one["segmentation"]) for one in records(tmp_path / "out")[0]["objects"]]
+    assert (masks[0] & masks[1]).any()
+    np.testing.assert_array_equal(*labels)
+    assert set(np.unique(labels[0])) == {0, 1, 2}
+    (tmp_path / "out" / "a.labels.png").rename(tmp_path / "labels.png")
+    assert run(folder / "a.png", "--mask", "labels.png", *JSON)[0] == 0
+    assert [one["id"] for one in records(tmp_path / "out")[0]["objects"]] == [1, 2]
+
+
+@pytest.mark.parametrize(("name", "words"), [("empty", "the mask is empty"), ("small", "the mask is too small")])
+def test_masks_of_nothing_are_named(run: Run, folder: Path, tmp_path: Path, name: str, words: str) -> None:
+    mask = np.zeros((240, 320), np.uint8)
+    mask[100:104, 100:104] = 255 * (name == "small")
+    cv2.imwrite(str(tmp_path / f"{name}.png"), mask)
+    code, _, errors = run(folder / "a.png", "--mask", f"{name}.png")
+    assert code == 2
+    assert f"{name}.png: {words}" in errors
+
+
 def test_everything(run: Run, folder: Path, tmp_path: Path) -> None:
     code, printed, errors = run(f"{folder}/*.png", *LOW, *JSON, "--labels")
     [line] = records(tmp_path / "out")
@@ -160,7 +186,7 @@ def test_one_bad_image_does_not_stop_the_rest(run: Run, folder: Path, tmp_path: 
     assert len(lines) == 3
     assert lines[0] == "sam2edge: error: gone.png: no such image or folder"
     assert lines[1].startswith(f"sam2edge: error: {folder / 'aa.png'}: no image that OpenCV can read")
-    assert lines[2].startswith(f"sam2edge: error: {folder / 'small.png'}: point")
+    assert lines[2].startswith(f"sam2edge: error: {folder / 'small.png'}: --point 262,60: point")
     assert names(out) == ["a.png", "b.jpg", "masks.jsonl"]
     assert len(records(out)) == 2
 
@@ -219,7 +245,8 @@ def test_mask_of_another_size(run: Run, folder: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "mask.png"), np.full((20, 30), 255, np.uint8))
     code, _, errors = run(folder / "a.png", "--mask", tmp_path / "mask.png")
     assert code == 2
-    assert "the mask is 30×20 but the image is 320×240" in errors
+    message = f"{folder / 'a.png'}: --mask {tmp_path / 'mask.png'}: a mask must be of the frame's size [240, 320]"
+    assert errors.startswith(f"sam2edge: error: {message}")
 
 
 def test_no_images(run: Run, tmp_path: Path) -> None:

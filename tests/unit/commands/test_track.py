@@ -106,6 +106,36 @@ def test_prompted_frame(run, tracker, video, out, mode):
     assert [len(json.loads(line)["objects"]) for line in out.read_text().splitlines()] == [0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_prompts_on_several_frames(run, tracker, video, out, mode):
+    """Objects join and are corrected on their frames; one that never comes is an error, and the others are kept."""
+    prompts = ("--box", "4:1,1,9,9@3", "--point", "2,2", "--point", "4:3,3,0@4")
+    late = ("--point", "9:5,5@7", "--point", "4:6,6@8")
+    code, printed, err = run("track", "b", video, *prompts, *late, "--mode", mode, "--frame", 1, "--json", out)
+    assert tracker.made.calls == [
+        ("track", 1),
+        ("prompt", 1, {"points": [(2, 2)], "labels": [1]}),
+        ("track", 2),
+        ("track", 3),
+        ("prompt", 4, {"box": (1, 1, 9, 9)}),
+        ("track", 4),
+        ("prompt", 4, {"points": [(3, 3)], "labels": [0]}),
+        ("track", 5),
+    ]
+    assert tracker.made.arguments[2] == 3
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [[thing["id"] for thing in line["objects"]] for line in lines] == [[], [1], [1], [1, 4], [1, 4], [1, 4]]
+    message = "--point 9:5,5@7: frame 7 never came, the video ends with frame 5; prompts without effect: 2 of 5"
+    assert (code, printed, err) == (2, "", f"sam2edge: error: {message}\n")
+
+
+def test_an_object_that_is_removed(run, tracker, video, out, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"object": 1, "box": [1, 1, 9, 9]}\n{"object": 1, "frame": 3, "remove": true}')
+    assert run("track", "b", video, "--point", "2:2,2", "--prompts", tmp_path / "p.jsonl", "--json", out)[0] == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [len(line["objects"]) for line in lines] == [2, 2, 2, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -113,18 +143,24 @@ def test_prompted_frame(run, tracker, video, out, mode):
         ("{video} --point 1,1", "nothing to write: give -o out.mp4 or --masks DIR or --json FILE"),
         ("{video} --point 1,1 --frame=-1 --json {out}", "--frame -1: frames are counted from 0"),
         ("{video} --point 1 --json {out}", "--point 1: expected 2 or 3 numbers with commas between"),
-        ("{video} --point 1,1 --frame 6 --json {out}", "--frame 6: nothing was prompted, the video ends with frame 5"),
+        ("{video} --point 1,1 --frame 1 --frame 2 --json {out}", "--frame is for all prompts; give each its own"),
+        (
+            "{video} --point 1,1 --frame 6 --json {out}",
+            "--point 1,1: frame 6 never came, the video ends with frame 5; prompts without effect: 1 of 1",
+        ),
         ("{video} --point 1,1 -o {mp4} --json {mp4}", "-o, --masks and --json must not write to the same place"),
         ("{video} --point 1,1 -o {video}", "{video}: is the video that is read; write to another file"),
         ("{video} --point 1,1 -o {folder}", "{folder}: is a directory, expected the name of a file to write"),
         ("{video} --point 1,1 --masks {video}/m", "{video}/m: cannot be written: {video} is a file, not a directory"),
         ("{video} --point 1,1 -o {folder}/o.gif", "{folder}/o.gif: unknown extension"),
-        ("{video} --mask {small} --json {out}", "{small}: the mask is 20×10 but the frames are 64×48"),
+        (
+            "{video} --mask {small} --json {out}",
+            "--mask {small}: a mask must be of the frame's size [48, 64] but got shape [10, 20]",
+        ),
         (
             "{video} --mask 1:{mask} --point 1:3,3 --json {out}",
-            "--mask {mask}: object 1 has a mask and points or a box",
+            "--mask 1:{mask} --point 1:3,3: a mask cannot be combined with points or a box; give one or the other",
         ),
-        ("{video} --box 1:3,3,9,9 --mask 1:{mask} --json {out}", "--mask {mask}: object 1 has a mask and points or a"),
         ("gone.mp4 --point 1,1 --json {out}", "gone.mp4: no such video file"),
         ("{empty} --point 1,1 --json {out}", "{empty}: the file is empty (0 bytes)"),
         ("{folder}/b --point 1,1 --json {out}", "{folder}/b is a checkpoint, not a video"),
@@ -178,12 +214,19 @@ def test_error_while_tracking_keeps_what_was_written(error_of, tracker, video, t
 
 
 def test_error_of_a_prompt(error_of, tracker, video, tmp_path):
+    """One that a later frame will have is found before anything is tracked; one that needs the model names the file."""
+    arguments = ("track", "b", video, "-o", tmp_path / "o.mp4", "--box", "1,1,9,9")
+    message = "--point 100,1@5: point [100.0, 1.0] lies outside the 64×48 frame"
+    assert error_of(*arguments, "--point", "100,1@5") == message
+    assert tracker.made is None
+
     def prompt(self, object_id, **given):
-        raise PromptError(f"point {given['points'][0]} lies outside")
+        raise PromptError("the mask is too small")
 
     tracker.prompt = prompt
-    message = error_of("track", "b", video, "--point", "100,1", "-o", tmp_path / "o.mp4")
-    assert message == "point (100.0, 1.0) lies outside"
+    cv2.imwrite(str(tmp_path / "mask.png"), np.ones((HEIGHT, WIDTH), np.uint8))
+    message = f"--mask {tmp_path / 'mask.png'}: the mask is too small"
+    assert error_of(*arguments[:-2], "--mask", tmp_path / "mask.png") == message
     assert not (tmp_path / "o.mp4").exists()
 
 
@@ -277,7 +320,9 @@ def test_latest_frames(run, tracker, out, play):
 
 def test_prompted_frame_that_was_dropped(run, tracker, out, play):
     play(Simulated(numbered(0), None, None, numbered(3), numbered(4), live=False))
-    assert run("track", "b", "0", *POINT, "--frame", 2, "--json", out)[0] == 0
+    code, _, err = run("track", "b", "0", *POINT, "--frame", 2, "--json", out)
+    assert code == 0
+    assert "sam2edge: --point 1,1: frame 2 was lost or dropped; prompted on frame 3\n" in err
     assert [call[:2] for call in tracker.made.calls] == [("track", 3), ("prompt", 1), ("track", 4)]
 
 

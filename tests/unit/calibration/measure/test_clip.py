@@ -3,16 +3,15 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from sam2edge.calibration.measure.clip import Clip, TrueMasks, read_labels
+from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.calibration.measure.closed_loop import track_clip
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.media.grabber import Grabber
 from sam2edge.runtime.media.image_files import write_image
 from sam2edge.runtime.media.sources import ImageFolderSource
 from tests.conftest import REPO
-from tests.helpers import CLIP
+from tests.helpers import CLIP, write_palette
 
 LABELS = np.array([[0, 1, 1, 0, 2], [0, 1, 3, 3, 2], [0, 0, 3, 0, 2]], np.uint8)
 
@@ -51,28 +50,6 @@ def test_images_of_more_than_8_bits(tmp_path):
     assert Clip(tmp_path, value_range=(0, 2000)).first()[0, 0].tolist() == [128] * 3
     with pytest.raises(MediaError, match=r"0\.png: its pixels are 16-bit numbers from 1000 to 1000"):
         Clip(tmp_path).first()
-
-
-def write_palette(path, labels, bits=8):
-    """A PNG as DAVIS has them: pixels are indices into a palette in which 2 is not above 1."""
-    image = Image.frombytes("P", labels.shape[::-1], labels.tobytes())
-    colours = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
-    image.putpalette(colours + [9] * (3 * 2**bits - len(colours)))  # its length is what Pillow takes the depth from
-    image.save(path)
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_indices_of_a_palette(tmp_path, bits):
-    write_palette(tmp_path / "a.png", LABELS, bits)
-    assert (tmp_path / "a.png").read_bytes()[24:26] == bytes([bits, 3])
-    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), LABELS)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_values(tmp_path, dtype):
-    labels = LABELS.astype(dtype) * (1 if dtype == np.uint8 else 1000)
-    cv2.imwrite(str(tmp_path / "a.png"), labels)
-    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), labels)
 
 
 def test_a_folder_in_the_order_of_its_numbers(tmp_path):

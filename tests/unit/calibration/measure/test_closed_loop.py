@@ -11,7 +11,7 @@ from sam2edge.calibration.measure.closed_loop import STAGES, Agreement, Run, com
 from sam2edge.calibration.measure.gate import Gate, RangeRatio
 from sam2edge.calibration.measure.graph_errors import OutputError, graph_errors
 from sam2edge.calibration.measure.recorder import Recorded
-from sam2edge.errors import InputError
+from sam2edge.errors import InputError, PromptError
 from sam2edge.runtime.backends.base import Backend, GraphRunner
 from sam2edge.runtime.model.prompts import Prompt
 from tests.helpers import BALL, BLOCK, CLIP
@@ -49,6 +49,13 @@ def test_a_run_holds_what_the_tracker_gives(nano):
     assert list(run.milliseconds) == list(STAGES)
     assert (run.seconds[1:] > 0).all()
     assert run.seconds[0, STAGES.index("memory_attention")] == 0
+
+
+def test_errors_say_where_a_prompt_came_from(nano):
+    mask = np.zeros((240, 320), bool)
+    mask[100, 100] = True
+    with pytest.raises(PromptError, match=r"^--mask a\.png: the mask is too small"):
+        track_clip(nano, Clip(CLIP, 1), {1: Prompt(mask=mask, origin="--mask a.png")})
 
 
 def test_iou_of_two_runs():

@@ -14,8 +14,10 @@ from pycocotools import mask as coco
 
 from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
 from sam2edge.runtime.media import overlay, rle
+from sam2edge.runtime.media.mask_files import read_masks
 from sam2edge.runtime.media.sinks import CallbackSink, JsonSink, MaskSink, VideoSink, WindowSink
 from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.model.result import FrameResult
 from tests.helpers import box_mask, result_of
 from tests.simulated import grey
 
@@ -217,12 +219,28 @@ def test_label_values_are_ids(tmp_path):
     for name, expected, dtype in (
         ("00000.png", 7 * first + 255 * second, np.uint8),
         ("00001.png", np.zeros((HEIGHT, WIDTH)), np.uint8),
-        ("00002.png", np.where(over, 2, 9 * first), np.uint8),  # the later one lies on top
+        ("00002.png", np.where(over, 2, 9 * first), np.uint8),  # equal logits: the lower id
         ("123456.png", 7 * first + 256 * second, np.uint16),
     ):
         labels = cv2.imread(str(directory / name), cv2.IMREAD_UNCHANGED)
         assert labels.dtype == dtype
         assert np.array_equal(labels, expected)
+
+
+def test_the_highest_logit_wins_whatever_the_order(tmp_path):
+    """At the frame's size, as SAM 2's non-overlap constraint; an object that is not in view does not take part."""
+    logits = np.random.default_rng(0).normal(0.5, 3, (4, 12, 16)).astype(np.float32)
+    scores, ids = np.array([1, 2, -1, 3], np.float32), np.array([5, 2, 9, 300])
+    resized = np.stack([cv2.resize(one, SIZE) for one in logits]) * (scores > 0)[:, None, None]
+    expected = np.where(resized.max(axis=0) > 0, ids[resized.argmax(axis=0)], 0)
+    for number, order in enumerate(([0, 1, 2, 3], [3, 1, 0, 2])):
+        with MaskSink(tmp_path / str(number)) as sink:
+            of_order = (tuple(ids[order].tolist()), logits[order], scores[order], scores[order])
+            sink.write(grey(0), FrameResult(0, *of_order, (HEIGHT, WIDTH)))
+        labels = cv2.imread(str(tmp_path / str(number) / "00000.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(labels, expected)
+        for object_id, mask in read_masks(tmp_path / str(number) / "00000.png").items():
+            assert np.array_equal(mask, expected == object_id)
 
 
 @pytest.mark.parametrize("object_id", [0, -1, 65536])

@@ -38,6 +38,21 @@ def test_absent_objects_have_empty_masks() -> None:
         assert reduce(result.masks, axis=(1, 2)).tolist() == [True, False, False, True]
 
 
+@pytest.mark.parametrize("frame_size", [(90, 160), (16, 16), (9, 7), (20, 64)])
+def test_a_visible_object_has_a_pixel(frame_size: tuple[int, int]) -> None:
+    """Whatever its score is: nothing above 0, single logits that may fall between the pixels, squares, everything."""
+    logits = np.full((6, 32, 32), -5, np.float32)
+    logits[1, 13, 17] = 0.1
+    logits[2, 30, ::2] = 4
+    logits[3, 7:9, 20:22] = 0.1
+    logits[4, 3:9, 5:12] = 2
+    logits[5] = 1
+    result = result_of(logits, [1] * 6, frame_size)
+    assert result.visible.tolist() == result.masks.any(axis=(1, 2)).tolist()
+    assert (result.visible[0], result.visible[5]) == (False, True)
+    assert result.states[0] == "occluded"
+
+
 @pytest.mark.parametrize(
     "result", [FrameResult.empty(3, (10, 12)), result_of(np.empty((0, 8, 8), np.float32), [], (10, 12))]
 )

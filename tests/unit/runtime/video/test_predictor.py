@@ -285,7 +285,12 @@ REFUSED: dict[str, tuple[Any, type[InputError], str]] = {
     "points without labels": (points(labels=None), PromptError, "points were given without labels; give both"),
     "labels without points": (points(points=None), PromptError, "labels were given without points; give both"),
     "labels and a box": (points(points=None, box=BALL), PromptError, "labels were given without points"),
-    "nothing": (points(points=None, labels=None), PromptError, "needs points or a box"),
+    "nothing": (points(points=None, labels=None), PromptError, "needs points, a box or a mask"),
+    "new id with background only": (
+        points(obj_id=8, labels=[0]),
+        PromptError,
+        "object 8 is new, and points with",
+    ),
     "box after points": (points(box=BALL, clear_old_points=False), PromptError, "a box comes before any point"),
     "two objects": (points(points=[[(1, 1)], [(2, 2)]]), PromptError, r"\[P,2\] .* but got shape \[2, 1, 2\]"),
     "ragged points": (points(points=[(1, 1), (2,)]), PromptError, "points must be numbers"),

@@ -18,6 +18,8 @@ from tests.helpers import BALL, BLOCK, HEIGHT, STAR, WIDTH, Frames, assert_close
 
 MASK = np.zeros((HEIGHT, WIDTH), bool)
 MASK[50:120, 100:170] = True
+FEW = np.zeros((HEIGHT, WIDTH), bool)
+FEW[100:108, 100:108] = True
 TURNED = np.zeros((WIDTH, HEIGHT, 3), np.uint8)
 
 FIELDS = ("logits", "ious", "object_scores", "visible", "masks")
@@ -74,7 +76,9 @@ def prompted(**prompt: Any) -> Callable[[VideoTracker], object]:
 DISTURBANCES: dict[str, tuple[Callable[[Any], object], type[InputError], str]] = {
     "frame is a list": (lambda tracker: tracker.track([[[0, 0, 0]]]), FrameError, "but got list"),
     "other size": (lambda tracker: tracker.track(TURNED), FrameError, "changed from 320×240 to 240×320"),
-    "point outside": (prompted(points=[(320, 5)]), PromptError, "outside the 320×240 frame"),
+    "point outside": (prompted(points=[(322, 5)]), PromptError, "outside the 320×240 frame"),
+    "fractions of the frame": (prompted(box=(0.1, 0.2, 0.5, 0.6)), PromptError, "looks like fractions of the frame"),
+    "mask of a few pixels": (prompted(mask=FEW), PromptError, "the mask is too small: nothing is left of it"),
     "inverted box": (prompted(box=(9, 9, 5, 5)), PromptError, "inverted or empty"),
     "empty mask": (prompted(mask=MASK & ~MASK), PromptError, "the mask is empty"),
     "mask of another size": (prompted(mask=MASK.T), PromptError, r"\[240, 320\] but got shape \[320, 240\]"),
@@ -115,6 +119,13 @@ def test_calls_that_need_a_frame_or_an_object(tracker: VideoTracker) -> None:
     for call in (tracker.remove, tracker.clear_prompts):
         with pytest.raises(ObjectIdError, match="object 1 is not tracked; tracked are none"):
             call(1)
+
+
+def test_an_object_starts_with_what_it_is(tracker: VideoTracker, clip: Frames) -> None:
+    tracker.track(clip[0])
+    with pytest.raises(PromptError, match="object 9 is new, and points with label 0 only say where it is not"):
+        tracker.prompt(9, points=[(120, 105)], labels=[0])
+    assert tracker.object_ids == ()
 
 
 def test_the_caller_may_change_frames_and_results(

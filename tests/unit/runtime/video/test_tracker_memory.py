@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.calibration.measure.targets import Prompts
 from sam2edge.errors import BackendError, FrameError, InputError, PromptError
+from sam2edge.runtime.backends.base import Array, GraphRunner
 from sam2edge.runtime.model.graphs import Graphs
 from sam2edge.runtime.model.staging import FrameLoader
 from tests.helpers import BALL, BLOCK, Counting, Frames, assert_close, assert_same, clip_frames, play, true_masks
@@ -88,7 +90,7 @@ def test_frames_without_objects_are_encoded_when_prompted(nano: Bundle, clip: Fr
         with pytest.raises(FrameError, match="changed from 320×240 to 160×120"):
             tracker.track(clip[0, ::2, ::2])
         with pytest.raises(PromptError, match="outside"):
-            tracker.prompt(1, points=[(320, 5)])
+            tracker.prompt(1, points=[(322, 5)])
         assert not backend.runs
         plain.track(clip[3])
         joined, expected = tracker.prompt(1, box=BALL), plain.prompt(1, box=BALL)
@@ -138,6 +140,33 @@ def test_frames_without_the_object_stay_out_of_memory(nano: Bundle, clip: Frames
     assert_logits(results[-1], track(nano, clip[:5])[-1])
     plain = track(nano, [*clip[:4], *[blank] * 9, clip[4]])
     assert (plain[-1].logits != results[-1].logits).any()
+
+
+class _Emptying(Counting):
+    """Leaves nothing of the masks on frames without a prompt, but says that the objects are in view."""
+
+    def open(self, graph: Path) -> GraphRunner:
+        runner = super().open(graph)
+        run = runner.run
+
+        def emptied(inputs: Mapping[str, Any]) -> dict[str, Array]:
+            outputs = dict(run(inputs))
+            if graph.stem == "mask_decoder" and (inputs["labels"] < 0).all():
+                outputs["mask"] = np.full_like(outputs["mask"], -0.5)
+                outputs["object_score"] = np.full_like(outputs["object_score"], 5)
+            return outputs
+
+        runner.run = emptied  # type: ignore[method-assign]
+        return runner
+
+
+def test_an_object_with_an_empty_mask_is_not_in_view(nano: Bundle, clip: Frames) -> None:
+    """SAM 2 may give it a high score all the same, by which its memories still go."""
+    with VideoTracker(nano, _Emptying(), lost_after=2) as tracker:
+        results = list(play(tracker, clip[:3], JOIN))
+    assert [result.states for result in results] == [(), ("visible",), ("occluded",), ("lost",)]
+    assert [result.object_scores.tolist() for result in results[2:]] == [[5], [5]]
+    assert not any(result.masks.any() or result.visible.any() for result in results[2:])
 
 
 def test_a_prompted_frame_is_never_doubtful(nano: Bundle, clip: Frames) -> None:
