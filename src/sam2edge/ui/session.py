@@ -12,6 +12,7 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.grabber import Grabbed, Grabber
 from sam2edge.runtime.media.image_files import ValueRange, stands_for_images
+from sam2edge.runtime.media.prompt_files import PromptLine, write_prompts
 from sam2edge.runtime.media.sinks import JsonSink, MaskSink, make_directory
 from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.result import FrameResult
@@ -45,6 +46,11 @@ class Session(Closeable):
         self._pixels: Frame | None = None
         self._result: FrameResult | None = None
         self._clicks: list[Click] = []
+        # All that was clicked and removed on the source's earlier frames, which objects there were when the current one
+        # came, and which of them were removed on it
+        self._history: list[PromptLine] = []
+        self._came: tuple[int, ...] = ()
+        self._removed: list[int] = []
         self._number = -1
         self._time: float | None = None
         self.serial = self.first = 0
@@ -157,6 +163,8 @@ class Session(Closeable):
     def remove(self, object_id: int) -> None:
         """Forget an object; raise ObjectIdError if it is not tracked."""
         self._tracker.remove(object_id)
+        if object_id in self._came and object_id not in self._removed:
+            self._removed.append(object_id)
         if self._result is not None:
             rest = self._result.without(object_id)
             self._result = rest if rest.object_ids else None
@@ -179,9 +187,20 @@ class Session(Closeable):
         self._leave()
 
     def _show(self, grabbed: Grabbed) -> None:
+        self._history += self._lines()
+        self._came, self._removed = self._tracker.object_ids, []
         self._pixels, self._number, self._time, self._result = grabbed.pixels, grabbed.number, grabbed.time, None
         self._clicks = []
         self.serial += 1
+
+    def _lines(self) -> list[PromptLine]:
+        """Return what was done on the current frame: each click with those before it, whose mask it refines."""
+        lines = [PromptLine(self._number, object_id, remove=True) for object_id in self._removed]
+        for n, click in enumerate(self._clicks, 1):
+            clicks = [other for other in self._clicks[:n] if other.object_id == click.object_id]
+            points, labels = tuple((other.x, other.y) for other in clicks), tuple(other.label for other in clicks)
+            lines.append(PromptLine(self._number, click.object_id, points, labels))
+        return lines
 
     def _clicks_on(self, object_id: int) -> list[Click]:
         return [click for click in self._clicks if click.object_id == object_id]
@@ -206,7 +225,7 @@ class Session(Closeable):
             return
         result = self._result or FrameResult.empty(self._number, self._pixels.shape[:2], self._time)
         try:
-            self._saver.write(self._pixels, result)
+            self._saver.write(self._pixels, result, [*self._history, *self._lines()])
         except MediaError:
             saver, self._saver = self._saver, None
             saver.close()
@@ -226,7 +245,7 @@ class Session(Closeable):
                 self._grabber.close()
             self._grabber, self._word, self._name = None, "", None
             self._pixels, self._result, self._number = None, None, -1
-            self._clicks = []
+            self._clicks, self._history, self._removed = [], [], []
             for object_id in self._tracker.object_ids:
                 self._tracker.remove(object_id)
 
@@ -235,12 +254,16 @@ class Session(Closeable):
 
 
 class _Saver(Closeable):
-    """Writes label images and COCO RLE into a new folder, the first free of PARENT/001, PARENT/002, and so on."""
+    """Writes label images, COCO RLE and the clicks into a new folder, the first free of PARENT/001, /002, and so on.
+
+    The clicks are those of the whole source, so that `sam2edge track --prompts` finds the same masks again.
+    """
 
     def __init__(self, parent: Path) -> None:
         self.frames = 0
         parent = parent.absolute()
         make_directory(parent)
+        self._prompts: list[PromptLine] = []
         self.folder = next(path for n in itertools.count(1) if not (path := parent / f"{n:03d}").exists())
         make_directory(self.folder)
         with contextlib.ExitStack() as stack:
@@ -250,10 +273,13 @@ class _Saver(Closeable):
             ]
             self._open = stack.pop_all()
 
-    def write(self, frame: Frame, result: FrameResult) -> None:
+    def write(self, frame: Frame, result: FrameResult, prompts: list[PromptLine]) -> None:
         for sink in self._sinks:
             sink.write(frame, result)
         self.frames += 1
+        if prompts != self._prompts:
+            write_prompts(self.folder / "prompts.jsonl", prompts)
+            self._prompts = prompts
 
     def close(self) -> None:
         self._open.close()

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2edge import VideoTracker
+from sam2edge import VideoTracker, cli
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.ui import session as module
 from sam2edge.ui.view import Click
-from tests.helpers import CLIP, iou
+from tests.helpers import CLIP, clip_frames, iou, write_frames
 from tests.simulated import Simulated, failing, grey
 from tests.unit.ui.conftest import TRUTH
 
@@ -284,6 +284,50 @@ def test_a_frame_is_saved_as_last_seen(clip_session, tmp_path):
         np.testing.assert_array_equal(image == 2, result.masks[1])
         for n in (0, 1):
             np.testing.assert_array_equal(rle.decode(line["objects"][n]["segmentation"]), result.masks[n])
+
+
+def test_saved_prompts_give_the_same_masks_again(clip_session, tmp_path, nano):
+    """Clicks before saving began and on a later frame, one that was taken back, an object that went and came again."""
+    clip_session.click(BALL)
+    clip_session.click(BLOCK)
+    clip_session.click(Click(1, 120, 84, 1))
+    clip_session.click(Click(1, 10, 10, 0))
+    clip_session.undo()
+    clip_session.advance()
+    clip_session.save(True)
+    clip_session.remove(2)
+    clip_session.click(Click(1, 160, 100, 0))
+    clip_session.advance()
+    clip_session.click(BLOCK)
+    clip_session.save(False)
+    folder = tmp_path / "saved" / "001"
+    assert (folder / "prompts.jsonl").read_text().splitlines() == [
+        '{"frame": 0, "object": 1, "points": [[138, 84]], "labels": [1]}',
+        '{"frame": 0, "object": 2, "points": [[262, 60]], "labels": [1]}',
+        '{"frame": 0, "object": 1, "points": [[138, 84], [120, 84]], "labels": [1, 1]}',
+        '{"frame": 1, "object": 2, "remove": true}',
+        '{"frame": 1, "object": 1, "points": [[160, 100]], "labels": [0]}',
+        '{"frame": 2, "object": 2, "points": [[262, 60]], "labels": [1]}',
+    ]
+    write_frames(tmp_path / "clip", clip_frames(3))
+    again = ("--prompts", folder / "prompts.jsonl", "--masks", tmp_path / "again")
+    assert cli.main(["track", str(nano.path), str(tmp_path / "clip"), *map(str, again)]) == 0
+    for name, labels in saved(folder)[0].items():
+        np.testing.assert_array_equal(cv2.imread(str(tmp_path / "again" / name), cv2.IMREAD_UNCHANGED), labels)
+
+
+def test_saved_masks_are_prompts_again(clip_session, tmp_path, nano):
+    clip_session.save(True)
+    for click in (Click(7, 262, 60, 1), Click(300, 138, 84, 1)):
+        clip_session.click(click)
+    clip_session.advance()
+    first = tmp_path / "saved" / "001" / "masks" / "00000.png"
+    write_frames(tmp_path / "clip", clip_frames(2))
+    again = ("--mask", first, "--masks", tmp_path / "again")
+    assert cli.main(["track", str(nano.path), str(tmp_path / "clip"), *map(str, again)]) == 0
+    before, after = (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in (first, tmp_path / "again" / "00000.png"))
+    for object_id in (7, 300):
+        assert iou(before == object_id, after == object_id) > 0.9
 
 
 def test_saving_again_makes_a_new_folder(clip_session, tmp_path):
