@@ -64,7 +64,7 @@ def _read_pickle(path: Path) -> Any:
             with _allowed(*inert.values()):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged pickles raise almost anything
-            asked = re.search(r"GLOBAL (\S+)", str(error))
+            asked = re.search(r"GLOBAL ([\w.]+) ", str(error))
             if not asked:
                 raise SourceError(f"{path} is not a PyTorch checkpoint, or is damaged ({reason(error)})") from error
             name = asked[1] if "." in asked[1] else f"builtins.{asked[1]}"

@@ -79,7 +79,7 @@ def _results(jobs: list[Job], bundle: str) -> Iterator[tuple[Job, dict[str, Any]
 
 def _work(bundle: str, jobs: list[Job]) -> None:
     """Read inputs, and print a line of JSON after each."""
-    shared, out = Shared(Bundle.open(bundle)), sys.stdout
+    shared, out = Shared(Bundle.open(bundle)), sys.stdout  # closed with the process
     for name in {name for name, _ in jobs}:
         attempt(name, None, shared)  # a valid one, which loads what it takes
     pages = int(Path("/proc/self/statm").read_text().split()[0])

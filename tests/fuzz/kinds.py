@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
+import threading
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +40,11 @@ from sam2edge.bundle.engines import (
 from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.cli import main
+from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError, Sam2EdgeError
+from sam2edge.ui.player import Player
+from sam2edge.ui.server import Server
+from sam2edge.ui.session import Session
 from tests.conftest import NANO
 from tests.fuzz import mutations
 
@@ -44,29 +52,49 @@ SIZE = (48, 64)
 TARGET = Target(TENSORRT, "10.3.0", "Orin", 8, "", ("8.7",))
 
 
-class Shared:
-    """What the readers need beside the input, made once: a bundle, a tracker and a predictor with an image."""
+class Shared(Closeable):
+    """What the readers need beside the input, made once: a bundle, a tracker, predictors and the web page."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+        self._made = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Close all of it."""
+        self._made.close()
 
     @cached_property
     def tracker(self) -> VideoTracker:
-        tracker = VideoTracker(self.bundle, max_objects=2)
+        tracker = self._made.enter_context(VideoTracker(self.bundle, max_objects=2))
         tracker.track(self.frame)
         tracker.prompt(1, box=[5, 5, 40, 40])
         return tracker
 
     @cached_property
     def predictor(self) -> ImagePredictor:
-        predictor = ImagePredictor(self.bundle)
+        predictor = self._made.enter_context(ImagePredictor(self.bundle))
         predictor.set_image(self.frame)
         return predictor
 
     @cached_property
     def video_predictor(self) -> VideoPredictor:
-        return VideoPredictor(self.bundle)
+        return self._made.enter_context(VideoPredictor(self.bundle))
+
+    @cached_property
+    def page(self) -> Server:
+        """The server of the page, with a folder of two frames open; both are played by a thread of their own."""
+        folder = Path(self._made.enter_context(tempfile.TemporaryDirectory(prefix="sam2edge-")))
+        frames = _frames(self, folder, 2)
+        tracker = self._made.enter_context(VideoTracker(self.bundle))
+        session = self._made.enter_context(Session(tracker, folder / "masks"))
+        session.open(str(frames))
+        player, stop = Player(session), threading.Event()
+        thread = threading.Thread(target=player.run, args=(stop,), daemon=True)
+        thread.start()
+        self._made.callback(thread.join)
+        self._made.callback(stop.set)
+        return self._made.enter_context(Server(player, 0))
 
 
 @dataclass(frozen=True)
@@ -251,18 +279,31 @@ def _predict(shared: Shared, given: dict[str, Any]) -> None:
 
 
 def _words(shared: Shared, folder: Path, random: Random) -> list[str]:
-    image, mask = folder / "image.png", folder / "mask.png"
-    cv2.imwrite(str(image), shared.frame)
+    mask = folder / "mask.png"
     cv2.imwrite(str(mask), np.full(SIZE, 255, np.uint8))
     prompts = ["--box", "5,6,40,41", "--point", "2:20,20", "--point", "2:30,30,0", "--mask", f"3:{mask}"]
-    return ["segment", str(shared.bundle.path), str(image), *prompts, "-o", str(folder / "out")]
+    if random.random() < 0.5:
+        image = _frames(shared, folder, 1) / "0.png"
+        return ["segment", str(shared.bundle.path), str(image), *prompts, "-o", str(folder / "out")]
+    frames = str(_frames(shared, folder, 2))
+    later = ["--box", "1:8,6,40,41@1"]
+    return ["track", str(shared.bundle.path), frames, *prompts, *later, "--json", str(folder / "out.jsonl")]
+
+
+def _frames(shared: Shared, folder: Path, count: int) -> Path:
+    """Return a new folder of images."""
+    frames = folder / "frames"
+    frames.mkdir()
+    for number in range(count):
+        cv2.imwrite(str(frames / f"{number}.png"), shared.frame)
+    return frames
 
 
 def _spoil_words(random: Random, words: list[str]) -> list[str]:
     """Spoil the words of the prompts, or give other numbers; the places of the files stay."""
     prompts = words[3:-2]
     for _ in range(random.choice([1, 1, 2])):
-        at = random.randrange(len(prompts))
+        at = random.randrange(1, len(prompts), 2) if random.random() < 0.9 else random.randrange(len(prompts))
         text = mutations.bytes_of(random, prompts[at].encode()).decode("utf-8", "replace")
         odd = [
             "",
@@ -277,10 +318,30 @@ def _spoil_words(random: Random, words: list[str]) -> list[str]:
             "²:1,1",
             "1:" * 99,
         ]
-        numbers = ",".join(f"{random.uniform(-3, 60):.1f}" for _ in range(random.choice([2, 2, 3, 4, 4, 5])))
+        numbers = ",".join(f"{random.uniform(-3, 60):.1f}" for _ in range(prompts[at].count(",") + 1))
         extreme = str(random.choice(mutations.EXTREMES))
-        prompts[at] = random.choice([text, numbers, random.choice(odd), extreme]).replace("\0", "?")
+        prompts[at] = random.choice([text, numbers, f"7:{numbers}", random.choice(odd), extreme]).replace("\0", "?")
     return [*words[:3], *prompts, *words[-2:]]
+
+
+def _prompt_file(shared: Shared, folder: Path, random: Random) -> Path:
+    _frames(shared, folder, 2)
+    cv2.imwrite(str(folder / "mask.png"), np.full(SIZE, 255, np.uint8))
+    lines: list[dict[str, Any]] = [
+        {"frame": 0, "object": 1, "points": [[20, 20], [30.5, 25]], "labels": [1, 0], "box": [5, 6, 40, 41]},
+        {"frame": 0, "object": 2, "mask": "mask.png"},
+        {"frame": 1, "object": 1, "points": [[20, 20]]},
+        {"frame": 1, "object": 2, "remove": True},
+    ]
+    file = folder / "prompts.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def _track_prompts(shared: Shared, file: Path) -> None:
+    frames, out = str(file.parent / "frames"), file.parent / "out.jsonl"
+    _command(shared, ["track", str(shared.bundle.path), frames, "--prompts", str(file), "--json", str(out)])
+    assert [json.loads(line)["frame_index"] for line in out.read_text().splitlines()] == [0, 1]
 
 
 def _command(shared: Shared, words: list[str]) -> None:
@@ -292,6 +353,33 @@ def _command(shared: Shared, words: list[str]) -> None:
     if code:
         assert code in (1, 2), f"exit code {code}"
         raise Sam2EdgeError(f"exit code {code}")
+
+
+def _call(shared: Shared, folder: Path, random: Random) -> dict[str, Any]:
+    calls: list[dict[str, Any]] = [
+        {"call": "click", "body": {"object": 1, "x": 20, "y": 20.5, "label": 1, "frame": 1}},
+        {"call": "remove", "body": {"object": 1}},
+        {"call": "save", "body": {"on": False}},
+        {"call": "undo", "body": {}},
+        {"call": "step", "body": {}},
+        {"call": "restart", "body": {}},
+    ]
+    return random.choice(calls)
+
+
+def _spoil_body(random: Random, given: dict[str, Any]) -> dict[str, Any]:
+    return {**given, "body": mutations.value(random, given["body"]) if given["body"] else random.choice([{}, [], None])}
+
+
+def _post(shared: Shared, given: dict[str, Any]) -> None:
+    """Send a call to the page's server, which refuses what is wrong with a status of 4xx."""
+    request = urllib.request.Request(f"{shared.page.url}{given['call']}", json.dumps(given["body"]).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            assert response.status == 200
+    except urllib.error.HTTPError as refused:
+        text = json.loads(refused.read())["error"]
+        raise (Sam2EdgeError if refused.code < 500 else RuntimeError)(text) from refused
 
 
 # -------------------------------------------------------------------------------------- images, masks and videos
@@ -378,6 +466,8 @@ KINDS = {
     "tracker's prompt": Kind(_prompt, mutations.arguments, _give_prompt),
     "image's prompt": Kind(_image_prompt, mutations.arguments, _predict),
     "words": Kind(_words, _spoil_words, _command),
+    "page's call": Kind(_call, _spoil_body, _post),
+    "prompts.jsonl": Kind(_prompt_file, mutations.json_file, _track_prompts),
     "image": Kind(_images, mutations.file, _read_image),
     "label image": Kind(_labels, mutations.file, _read_labels),
     "npz": Kind(_npz, mutations.file, _read_npz),

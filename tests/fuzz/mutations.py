@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -58,9 +60,24 @@ def bytes_of(random: Random, content: bytes) -> bytes:
 
 
 def file(random: Random, path: Path) -> Path:
-    """Spoil the bytes of a file in place."""
-    path.write_bytes(bytes_of(random, path.read_bytes()))
+    """Spoil the bytes of a file in place; the checksums of a PNG may be right again afterwards."""
+    content = bytes_of(random, path.read_bytes())
+    if path.suffix == ".png" and random.random() < 0.7:
+        content = _with_checksums(content)
+    path.write_bytes(content)
     return path
+
+
+def _with_checksums(png: bytes) -> bytes:
+    """Return a PNG with the right checksums of as many chunks as there are by their lengths."""
+    data, at = bytearray(png), 8
+    while at + 12 <= len(data):
+        end = at + 8 + struct.unpack_from(">I", data, at)[0]
+        if end + 4 > len(data):
+            break
+        struct.pack_into(">I", data, end, zlib.crc32(data[at + 4 : end]))
+        at = end + 4
+    return bytes(data)
 
 
 def value(random: Random, valid: Any) -> Any:
