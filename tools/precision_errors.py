@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import tempfile
 from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,12 @@ def cases(source: str, bundle: Bundle) -> dict[str, tuple[str, dict[str, np.ndar
     return {name: (g, inputs, run(bundle.graph_path(g), inputs)) for name, (g, inputs) in inputs_of.items()}
 
 
-def track(bundle: Bundle) -> np.ndarray:
-    """Track the objects of the bundled clip and return their masks, bool [T,N,H,W]."""
+def track(bundle: Bundle, frames: int | None = None) -> np.ndarray:
+    """Track the objects of the bundled clip, or of its first frames, and return their masks, bool [T,N,H,W]."""
     prompts, _ = read_truth()
     masks = []
-    with VideoTracker(bundle) as tracker, VideoSource(CLIP) as frames:
-        for frame in frames:
+    with VideoTracker(bundle) as tracker, VideoSource(CLIP) as video:
+        for frame in islice(video, frames):
             result = tracker.track(frame)
             for object_id, prompt in prompts.items() if not masks else ():
                 result = tracker.prompt(object_id, **prompt)

@@ -20,10 +20,21 @@ LEAST = 0.99
 """IoU with FP32 on the unseen clip, which has 0.997; ranges 8 times too large still reach 0.98."""
 
 
+FRAMES = 40
+
+
 @pytest.fixture(scope="module")
-def int8(nano, prompts, cache, tmp_path_factory):
-    """The bundled model in INT8 by the default recipe, from 64 frames of the bundled clip."""
-    return calibrate(nano, tmp_path_factory.mktemp("int8") / "nano", [CLIP], [prompts], cache=cache)
+def clip(tmp_path_factory):
+    """A folder with the first frames of the bundled clip."""
+    folder = tmp_path_factory.mktemp("clip") / "frames"
+    write_frames(folder, Clip(CLIP, FRAMES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def int8(nano, clip, prompts, cache, tmp_path_factory):
+    """The bundled model in INT8 by the default recipe, from these frames."""
+    return calibrate(nano, tmp_path_factory.mktemp("int8") / "nano", [clip], [prompts], cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +58,18 @@ def test_int8_tracks_an_unseen_clip_as_fp32_does(nano, int8, iou_with_fp32):
 
 
 @pytest.mark.parametrize("factor", [8, 1 / 8])
-def test_wrong_ranges_ruin_it(nano, prompts, int8, cache, tmp_path, iou_with_fp32, spoil_ranges, factor):
+def test_wrong_ranges_ruin_it(nano, clip, prompts, int8, cache, tmp_path, iou_with_fp32, spoil_ranges, factor):
     """Eight times the range leaves five bits of eight, an eighth clips nearly everything."""
     spoil_ranges(lambda graph, name: factor)
-    assert iou_with_fp32(calibrate(nano, tmp_path / "wrong", [CLIP], [prompts], cache=cache, gate=None)) < LEAST
+    assert iou_with_fp32(calibrate(nano, tmp_path / "wrong", [clip], [prompts], cache=cache, gate=None)) < LEAST
 
 
-def test_manifest(nano, int8):
+def test_manifest(nano, clip, int8):
     assert Bundle.open(int8.path) == int8
     manifest, before = int8.manifest, nano.manifest
     assert manifest.calibration.source == {name: graph.sha256 for name, graph in before.graphs.items()}
-    assert manifest.calibration.frames == 64
-    assert list(manifest.calibration.clips) == [str(CLIP)]
+    assert manifest.calibration.frames == FRAMES
+    assert list(manifest.calibration.clips) == [str(clip)]
     for name, graph in manifest.graphs.items():
         assert (graph.precision, graph.parity) == ("int8", {})
         assert (graph.inputs, graph.outputs) == (before.graphs[name].inputs, before.graphs[name].outputs)
@@ -66,18 +77,18 @@ def test_manifest(nano, int8):
     assert Recipe.read(int8.path / "recipe.json") == Recipe()
 
 
-def test_second_run_does_not_track(nano, int8, prompts, cache, tmp_path, monkeypatch):
+def test_second_run_does_not_track(nano, clip, int8, prompts, cache, tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("tracked again")
 
     monkeypatch.setattr(module, "collect", fail)
-    again = calibrate(nano, tmp_path / "a", [CLIP], [prompts], cache=cache)
+    again = calibrate(nano, tmp_path / "a", [clip], [prompts], cache=cache)
     assert again.manifest == int8.manifest
-    calibrate(nano, tmp_path / "a", [CLIP], [prompts], cache=cache, recipe=Recipe(KEPT[:-1]))
+    calibrate(nano, tmp_path / "a", [clip], [prompts], cache=cache, recipe=Recipe(KEPT[:-1]))
     other = {1: Prompt(box=[100, 46, 176, 120])}
-    for changed in ({"prompts": [other]}, {"prompts": [prompts], "frames": 63}):
+    for changed in ({"prompts": [other]}, {"prompts": [prompts], "frames": FRAMES - 1}):
         with pytest.raises(AssertionError, match="tracked again"):
-            calibrate(nano, tmp_path / "b", [CLIP], cache=cache, **changed)
+            calibrate(nano, tmp_path / "b", [clip], cache=cache, **changed)
     assert not (tmp_path / "b").exists()
 
 

@@ -20,13 +20,13 @@ from sam2edge.errors import GateError
 from tests.helpers import CLIP, write_frames
 from tests.unit.calibration.int8.test_sensitivity import BROKEN
 
-FRAMES = 40
+FRAMES = 16
 
 
 @pytest.fixture
 def run(nano, prompts, cache, tmp_path, monkeypatch, spoil_ranges):
     """Return a function that calibrates on the clip's first frames, with ranges that `factor` spoils."""
-    monkeypatch.setattr(module, "Clip", lambda path: Clip(path, FRAMES))
+    monkeypatch.setattr(module, "Clip", lambda path, **options: Clip(path, FRAMES, **options))
 
     def run(factor=lambda graph, name: 1.0, **arguments):
         spoil_ranges(factor)
