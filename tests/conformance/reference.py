@@ -55,6 +55,17 @@ class UpstreamModel(Sam2VideoModel):
 
     _from_mask = False
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._encoded: dict[bytes, Any] = {}
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        """Encode an image; those that were encoded before are remembered, since many sessions play one clip."""
+        key = pixel_values.numpy().tobytes()
+        if key not in self._encoded:
+            self._encoded[key] = super().get_image_features(pixel_values, **kwargs)
+        return self._encoded[key]
+
     def _run_single_frame_inference(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if kwargs["point_inputs"] is not None:
             session = kwargs["inference_session"]
