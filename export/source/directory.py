@@ -129,7 +129,7 @@ def _normalisation(directory: Path) -> tuple[Triple, Triple]:
 def _triple(where: str, values: Any) -> Triple:
     try:
         red, green, blue = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise SourceError(f"{where} must be three numbers, got {values!r}") from error
     return red, green, blue
 

@@ -107,7 +107,7 @@ class RuntimeCache:
             head, _, content = self._file.read_bytes().partition(b"\n")
             header = json.loads(head)
             target, digest = Target.from_json(header["target"]), str(header["sha256"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, OverflowError, TypeError, ValueError, RecursionError) as error:
             return b"", f"not a runtime cache ({error!r})"
         if reasons := target.mismatches(self._target):
             return b"", "; ".join(reasons)

@@ -284,7 +284,7 @@ def _grids(
 def _check_grid(grid: npt.ArrayLike) -> npt.NDArray[np.float64]:
     try:
         points = np.asarray(grid, np.float64)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise InputError(f"a point grid must be numbers [P,2] but got {grid!r}") from error
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise InputError(f"a point grid must be [P,2] (x, y) with P ≥ 1 but got shape {list(points.shape)}")

@@ -90,7 +90,7 @@ def stability_score(logits: npt.ArrayLike, threshold: float = 0.0, offset: float
     """
     try:
         values = np.asarray(logits, np.float32)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise InputError(f"logits must be numbers but got {type(logits).__name__}") from error
     if values.ndim < 2:
         raise InputError(f"logits must be [...,H,W] but got shape {list(values.shape)}")

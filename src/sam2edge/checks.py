@@ -26,7 +26,10 @@ def integer(name: str, value: object, least: int) -> int:
 def number(name: str, value: object, least: float = -math.inf, most: float = math.inf, *, below: bool = False) -> float:
     """Return a finite number from `least` to `most`, or below `most` with `below`."""
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    checked = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    try:
+        checked = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    except OverflowError:  # an integer beyond all floats
+        checked = math.inf
     if math.isfinite(checked) and least <= checked <= most and not (below and checked == most):
         return checked
     limits = ""

@@ -180,6 +180,7 @@ FIELDS: dict[str, tuple[tuple[str | int, ...], object, str]] = {
     ),
     "kernel of another size": (("model", "mask_prompt_kernel"), [[1.0]], r"mask_prompt_kernel must be \[4,4\]"),
     "embedding of another size": (("model", "no_memory_embedding"), [1.0], "no_memory_embedding must have hidden_dim"),
+    "number beyond floats": (("model", "no_memory_embedding"), [10**400] * 256, "too large to convert to float"),
     "pool that does not tile": (("model", "memory_pool"), 3, r"memory_pool must be one of \(1, 2, 4\) but is 3"),
     "pool of other graphs": (
         ("model", "memory_pool"),

@@ -252,7 +252,7 @@ def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
         if data["format"] != FORMAT or data["schema"] != SCHEMA:
             raise ValueError(f"format {data['format']!r}, schema {data['schema']!r}")
         manifest = _manifest_from(data)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError) as error:
         raise DamagedEngineError(
             f"{file}: not a manifest of engines that this sam2edge reads ({error!r}); build them again with "
             f"`sam2edge build {bundle.path}`"

@@ -155,7 +155,7 @@ def read_manifest(directory: Path) -> Manifest:
         )
     try:
         return _manifest_from(data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise SchemaError(f"{file}: a field is missing or misstated ({error!r}); export the bundle again") from error
 
 

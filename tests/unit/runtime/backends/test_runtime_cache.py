@@ -121,6 +121,7 @@ def refused_by_nvidia(monkeypatch, cache):
         (lambda _, cache: cache.write_bytes(cache.read_bytes()[:-1]), "its sha256 is not the one in its first line"),
         (lambda _, cache: cache.write_bytes(b"x"), r"not a runtime cache \(JSONDecodeError"),
         (lambda _, cache: cache.write_bytes(b"[]"), r"not a runtime cache \(TypeError"),
+        (lambda _, cache: cache.write_bytes(b"[" * 100_000), r"not a runtime cache \(RecursionError"),
     ],
 )
 def test_a_cache_that_is_not_used(fake, bundle, monkeypatch, change, reason):
