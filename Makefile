@@ -14,9 +14,10 @@ demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --clip samples/clip.mp4
 	$(BIN)/python samples/demo.py out/nano out
 
-# Two processes for two cores, with a thread each; the tests of a file stay together, because they share exports.
+# Two processes for two cores, with a thread each; the tests of a file stay together, because they share exports, and
+# files come in the order of tests/conftest.py.
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The loop of work, a minute: all but what takes long of the unit tests, on a bundle that is exported again only when
 # what makes it has changed.

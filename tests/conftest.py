@@ -38,6 +38,17 @@ def pytest_configure() -> None:
             os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: count])
 
 
+LONG = (
+    "test_samples.py", "test_exclude.py", "test_tracker.py", "test_video_predictor.py", "test_compiler.py",
+    "test_build.py", "test_commands.py", "test_calibrate.py", "test_soak.py", "test_source.py", "test_images.py",
+)  # fmt: skip
+"""Files that take long, which come first: at the end one of them would keep one process busy and others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_sessions() -> Iterator[None]:
     """Open each graph once in a process: sessions keep nothing from run to run, and opening takes longer than a frame.
