@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
-
-import numpy as np
 
 from sam2edge.bundle import Bundle
 from sam2edge.calibration.measure.clip import TrueMasks
 from sam2edge.errors import PromptError
 from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
+from sam2edge.runtime.media.packed import PackedMask
 from sam2edge.runtime.model.prompts import Prompt
 from sam2edge.types import Frame
 
@@ -40,21 +40,20 @@ def automatic_prompts(bundle: Bundle, frame: Frame, backend: str | Backend = "au
         PromptError: no object is found.
     """
     with AutomaticMaskGenerator(bundle, backend=backend, **_FILTERS) as generator:
-        records = generator.generate(frame)
-    objects: list[dict[str, Any]] = []
-    for record in sorted(records, key=lambda record: -float(record["predicted_iou"])):
-        small = record["area"] <= _LARGEST * record["segmentation"].size
-        if small and not any(_overlap(record, other) for other in objects):
-            objects.append(record)
+        found = generator.find(frame)
+    objects: list[PackedMask] = []
+    for mask in (candidate.mask for candidate in sorted(found, key=lambda candidate: -candidate.iou)):
+        small = mask.area <= _LARGEST * math.prod(mask.size)
+        if small and not any(_overlap(mask, other) for other in objects):
+            objects.append(mask)
     if not objects:
         raise PromptError("no object was found on the first frame; give --point, --box, --mask or --truth")
     prompts: Prompts = {}
-    for object_id, record in enumerate(sorted(objects, key=lambda record: -int(record["area"]))[:count], 1):
-        x, y, width, height = record["bbox"]  # as upstream's: sides are one less than the number of columns and rows
-        prompts[object_id] = Prompt(box=(x, y, x + width + 1, y + height + 1))
+    for object_id, mask in enumerate(sorted(objects, key=lambda mask: -mask.area)[:count], 1):
+        x, y, width, height = mask.bounds
+        prompts[object_id] = Prompt(box=(x, y, x + width, y + height))
     return prompts
 
 
-def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    both = np.count_nonzero(one["segmentation"] & other["segmentation"])
-    return bool(both > _OVERLAP * min(one["area"], other["area"]))
+def _overlap(one: PackedMask, other: PackedMask) -> bool:
+    return one.shared(other) > _OVERLAP * min(one.area, other.area)

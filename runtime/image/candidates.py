@@ -1,6 +1,6 @@
 """The automatic mask generator's candidates: where to look for masks, and which of those found to keep.
 
-The geometry is upstream's (sam2/utils/amg.py). Masks are packed so that memory holds thousands of them.
+The geometry is upstream's (sam2/utils/amg.py). Masks are packed, so that memory holds thousands of them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import InputError
 from sam2edge.runtime.image.components import remove_small_components
+from sam2edge.runtime.media.packed import Box, PackedMask
 from sam2edge.types import Bools, Floats
 
-Box = tuple[int, int, int, int]
 Span = tuple[int, int]
 
 _EDGE = 20
@@ -43,35 +42,6 @@ class Crop:
         height, width = image_size
         edges = zip(box, self.box, (0, 0, width, height), strict=True)
         return any(abs(side - crop) <= _EDGE < abs(side - image) for side, crop, image in edges)
-
-
-@dataclass(frozen=True)
-class PackedMask:
-    """The bits of a mask within its box. As upstream's, the box ends with the mask's last column and row, inclusive."""
-
-    box: Box
-    area: int
-    bits: npt.NDArray[np.uint8]
-
-    @staticmethod
-    def pack(mask: Bools, offset: tuple[int, int] = (0, 0)) -> PackedMask:
-        """Pack `mask` (bool [h,w], contiguous), whose first pixel lies at `offset` (x, y) of the image."""
-        left, top = offset
-        x, y, width, height = cv2.boundingRect(mask.view(np.uint8)) if mask.size else (0, 0, 0, 0)
-        if not width:
-            return PackedMask((left, top, left, top), 0, np.empty(0, np.uint8))
-        inside = np.ascontiguousarray(mask[y : y + height, x : x + width])  # numpy counts and packs these faster
-        box = (left + x, top + y, left + x + width - 1, top + y + height - 1)
-        return PackedMask(box, int(np.count_nonzero(inside)), np.packbits(inside))
-
-    def unpack(self, size: tuple[int, int]) -> Bools:
-        """Return the mask as bool [H,W] of an image of `size` (H,W)."""
-        mask = np.zeros(size, bool)
-        if self.area:
-            x0, y0, x1, y1 = self.box
-            part = mask[y0 : y1 + 1, x0 : x1 + 1]
-            part[:] = np.unpackbits(self.bits, count=part.size).reshape(part.shape)
-        return mask
 
 
 @dataclass(frozen=True)
@@ -116,19 +86,34 @@ def without_duplicates(candidates: Sequence[Candidate], scores: Sequence[float],
     return [candidates[i] for i in nms(boxes, scores, threshold)]
 
 
-def without_small_components(
-    candidates: Sequence[Candidate], min_area: float, size: tuple[int, int], threshold: float
-) -> list[Candidate]:
-    """Remove holes and islands below `min_area` pixels from the masks of an image of `size` (H,W), then duplicates.
+def without_small_components(candidates: Sequence[Candidate], min_area: float, threshold: float) -> list[Candidate]:
+    """Remove holes and islands below `min_area` pixels from the masks, then duplicates.
 
     Of duplicates, whose boxes overlap by an IoU above `threshold`, an unchanged one stays; unchanged ones come first.
     """
     cleaned, unchanged = [], []
     for candidate in candidates:
-        mask, changed = remove_small_components(candidate.mask.unpack(size), min_area)
-        cleaned.append(dataclasses.replace(candidate, mask=PackedMask.pack(mask)) if changed else candidate)
+        mask, offset = _surrounded(candidate.mask, min_area)
+        mask, changed = remove_small_components(mask, min_area)
+        packed = PackedMask.pack(mask, offset, candidate.mask.size)
+        cleaned.append(dataclasses.replace(candidate, mask=packed) if changed else candidate)
         unchanged.append(float(not changed))
     return without_duplicates(cleaned, unchanged, threshold)
+
+
+def _surrounded(mask: PackedMask, min_area: float) -> tuple[Bools, tuple[int, int]]:
+    """Return a mask with so much around it that holes can be told from what surrounds it, and that part's x, y.
+
+    On each side, there is a strip of `min_area` pixels or more, or all that the image has there: what surrounds the
+    mask is too large for a hole exactly if it is in the whole image.
+    """
+    x, y, width, height = mask.bounds
+    across, down = (math.ceil(min_area / max(side, 1)) + 1 for side in (height, width))
+    left, top = max(x - across, 0), max(y - down, 0)
+    right, bottom = min(x + width + across, mask.size[1]), min(y + height + down, mask.size[0])
+    part = np.zeros((bottom - top, right - left), bool)
+    part[y - top : y - top + height, x - left : x - left + width] = mask.inside()
+    return part, (left, top)
 
 
 def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> npt.NDArray[np.intp]:

@@ -22,10 +22,8 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError
 from sam2edge.runtime.backends.base import Backend
 from sam2edge.runtime.image.candidates import (
-    Box,
     Candidate,
     Crop,
-    PackedMask,
     image_crops,
     point_grid,
     without_duplicates,
@@ -34,12 +32,13 @@ from sam2edge.runtime.image.candidates import (
 from sam2edge.runtime.image.pixels import rgb_pixels
 from sam2edge.runtime.image.predictor import ImagePredictor
 from sam2edge.runtime.media import rle
+from sam2edge.runtime.media.packed import Box, PackedMask
 from sam2edge.runtime.model.graphs import in_turn
 from sam2edge.runtime.model.logits import LOGIT_LIMIT, patches, stability_score
-from sam2edge.types import Bools, Floats, Frame, Progress
+from sam2edge.types import Floats, Frame, Progress
 
-_ENCODINGS: dict[str, Callable[[Bools], Any]] = {
-    "binary_mask": lambda mask: mask,
+_ENCODINGS: dict[str, Callable[[PackedMask], Any]] = {
+    "binary_mask": PackedMask.unpack,
     "uncompressed_rle": rle.encode_uncompressed,
     "coco_rle": rle.encode,
 }
@@ -65,7 +64,8 @@ class AutomaticMaskGenerator(Closeable):
         min_mask_region_area: Remove holes and islands of fewer pixels, then masks that have become duplicates.
             (Upstream's SAM 2 class has this step from SAM's but never calls it. Instead it fills them in the
             low-resolution logits, where a pixel is larger, which needs CUDA.)
-        output_mode: "binary_mask", "uncompressed_rle" or "coco_rle".
+        output_mode: "binary_mask", "uncompressed_rle" or "coco_rle". A binary mask takes a byte for each pixel of the
+            image, run lengths a few kilobytes: take those of hundreds of masks of a large photograph.
         use_m2m: Decode each mask once more with its own logits as the prompt.
         multimask_output: Three masks per point instead of one.
         backend: With a bundle, a name of sam2edge.runtime.BACKENDS or a Backend.
@@ -140,6 +140,10 @@ class AutomaticMaskGenerator(Closeable):
             FrameError: The image is invalid.
             InputError: The image is too small for `crop_n_layers`.
         """
+        return [self._record(candidate) for candidate in self.find(image)]
+
+    def find(self, image: object) -> list[Candidate]:
+        """Return the masks of an image packed, in the order of `generate`, whose arguments and errors this has."""
         pixels = rgb_pixels(image)
         size = pixels.shape[:2]
         crops = image_crops(size, self._crop_n_layers, self._crop_overlap_ratio)
@@ -160,8 +164,8 @@ class AutomaticMaskGenerator(Closeable):
             kept = without_duplicates(kept, smallness, self._crop_nms_thresh)
         if self._min_mask_region_area > 0:
             threshold = max(self._box_nms_thresh, self._crop_nms_thresh)
-            kept = without_small_components(kept, self._min_mask_region_area, size, threshold)
-        return [self._record(candidate, size) for candidate in kept]
+            kept = without_small_components(kept, self._min_mask_region_area, threshold)
+        return kept
 
     def close(self) -> None:
         """Free the graphs, unless they belong to a predictor that was passed in."""
@@ -222,15 +226,15 @@ class AutomaticMaskGenerator(Closeable):
             left, top = crop.box[:2]
             mask = patch > np.float32(self._mask_threshold)
             # Upstream's box of an empty mask is the crop's corner.
-            packed = PackedMask.pack(mask, (left + x, top + y) if mask.any() else (left, top))
+            packed = PackedMask.pack(mask, (left + x, top + y) if mask.any() else (left, top), image_size)
             if not crop.cuts(packed.box, image_size):
                 in_image = (float(point[0]) + left, float(point[1]) + top)
                 kept.append(Candidate(packed, float(iou), stability, in_image, crop))
         return kept
 
-    def _record(self, candidate: Candidate, size: tuple[int, int]) -> dict[str, Any]:
+    def _record(self, candidate: Candidate) -> dict[str, Any]:
         return {
-            "segmentation": self._encode(candidate.mask.unpack(size)),
+            "segmentation": self._encode(candidate.mask),
             "area": candidate.mask.area,
             "bbox": _xywh(candidate.mask.box),
             "predicted_iou": candidate.iou,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.runtime.media.packed import PackedMask
 from sam2edge.runtime.model.result import FrameResult
+from sam2edge.types import Bools
 
 Color = tuple[int, int, int]
-Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
 
 _OPACITY = 0.4
 _SUBPIXEL_BITS = 4
@@ -26,7 +27,9 @@ def draw(frame: npt.NDArray[np.uint8], result: FrameResult) -> npt.NDArray[np.ui
     return draw_masks(frame, result.object_ids, result.masks)
 
 
-def draw_masks(image: npt.NDArray[np.uint8], object_ids: Sequence[int], masks: Masks) -> npt.NDArray[np.uint8]:
+def draw_masks(
+    image: npt.NDArray[np.uint8], object_ids: Sequence[int], masks: Iterable[Bools]
+) -> npt.NDArray[np.uint8]:
     """Return a copy of `image` (RGB uint8 [H,W,3]) with masks (bool [H,W] each) and their ids on it."""
     picture: npt.NDArray[np.uint8] = image.copy()
     for object_id, mask in zip(object_ids, masks, strict=True):
@@ -34,26 +37,26 @@ def draw_masks(image: npt.NDArray[np.uint8], object_ids: Sequence[int], masks: M
     return picture
 
 
-def draw_everything(image: npt.NDArray[np.uint8], masks: Masks) -> npt.NDArray[np.uint8]:
-    """Return a copy of `image` (RGB uint8 [H,W,3]) with many masks on it (bool [H,W] each), without ids.
+def draw_everything(image: npt.NDArray[np.uint8], masks: Sequence[PackedMask]) -> npt.NDArray[np.uint8]:
+    """Return a copy of `image` (RGB uint8 [H,W,3]) with many masks on it, without ids.
 
     The nth mask has the colour of object n, from 1. Masks may be nested: each pixel shows the smallest that covers it.
     """
     order = small_on_top(masks)
     labels = np.zeros(image.shape[:2], np.uint16)
     for i in order:
-        labels[masks[i]] = i + 1
+        labels[masks[i].place][masks[i].inside()] = i + 1
     palette = np.array([(0, 0, 0), *(color(i + 1) for i in range(len(masks)))], np.uint8)
     tinted = cv2.addWeighted(image, 1 - _OPACITY, palette[labels], _OPACITY, 0)
     picture: npt.NDArray[np.uint8] = np.where(labels[..., None] > 0, tinted, image)
     for i in order:
-        _draw_contour(picture, masks[i].view(np.uint8), (0, 0), color(i + 1))
+        _draw_contour(picture, masks[i].inside().view(np.uint8), masks[i].bounds[:2], color(i + 1))
     return picture
 
 
-def small_on_top(masks: Masks) -> list[int]:
+def small_on_top(masks: Sequence[PackedMask]) -> list[int]:
     """Return the order in which to paint masks: by area, the largest first."""
-    return [int(i) for i in np.argsort([-np.count_nonzero(mask) for mask in masks], kind="stable")]
+    return [int(i) for i in np.argsort([-mask.area for mask in masks], kind="stable")]
 
 
 @lru_cache(maxsize=_CACHED_COLORS)

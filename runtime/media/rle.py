@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sam2edge.errors import InputError
+from sam2edge.runtime.media.packed import PackedMask
+from sam2edge.types import Bools
 
 # Seven groups of five bits hold any difference between two runs of a mask of up to 2³¹ pixels.
 _MAX_GROUPS = 7
@@ -28,14 +30,16 @@ class Rle(TypedDict):
     counts: str
 
 
-def encode(mask: npt.NDArray[np.bool_]) -> Rle:
-    """Return the run lengths of a mask (bool [H,W]); InputError if it is anything else."""
-    return {"size": list(mask.shape), "counts": _pack(_runs(mask))}
+def encode(mask: Bools | PackedMask) -> Rle:
+    """Return the run lengths of a mask (bool [H,W], or packed); InputError if it is anything else."""
+    packed = _packed(mask)
+    return {"size": list(packed.size), "counts": _pack(packed.runs())}
 
 
-def encode_uncompressed(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Return `size` and the run lengths `counts` of a mask (bool [H,W]) as lists, which pycocotools reads too."""
-    return {"size": list(mask.shape), "counts": _runs(mask).tolist()}
+def encode_uncompressed(mask: Bools | PackedMask) -> dict[str, list[int]]:
+    """Return `size` and the run lengths `counts` of a mask as lists, which pycocotools reads too."""
+    packed = _packed(mask)
+    return {"size": list(packed.size), "counts": packed.runs().tolist()}
 
 
 def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
@@ -49,13 +53,12 @@ def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _runs(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _packed(mask: Bools | PackedMask) -> PackedMask:
+    if isinstance(mask, PackedMask):
+        return mask
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise InputError(f"a mask must be bool [H,W] but is {mask.dtype} {list(mask.shape)}")
-    pixels = mask.ravel(order="F")
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    starts = [0, 0] if pixels.size and pixels[0] else [0]
-    return np.diff(np.concatenate((starts, changes, [pixels.size])))
+    return PackedMask.pack(mask)
 
 
 def _pack(runs: npt.NDArray[np.int64]) -> str:

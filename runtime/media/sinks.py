@@ -21,6 +21,7 @@ from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
 from sam2edge.files import finite, user_path
 from sam2edge.runtime.media import overlay, rle
 from sam2edge.runtime.media.mask_files import LabelImage, encode_labels
+from sam2edge.runtime.media.packed import PackedMask
 from sam2edge.runtime.media.sources import VideoSource
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.types import Floats, Frame
@@ -296,15 +297,15 @@ def label_image(
     return _narrowed(labels, object_ids)
 
 
-def paint_labels(size: tuple[int, ...], object_ids: Sequence[int], masks: overlay.Masks) -> LabelImage:
-    """Return an image [H,W] whose pixels are the id of the last mask (bool [H,W]) that covers them, 0 for none.
+def paint_labels(size: tuple[int, ...], object_ids: Sequence[int], masks: Iterable[PackedMask]) -> LabelImage:
+    """Return an image [H,W] whose pixels are the id of the last mask that covers them, 0 for none.
 
     An ObjectIdError says that an id is not from 1 to 65535.
     """
     _check_label_ids(object_ids)
     labels = np.zeros(size, np.uint16)
     for object_id, mask in zip(object_ids, masks, strict=True):
-        labels[mask] = object_id
+        labels[mask.place][mask.inside()] = object_id
     return _narrowed(labels, object_ids)
 
 

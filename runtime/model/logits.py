@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import cast
@@ -18,6 +20,8 @@ ABSENT_LOGIT = -1024.0
 """Logits of an object that is not in view (sam2_base.py, NO_OBJ_SCORE)."""
 LOGIT_LIMIT = 32.0
 """Upstream clamps the logits that are fed back into the decoder to ± this."""
+_LARGE, _MUCH = 1 << 20, 4
+"""OpenCV resizes some pixels more than needed several times faster than numpy those that are needed."""
 
 
 def upsample(logits: Floats, size: tuple[int, int]) -> Floats:
@@ -51,8 +55,12 @@ def patches(logits: Floats, size: tuple[int, int], level: float) -> Iterator[tup
             rows = columns = np.zeros(1, np.intp)
         (top, bottom), (y0, y1) = _aligned(rows, len(mask), size[0])
         (left, right), (x0, x1) = _aligned(columns, mask.shape[1], size[1])
-        part = mask[top:bottom, left:right]
-        yield x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        down, across = _reach(rows, len(mask), size[0]), _reach(columns, mask.shape[1], size[1])
+        if (y1 - y0) * (x1 - x0) > max(_MUCH * len(down) * len(across), _LARGE):
+            yield across.start, down.start, _resized_part(mask, size, down, across)
+        else:
+            part = mask[top:bottom, left:right]
+            yield x0, y0, cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
 
 
 def has_pixels(logits: Floats, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -117,3 +125,37 @@ def _aligned(used: npt.NDArray[np.intp], low: int, high: int) -> tuple[tuple[int
     last = -(-min(int(used[-1]) + 2, low) // step)
     scaled = high * step // low
     return (first * step, last * step), (first * scaled, last * scaled)
+
+
+def _reach(used: npt.NDArray[np.intp], low: int, high: int) -> range:
+    """Return those of `high` pixels that the `used` ones of `low` affect."""
+    before, _ = _taps(low, high)
+    first, end = (int(n) for n in np.searchsorted(before, (used[0] - 1, used[-1] + 1)))
+    first = min(first, high - 1)  # where a mask is made smaller, some of its pixels affect none
+    return range(first, max(end, first + 1))
+
+
+def _resized_part(mask: Floats, size: tuple[int, int], rows: range, columns: range) -> Floats:
+    """Return these rows and columns of a mask [h,w] that is resized to `size`, to within rounding what OpenCV makes.
+
+    OpenCV resizes only whole arrays, whose parts begin between two pixels of both sizes only where these have a divisor
+    in common; 4001 and 256 have none.
+    """
+    before, weight = (taps[columns.start : columns.stop] for taps in _taps(mask.shape[1], size[1]))
+    above, share = (taps[rows.start : rows.stop] for taps in _taps(len(mask), size[0]))
+    lines = mask[np.minimum(np.arange(above[0], above[-1] + 2), len(mask) - 1)]
+    after = np.minimum(before + 1, mask.shape[1] - 1)
+    lines = lines[:, before] * (1 - weight) + lines[:, after] * weight
+    part = np.empty((len(rows), len(columns)), np.float32)
+    starts = np.searchsorted(above, np.arange(above[0], above[-1] + 2))
+    for n, (start, stop) in enumerate(itertools.pairwise(starts)):  # the rows between two of the mask's lines
+        np.matmul(np.stack([1 - share[start:stop], share[start:stop]], axis=1), lines[n : n + 2], out=part[start:stop])
+    return part
+
+
+@functools.lru_cache(maxsize=16)
+def _taps(low: int, high: int) -> tuple[npt.NDArray[np.intp], Floats]:
+    """Return which of `low` pixels is before each of `high`, [high], and the weight of the one after that, [high]."""
+    places = np.clip((np.arange(high) + 0.5) * (low / high) - 0.5, 0, low - 1)
+    before = places.astype(np.intp)
+    return before, (places - before).astype(np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import json
 import sys
@@ -20,10 +19,12 @@ from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
 
 if TYPE_CHECKING:
+    from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
     from sam2edge.runtime.image.predictor import ImagePredictor
     from sam2edge.runtime.media.mask_files import LabelImage
+    from sam2edge.runtime.media.packed import PackedMask
     from sam2edge.runtime.model.prompts import Prompt
-    from sam2edge.types import Bools, Floats, Frame
+    from sam2edge.types import Floats, Frame
 
 _GRID_OPTIONS = {
     "points_per_side": (int, "points in a row and in a column of the grid (default: 32)"),
@@ -37,31 +38,20 @@ class _Segment:
     """A mask of one image; logits are those of its bounding box, None where `--auto` found it."""
 
     object_id: int
-    mask: Bools
+    mask: PackedMask
     predicted_iou: float
     stability_score: float
     logits: Floats | None = None
 
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """x, y, width, height of the mask."""
-        import cv2
-        import numpy as np
-
-        x, y, width, height = cv2.boundingRect(self.mask.view(np.uint8))
-        return x, y, width, height
-
     def record(self) -> dict[str, Any]:
         """Return what the JSON says of it; the box is COCO's: x, y, width, height."""
-        import numpy as np
-
         from sam2edge.runtime.media import rle
 
         return {
             "id": self.object_id,
             "segmentation": rle.encode(self.mask),
-            "area": int(np.count_nonzero(self.mask)),
-            "bbox": list(self.box),
+            "area": self.mask.area,
+            "bbox": list(self.mask.bounds),
             "predicted_iou": round(self.predicted_iou, 6),
             "stability_score": round(self.stability_score, 6),
         }
@@ -183,7 +173,10 @@ def _segment_one(
     image = read_image(path, args.range)
     segments = find(image)
     ids, masks = [segment.object_id for segment in segments], [segment.mask for segment in segments]
-    picture = overlay.draw_everything(image, masks) if args.auto else overlay.draw_masks(image, ids, masks)
+    if args.auto:
+        picture = overlay.draw_everything(image, masks)
+    else:
+        picture = overlay.draw_masks(image, ids, (mask.unpack() for mask in masks))
     write_image(target, picture)
     if args.labels:
         write_labels(_labels(target), _label_image(image.shape[:2], segments))
@@ -207,18 +200,18 @@ def _label_image(size: tuple[int, ...], segments: Sequence[_Segment]) -> LabelIm
     from sam2edge.runtime.media.sinks import label_image, paint_labels
 
     ids = [segment.object_id for segment in segments]
-    parts = [(row, *each.box[:2], each.logits) for row, each in enumerate(segments) if each.logits is not None]
+    parts = [(row, *each.mask.bounds[:2], each.logits) for row, each in enumerate(segments) if each.logits is not None]
     if parts:
         return label_image(size, ids, parts)
     order = overlay.small_on_top([segment.mask for segment in segments])
     return paint_labels(size, [ids[i] for i in order], [segments[i].mask for i in order])
 
 
-def _everything(generator: Any, image: Frame) -> list[_Segment]:
+def _everything(generator: AutomaticMaskGenerator, image: Frame) -> list[_Segment]:
     """Find everything; the best mask is object 1."""
     return [
-        _Segment(number, record["segmentation"], record["predicted_iou"], record["stability_score"])
-        for number, record in enumerate(generator.generate(image), 1)
+        _Segment(number, candidate.mask, candidate.iou, candidate.stability)
+        for number, candidate in enumerate(generator.find(image), 1)
     ]
 
 
@@ -226,6 +219,7 @@ def _prompted(predictor: ImagePredictor, prompts: Mapping[int, Prompt], image: F
     """Segment each prompt; a single click takes the best of three masks."""
     import numpy as np
 
+    from sam2edge.runtime.media.packed import PackedMask
     from sam2edge.runtime.model.logits import stability_score
     from sam2edge.runtime.model.prompts import EncodedPrompt
 
@@ -247,8 +241,7 @@ def _prompted(predictor: ImagePredictor, prompts: Mapping[int, Prompt], image: F
             )
         best = int(ious.argmax())
         stability = float(stability_score(logits[best]))
-        segment = _Segment(object_id, logits[best] > 0, float(ious[best]), stability)
-        x, y, width, height = segment.box
-        inside = logits[best, y : y + height, x : x + width].copy()  # not a view, which would keep the whole image's
-        segments.append(dataclasses.replace(segment, logits=inside))
+        packed = PackedMask.pack(logits[best] > 0)
+        inside = logits[best][packed.place].copy()  # not a view, which would keep the whole image's
+        segments.append(_Segment(object_id, packed, float(ious[best]), stability, inside))
     return segments

@@ -7,7 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sam2edge.runtime.image.candidates import Crop, image_crops, nms, point_grid
+from sam2edge.runtime.image.candidates import (
+    Candidate,
+    Crop,
+    image_crops,
+    nms,
+    point_grid,
+    without_small_components,
+)
+from sam2edge.runtime.image.components import remove_small_components
+from sam2edge.runtime.media.packed import PackedMask
 
 Boxes = npt.NDArray[np.float64]
 
@@ -113,3 +122,20 @@ def test_nms_of_opencv_agrees_only_on_boxes_with_area() -> None:
     assert nms(lines, [0.9, 0.8], 0.5).tolist() == [0, 1]
     assert opencv(lines, np.array([0.9, 0.8])) == [0]
     assert opencv(boxes[:1], np.zeros(1)) == []
+
+
+@pytest.mark.parametrize("min_area", [1, 20, 60, 400, 5000])
+def test_small_components_of_packed_masks(min_area: float) -> None:
+    """As of whole masks, although only a mask's own part of the image is looked at: also at edges, and of any size."""
+    rng = np.random.default_rng(int(min_area))
+    crop = Crop((0, 0, 70, 50), 0)
+    for reach in range(2, 50, 3):
+        mask = np.zeros((50, 70), bool)
+        x, y = rng.integers(0, 50 - reach // 2, 2)
+        part = mask[y : y + reach, x : x + reach]
+        part[:] = cv2.GaussianBlur(rng.normal(size=part.shape), (0, 0), 1.2) > rng.normal(0, 0.1)
+        expected, changed = remove_small_components(mask, min_area)
+        candidate = Candidate(PackedMask.pack(mask), 0.9, 1.0, (0, 0), crop)
+        (cleaned,) = without_small_components([candidate], min_area, 0.5)
+        assert np.array_equal(cleaned.mask.unpack(), expected)
+        assert (cleaned is not candidate) == changed

@@ -6,6 +6,7 @@ tests/conformance compares it with upstream's.
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from sam2edge import AutomaticMaskGenerator, Bundle, ImagePredictor
 from sam2edge.errors import BackendError, FrameError, InputError, MissingFileError
 from sam2edge.runtime.media import rle
+from sam2edge.runtime.media.sinks import paint_labels
 
 SIDE = 32
 IMAGE = np.zeros((96, 128, 3), np.uint8)
@@ -96,6 +98,22 @@ def test_an_image_of_pil() -> None:
     predictor = DrawnPredictor()
     assert len(generate(predictor, Image.new("P", (128, 96)), points_per_side=2)) == 8
     assert predictor.images == [(96, 128)]
+
+
+def test_many_masks_of_a_photograph_take_little_memory() -> None:
+    """Of 12 megapixels, whose sides have no divisor in common with the masks'; a mask alone would take 12 MB."""
+    image = np.zeros((3001, 4001, 3), np.uint8)
+    with AutomaticMaskGenerator(DrawnPredictor(), points_per_side=8, stability_score_thresh=0.2) as generator:
+        tracemalloc.start()
+        masks = [candidate.mask for candidate in generator.find(image)]
+        assert max(mask.area for mask in masks) > 500_000
+        runs = [rle.encode(mask) for mask in masks]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (len(masks), len(runs)) == (128, 128)
+    assert peak < 30e6
+    labels = paint_labels((3001, 4001), [7] * len(masks), masks)
+    assert labels.all(where=masks[-1].unpack())
 
 
 def test_thresholds() -> None:

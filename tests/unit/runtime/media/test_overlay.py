@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sam2edge.runtime.media import overlay
+from sam2edge.runtime.media.packed import PackedMask
 from tests.helpers import box_mask, result_of
 
 SHAPE = HEIGHT, WIDTH = 120, 160
@@ -119,7 +120,7 @@ def test_ids_that_never_end_do_not_fill_the_memory(frame):
 def test_everything_shows_what_is_nested(frame):
     outer, inner = box(20, 20, 140, 100), box(60, 40, 90, 70)
     for masks in ([inner, outer], [outer, inner]):
-        drawn = overlay.draw_everything(frame, masks)
+        drawn = overlay.draw_everything(frame, [PackedMask.pack(mask) for mask in masks])
         for mask, part in ((inner, np.s_[45:65, 65:85]), (outer, np.s_[76:94, 26:134])):
             number = next(i for i, one in enumerate(masks, 1) if one is mask)
             expected = (1 - OPACITY) * frame[part] + OPACITY * np.array(overlay.color(number))
@@ -132,8 +133,9 @@ def test_nothing_in_everything(frame):
     drawn = overlay.draw_everything(frame, [])
     assert np.array_equal(drawn, frame)
     assert drawn is not frame
-    assert np.array_equal(overlay.draw_everything(frame, [np.zeros((HEIGHT, WIDTH), bool)]), frame)
+    assert np.array_equal(overlay.draw_everything(frame, [PackedMask.pack(np.zeros((HEIGHT, WIDTH), bool))]), frame)
 
 
 def test_small_on_top():
-    assert overlay.small_on_top([box(0, 0, 5, 5), box(0, 0, 9, 9), box(0, 0, 2, 2), box(3, 3, 8, 8)]) == [1, 0, 3, 2]
+    boxes = [box(0, 0, 5, 5), box(0, 0, 9, 9), box(0, 0, 2, 2), box(3, 3, 8, 8)]
+    assert overlay.small_on_top([PackedMask.pack(mask) for mask in boxes]) == [1, 0, 3, 2]

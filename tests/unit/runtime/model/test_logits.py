@@ -20,6 +20,22 @@ def blobs(count: int, side: int) -> Floats:
     return np.stack(scaled).astype(np.float32) - 2.95
 
 
+@pytest.mark.parametrize("size", [(1301, 1601), (1030, 1499), (20, 60001)])
+def test_patches_of_large_images_whose_sides_have_no_divisor_in_common_with_the_masks(size: tuple[int, int]) -> None:
+    """Little more is resized than the mask; of one with no divisor in common, all of it used to be."""
+    logits = blobs(6, 64)
+    logits[5, 60:, 60:] = 5  # at a corner
+    for mask, (x, y, patch) in zip(logits, patches(logits, size, -3.0), strict=True):
+        full = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_LINEAR)
+        placed = np.full(size, -4, np.float32)
+        placed[y : y + patch.shape[0], x : x + patch.shape[1]] = patch
+        seen = (full > -3.0 + 1e-4) | (placed > -3.0 + 1e-4)
+        assert np.abs(placed - full)[seen].max() < 1e-4
+        rows, columns = (np.flatnonzero((full > -3.0).any(axis=axis)) for axis in (1, 0))
+        needed = (np.ptp(rows) + 3 * size[0] / 64) * (np.ptp(columns) + 3 * size[1] / 64)
+        assert patch.size <= max(4 * needed, 1 << 20)
+
+
 @pytest.mark.parametrize("size", [(768, 1024), (427, 640), (100, 77), (300, 257), (32, 32), (20, 50)])
 @pytest.mark.parametrize("side", [32, 64])
 def test_patches_are_what_upsampling_in_full_gives(size: tuple[int, int], side: int) -> None:
