@@ -10,7 +10,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -20,13 +20,15 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
 from sam2edge.files import finite, user_path
 from sam2edge.runtime.media import overlay, rle
+from sam2edge.runtime.media.encoders import EXTENSIONS, open_encoder
 from sam2edge.runtime.media.mask_files import LabelImage, encode_labels
 from sam2edge.runtime.media.packed import PackedMask
-from sam2edge.runtime.media.sources import VideoSource
+from sam2edge.runtime.media.sources.video_file import VideoFile
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.types import Floats, Frame
 
-_CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
+_LONGEST_HOLD = 60
+"""Seconds for which a video stands still at most."""
 _MAX_LABEL = np.iinfo(np.uint16).max
 
 
@@ -51,13 +53,21 @@ class VideoSink(Sink):
     """Writes the frames as a video, with the masks drawn on them.
 
     The video grows under a temporary name beside its own and is renamed on closing. If no frame was written or the
-    process is killed, what lay at `path` before stays. The extension decides the codec: MPEG-4 in .mp4, .m4v, .mov and
-    .mkv, motion JPEG in .avi. Both need even sides: a frame loses its last column or row if its width or height is odd.
+    process is killed, what lay at `path` before stays. The extension decides the codec: VP8 in .webm, motion JPEG in
+    .avi, and in .mp4, .m4v, .mov and .mkv H.264 if the program ffmpeg is installed, otherwise MPEG-4, which browsers do
+    not play. A frame loses its last column or row if its width or height is odd.
+
+    A frame whose result has a `time` stands at that time after the first: the one before is repeated as often as need
+    be (for a minute at most), and one that comes less than half a frame after another is left out. Frames without times
+    follow each other at the rate.
 
     Args:
         path: The file; missing directories are made.
         fps: Frames per second, above 0.
         size: Width and height of the frames.
+
+    Attributes:
+        codec: What the video is encoded with.
 
     Raises:
         MediaError: The extension is unknown or the file cannot be written.
@@ -66,63 +76,99 @@ class VideoSink(Sink):
 
     def __init__(self, path: str | os.PathLike[str], fps: float, size: tuple[int, int]) -> None:
         self.path = user_path(path)
-        codec = _CODECS.get(self.path.suffix.lower())
-        if codec is None:
-            raise MediaError(f"{self.path}: unknown extension for a video; use one of {', '.join(_CODECS)}")
+        if self.path.suffix.lower() not in EXTENSIONS:
+            raise MediaError(f"{self.path}: unknown extension for a video; use one of {', '.join(EXTENSIONS)}")
         if not (math.isfinite(fps) and fps > 0):
             raise InputError(f"fps must be a number above 0 but is {fps}")
         if self.path.is_dir():
             raise MediaError(f"{self.path}: is a directory, expected the name of a file to write")
         make_directory(self.path.parent)
-        # The extension stays, since OpenCV chooses the container by it; the process id keeps two runs apart. Absolute,
-        # since FFmpeg takes what stands before a colon for a protocol.
+        # The extension stays, since the container is chosen by it; the process id keeps two runs apart.
         self._target = self.path.absolute()
         self._temporary = self._target.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
-        self._size = size
+        self._fps, self._size = fps, size
         self._frames = 0
-        # OpenCV writes 66.667 as 66667 / 1000, but MPEG-4 has no numerator above 65535.
-        fps = round(fps, max(0, int(math.log10(65535 / fps))))
-        self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*codec), fps, size)
-        if not self._writer.isOpened():
+        self._last: Frame | None = None
+        self._start: float | None = None
+        self._closed = False
+        try:
+            self._temporary.touch()
+            self._encoder = open_encoder(self._temporary, fps, size)
+        except (MediaError, OSError) as error:
             self._temporary.unlink(missing_ok=True)
             raise MediaError(
                 f"{self.path}: a video of {size[0]}×{size[1]} pixels cannot be written there; is the "
                 "directory writable, and are both sides at least 2?"
-            )
+            ) from error
+        self.codec = self._encoder.codec
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Write one frame with its masks.
 
         Raises:
             FrameError: The frame is of another size, in which case OpenCV would silently drop it.
-            MediaError: The sink is closed.
+            MediaError: The sink is closed, or the disk is full.
         """
-        if not self._writer.isOpened():
+        if self._closed:
             raise MediaError(f"{self.path}: the video is closed")
         if frame.shape[1::-1] != self._size:
             raise FrameError(f"frames must be {self._size} (width, height) but got {frame.shape[1::-1]}")
-        self._writer.write(cv2.cvtColor(overlay.draw(frame, result), cv2.COLOR_RGB2BGR))
-        self._frames += 1
+        missing = self._missing_before(result.time)
+        if missing < 0:
+            return
+        drawn = overlay.draw(frame, result)
+        try:
+            for _ in range(missing):
+                self._encoder.write(drawn if self._last is None else self._last)
+            self._encoder.write(drawn)
+        except MediaError as error:
+            self._give_up(error)
+        self._frames += missing + 1
+        self._last = drawn
 
     def close(self) -> None:
         """Finish the video and give it its name; MediaError if it is incomplete. May be called again."""
-        if not self._writer.isOpened():
+        if self._closed:
             return
-        self._writer.release()
+        self._closed = True
+        self._encoder.close()
         if not self._frames:
             self._temporary.unlink(missing_ok=True)
             return
-        # OpenCV does not report a full disk.
+        # No encoder reports a full disk reliably.
+        try:
+            finished = VideoFile(self._temporary).frame_count is not None
+        except MediaError as error:
+            self._give_up(error)
+        if not finished:
+            self._give_up(None)
+        self._temporary.replace(self._target)
+
+    def _missing_before(self, time: float | None) -> int:
+        """Return how many frames are missing before one of this time; below 0: its place is taken."""
+        if time is None:
+            return 0
+        if self._start is None:
+            self._start = time - self._frames / self._fps
+        missing = round((time - self._start) * self._fps) - self._frames
+        longest = round(_LONGEST_HOLD * self._fps)
+        if missing > longest:
+            self._start += (missing - longest) / self._fps
+        return min(missing, longest)
+
+    def _give_up(self, error: Exception | None) -> NoReturn:
+        """Raise for a video that is incomplete; .mkv and .avi play up to the point at which the disk was full."""
+        if not self._closed:
+            self._closed = True
+            self._encoder.close()
         message = f"{self.path}: could not be written completely; is the disk full?"
         try:
-            with VideoSource(self._temporary) as video:
-                finished = video.frame_count is not None
-        except MediaError as error:
+            VideoFile(self._temporary)
+        except MediaError:
             self._temporary.unlink(missing_ok=True)
-            raise MediaError(message) from error
-        if not finished:  # .mkv and .avi play up to the point at which the disk was full
-            raise MediaError(f"{message} The part that was written is in {self._temporary}")
-        self._temporary.replace(self._target)
+        else:
+            message += f" The part that was written is in {self._temporary}"
+        raise MediaError(message) from error
 
 
 class MaskSink(Sink):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from sam2edge.types import Frame
 _TEXT = cv2.VideoWriter.fourcc(*"ansi")
 _MOST_LOST = 1000
 """Failures in a row after which a file has ended; at a true end OpenCV needs less than 0.1 s for them."""
+_EXAMINED = 100
+_EVEN = 0.7
+"""Part of the claimed distance between two pictures above which a shorter one is a matter of rounding."""
+_FASTEST = 60.0
 
 
 class VideoFile:
@@ -137,6 +142,20 @@ class VideoFile:
             if end < promised_seconds(self.path, counted):
                 return
         self.frame_count = count
+
+
+def finest_rate(path: Path) -> float | None:
+    """Return a rate, in frames per second, at which each of a file's first pictures has a frame of its own.
+
+    It is the one that the file claims, where that is fine enough, and 60 at most; None if there are no times.
+    """
+    file = VideoFile(path)
+    times = [file.time or 0.0 for _ in itertools.islice(file.pictures(), _EXAMINED)]
+    file.close()
+    finest = min((later - time for time, later in itertools.pairwise(times) if later > time), default=math.inf)
+    if file.fps and finest * file.fps > _EVEN:
+        return file.fps
+    return min(round(1 / finest, 3), _FASTEST) or None
 
 
 def open_capture(path: Path) -> cv2.VideoCapture:

@@ -123,7 +123,7 @@ def _track(args: argparse.Namespace) -> int:
                 given.prompt.check((source.height, source.width))
         # Entered before the sinks: no signal may interrupt their closing.
         stop = stack.enter_context(stop_on_signal())
-        sinks = [stack.enter_context(sink) for sink in _sinks(args, source)]
+        sinks = [stack.enter_context(sink) for sink in _sinks(args, source, status.report)]
         knobs = {name: getattr(args, name) for name in _KNOBS}
         max_objects = len({given.object_id for given in prompts})
         tracker = stack.enter_context(VideoTracker(args.bundle, backend(args), max_objects=max_objects, **knobs))
@@ -185,11 +185,18 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
     return [path for path in (args.output, args.masks, args.json) if path is not None]
 
 
-def _sinks(args: argparse.Namespace, source: Grabber) -> Iterator[Sink]:
+def _sinks(args: argparse.Namespace, source: Grabber, report: Callable[[str], None]) -> Iterator[Sink]:
+    from sam2edge.runtime.media.encoders import MPEG4
     from sam2edge.runtime.media.sinks import JsonSink, MaskSink, VideoSink, WindowSink
+    from sam2edge.runtime.media.sources.video_file import finest_rate
 
     if args.output:
-        yield VideoSink(args.output, source.fps or _FPS_IF_UNKNOWN, (source.width, source.height))
+        path = user_path(args.source)
+        fps = source.fps if source.live or not path.is_file() else finest_rate(path)
+        overlay = VideoSink(args.output, fps or _FPS_IF_UNKNOWN, (source.width, source.height))
+        if overlay.codec == MPEG4:
+            report(f"{args.output}: MPEG-4, which browsers do not play; install ffmpeg for H.264, or write .webm")
+        yield overlay
     if args.masks:
         yield MaskSink(args.masks)
     if args.json:

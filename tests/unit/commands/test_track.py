@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from sam2edge.runtime.video import tracker as tracker_module
 from tests.conftest import REPO
 from tests.simulated import PATIENCE, Simulated, failing, grey, opening
 from tests.unit.commands.fake_tracker import HEIGHT, WIDTH, FakeTracker
-from tests.videos import damage_avi, write_avi
+from tests.videos import damage_avi, ffmpeg, moving, write_avi
 
 FRAMES = 6
 POINT = ("--point", "1,1")
@@ -76,7 +77,8 @@ def test_outputs(run, tracker, video, tmp_path, options, knobs):
     outputs = tmp_path / "o.mp4", tmp_path / "masks", tmp_path / "o.json"
     arguments = ("--point", "5:1,1", "-o", outputs[0], "--masks", outputs[1], "--json", outputs[2])
     code, printed, err = run("track", "some/bundle", video, *arguments, "--backend", "onnx", *options)
-    assert (code, err) == (0, "")
+    note = f"sam2edge: {outputs[0]}: MPEG-4, which browsers do not play; install ffmpeg for H.264, or write .webm\n"
+    assert (code, err) == (0, "" if shutil.which("ffmpeg") else note)
     assert printed.startswith(f"{FRAMES} frames, ")
     assert printed.endswith(" frames/s with reading and writing: " + ", ".join(map(str, outputs)) + "\n")
     assert tracker.made.arguments == (Path("some/bundle"), "onnx", 1)
@@ -90,6 +92,21 @@ def test_outputs(run, tracker, video, tmp_path, options, knobs):
     assert [line["frame_index"] for line in lines] == list(range(FRAMES))
     assert [line["time"] for line in lines] == pytest.approx(np.arange(FRAMES) / 10)
     assert all([thing["id"] for thing in line["objects"]] == [5] for line in lines)
+
+
+def test_overlay_of_a_video_whose_rate_changes(run, tracker, tmp_path):
+    """It lasts as long as the video did, and every frame stands at its time, as fine as the video's steps."""
+    uneven = ("-vf", "select='lt(n,5)+eq(n,9)+gt(n,19)',scale=64:48", "-vsync", "vfr", "-c:v", "mpeg4", "-q:v", "2")
+    path = ffmpeg(tmp_path / "in.mp4", *moving(10), *uneven)
+    assert run("track", "b", path, *POINT, "-o", tmp_path / "o.avi")[0] == 0
+    with VideoSource(path) as source:
+        shown = [(frame, source.time) for frame in source]
+    with VideoSource(tmp_path / "o.avi") as overlay:
+        assert overlay.fps == pytest.approx(25)
+        frames = list(overlay)
+    assert len(frames) == 24 == round(25 * shown[-1][1]) + 1
+    changes = [number for number in range(1, 24) if np.abs(frames[number] - frames[number - 1].astype(int)).mean() > 1]
+    assert changes == [round(25 * time) for _, time in shown[1:]]
 
 
 @pytest.mark.parametrize("mode", ["latency", "throughput"])

@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as coco
 
 from sam2edge.errors import FrameError, InputError, MediaError, ObjectIdError
-from sam2edge.runtime.media import overlay, rle
+from sam2edge.runtime.media import encoders, overlay, rle
 from sam2edge.runtime.media.mask_files import read_masks
 from sam2edge.runtime.media.sinks import CallbackSink, JsonSink, MaskSink, VideoSink, WindowSink
 from sam2edge.runtime.media.sources import VideoSource
@@ -97,14 +97,35 @@ def test_home_directory(tmp_path, monkeypatch):
 # videos
 
 
-@pytest.mark.parametrize("extension", [".mp4", ".m4v", ".mov", ".mkv", ".avi", ".MP4"])
-def test_video_read_back(tmp_path, extension):
+@pytest.fixture
+def without_ffmpeg(monkeypatch):
+    """The program ffmpeg is not installed."""
+    monkeypatch.setattr(encoders, "_ffmpeg_has_h264", lambda: False)
+
+
+CODES = {
+    "H.264": ("avc1", "h264", "H264"),
+    "MPEG-4": ("mp4v", "FMP4"),
+    "motion JPEG": ("MJPG",),
+    "VP8": ("VP80",),
+}
+
+
+@pytest.mark.parametrize("program", [True, False])
+@pytest.mark.parametrize("extension", [".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".MP4"])
+def test_video_read_back(tmp_path, extension, program, request):
+    if not program:
+        request.getfixturevalue("without_ffmpeg")
+    codec = {".avi": "motion JPEG", ".webm": "VP8"}.get(extension, "H.264" if encoders._ffmpeg_has_h264() else "MPEG-4")
     path = tmp_path / "new" / "folder" / f"out{extension}"
     frame = np.full((HEIGHT, WIDTH, 3), (220, 60, 20), np.uint8)
     result = result_of({1: box_mask(8, 20, 40, 44)})
     with VideoSink(path, 12.5, SIZE) as sink:
         for _ in range(4):
             sink.write(frame, result)
+    assert sink.codec == codec
+    code = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode()
+    assert code in CODES[codec]
     with VideoSource(path) as source:
         frames = list(source)
         assert source.fps == pytest.approx(12.5)
@@ -123,6 +144,24 @@ def test_video_of_odd_sides_loses_a_column_and_a_row(tmp_path):
     with VideoSource(tmp_path / "odd.mp4") as source:
         assert (source.width, source.height) == (64, 48)
         assert abs(next(iter(source)).mean() - 90) < 3
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        ((0, 0.1, 0.2), (0, 1, 2)),
+        ((5, 5.1, 5.4, 5.5), (0, 1, 1, 1, 2, 3)),  # from the first on; three frames are missing
+        ((0, 0.04, 0.06, 0.14, 0.2), (0, 2, 4)),  # two come too soon after another
+        ((None, None, 7, 7.3), (0, 1, 2, 2, 2, 3)),
+        ((0, 1000, 1000.1), (0,) * 600 + (0, 1, 2)),  # a camera was away
+    ],
+)
+def test_frames_stand_at_their_times(tmp_path, times, shown, without_ffmpeg):
+    with VideoSink(tmp_path / "out.avi", 10, SIZE) as sink:
+        for number, time in enumerate(times):
+            sink.write(grey(50 * number), dataclasses.replace(NOTHING, time=time))
+    with VideoSource(tmp_path / "out.avi") as source:
+        assert [round(frame.mean() / 50) for frame in source] == list(shown)
 
 
 def test_video_replaces_its_target_on_closing(tmp_path):
@@ -172,25 +211,32 @@ def test_video_of_an_fps_with_many_digits(tmp_path, fps):
         assert source.fps == pytest.approx(fps, rel=1e-3)
 
 
-@pytest.mark.parametrize("extension", [".mp4", ".mkv", ".avi"])
-def test_video_on_a_full_disk_is_an_error_and_leaves_the_target(tmp_path, extension):
-    """A limit on the size of files makes writes fail as a full disk does; it holds for a process."""
+@pytest.mark.parametrize(
+    ("extension", "program"), [(".mp4", True), (".mkv", True), (".mp4", False), (".mkv", False), (".avi", False)]
+)
+def test_video_on_a_full_disk_is_an_error_and_leaves_the_target(tmp_path, extension, program):
+    """A limit on the size of files makes writes fail as a full disk does; it holds for a process and its children."""
+    if program and not encoders._ffmpeg_has_h264():
+        pytest.skip("the program ffmpeg is not installed, or has no H.264: apt-get install ffmpeg")
     path = tmp_path / f"out{extension}"
     path.write_bytes(b"earlier")
     script = f"""
 import resource, signal
 import numpy as np
 from sam2edge import FrameResult, MediaError, VideoSink
+from sam2edge.runtime.media import encoders
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 random = np.random.default_rng(0)
+encoders._ffmpeg_has_h264 = lambda: {program}
 sink = VideoSink({str(path)!r}, 25, (320, 240))
-for index in range(20):
-    sink.write(random.integers(0, 256, (240, 320, 3), np.uint8), FrameResult.empty(index, (240, 320)))
 try:
+    for index in range(40):
+        sink.write(random.integers(0, 256, (240, 320, 3), np.uint8), FrameResult.empty(index, (240, 320)))
     sink.close()
 except MediaError as error:
     print(error)
+sink.close()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     message = f"{path}: could not be written completely; is the disk full?"
@@ -201,7 +247,7 @@ except MediaError as error:
         assert rest == []
     else:
         assert done.stdout == f"{message} The part that was written is in {rest[0]}\n"
-        assert 0 < len(list(VideoSource(rest[0]))) < 20
+        assert 0 < len(list(VideoSource(rest[0]))) < 40
 
 
 # label images
