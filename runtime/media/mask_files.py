@@ -134,8 +134,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise MediaError(f"{path}: no such mask file") from error
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: characters that no file's name can have
+        raise MediaError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def _decode(path: Path, data: bytes, is_png: bool) -> npt.NDArray[Any]:

@@ -42,11 +42,13 @@ from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.cli import main
 from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError, Sam2EdgeError
+from sam2edge.runtime.media.mask_files import encode_labels, read_masks
 from sam2edge.ui.player import Player
 from sam2edge.ui.server import Server
 from sam2edge.ui.session import Session
 from tests.conftest import NANO
 from tests.fuzz import mutations
+from tests.helpers import write_palette
 
 SIZE = (48, 64)
 TARGET = Target(TENSORRT, "10.3.0", "Orin", 8, "", ("8.7",))
@@ -402,13 +404,17 @@ def _read_image(shared: Shared, file: Path) -> None:
 def _labels(shared: Shared, folder: Path, random: Random) -> Path:
     labels = np.zeros(SIZE, np.uint8)
     labels[10:20, 10:20], labels[30:40, 30:40] = 1, 2
-    cv2.imwrite(str(folder / "0.png"), labels)
+    if random.random() < 0.5:
+        (folder / "0.png").write_bytes(encode_labels(labels))
+    else:
+        write_palette(folder / "0.png", labels)
     return folder / "0.png"
 
 
 def _read_labels(shared: Shared, file: Path) -> None:
     truth = TrueMasks(file.parent)
     truth.masks(0, truth.object_ids, truth[0].shape)
+    assert all(mask.any() and mask.shape == truth[0].shape for mask in read_masks(file).values())
 
 
 def _npz(shared: Shared, folder: Path, random: Random) -> Path:

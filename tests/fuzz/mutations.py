@@ -131,7 +131,8 @@ def _near(random: Random, one: Any) -> Any:
     if isinstance(one, bool) or one is None:
         return not one
     if isinstance(one, (int, float)):
-        return random.choice([one + 1, one - 1, -one, one * 1000, one + 0.4, str(one), [one]])
+        a_little = 0.4 if abs(one) < 2**53 else 1  # some of these numbers are larger than any float
+        return random.choice([one + 1, one - 1, -one, one * 1000, one + a_little, str(one), [one]])
     if isinstance(one, str):
         return random.choice([one[:-1], one + "x", one.upper(), f" {one}", one * 3])
     return [one, one]
