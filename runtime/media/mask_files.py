@@ -65,7 +65,7 @@ def read_masks(path: str | os.PathLike[str], wanted: int | None = None) -> dict[
         is_ours = _MARK in data[:_HEAD]
         ids = [int(value) for value in np.unique(found) if value]
         if len(ids) > 1 and not is_ours:
-            ids = [value for value in ids if value != VOID]
+            ids = [value for value in ids if value != VOID or found.dtype != np.uint8]
             if len(ids) > _FEW:
                 raise PromptError(f"{path}: its palette has {len(ids)} colours, which are hardly objects; {_ADVICE}")
         if wanted is not None and len(ids) > 1:
