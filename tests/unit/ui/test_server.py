@@ -191,7 +191,7 @@ CLICK = {"object": 1, "x": 1, "y": 1, "label": 1, "frame": 1}
         ("open", {}, "source must be a string but got None"),
         ("open", {"source": " "}, "give the path of a video"),
         ("open", {"source": "missing.mp4"}, "missing.mp4: no such video file"),
-        ("open", {"source": "http://example.org/"}, "rtsp:// is the only kind of address"),
+        ("open", {"source": "ftp://localhost/"}, "ftp://localhost/: not one of rtsp://, "),
         ("open", {"source": "a\0b"}, "cannot be the path of a file"),
         ("click", {**CLICK, "object": "1"}, "object must be a whole number but got '1'"),
         ("click", {**CLICK, "object": True}, "object must be a whole number but got True"),

@@ -345,7 +345,7 @@ def test_an_object_does_not_join_on_a_frame_that_cannot_be_read(predictor: Video
     frames = Watched(clip)
     state = predictor.init_state(frames)
     frames.frames = clip[:, ::2]
-    with pytest.raises(FrameError, match="frame 4 is 320×120 but the first is 320×240"):
+    with pytest.raises(FrameError, match="frame 4 is 320×120 but the first frame is 320×240"):
         predictor.add_new_points_or_box(state, 4, 1, box=BALL)
     assert state["obj_ids"] == []
 
