@@ -29,7 +29,7 @@ def from_directory(directory: Path, name: str, image_size: int | None) -> Source
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
-    tensors = architecture.checked_tensors(directory, "config.json", _layout(directory, config), tensors)
+    tensors = architecture.checked_tensors(directory, "config.json", _layout(directory, config, len(tensors)), tensors)
     mean, std = _normalisation(directory)
     return Source(architecture.assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
 
@@ -65,13 +65,29 @@ def _read_config(directory: Path) -> Any:
     return config
 
 
-def _layout(directory: Path, config: Any) -> dict[str, Shape]:
+def _layout(directory: Path, config: Any, tensors: int) -> dict[str, Shape]:
+    """Return the shapes that a configuration asks for, unless it asks for more layers than there are tensors."""
     try:
+        for name, count in _counts(config).items():
+            if count > tensors:
+                raise ValueError(f"{name} is {count}, but the weights are only {tensors} tensors")
         return architecture.layout(config)
     except Exception as error:  # numbers that no tensor can have, and whatever the model's parts make of others
         raise SourceError(
             f"{directory / 'config.json'} describes no model that can be made: {reason(error)}"
         ) from error
+
+
+def _counts(config: Any) -> dict[str, int]:
+    decoder = config.mask_decoder_config
+    return {
+        "the sum of blocks_per_stage": sum(config.vision_config.backbone_config.blocks_per_stage),
+        "memory_attention_num_layers": config.memory_attention_num_layers,
+        "memory_fuser_num_layers": config.memory_fuser_num_layers,
+        "mask_decoder_config.num_hidden_layers": decoder.num_hidden_layers,
+        "mask_decoder_config.num_multimask_outputs": decoder.num_multimask_outputs,
+        "mask_decoder_config.iou_head_depth": decoder.iou_head_depth,
+    }
 
 
 def _check_heads(path: Path, config: Any) -> None:

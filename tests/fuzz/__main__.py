@@ -46,7 +46,9 @@ def main(count: int, seed: int) -> int:
     for name, counts in outcomes.items():
         print(f"{name:20}", ", ".join(f"{counts[outcome]} {outcome}s" for outcome in ("error", "result", "failure")))
     total = sum(outcomes.values(), collections.Counter[str]())
-    print(f"{count} inputs from seed {seed}: {dict(total)}; the slowest took {slowest[0]:.1f} s ({slowest[1]})")
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{count} inputs from seed {seed}: {dict(total)}; the slowest took {slowest[0]:.1f} s {slowest[1]}")
+    print(f"the process took {most:.0f} MiB at most, with PyTorch in it")
     return total["failure"]
 
 

@@ -56,7 +56,7 @@ def _export(args: argparse.Namespace) -> int:
     print_parity(bundle)
     size = bundle.model.image_size
     note = ""
-    if args.image_size is None and Path(args.source).suffix in (".pt", ".pth", ".safetensors"):
+    if args.image_size is None and Path(args.source.partition("?")[0]).suffix in (".pt", ".pth", ".safetensors"):
         note = "; the file does not say at which size the model was trained: give another as --image-size N"
     print(f"frames are resized to {size}×{size}{note}")
     print(f"wrote {bundle.path}")

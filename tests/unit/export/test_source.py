@@ -488,6 +488,8 @@ def test_the_older_name_of_the_rope_frequency_counts(directory, capfd):
         ({"model_type": "sam3_video"}, "describes 'sam3_video'; expected model_type sam2_video"),
         ({"model_type": None}, "describes None; expected model_type sam2_video"),
         ({"num_maskmem": "seven"}, "config.json is not a valid Sam2VideoConfig"),
+        ({"memory_fuser_num_layers": 10**9}, "memory_fuser_num_layers is 1000000000, but the weights are only"),
+        ({"memory_encoder_hidden_size": -1}, "describes no model that can be made"),
         ({"mask_decoder_config": {"num_attention_heads": 0}}, "0 attention heads cannot share 128 channels"),
         ({"mask_decoder_config": {"num_attention_heads": 7}}, "7 attention heads cannot share 128 channels"),
     ],
