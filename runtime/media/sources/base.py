@@ -9,10 +9,14 @@ from collections.abc import Iterable, Iterator, Sized
 from time import monotonic
 from typing import Generic, TypeVar
 
+import cv2
+
 from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError
 from sam2edge.runtime.model.resize import check_frame
 from sam2edge.types import Frame
+
+_MAX_FPS = 1000.0  # FFmpeg gives the stream's clock (90000) where it knows no rate
 
 Item = TypeVar("Item", bound="Frame | MediaError")
 
@@ -106,6 +110,12 @@ def timed(
     start = monotonic()
     for number, frame in enumerate(frames):
         yield monotonic() - start if live else number / fps if fps else None, frame
+
+
+def known_rate(capture: cv2.VideoCapture) -> float | None:
+    """Return the frames per second that a cv2.VideoCapture claims, or None if it does not know them."""
+    fps = known(capture.get(cv2.CAP_PROP_FPS))
+    return fps if fps and fps <= _MAX_FPS else None
 
 
 def known(value: float) -> float | None:

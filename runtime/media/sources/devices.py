@@ -11,13 +11,12 @@ from collections.abc import Iterator
 import cv2
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.media.sources.base import IteratedSource, known, timed
+from sam2edge.runtime.media.sources.base import IteratedSource, known, known_rate, timed
 from sam2edge.runtime.media.sources.interlaced import InterlacedGuard
 from sam2edge.types import Frame
 
 _CAMERA_BACKEND = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
 _WARM_UP = 10  # broken frames to skip on opening: some USB cameras start with a few
-_MAX_FPS = 1000.0  # FFmpeg gives the stream's clock (90000) where it knows no rate
 
 
 class _Capture(IteratedSource[Frame | MediaError]):
@@ -34,8 +33,7 @@ class _Capture(IteratedSource[Frame | MediaError]):
             self.close()
             raise MediaError(f"{name}: gives no picture; {advice}")
         self.height, self.width = first.shape[:2]
-        fps = known(capture.get(cv2.CAP_PROP_FPS))
-        self.fps = fps if fps and fps <= _MAX_FPS else None
+        self.fps = known_rate(capture)
         self._frames = timed(itertools.chain([first], rest), live=self.live, fps=self.fps)
 
     def close(self) -> None:

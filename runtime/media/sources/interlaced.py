@@ -45,16 +45,17 @@ class InterlacedGuard:
     def __init__(self, name: str, where: str) -> None:
         self._name, self._where = name, where
         self._last: Frame | None = None
-        self._interlaced: bool | None = None
+        self._pairs = 0
+        self._interlaced = False
 
     def check(self, picture: Frame, time: float | None = None) -> None:
         """Check a picture, shown at `time` seconds, against the one before."""
-        if self._interlaced is None:
-            last, self._last = self._last, picture
-            if last is None or not _equal(last, picture):
-                return
-            self._last = None
-            self._interlaced = _is_interlaced(self._where, max(0, 1000 * (time or 0) - _BEFORE))
+        last, self._last = self._last, picture
+        if last is not None and not self._interlaced and _equal(last, picture):
+            self._pairs += 1
+            # More and more seldom: where nothing moves there are many, and what comes later may be interlaced.
+            if self._pairs.bit_count() == 1:
+                self._interlaced = _is_interlaced(self._where, max(0, 1000 * (time or 0) - _BEFORE))
         if self._interlaced:
             raise MediaError(
                 f"{self._name}: interlaced, which OpenCV {cv2.__version__} does not decode; deinterlace it (ffmpeg "

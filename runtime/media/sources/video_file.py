@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 
 from sam2edge.errors import MediaError
-from sam2edge.runtime.media.sources.base import known
+from sam2edge.runtime.media.sources.base import known, known_rate
 from sam2edge.runtime.media.sources.container import promised_seconds
 from sam2edge.runtime.media.sources.interlaced import InterlacedGuard
 from sam2edge.types import Frame
@@ -46,7 +46,7 @@ class VideoFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.restart()
-        self.fps = known(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = known_rate(self._capture)
         frames = known(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = None if frames is None else int(frames)
         self.time: float | None = None

@@ -9,6 +9,7 @@ import pytest
 from sam2edge.errors import InputError, MediaError
 from sam2edge.runtime.media.image_files import write_image
 from sam2edge.runtime.media.sources import ImageFolderSource, VideoSource, open_source
+from sam2edge.runtime.media.sources.container import promised_seconds
 from sam2edge.runtime.video.frames import open_frames
 from tests.simulated import grey
 from tests.videos import damage, damage_avi, decoded_by_ffmpeg, ffmpeg, lost, moving, write_avi
@@ -42,7 +43,8 @@ def test_video(video):
     assert not any(np.shares_memory(frames[0], frame) for frame in frames[1:])
 
 
-def test_unknown_numbers_of_a_video_are_none(video, monkeypatch):
+@pytest.mark.parametrize("fps", [float("nan"), 0.0, 90000.0])
+def test_unknown_numbers_of_a_video_are_none(video, monkeypatch, fps):
     real = cv2.VideoCapture
 
     class Silent:
@@ -54,7 +56,7 @@ def test_unknown_numbers_of_a_video_are_none(video, monkeypatch):
                 setattr(self, name, getattr(capture, name))
 
         def get(self, what):
-            return {cv2.CAP_PROP_FPS: float("nan"), cv2.CAP_PROP_FRAME_COUNT: -1.0}.get(what, 0.0)
+            return {cv2.CAP_PROP_FPS: fps, cv2.CAP_PROP_FRAME_COUNT: -1.0}.get(what, 0.0)
 
     monkeypatch.setattr(cv2, "VideoCapture", Silent)
     source = VideoSource(video)
@@ -215,9 +217,73 @@ def test_interlaced_video_is_decoded_or_refused(tmp_path, name):
             open_frames(path)
 
 
+def test_video_that_is_interlaced_from_some_point_on(tmp_path):
+    """What comes before is read; nothing moves at its start."""
+    path, part = tmp_path / "a.ts", tmp_path / "part.ts"
+    mpeg2 = ("-c:v", "mpeg2video", "-q:v", "4")
+    still = ("-f", "lavfi", "-i", "color=gray:size=128x96:rate=25", "-frames:v", "3", "-pix_fmt", "yuv420p")
+    fields = ("-vf", "tinterlace=interleave_top,setfield=tff", "-flags", "+ildct+ilme", "-top", "1")
+    content = [
+        ffmpeg(part, *arguments, *mpeg2, "-output_ts_offset", str(start / 25), "-y").read_bytes()
+        for start, arguments in ((0, still), (3, moving(30)), (33, (*moving(10, 50), *fields)))
+    ]
+    path.write_bytes(b"".join(content[:2]))
+    with VideoSource(path) as source:
+        assert len(list(source)) == 33
+    path.write_bytes(b"".join(content))
+    expected = decoded_by_ffmpeg(path, 128, 96)
+    capture = cv2.VideoCapture(str(path))
+    opencv = [capture.read()[1][..., ::-1] for _ in expected]
+    frames = []
+    with VideoSource(path) as source:
+        if np.abs(opencv[-1] - expected[-1].astype(int)).mean() < 2:
+            frames.extend(source)
+        else:
+            with pytest.raises(MediaError, match=r"a\.ts: interlaced, which OpenCV"):
+                frames.extend(source)
+    assert len(frames) >= 33
+    np.testing.assert_array_equal(frames[:33], opencv[:33])
+
+
 def test_picture_that_stands_still_is_not_taken_for_an_interlaced_one(tmp_path):
     with VideoSource(write_avi(tmp_path / "a.avi", [80] * 4)) as source:
         assert lost(source)[0] == []
+
+
+def box(name, *content):
+    """Return a box of an MP4 file."""
+    data = b"".join(content)
+    return (8 + len(data)).to_bytes(4, "big") + name + data
+
+
+def numbers(*pairs):
+    return b"".join(value.to_bytes(size, "big") for value, size in pairs)
+
+
+HEAD = box(b"ftyp", b"isom")
+EBML = b"\x1aE\xdf\xa3\x82ab"
+
+
+@pytest.mark.parametrize(
+    ("content", "seconds"),
+    [
+        (HEAD + box(b"moov", box(b"mvhd", numbers((0, 12), (1000, 4), (2500, 4)))), 2.5),
+        (HEAD + box(b"moov", box(b"free"), box(b"mvhd", numbers((1, 1), (0, 19), (600, 4), (900, 8)))), 1.5),
+        (HEAD + numbers((1, 4)) + b"mdat" + numbers((24, 8)) + b"12345678" + box(b"moov"), 7),
+        (HEAD + box(b"moov", box(b"mvhd", numbers((0, 12), (1000, 4), (2**32 - 1, 4)))), 7),  # unknown
+        (HEAD + box(b"moov", box(b"mvhd")), 7),  # cut short
+        (HEAD + numbers((3, 4)) + b"moov", 7),  # impossible size
+        (EBML + b"\x18S\x80g\x10\0\0\x08" + b"12345678", 0),
+        (EBML + b"\x18S\x80g\x10\0\0\x08" + b"1234567", np.inf),
+        (EBML + b"\x18S\x80g\x01" + b"\xff" * 7, 0),  # of unknown size, as if written live
+        (EBML[:4], 0),
+        (b"RIFF....AVI ", 7),
+        (b"", 0),
+    ],
+)
+def test_seconds_that_a_container_promises(tmp_path, content, seconds):
+    (tmp_path / "a").write_bytes(content)
+    assert promised_seconds(tmp_path / "a", 7) == seconds
 
 
 @pytest.fixture
