@@ -96,7 +96,7 @@ def test_what_we_write_is_what_we_read(tmp_path, ids):
 def test_label_images_of_others(tmp_path):
     """Dark greys are ids; 255 is nobody's where the palette has other colours."""
     assert sorted(masks_of(tmp_path / "grey.png", LABELS * np.uint8(20))) == [20, 40, 60]
-    assert sorted(masks_of(tmp_path / "deep.png", LABELS * np.uint16(255))) == [255, 510, 765]
+    assert sorted(masks_of(tmp_path / "deep.png", LABELS.astype(np.uint16) * 255)) == [255, 510, 765]
     write_palette(tmp_path / "void.png", np.where(LABELS == 3, 255, LABELS).astype(np.uint8))
     assert sorted(read_masks(tmp_path / "void.png")) == [1, 2]
 
