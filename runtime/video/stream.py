@@ -28,8 +28,8 @@ class Tracked:
 def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latency") -> Iterator[Tracked]:
     """Track every frame that a grabber gives; the caller may prompt and remove objects between two of them.
 
-    The results are the same in both modes. Raises InputError at once for an unknown mode, later for frames that are not
-    from a grabber, and whatever the grabber and the tracker raise.
+    The results have the frames' times and are the same in both modes. Raises InputError at once for an unknown mode,
+    later for frames that are not from a grabber, and whatever the grabber and the tracker raise.
 
     Args:
         frames: a Grabber.

@@ -74,7 +74,8 @@ class VideoFile:
             missing = round(step / period) - 1 if steady and stamped else -1
             if not count and not pending:  # a file may start late
                 missing = 0
-            if missing < 0 or (missing and not pending) or count + missing >= (self.frame_count or math.inf):
+            most = min(_MOST_LOST, (self.frame_count or math.inf) - count - 1)
+            if missing < 0 or (missing and not pending) or missing > most:
                 steady, missing, pending = False, pending, 0
             pending = max(pending - missing, 0)
             for lost in range(1, missing + 1):
