@@ -17,6 +17,9 @@ from sam2edge.errors import SourceError
 _PLACES = ("model", "state_dict", "model_state_dict")
 """Keys under which trainers save the weights: upstream's and many others', Lightning's, PyTorch's tutorial's."""
 
+_MOST_NAMES = 64
+"""How many names may get a stand-in: the file is read again for each."""
+
 
 def read_safetensors(path: Path) -> dict[str, Any]:
     """Read a safetensors file; SourceError if it is damaged."""
@@ -47,9 +50,11 @@ def _named(content: Any) -> dict[str, Any] | None:
     """Return the values by name, some of which are tensors, that a file's content is or has in one of its places."""
     if not isinstance(content, dict):
         return None
-    if all(isinstance(key, str) for key in content) and any(map(torch.is_tensor, content.values())):
-        return content
-    return next((found for place in _PLACES if (found := _named(content.get(place))) is not None), None)
+    for place in _PLACES:
+        if (found := _named(content.get(place))) is not None:
+            return found
+    named = all(isinstance(key, str) for key in content) and any(map(torch.is_tensor, content.values()))
+    return content if named else None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -68,7 +73,7 @@ def _read_pickle(path: Path) -> Any:
             if not asked:
                 raise SourceError(f"{path} is not a PyTorch checkpoint, or is damaged ({reason(error)})") from error
             name = asked[1] if "." in asked[1] else f"builtins.{asked[1]}"
-            if name in inert:
+            if name in inert or len(inert) == _MOST_NAMES:
                 raise SourceError(
                     f"{path} was refused: it asks to load {name}, and only tensors are loaded, never code. "
                     f'If you trust its author, save only its weights: torch.save({{"model": weights}}).'

@@ -354,6 +354,17 @@ def test_objects_beside_the_weights_are_passed_over(tmp_path, beside):
     assert set(torch.serialization.get_safe_globals()) == before
 
 
+def test_a_file_that_asks_for_very_many_names_is_refused(tmp_path):
+    kinds = [type(f"Kind{number}", (), {"__module__": "somebodys_trainer"}) for number in range(70)]
+    module = types.ModuleType("somebodys_trainer")
+    vars(module).update({kind.__name__: kind for kind in kinds})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        torch.save({"model": WEIGHTS, "state": [kind() for kind in kinds]}, tmp_path / "file.pt")
+    with pytest.raises(SourceError, match=r"it asks to load somebodys_trainer\.Kind64, and only tensors are loaded"):
+        read_checkpoint(tmp_path / "file.pt")
+
+
 def test_a_class_that_is_asked_for_is_not_looked_up(tmp_path):
     module = types.ModuleType("somebodys_trainer")
     module.State = type("State", (), {"__reduce__": lambda self: (module.State, (1,), {"loss": 0.5})})
@@ -371,7 +382,7 @@ def test_a_class_that_is_asked_for_is_not_looked_up(tmp_path):
         {"state_dict": WEIGHTS, "pytorch-lightning_version": "2.4", "hyper_parameters": {"lr": 1}},
         {"model_state_dict": WEIGHTS, "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(3)}}}},
         {"model": {"state_dict": WEIGHTS}},
-        {"model": "sam2.1_hiera_t", "state_dict": WEIGHTS},
+        {"model": "sam2.1_hiera_t", "state_dict": WEIGHTS, "mean": torch.ones(3)},
         WEIGHTS,
     ],
     ids=["lightning", "tutorial", "nested", "name of the model", "alone"],
