@@ -134,7 +134,7 @@ class GivenPrompt:
     @property
     def marks_object(self) -> bool:
         """Whether it says where the object is, and not only where it is not."""
-        return 1 in self.labels or self.box is not None or self.mask is not None
+        return any(self.labels) or self.box is not None or self.mask is not None
 
     def add(self, other: GivenPrompt) -> None:
         """Add another option for the same object and frame."""

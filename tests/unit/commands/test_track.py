@@ -160,6 +160,7 @@ def test_an_object_that_is_removed(run, tracker, video, out, tmp_path):
         ("{video} --point 1,1", "nothing to write: give -o out.mp4 or --masks DIR or --json FILE"),
         ("{video} --point 1,1 --frame=-1 --json {out}", "--frame -1: frames are counted from 0"),
         ("{video} --point 1 --json {out}", "--point 1: expected 2 or 3 numbers with commas between"),
+        ("{video} --point 1,1,5 --json {out}", "--point 1,1,5: unknown label 5; 1 is the object, 0 the background"),
         ("{video} --point 1,1 --frame 1 --frame 2 --json {out}", "--frame is for all prompts; give each its own"),
         (
             "{video} --point 1,1 --frame 6 --json {out}",
