@@ -122,7 +122,6 @@ class AutomaticMaskGenerator(Closeable):
         self._predictor = _predictor(predictor, backend)
         self._graphs = self._predictor._graphs  # whose turn it is: the predictor's image is set for all of `generate`
 
-    @in_turn
     def generate(self, image: object) -> list[dict[str, Any]]:
         """Return the masks of an image as upstream's records, best predicted IoU first within a crop.
 
@@ -142,6 +141,7 @@ class AutomaticMaskGenerator(Closeable):
         """
         return [self._record(candidate) for candidate in self.find(image)]
 
+    @in_turn
     def find(self, image: object) -> list[Candidate]:
         """Return the masks of an image packed, in the order of `generate`, whose arguments and errors this has."""
         pixels = rgb_pixels(image)

@@ -20,7 +20,7 @@ ABSENT_LOGIT = -1024.0
 """Logits of an object that is not in view (sam2_base.py, NO_OBJ_SCORE)."""
 LOGIT_LIMIT = 32.0
 """Upstream clamps the logits that are fed back into the decoder to ± this."""
-_LARGE, _MUCH = 1 << 20, 4
+_LARGE, _MUCH = 1 << 20, 2
 """OpenCV resizes some pixels more than needed several times faster than numpy those that are needed."""
 
 
