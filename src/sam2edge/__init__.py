@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         CameraSource as CameraSource,
         GStreamerSource as GStreamerSource,
         ImageFolderSource as ImageFolderSource,
-        RtspSource as RtspSource,
         Source as Source,
+        StreamSource as StreamSource,
         VideoSource as VideoSource,
         open_source as open_source,
     )
@@ -55,8 +55,8 @@ _PUBLIC = {
     "runtime.media.image_files": ["find_images", "read_image"],
     "runtime.media.sinks": ["CallbackSink", "JsonSink", "MaskSink", "Sink", "VideoSink", "WindowSink"],
     "runtime.media.sources": [
-        *("ArraySource", "CameraSource", "GStreamerSource", "ImageFolderSource", "RtspSource", "Source", "VideoSource"),
-        "open_source",
+        *("ArraySource", "CameraSource", "GStreamerSource", "ImageFolderSource", "Source", "StreamSource"),
+        *("VideoSource", "open_source"),
     ],
     "runtime.model.logits": ["stability_score"],
     "runtime.model.prompts": ["Prompt"],

@@ -9,7 +9,7 @@ from sam2edge.errors import InputError
 from sam2edge.files import PathKind, is_file_address, path_kind, user_path
 from sam2edge.runtime.media.image_files import ValueRange, stands_for_images
 from sam2edge.runtime.media.sources.base import ArraySource, Source
-from sam2edge.runtime.media.sources.devices import CameraSource, RtspSource, StreamSource
+from sam2edge.runtime.media.sources.devices import CameraSource, StreamSource
 from sam2edge.runtime.media.sources.files import ImageFolderSource, VideoSource
 from sam2edge.runtime.media.sources.gstreamer import GStreamerSource, csi_pipeline
 
@@ -18,7 +18,6 @@ __all__ = [
     "CameraSource",
     "GStreamerSource",
     "ImageFolderSource",
-    "RtspSource",
     "Source",
     "StreamSource",
     "VideoSource",

@@ -105,7 +105,3 @@ class StreamSource(_Capture):
         self.frame_count = None if count is None else int(count)
         self.live = count is None
         super().__init__(name, capture, "is the camera behind it running?", InterlacedGuard(name, url))
-
-
-class RtspSource(StreamSource):
-    """An RTSP stream, as StreamSource."""

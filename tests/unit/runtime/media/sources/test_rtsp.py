@@ -11,7 +11,7 @@ import pytest
 
 from sam2edge.errors import MediaError
 from sam2edge.runtime.media.grabber import Grabber, Reconnect
-from sam2edge.runtime.media.sources import RtspSource
+from sam2edge.runtime.media.sources import StreamSource
 
 PYTHON = "/usr/bin/python3"
 SERVER = Path(__file__).with_name("rtsp_server.py")
@@ -64,7 +64,7 @@ def is_ball(frame):
 
 
 def test_frames(server):
-    with RtspSource(server.url) as source:
+    with StreamSource(server.url) as source:
         assert (source.width, source.height, source.frame_count) == (160, 120, None)
         assert source.fps == pytest.approx(25)
         assert (source.live, source.name) == (True, server.url)
@@ -76,7 +76,7 @@ def test_frames(server):
 
 def test_server_that_is_killed_and_started_again(server):
     reports = []
-    with Grabber(lambda: RtspSource(server.url), reconnect=Reconnect(first=0.1), report=reports.append) as grabber:
+    with Grabber(lambda: StreamSource(server.url), reconnect=Reconnect(first=0.1), report=reports.append) as grabber:
         for grabbed in grabber:
             assert is_ball(grabbed.pixels)
             if grabber.statistics.delivered == 10:
@@ -93,7 +93,7 @@ def test_server_that_stands_still(server):
     """The connection stays, but nothing comes: as when a cable is pulled."""
     reports = []
     with Grabber(
-        lambda: RtspSource(server.url, timeout=3),
+        lambda: StreamSource(server.url, timeout=3),
         reconnect=Reconnect(first=0.1),
         stall_timeout=2,
         report=reports.append,
@@ -115,11 +115,11 @@ def test_server_that_stands_still(server):
 def test_server_that_is_gone(server):
     server.kill()
     with pytest.raises(MediaError, match=f"{server.url}: cannot be opened; is the server up"):
-        RtspSource(server.url, timeout=1)
+        StreamSource(server.url, timeout=1)
     server.start()
 
 
 def test_password_stays_out_of_messages():
     with pytest.raises(MediaError) as caught:
-        RtspSource("rtsp://admin:secret@127.0.0.1:1/ball", timeout=1)
+        StreamSource("rtsp://admin:secret@127.0.0.1:1/ball", timeout=1)
     assert str(caught.value).startswith("rtsp://…@127.0.0.1:1/ball: cannot be opened")
