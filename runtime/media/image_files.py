@@ -147,11 +147,22 @@ def _decoded(path: Path, encoded: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
             pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # more pixels than OpenCV takes
         raise MediaError(f"{path}: no image that OpenCV can read: {error.err or 'damaged'}") from error
-    if pixels is None:
+    if pixels is None or not _is_whole(encoded):
         why = "HEIC, AVIF or a video; save it as JPEG or PNG" if container else "another kind of file, or one cut short"
         raise MediaError(f"{path}: no image that OpenCV can read: {why}")
     decoded: npt.NDArray[Any] = pixels
     return decoded
+
+
+def _is_whole(encoded: npt.NDArray[np.uint8]) -> bool:
+    """Return False for a JPEG that was cut short, of which OpenCV before 4.12 returns the rest as grey."""
+    data, at = encoded.tobytes() if encoded[:2].tobytes() == b"\xff\xd8" else b"", 2
+    while data[at : at + 1] == b"\xff" and at + 1 < len(data):
+        if data[at + 1] == 0xDA:  # the picture begins; a thumbnail before it has an end of its own
+            return data.find(b"\xff\xd9", at) >= 0
+        filled = data[at + 1] == 0xFF
+        at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
 
 
 def _default_range(path: Path, pixels: npt.NDArray[Any]) -> ValueRange:

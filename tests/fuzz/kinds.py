@@ -397,8 +397,9 @@ def _images(shared: Shared, folder: Path, random: Random) -> Path:
 
 def _read_image(shared: Shared, file: Path) -> None:
     find_images([file.parent])
-    pixels = read_image(file)
-    assert (pixels.dtype, pixels.ndim, pixels.shape[2]) == (np.uint8, 3, 3)
+    for value_range in ((-1, 1000.5), None):
+        pixels = read_image(file, value_range)
+        assert (pixels.dtype, pixels.ndim, pixels.shape[2]) == (np.uint8, 3, 3)
 
 
 def _labels(shared: Shared, folder: Path, random: Random) -> Path:

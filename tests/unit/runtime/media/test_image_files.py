@@ -198,6 +198,21 @@ def test_bad_files(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+def test_a_jpeg_cut_short_in_older_versions_of_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They return what there is, and grey for the rest."""
+    encoded = cv2.imencode(".jpg", PIXELS)[1].tobytes()
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(encoded) + 2) + encoded
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: PIXELS)
+    with_thumbnail, filled = encoded[:2] + thumbnail + encoded[2:], encoded[:2] + b"\xff" + encoded[2:]
+    for whole in (encoded, encoded + b"a film", with_thumbnail, filled):
+        (tmp_path / "x.jpg").write_bytes(whole)
+        assert read_image(tmp_path / "x.jpg").shape == PIXELS.shape
+    for cut in (encoded[:-2], encoded[: len(encoded) * 2 // 3], with_thumbnail[:-50]):
+        (tmp_path / "x.jpg").write_bytes(cut)
+        with pytest.raises(MediaError, match=r"x\.jpg: .* cut short"):
+            read_image(tmp_path / "x.jpg")
+
+
 def test_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MediaError, match=r"a.png: cannot be written: "):
