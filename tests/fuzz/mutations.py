@@ -117,8 +117,8 @@ def json_file(random: Random, path: Path) -> Path:
 
 
 def arguments(random: Random, valid: dict[str, Any]) -> dict[str, Any]:
-    """Spoil arguments: a value in them, or what kind of array holds them."""
-    spoilt = value(random, valid)
+    """Spoil arguments: a value in them, or what kind of array holds them, or both."""
+    spoilt = value(random, valid) if random.random() < 0.6 else copy.deepcopy(valid)
     spoilt = spoilt if isinstance(spoilt, dict) else {"points": spoilt}
     for name in list(spoilt):
         if random.random() < 0.3:
