@@ -20,6 +20,7 @@ class Scenario:
     """`events`: frame → prompts (object id and arguments) and removals (a bare id), in order."""
 
     events: dict[int, list[Any]]
+    length: int = FRAMES
     reverse: bool = False
     hidden: range = range(0)
     """Frames on which nothing of the scene is to be seen."""
@@ -27,7 +28,7 @@ class Scenario:
 
     def frames(self, clip: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return the clip as this session sees it."""
-        frames = clip[:FRAMES].copy()
+        frames = clip[: self.length].copy()
         frames[self.hidden.start : self.hidden.stop] = np.linspace(40, 90, frames.shape[2], dtype=np.uint8)[:, None]
         return frames
 

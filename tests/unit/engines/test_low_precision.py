@@ -341,6 +341,6 @@ def test_pixels_near_zero_keep_their_side(nano, tmp_path):
 def test_the_clip_is_tracked_as_without_rounding(request, tmp_path, name, kind, least):
     """Closed loop with every tensor rounded: errors of a frame go into the memories of the next ones."""
     bundle = request.getfixturevalue(name)
-    exact, rounded = (track(one, 40) for one in (bundle, rounded_bundle(bundle, kind, kind.islands, tmp_path)))
+    exact, rounded = (track(one, 24) for one in (bundle, rounded_bundle(bundle, kind, kind.islands, tmp_path)))
     both, either = (exact & rounded).sum((-2, -1)), (exact | rounded).sum((-2, -1))
     assert (both / np.maximum(either, 1))[either > 100].mean() > least
