@@ -48,11 +48,11 @@ def test_every_frame():
 
 def test_every_frame_makes_the_source_wait():
     source = Simulated(*map(grey, range(50)), live=True)
-    with Grabber(lambda: source, "every", stall_timeout=0.1) as grabber:
+    with Grabber(lambda: source, "every", stall_timeout=0.4) as grabber:
         first = grabber.read()
         # Four frames wait, and the reader holds one.
         wait_for(lambda: source.given == 6)
-        time.sleep(0.3)  # longer than the stall timeout, but a source that has to wait does not stall
+        time.sleep(0.5)  # longer than the stall timeout, but a source that has to wait does not stall
         assert source.given == 6
         rest = [grabber.read() for _ in range(49)]
     assert values([first, *rest]) == list(range(50))
