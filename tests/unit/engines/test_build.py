@@ -33,6 +33,10 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+OLDEST_AND_NEWEST = pytest.mark.parametrize("fake", [VERSIONS[0], VERSIONS[-1]], indirect=True)
+"""For what depends on the files that a build reads and writes, and hardly on TensorRT."""
+
+
 @pytest.fixture(params=VERSIONS)
 def fake(request, monkeypatch):
     return install(monkeypatch, request.param)
@@ -229,6 +233,7 @@ def test_a_graph_that_the_parser_cannot_read(fake, nano, tmp_path):
         build(Bundle(other, nano.manifest), tmp_path / "out", precision="fp32")
 
 
+@OLDEST_AND_NEWEST
 def test_only_what_is_not_up_to_date_is_built_again(fake, nano, tmp_path):
     first = build(nano, tmp_path / "out")
     assert build(nano, tmp_path / "out") == first
@@ -246,6 +251,7 @@ def test_only_what_is_not_up_to_date_is_built_again(fake, nano, tmp_path):
     assert len(builds(fake)) == 5 * len(ENGINES)
 
 
+@OLDEST_AND_NEWEST
 def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_path):
     first = build(nano, tmp_path / "out")
     assert built(first, "image_encoder")["cache"] == []
@@ -254,6 +260,7 @@ def test_the_second_build_starts_from_the_first_ones_timings(fake, nano, tmp_pat
     assert len(built(second, "image_encoder")["cache"]) == 2
 
 
+@OLDEST_AND_NEWEST
 def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
     file = timing_cache.timing_cache_path(EngineBuilder.here(PRESETS["desktop"]).target)
     fake.faults.during = lambda: timing_cache.merge(file, lambda others: b"theirs")
@@ -262,6 +269,7 @@ def test_timings_of_a_build_at_the_same_time_are_kept(fake, nano, tmp_path):
     assert len(file.read_bytes().split()) == 3
 
 
+@OLDEST_AND_NEWEST
 def test_a_damaged_timing_cache_is_replaced(fake, nano, tmp_path):
     file = timing_cache.timing_cache_path(build(nano, tmp_path / "out").manifest.target)
     good = file.read_bytes()
@@ -270,6 +278,7 @@ def test_a_damaged_timing_cache_is_replaced(fake, nano, tmp_path):
     assert file.read_bytes() == good
 
 
+@OLDEST_AND_NEWEST
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_build_that_is_interrupted_leaves_what_was_there(fake, nano, tmp_path, error):
     before = build(nano, tmp_path / "out")
@@ -315,6 +324,7 @@ def test_a_build_that_is_killed_leaves_what_was_there(monkeypatch, nano, tmp_pat
     assert len(builds(fake)) == 2 * len(ENGINES)
 
 
+@OLDEST_AND_NEWEST
 @pytest.mark.parametrize(
     ("fault", "value", "message"),
     [
@@ -339,12 +349,14 @@ def test_a_failed_build_says_why(fake, nano, tmp_path, fault, value, message):
     assert not (tmp_path / "out").exists()
 
 
+@OLDEST_AND_NEWEST
 def test_engines_that_take_too_much_memory_are_refused(fake, nano, tmp_path):
     small = Preset("tiny board", Limits(), 1 << 20, memory=(2 << 20) + (2 << 19))
     with pytest.raises(BuildError, match=r"tiny board allows 0\.0 GiB.*--max-objects"):
         build(nano, tmp_path / "out", preset=small)
 
 
+@OLDEST_AND_NEWEST
 def test_foreign_engines_are_refused(fake, nano, tmp_path):
     build(nano, tmp_path / "out")
     reasons = (
@@ -384,6 +396,7 @@ def test_orins_differ_in_multiprocessors_and_boards(monkeypatch, nano, tmp_path)
     assert again.manifest.target.board == agx_board
 
 
+@OLDEST_AND_NEWEST
 def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, nano_int8, pooled, tmp_path):
     """Those of the FP32 graphs may lie beside an INT8 bundle."""
     engines = build(nano, tmp_path / "out")
@@ -398,6 +411,7 @@ def test_engines_of_another_bundle_are_refused_and_rebuilt(fake, nano, nano_int8
         Engines.open(tmp_path / "out", nano_int8, target)
 
 
+@OLDEST_AND_NEWEST
 def test_damaged_engines_are_refused(fake, nano, tmp_path):
     engines = build(nano, tmp_path / "out")
     target, file = engines.manifest.target, tmp_path / "out" / "mask_decoder.engine"
@@ -435,6 +449,7 @@ def test_a_wrong_manifest_is_refused(monkeypatch, nano, tmp_path, edit, reason):
         Engines.open(tmp_path / "out", nano, target)
 
 
+@OLDEST_AND_NEWEST
 def test_nothing_else_is_replaced(fake, nano, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
