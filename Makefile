@@ -19,7 +19,7 @@ demo: setup
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# The loop of work, a minute: all but what takes long of the unit tests, on a bundle that is exported again only when
+# The loop of work, one to two minutes: all but what takes long of the unit tests, on a bundle that is exported again only when
 # what makes it has changed.
 check: lint $(CHECKED)
 	SAM2EDGE_NANO=$(CURDIR)/out/check OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadfile \
@@ -27,10 +27,10 @@ check: lint $(CHECKED)
 
 LONG := bench calibration/int8 calibration/measure/test_comparison.py calibration/measure/test_recorder.py \
     calibration/test_checked_build.py calibration/test_choose.py commands/test_verify.py engines/test_build.py \
-    engines/test_compiler.py engines/test_low_precision.py engines/test_rewrites.py engines/test_rtx.py export runtime/backends/test_device.py runtime/backends/test_onnx_cuda.py \
-    runtime/backends/test_tensorrt.py runtime/video/test_faults.py runtime/video/test_predictor.py \
-    runtime/video/test_soak.py runtime/video/test_tracker_memory.py samples test_isolation.py test_wheel.py \
-    ui/test_page.py
+    engines/test_compiler.py engines/test_low_precision.py engines/test_rewrites.py engines/test_rtx.py export \
+    runtime/backends/test_device.py runtime/backends/test_onnx_cuda.py runtime/backends/test_tensorrt.py \
+    runtime/video/test_faults.py runtime/video/test_predictor.py runtime/video/test_soak.py \
+    runtime/video/test_tracker_memory.py samples test_isolation.py test_wheel.py ui/test_page.py
 
 $(CHECKED): $(INSTALLED) $(wildcard export/*.py export/source/*.py src/sam2edge/bundle/*.py) samples/nano/model.safetensors
 	$(BIN)/sam2edge export samples/nano out/check
