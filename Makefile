@@ -19,8 +19,8 @@ demo: setup
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# The loop of work, one to two minutes: all but what takes long of the unit tests, on a bundle that is exported again only when
-# what makes it has changed.
+# The loop of work, one to two minutes: all but what takes long of the unit tests, on a bundle that is exported again
+# only when what makes it has changed.
 check: lint $(CHECKED)
 	SAM2EDGE_NANO=$(CURDIR)/out/check OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2 --dist loadfile \
 	    tests/unit $(LONG:%=--ignore=tests/unit/%)

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError
@@ -91,7 +92,7 @@ class _Ffmpeg(Encoder):
     def write(self, frame: Frame) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(frame[: self._height, : self._width].tobytes())
+            self._process.stdin.write(np.ascontiguousarray(frame[: self._height, : self._width]).data)
             self._process.stdin.flush()
         except OSError as error:
             raise MediaError("ffmpeg ended early") from error

@@ -36,6 +36,7 @@ VERBS = {
 _PYTHON_WORDS = {
     "; remove(object_id) ends the tracking of an object": "",
     "resize the frames, or reset() and prompt again": "resize the frames",
+    " (a predictor also takes normalize_coords=False)": "",
     'backend="onnx"': "--backend onnx",
     "min_mean_iou": "--min-iou",
     "max_objects": "--max-objects",
