@@ -7,7 +7,7 @@ import os
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle, Graph, Manifest, Model, contract, memory_pools
 from sam2edge.errors import InputError, ParityError
-from sam2edge.export.image_encoder import ImageEncoder
+from sam2edge.export.image_encoder import image_encoder
 from sam2edge.export.mask_decoder import MaskDecoder
 from sam2edge.export.memory_attention import MemoryAttention
 from sam2edge.export.memory_encoder import MemoryEncoder
@@ -61,7 +61,7 @@ def export(
         images, frames_name = parity_frames(frames, model.image_size)
         specs = contract(model)
         modules = {
-            "image_encoder": lambda: ImageEncoder(loaded.model, loaded.mean, loaded.std),
+            "image_encoder": lambda: image_encoder(loaded),
             "memory_attention": lambda: MemoryAttention(loaded.model, memory_pool),
             "mask_decoder": lambda: MaskDecoder(loaded.model),
             "memory_encoder": lambda: MemoryEncoder(loaded.model, memory_pool),
@@ -78,7 +78,7 @@ def export(
             graphs[name] = Graph(file.name, sha256(file), file.stat().st_size, "fp32", *specs[name], parity)
             progress(f"compared {name} with PyTorch", 0.5 + 0.12 * len(graphs))
         _check_parity(graphs)
-        origin = bundles.Source(loaded.name, loaded.sha256, loaded.version, loaded.size)
+        origin = bundles.Source(loaded.name, loaded.sha256, loaded.version, loaded.size, loaded.family)
         manifest = Manifest(origin, model, {name: graphs[name] for name in bundles.GRAPHS}, frames_name)
         bundles.write_manifest(directory, manifest)
     progress("done", 1.0)

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
 from sam2edge.bundle import Bundle, write_manifest
-from sam2edge.export.source.architecture import TRUNKS
+from sam2edge.export.source.sam2 import TRUNKS
 from sam2edge.files import sha256
 from tests.conftest import NANO
 

@@ -1,13 +1,13 @@
-"""The model that a checkpoint must fit: trunks, image size, and checks of every tensor's name and shape."""
+"""What a checkpoint is loaded as: a family of models, and checks of every tensor's name and shape."""
 
-import math
-from collections.abc import Mapping
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Sam2VideoModel
 from transformers.utils import logging as transformers_logging
 
 from sam2edge.errors import SourceError
@@ -23,14 +23,15 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class Source:
-    """A SAM 2 model and where it came from.
+    """A model and where it came from.
 
     Attributes:
-        model: A transformers Sam2VideoModel: float32, on the CPU, in eval mode, without gradients.
+        model: Of its family's class: float32, on the CPU, in eval mode, without gradients.
         name: Name of the file or directory, or the hub model id.
         sha256: Hex digest of the weights file, or of all shards in the order of their names.
-        version: "2.0" or "2.1", which adds the memory's no-object embedding and the object pointers' temporal codes.
-        size: "tiny", "small", "base-plus", "large", or "custom" for any other trunk.
+        family: "SAM", or what another family is called.
+        version: "2.1", or what tells the models of a family apart beside their size; may be empty.
+        size: "tiny", …, or "custom" for a trunk of no released model; may be empty.
         mean: What is subtracted from RGB pixels in 0…1.
         std: What they are then divided by.
     """
@@ -38,48 +39,71 @@ class Source:
     model: Any
     name: str
     sha256: str
+    family: str
     version: str
     size: str
     mean: Triple
     std: Triple
 
 
-def _trunk(
-    embed_dim: int,
-    heads: int,
-    blocks: list[int],
-    global_blocks: list[int],
-    windows: tuple[int, ...] = (8, 4, 14, 7),
-    background: int = 7,
-) -> dict[str, Any]:
-    """Return the settings of Sam2HieraDetConfig, which lists for each stage the channels and heads that double."""
-    return {
-        "hidden_size": embed_dim,
-        "num_attention_heads": heads,
-        "embed_dim_per_stage": [embed_dim << stage for stage in range(4)],
-        "num_attention_heads_per_stage": [heads << stage for stage in range(4)],
-        "blocks_per_stage": blocks,
-        "global_attention_blocks": global_blocks,
-        "window_size_per_stage": list(windows),
-        "window_positional_embedding_background_size": [background, background],
-    }
+class Family(ABC):
+    """A kind of model: what its checkpoints look like, and the class that holds their weights.
+
+    Attributes:
+        name: What it is called, before version and size.
+        model: The class, derived from transformers' PreTrainedModel, whose forward follows one object in a video.
+        model_type: The one in config.json.
+        mark: How the name of a weight begins, at its authors, in no family that comes before it in FAMILIES.
+    """
+
+    name: str
+    model: type[Any]
+    model_type: str
+    mark: str
+
+    @abstractmethod
+    def read_config(self, file: Path, settings: dict[str, Any]) -> Any:
+        """Return the configuration in a directory's config.json; or SourceError."""
+
+    @abstractmethod
+    def upstream_config(self, file: Path, names: Collection[str]) -> Any:
+        """Return the configuration of the model whose weights have these names at their authors; or SourceError."""
+
+    @abstractmethod
+    def upstream_parts(self, key: str, shape: Shape) -> list[tuple[str, Shape]]:
+        """Return the authors' names and shapes of a tensor's parts, which are joined along axis 0."""
+
+    @abstractmethod
+    def set_image_size(self, config: Any, image_size: int | None) -> None:
+        """Check the image size and write it into every place of the configuration that holds it; or SourceError."""
+
+    @abstractmethod
+    def describe(self, config: Any) -> tuple[str, str]:
+        """Return the version and size of a configuration, either of which may be empty."""
+
+    def counts(self, config: Any) -> dict[str, int]:
+        """Return the numbers of layers in a configuration, none of which can exceed that of the tensors."""
+        decoder = config.mask_decoder_config
+        return {
+            "memory_attention_num_layers": config.memory_attention_num_layers,
+            "memory_fuser_num_layers": config.memory_fuser_num_layers,
+            "mask_decoder_config.num_hidden_layers": decoder.num_hidden_layers,
+            "mask_decoder_config.num_multimask_outputs": decoder.num_multimask_outputs,
+            "mask_decoder_config.iou_head_depth": decoder.iou_head_depth,
+        }
+
+    def title(self, config: Any) -> str:
+        """Return what a model of this configuration is called."""
+        return " ".join(filter(None, (self.name, *self.describe(config))))
 
 
-TRUNKS = {
-    "tiny": _trunk(96, 1, [1, 2, 7, 2], [5, 7, 9]),
-    "small": _trunk(96, 1, [1, 2, 11, 2], [7, 10, 13]),
-    "base-plus": _trunk(112, 2, [2, 3, 16, 3], [12, 16, 20], background=14),
-    "large": _trunk(144, 2, [2, 6, 36, 4], [23, 33, 43], windows=(8, 4, 16, 8)),
-}
-"""What distinguishes one Hiera trunk from another (sam2/configs/*/*.yaml over the defaults of hieradet.py)."""
+def checked_image_size(config: Any, image_size: int | None, step: int) -> int:
+    """Return the side of the images, `image_size` or the configuration's own, and write it where every family has it.
 
-
-def set_image_size(config: Any, image_size: int | None) -> None:
-    """Check the image size and write it into every place of the configuration that holds it."""
+    Raises SourceError for one that is no multiple of `step`.
+    """
     own = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
     size = own if image_size is None else image_size
-    vision = config.vision_config
-    step = math.lcm(32, 4 * vision.backbone_config.window_size_per_stage[0])
     if size == own and (size % step or size < step):
         raise SourceError(f"image size {own}, the checkpoint's own, is not possible: give a multiple of {step}")
     if size != own and (size % step or not 256 <= size <= 1024):
@@ -90,14 +114,28 @@ def set_image_size(config: Any, image_size: int | None) -> None:
     config.image_size = size
     config.prompt_encoder_config.image_size = size
     config.memory_attention_rope_feat_sizes = [size // 16, size // 16]
-    vision.backbone_config.image_size = [size, size]
-    vision.backbone_feature_sizes = [[size // stride, size // stride] for stride in (4, 8, 16)]
+    return int(size)
 
 
-def layout(config: Any) -> dict[str, Shape]:
-    """Return the names and shapes of the tensors of a configuration's model."""
+def count_blocks(names: Collection[str]) -> int:
+    """Return how many blocks an image encoder has whose weights have these names at its authors."""
+    numbers = [re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", name) for name in names]
+    return max((int(number[1]) + 1 for number in numbers if number), default=0)
+
+
+def renamed(key: str, shape: Shape, rules: Iterable[tuple[re.Pattern[str], str]]) -> list[tuple[str, Shape]]:
+    """Return the names and shapes of a tensor's parts by every rule in turn; a * in a name stands for its rows."""
+    for pattern, replacement in rules:
+        key = pattern.sub(replacement, key)
+    if "*" not in key:
+        return [(key, shape)]
+    return [(key.replace("*", str(row)), (1, *shape[1:])) for row in range(shape[0])]
+
+
+def layout(model: type[Any], config: Any) -> dict[str, Shape]:
+    """Return the names and shapes of the tensors of a class of models with this configuration."""
     with torch.device("meta"):
-        return {key: tuple(tensor.shape) for key, tensor in Sam2VideoModel(config).state_dict().items()}
+        return {key: tuple(tensor.shape) for key, tensor in model(config).state_dict().items()}
 
 
 def checked_tensors(
@@ -134,13 +172,13 @@ def _as_float32(path: Path, key: str, tensor: Any) -> Any:
     return numbers
 
 
-def assemble(config: Any, tensors: dict[str, Any]) -> Any:
-    """Return the model of a configuration with tensors that fit it; nothing is initialised or copied."""
+def assemble(model: type[Any], config: Any, tensors: dict[str, Any]) -> Any:
+    """Return a model of this class and configuration with tensors that fit it; nothing is initialised or copied."""
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # on stderr, where the command shows its own
     try:
-        model = Sam2VideoModel.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+        assembled = model.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
     finally:
         if bar:
             transformers_logging.enable_progress_bar()
-    return model.eval().requires_grad_(False)
+    return assembled.eval().requires_grad_(False)

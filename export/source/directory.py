@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import Sam2VideoConfig
-
 from sam2edge.errors import SourceError
 from sam2edge.export.source import architecture
-from sam2edge.export.source.architecture import IMAGENET, TRUNKS, Shape, Source, Triple
+from sam2edge.export.source.architecture import IMAGENET, Family, Shape, Source, Triple
+from sam2edge.export.source.upstream import FAMILIES
 from sam2edge.export.source.weights import read_safetensors, reason
 from sam2edge.files import sha256
 
@@ -21,20 +20,21 @@ _POINT_CODES = ("shared_image_embedding.positional_embedding", "prompt_encoder.s
 
 
 def from_directory(directory: Path, name: str, image_size: int | None) -> Source:
-    config = _read_config(directory)
-    architecture.set_image_size(config, image_size)
+    family, config = _read_config(directory)
+    family.set_image_size(config, image_size)
     files = _weight_files(directory)
     digest = sha256(*files)
     tensors = {key: tensor for file in files for key, tensor in read_safetensors(file).items()}
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
-    tensors = architecture.checked_tensors(directory, "config.json", _layout(directory, config, len(tensors)), tensors)
-    mean, std = _normalisation(directory)
-    return Source(architecture.assemble(config, tensors), name, digest, _version(config), _size(config), mean, std)
+    shapes = _layout(directory, family, config, len(tensors))
+    tensors = architecture.checked_tensors(directory, "config.json", shapes, tensors)
+    model = architecture.assemble(family.model, config, tensors)
+    return Source(model, name, digest, family.name, *family.describe(config), *_normalisation(directory))
 
 
-def _read_config(directory: Path) -> Any:
+def _read_config(directory: Path) -> tuple[Family, Any]:
     path = directory / "config.json"
     if not path.is_file():
         checkpoints = sorted(file.name for file in directory.glob("*.pt"))
@@ -48,56 +48,24 @@ def _read_config(directory: Path) -> Any:
             "sam2_video. Copy its weights into the Sam2VideoModel that it came from, and save that: "
             "video.load_state_dict(image.state_dict(), strict=False); video.save_pretrained(DIR)"
         )
-    if model_type != "sam2_video":
-        raise SourceError(f"{path} describes {model_type!r}; expected model_type sam2_video (Sam2VideoModel)")
-    # Released models still use the older name, which transformers deprecates.
-    theta = settings.pop("memory_attention_rope_theta", None)
-    if theta is not None:
-        settings.setdefault("rope_parameters", {"rope_theta": theta})
-    try:
-        config = Sam2VideoConfig.from_dict(settings)
-    except Exception as error:  # validation raises errors of several libraries
-        raise SourceError(f"{path} is not a valid Sam2VideoConfig: {reason(error)}") from error
-    trunk = config.vision_config.backbone_config.model_type
-    if trunk != "sam2_hiera_det_model":
-        raise SourceError(f"{path}: the image encoder is a {trunk!r}; expected sam2_hiera_det_model")
-    _check_heads(path, config)
-    return config
+    for family in FAMILIES:
+        if model_type == family.model_type:
+            return family, family.read_config(path, settings)
+    known = " or ".join(f"{family.model_type} ({family.model.__name__})" for family in FAMILIES)
+    raise SourceError(f"{path} describes {model_type!r}; expected model_type {known}")
 
 
-def _layout(directory: Path, config: Any, tensors: int) -> dict[str, Shape]:
+def _layout(directory: Path, family: Family, config: Any, tensors: int) -> dict[str, Shape]:
     """Return the shapes that a configuration asks for, unless it asks for more layers than there are tensors."""
     try:
-        for name, count in _counts(config).items():
+        for name, count in family.counts(config).items():
             if count > tensors:
                 raise ValueError(f"{name} is {count}, but the weights are only {tensors} tensors")
-        return architecture.layout(config)
+        return architecture.layout(family.model, config)
     except Exception as error:  # numbers that no tensor can have, and whatever the model's parts make of others
         raise SourceError(
             f"{directory / 'config.json'} describes no model that can be made: {reason(error)}"
         ) from error
-
-
-def _counts(config: Any) -> dict[str, int]:
-    decoder = config.mask_decoder_config
-    return {
-        "the sum of blocks_per_stage": sum(config.vision_config.backbone_config.blocks_per_stage),
-        "memory_attention_num_layers": config.memory_attention_num_layers,
-        "memory_fuser_num_layers": config.memory_fuser_num_layers,
-        "mask_decoder_config.num_hidden_layers": decoder.num_hidden_layers,
-        "mask_decoder_config.num_multimask_outputs": decoder.num_multimask_outputs,
-        "mask_decoder_config.iou_head_depth": decoder.iou_head_depth,
-    }
-
-
-def _check_heads(path: Path, config: Any) -> None:
-    """Check what the shapes of weights do not show."""
-    decoder, trunk = config.mask_decoder_config, config.vision_config.backbone_config
-    width = decoder.hidden_size // decoder.attention_downsample_rate
-    stages = zip(trunk.embed_dim_per_stage, trunk.num_attention_heads_per_stage, strict=False)
-    for channels, heads in [(width, decoder.num_attention_heads), *stages]:
-        if heads < 1 or channels % heads:
-            raise SourceError(f"{path}: {heads} attention heads cannot share {channels} channels")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -148,17 +116,3 @@ def _triple(where: str, values: Any) -> Triple:
     except (OverflowError, TypeError, ValueError) as error:
         raise SourceError(f"{where} must be three numbers, got {values!r}") from error
     return red, green, blue
-
-
-def _version(config: Any) -> str:
-    in_memory = config.enable_occlusion_spatial_embedding
-    in_pointers = config.enable_temporal_pos_encoding_for_object_pointers
-    return "2.1" if in_memory or in_pointers else "2.0"
-
-
-def _size(config: Any) -> str:
-    backbone = config.vision_config.backbone_config
-    for size, trunk in TRUNKS.items():
-        if all(getattr(backbone, key) == value for key, value in trunk.items()):
-            return size
-    return "custom"

@@ -40,15 +40,15 @@ class Embedding:
 
     Attributes:
         features: [1,C,h,h], without the no-memory embedding, which the decoder's graph adds.
-        high_res_0: [1,C/8,4h,4h].
-        high_res_1: [1,C/4,2h,2h].
         size: (H,W) of the image.
+        high_res_0: [1,C/8,4h,4h], or None for a model without maps of higher resolution.
+        high_res_1: [1,C/4,2h,2h], or None.
     """
 
     features: AnyArray
-    high_res_0: AnyArray
-    high_res_1: AnyArray
     size: tuple[int, int]
+    high_res_0: AnyArray | None = None
+    high_res_1: AnyArray | None = None
 
 
 class Graphs:

@@ -40,6 +40,8 @@ class Model:
         mask_prompt_bias: The bias of that downsampling.
         no_memory_embedding: [C], in place of memory; the decoder's graph adds it, here it is for get_image_embedding.
         memory_pool: A memory keeps one token for every window of this side of the grid; 1 in SAM 2 and older bundles.
+        memory_latents: Tokens of one memory where they are not windows of the grid (EdgeTAM's perceiver), or 0.
+        high_res: Whether the image encoder has two maps of higher resolution for the mask decoder.
     """
 
     image_size: int
@@ -54,6 +56,8 @@ class Model:
     mask_prompt_bias: float
     no_memory_embedding: tuple[float, ...]
     memory_pool: int = 1
+    memory_latents: int = 0
+    high_res: bool = True
 
     @property
     def grid(self) -> int:
@@ -67,8 +71,8 @@ class Model:
 
     @property
     def memory_tokens(self) -> int:
-        """Tokens of one memory: (h / memory_pool)²."""
-        return (self.grid // self.memory_pool) ** 2
+        """Tokens of one memory: (h / memory_pool)², or `memory_latents`."""
+        return self.memory_latents or (self.grid // self.memory_pool) ** 2
 
 
 def memory_pools(image_size: int) -> tuple[int, ...]:
@@ -83,7 +87,9 @@ def contract(model: Model) -> dict[str, tuple[tuple[TensorSpec, ...], tuple[Tens
     def f32(name: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name, "float32", shape)
 
-    def pyramid(batch: int | str) -> tuple[TensorSpec, TensorSpec]:
+    def pyramid(batch: int | str) -> tuple[TensorSpec, ...]:
+        if not model.high_res:
+            return ()
         return f32("high_res_0", batch, c // 8, 4 * h, 4 * h), f32("high_res_1", batch, c // 4, 2 * h, 2 * h)
 
     def mask(name: str) -> TensorSpec:

@@ -67,12 +67,18 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from."""
+    """Where the weights came from: "SAM" of version "2.1" and size "tiny", or another family of models."""
 
     name: str
     sha256: str
     version: str
     size: str
+    family: str = "SAM"
+
+    @property
+    def title(self) -> str:
+        """What the model is called: SAM 2.1 tiny."""
+        return " ".join(filter(None, (self.family, self.version, self.size)))
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,8 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
     numbers = _typed(Model, model)
     if min(numbers.memory_frames, numbers.max_pointers) < 1:
         raise ValueError("memory_frames and max_pointers must be 1 or more")
+    if numbers.memory_latents < 0 or (numbers.memory_latents and numbers.memory_pool > 1):
+        raise ValueError("memory_latents must not be negative, and 0 with a memory_pool")
     if numbers.memory_pool not in (pools := memory_pools(numbers.image_size)):
         raise ValueError(f"memory_pool must be one of {pools} but is {numbers.memory_pool}")
     graphs = {}

@@ -39,7 +39,7 @@ def _inspect(args: argparse.Namespace) -> int:
         return _print_floor(bundle, args)
     source, model = bundle.manifest.source, bundle.model
     numbers = {
-        "source": f"{source.name}, SAM {source.version} {source.size}",
+        "source": f"{source.name}, {source.title}",
         "sha256": source.sha256,
         "image size": model.image_size,
         "dimensions": f"{model.hidden_dim}, memory {model.memory_dim}",

@@ -13,7 +13,7 @@ from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleBlock
 from transformers.models.sam2_video.modeling_sam2_video import apply_rotary_pos_emb_2d
 
 from sam2edge.export import rewrites
-from sam2edge.export.image_encoder import HieraBlock
+from sam2edge.export.image_encoder.hiera import HieraBlock
 from sam2edge.export.memory_attention import Layer
 from tests.conftest import NANO
 

@@ -200,7 +200,7 @@ def test_set_embedding(predictor: ImagePredictor, image: Pixels) -> None:
     predictor.set_embedding(embedding)
     with pytest.raises(FrameError, match=r"what encode\(\) returns but got ndarray"):
         predictor.set_embedding(embedding.features)  # type: ignore[arg-type]
-    other = Embedding(embedding.features[:, :, :4, :4], embedding.high_res_0, embedding.high_res_1, embedding.size)
+    other = Embedding(embedding.features[:, :, :4, :4], embedding.size, embedding.high_res_0, embedding.high_res_1)
     with pytest.raises(FrameError, match=r"another model's: its features are \[1, 256, 4, 4\]"):
         predictor.set_embedding(other)
     assert_same(predictor.predict(box=BALL), expected)

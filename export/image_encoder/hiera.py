@@ -1,4 +1,4 @@
-"""The image-encoder graph: Hiera backbone and feature pyramid (sam2/modeling/backbones, SAM 2 section 4).
+"""Hiera with its feature pyramid (sam2/modeling/backbones, SAM 2 section 4).
 
 Tokens stay in windows [B · windows, w, w, C] from one block to the next: norms, projections, the pyramid's 1×1
 convolutions and global attention do not depend on where a token lies, and pooling halves a window. Tokens are
@@ -26,7 +26,7 @@ from sam2edge.export.rewrites import (
 )
 
 
-class ImageEncoder(nn.Module):
+class HieraEncoder(nn.Module):
     """image uint8 [B,S,S,3] RGB → high_res_0 [B,32,4h,4h], high_res_1 [B,64,2h,2h], features [B,256,h,h].
 
     `model` is a transformers Sam2VideoModel; `mean` and `std` are of colours in 0…1. The high-resolution levels are

@@ -1,0 +1,20 @@
+"""The image-encoder graph: one module for each kind of trunk, with the same names for the parts that they share.
+
+`patches` reads pixels, `blocks.N` are the trunk's in order, and what begins with `level_` or `high_res_` makes the
+outputs; the recipes of INT8 refer to these names.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import Sam2VisionModel
+
+from sam2edge.export.image_encoder.hiera import HieraEncoder
+from sam2edge.export.source import Source
+
+_ENCODERS = {Sam2VisionModel: HieraEncoder}
+
+
+def image_encoder(source: Source) -> nn.Module:
+    """Return the module that is exported for a model's image encoder."""
+    return _ENCODERS[type(source.model.vision_encoder)](source.model, source.mean, source.std)
