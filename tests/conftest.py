@@ -6,7 +6,7 @@ import functools
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from sam2edge import Bundle
 from sam2edge.runtime.model.prompts import Prompt
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"
 NANO = REPO / "samples" / "nano"
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 def pytest_configure() -> None:
@@ -61,7 +64,7 @@ def shared_sessions() -> Iterator[None]:
 
     real = onnx.new_session
 
-    @functools.lru_cache(maxsize=16)
+    @functools.lru_cache(maxsize=32)
     def opened(graph: Path, state: tuple[int, ...], kind: object) -> Any:
         return real(graph, "CPUExecutionProvider", {})
 
@@ -128,21 +131,54 @@ def gpu() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundled model, exported; do not write into it. $SAM2EDGE_NANO: one that was exported where PyTorch is."""
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Return a function that lets `make` fill a folder once for all processes of pytest-xdist; do not write into it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = base / name
+        with FileLock(base / f"{name}.lock"):
+            if not folder.exists():
+                make(base / f"{name}.part")
+                (base / f"{name}.part").rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def nano(made_once: MadeOnce) -> Bundle:
+    """The bundled model, exported. $SAM2EDGE_NANO: one that was exported where PyTorch is."""
     if ready := os.environ.get("SAM2EDGE_NANO"):
         return Bundle.open(ready)
     from sam2edge.export import export
 
-    return export(NANO, tmp_path_factory.mktemp("bundles") / "nano")
+    return Bundle.open(made_once("nano", lambda folder: export(NANO, folder)))
 
 
 @pytest.fixture(scope="session")
-def pooled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundled model with memory tokens pooled 2×2; do not write into it."""
+def pooled(made_once: MadeOnce) -> Bundle:
+    """The bundled model with memory tokens pooled 2×2."""
     from sam2edge.export import export
 
-    return export(NANO, tmp_path_factory.mktemp("bundles") / "pooled", memory_pool=2)
+    return Bundle.open(made_once("pooled", lambda folder: export(NANO, folder, memory_pool=2)))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(made_once: MadeOnce) -> Path:
+    """The checkpoint of a randomly initialised SAM 2.1 tiny at 256."""
+    from tests.models import write_random
+
+    return made_once("tiny-model", lambda folder: write_random(folder, 256))
+
+
+@pytest.fixture(scope="session")
+def tiny(made_once: MadeOnce, tiny_model: Path) -> Bundle:
+    """That model, exported."""
+    from sam2edge.export import export
+
+    return Bundle.open(made_once("tiny", lambda folder: export(tiny_model, folder)))
 
 
 @pytest.fixture(scope="session")
@@ -153,13 +189,17 @@ def prompts() -> Prompts:
 
 
 @pytest.fixture(scope="session")
-def nano_int8(nano: Bundle, prompts: Prompts, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundled model in INT8, by 16 frames of the bundled clip; do not write into it."""
+def nano_int8(nano: Bundle, prompts: Prompts, made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundled model in INT8, by 16 of the bundled clip's first frames."""
     from sam2edge.calibration.int8.calibrate import calibrate
+    from tests.helpers import clip_frames, write_frames
 
-    folder = tmp_path_factory.mktemp("int8")
-    clip = REPO / "samples" / "clip.mp4"
-    return calibrate(nano, folder / "nano", [clip], [prompts], frames=16, gate=None, cache=folder / "cache")
+    def make(folder: Path) -> None:
+        work = tmp_path_factory.mktemp("int8")
+        write_frames(work / "frames", clip_frames(32))
+        calibrate(nano, folder, [work / "frames"], [prompts], frames=16, gate=None, cache=work / "cache")
+
+    return Bundle.open(made_once("nano-int8", make))
 
 
 @pytest.fixture(scope="session")

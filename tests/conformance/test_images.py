@@ -15,13 +15,11 @@ from torch.nn import functional
 from transformers import Sam2Config, Sam2Model, Sam2VideoModel
 
 from sam2edge import Bundle, ImagePredictor
-from sam2edge.export import export
 from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.model.resize import resize
 from tests.conformance.reference import MEAN, STD
 from tests.conftest import NANO
 from tests.helpers import BALL, BLOCK, HEIGHT, STAR, WIDTH, assert_close, clip_frames
-from tests.models import write_random
 
 RELATIVE = 1e-3
 
@@ -128,11 +126,10 @@ def nano_pair(nano: Bundle) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="module")
-def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """The randomly initialised tiny at 256, which has every branch of the architecture."""
-    directory = write_random(tmp_path_factory.mktemp("tiny") / "model", 256)
-    with ImagePredictor(export(directory, directory.parent / "bundle")) as predictor, torch.inference_mode():
-        yield Pair(predictor, as_image_model(directory))
+def tiny_pair(tiny: Bundle, tiny_model: Path) -> Iterator[Pair]:
+    """It has every branch of the architecture."""
+    with ImagePredictor(tiny) as predictor, torch.inference_mode():
+        yield Pair(predictor, as_image_model(tiny_model))
 
 
 @pytest.fixture(scope="module")

@@ -66,15 +66,18 @@ def check(played: Played) -> list[FrameResult]:
     return results
 
 
-def exported(directory: Path, image_size: int | None = None) -> tuple[Bundle, UpstreamModel]:
+def reference(directory: Path) -> UpstreamModel:
+    return UpstreamModel.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def exported(directory: Path) -> tuple[Bundle, UpstreamModel]:
     """Return a model directory as bundle and as reference."""
-    model = UpstreamModel.from_pretrained(directory, dtype=torch.float32).eval()
-    return export(directory, directory.parent / "bundle", image_size=image_size), model
+    return export(directory, directory.parent / "bundle"), reference(directory)
 
 
 @pytest.fixture(scope="module")
 def nano_model() -> UpstreamModel:
-    return UpstreamModel.from_pretrained(NANO, dtype=torch.float32).eval()
+    return reference(NANO)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -94,10 +97,14 @@ def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.u
 
 
 @pytest.mark.slow
-def test_random_tiny(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+def test_random_tiny(request: pytest.FixtureRequest, bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     """256 unless SAM2EDGE_TINY_SIZE says otherwise; `make conformance-1024` sets it."""
     size = int(os.environ.get("SAM2EDGE_TINY_SIZE", "256"))
-    bundle, model = exported(write_random(tmp_path / "model", size))
+    if size == 256:
+        bundle = request.getfixturevalue("tiny")
+        model = reference(request.getfixturevalue("tiny_model"))
+    else:
+        bundle, model = exported(write_random(tmp_path / "model", size))
     scenario = Scenario(
         {
             0: [prompt(1, box=LEFT)],

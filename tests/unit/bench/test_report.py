@@ -162,8 +162,8 @@ def test_plan_to_compare(nano: Bundle, nano_int8: Bundle) -> None:
     cases, missing = plan.plan(Settings(bundles, objects=(1, 2), modes=("latency",), memory_frames=(), compare="m"))
     assert [(r.name.split()[-1], r.kind, r.backend, r.step) for r in cases if r.objects == 1] == [
         ("PyTorch", "pytorch", "eager", "PyTorch eager"), ("PyTorch", "pytorch", "compile", "PyTorch compile"),
-        ("fp32", "track", "auto", f"exported graphs with their rewrites: {nano.path} fp32, auto"),
-        ("fp32", "stages", "auto", ""), ("int8", "track", "auto", f"precision: {nano_int8.path} int8"),
+        ("fp32", "track", "auto", f"exported graphs with their rewrites: {nano.path.name} fp32, auto"),
+        ("fp32", "stages", "auto", ""), ("int8", "track", "auto", f"precision: {nano_int8.path.name} int8"),
         ("int8", "stages", "auto", ""),
     ]  # fmt: skip
     assert all(case.step == "" for case in cases if case.objects == 2)

@@ -17,12 +17,10 @@ from sam2edge.bundle.engines import Limits
 from sam2edge.engines import build
 from sam2edge.engines.profiles import PRESETS, Preset
 from sam2edge.errors import BuildError
-from sam2edge.export import export
 from sam2edge.export.memory_attention import MemoryAttention
 from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.source import load_source
 from tests.conftest import NANO
-from tests.models import write_random
 from tools.compile_listing import compile_graph
 
 pytestmark = pytest.mark.skipif(
@@ -97,12 +95,6 @@ WARNINGS = {
     " (foreignNode) Converting conv weight scales to fp32.",
 }
 """What the compiler says of INT8 convolutions, whose scales are FP16."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("tiny")
-    return export(write_random(folder / "model", 256), folder / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,8 @@ import onnx
 import pytest
 
 from sam2edge import Bundle
-from sam2edge.bundle import GRAPHS, contract
-from sam2edge.export.image_encoder import image_encoder
-from sam2edge.export.onnx_file import write_onnx
-from sam2edge.export.source import load_source
+from sam2edge.bundle import GRAPHS
 from sam2edge.runtime.backends.base import open_backend
-from tests.models import write_random
 
 Array = npt.NDArray[Any]
 SHAPES = {"Shape", "ConstantOfShape", "Expand", "Range"}
@@ -50,11 +44,8 @@ def test_only_operators_that_every_tensorrt_reads(nano: Bundle, graph: str) -> N
     assert not operators & SHAPES
 
 
-def test_no_shape_is_computed_where_windows_are_padded(nano: Bundle, tmp_path: Path) -> None:
-    source = load_source(write_random(tmp_path / "model", 256))
-    specs = contract(dataclasses.replace(nano.model, image_size=256))["image_encoder"]
-    write_onnx(image_encoder(source), *specs, tmp_path / "graph.onnx")
-    nodes = Counter(node.op_type for node in onnx.load(tmp_path / "graph.onnx").graph.node)
+def test_no_shape_is_computed_where_windows_are_padded(tiny: Bundle) -> None:
+    nodes = Counter(node.op_type for node in onnx.load(tiny.graph_path("image_encoder")).graph.node)
     assert nodes["Pad"] == 5  # three blocks with windows of 14, the one that pools them, and one with windows of 7
     assert not nodes.keys() & SHAPES
 

@@ -110,8 +110,7 @@ def assert_digest(tensor, golden, tolerance):
 # -------------------------------------------------------------------------------------- upstream's layout
 
 
-@pytest.mark.parametrize("size", upstream.SIZES)
-@pytest.mark.parametrize("version", upstream.VERSIONS)
+@pytest.mark.parametrize(("version", "size"), [("2.0", "tiny"), *(("2.1", size) for size in upstream.SIZES)])
 def test_every_released_architecture_loads(size, version, tmp_path):
     listing = upstream.listing(upstream.Layout(size, version))
     assert hashlib.sha256(listing.encode()).hexdigest() == GOLDEN["layout"][f"{size} {version}"]

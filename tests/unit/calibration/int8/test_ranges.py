@@ -131,4 +131,4 @@ def test_a_graph_that_two_configurations_share_is_run_once(nano, nano_int8, wide
     for bundle in (nano_int8, wide_int8, nano_int8):
         verdict = comparison.measure(Configuration("INT8", bundle)).verdict
         assert len(verdict.wide) == (bundle is wide_int8)
-    assert measured == [*(("nano", graph) for graph in GRAPHS), ("wide", "mask_decoder")]
+    assert measured == [*(("nano-int8", graph) for graph in GRAPHS), ("wide", "mask_decoder")]
