@@ -15,6 +15,7 @@ from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.parity import LIMIT, compare, parity_frames
 from sam2edge.export.reference import Reference
 from sam2edge.export.source import Source, load_source
+from sam2edge.export.source.efficienttam import pooled_keys
 from sam2edge.files import sha256, user_path
 from sam2edge.types import Progress
 
@@ -25,6 +26,7 @@ def export(
     *,
     image_size: int | None = None,
     memory_pool: int = 1,
+    variant: str | None = None,
     frames: str | os.PathLike[str] | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> Bundle:
@@ -39,6 +41,8 @@ def export(
         image_size: Side S in pixels of the square that frames are resized to; the checkpoint's own by default.
         memory_pool: With 2, or 4 where it divides the grid, a memory keeps one token for each 2×2 or 4×4: a smaller
             bank and quicker attention, less accurate.
+        variant: Of an EfficientTAM, whose weights do not say it: "plain", "512x512", "1" or "2"; by default what the
+            authors' name of the file says.
         frames: Video, image or folder of images on which the graphs are compared with PyTorch; by default a drawn
             scene.
         progress: Called with a message and the fraction done.
@@ -48,7 +52,7 @@ def export(
 
     Raises:
         SourceError: The checkpoint cannot be read or is not a SAM 2.
-        InputError: `memory_pool` does not divide the grid.
+        InputError: `memory_pool` does not divide the grid, or `variant` is not one of the model's.
         BundleError: `out` holds something other than a bundle, or cannot be written.
         MediaError: The frames cannot be read, or are fewer than two.
         ParityError: An output differs from PyTorch's by more than 1e-3 relative.
@@ -56,7 +60,7 @@ def export(
     out = user_path(out)
     with bundles.replacing(out) as directory:
         progress("loading the checkpoint", 0.0)
-        loaded = load_source(source, image_size=image_size)
+        loaded = load_source(source, image_size=image_size, variant=variant)
         model = _runtime_numbers(loaded, memory_pool)
         images, frames_name = parity_frames(frames, model.image_size)
         specs = contract(model)
@@ -78,7 +82,7 @@ def export(
             graphs[name] = Graph(file.name, sha256(file), file.stat().st_size, "fp32", *specs[name], parity)
             progress(f"compared {name} with PyTorch", 0.5 + 0.12 * len(graphs))
         _check_parity(graphs)
-        origin = bundles.Source(loaded.name, loaded.sha256, loaded.version, loaded.size, loaded.family)
+        origin = bundles.Source(loaded.name, loaded.sha256, loaded.version, loaded.size, loaded.family, loaded.variant)
         manifest = Manifest(origin, model, {name: graphs[name] for name in bundles.GRAPHS}, frames_name)
         bundles.write_manifest(directory, manifest)
     progress("done", 1.0)
@@ -89,6 +93,10 @@ def _runtime_numbers(source: Source, memory_pool: int) -> Model:
     """Return the numbers that the runtime needs, and raise InputError for a pool that does not divide the grid."""
     model, config = source.model, source.model.config
     pools = memory_pools(config.image_size)
+    if memory_pool != 1 and pooled_keys(model):
+        raise InputError(
+            f"memory_pool must be 1 but got {memory_pool!r}: {source.family} {source.size} pools its keys itself"
+        )
     if type(memory_pool) is not int or memory_pool not in pools:
         allowed = ", ".join(map(str, pools))
         raise InputError(
@@ -108,6 +116,7 @@ def _runtime_numbers(source: Source, memory_pool: int) -> Model:
         mask_prompt_bias=float(model.mask_downsample.bias[0]),
         no_memory_embedding=tuple(model.no_memory_embedding.flatten().tolist()),
         memory_pool=memory_pool,
+        high_res=hasattr(model.mask_decoder, "conv_s0"),
     )
 
 

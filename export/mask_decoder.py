@@ -42,18 +42,13 @@ class MaskDecoder(nn.Module):
         self.stability = Stability(decoder)
 
     def forward(
-        self,
-        conditioned: Tensor,
-        add_no_memory: Tensor,
-        high_res_0: Tensor,
-        high_res_1: Tensor,
-        points: Tensor,
-        labels: Tensor,
-        mask_input: Tensor,
-        has_mask_input: Tensor,
-        multimask: Tensor,
+        self, conditioned: Tensor, add_no_memory: Tensor, *others: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return mask [N,1,4h,4h], iou [N,1], masks [N,3,4h,4h], ious [N,3], pointer [N,C], object_score [N,1]."""
+        """Return mask [N,1,4h,4h], iou [N,1], masks [N,3,4h,4h], ious [N,3], pointer [N,C], object_score [N,1].
+
+        others: the graph's inputs from high_res_0 and high_res_1, which not every model has, to multimask.
+        """
+        *high_res, points, labels, mask_input, has_mask_input, multimask = others
         image = conditioned + _choose(add_no_memory, self.no_memory, 0.0)
         image = image + _choose(has_mask_input, self.mask_embed(mask_input), self.no_mask)
         image = reshape(image, 0, 0, -1).transpose(1, 2)
@@ -69,7 +64,7 @@ class MaskDecoder(nn.Module):
         queries = self.final_norm(queries + attended)
 
         mask_tokens = queries[:, 2:6]
-        masks = self._masks(mask_tokens, keys, high_res_0, high_res_1)
+        masks = self._masks(mask_tokens, keys, high_res)
         ious = self.iou_head(queries[:, 1])
         object_score = self.score_head(queries[:, 0])
 
@@ -81,11 +76,11 @@ class MaskDecoder(nn.Module):
         mask, iou = _pick(masks, mask_index), _pick(ious, mask_index)
         return mask, iou, masks[:, 1:], ious[:, 1:], pointer, object_score
 
-    def _masks(self, tokens: Tensor, image: Tensor, high_res_0: Tensor, high_res_1: Tensor) -> Tensor:
-        """Return the logits of all four masks, [N,4,4h,4h]."""
+    def _masks(self, tokens: Tensor, image: Tensor, high_res: list[Tensor]) -> Tensor:
+        """Return the logits of all four masks, [N,4,4h,4h]. high_res: two maps, the finest first, or none."""
         x = reshape(image.transpose(1, 2), -1, self.channels, self.grid, self.grid)
-        x = self.activation(self.upscale_norm(self.upscale1(x) + high_res_1))
-        x = self.activation(self.upscale2(x) + high_res_0)
+        x = self.activation(self.upscale_norm(sum(high_res[1:], self.upscale1(x))))
+        x = self.activation(sum(high_res[:1], self.upscale2(x)))
         weights = torch.stack([mlp(tokens[:, i]) for i, mlp in enumerate(self.hypernetworks)], dim=1)
         return reshape(weights @ reshape(x, 0, 0, -1), 0, -1, 4 * self.grid, 4 * self.grid)
 

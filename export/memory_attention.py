@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from sam2edge.errors import ExportError
 from sam2edge.export.rewrites import attend, frozen, halves, merged_values, reshape, rotate, scaled
+from sam2edge.export.source.efficienttam import pooled_keys
 
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of the rotary position code's angles, [tokens, C / 2]."""
@@ -40,7 +43,6 @@ class MemoryAttention(nn.Module):
         attention = model.memory_attention
         self.channels, self.memory_dim, self.grid = model.hidden_dim, model.mem_dim, config.image_size // 16
         self.splits = self.channels // self.memory_dim
-        self.tokens, self.weight = (self.grid // pool) ** 2, math.log(pool**2)
         pixels = (1, self.channels, self.grid, self.grid)
         position = model.vision_encoder.neck.position_encoding(torch.Size(pixels), "cpu", torch.float32)
         self.position = frozen(0.1 * position.flatten(2).transpose(1, 2))
@@ -57,6 +59,11 @@ class MemoryAttention(nn.Module):
         rope, key_rope = rotary_code(places, frequencies), rotary_code(F.avg_pool2d(places, pool), frequencies)
         layers = [Layer(layer, rope, key_rope) for layer in attention.layers]
         self.layers, self.norm = nn.ModuleList(layers), attention.layer_norm
+        self.keys_of: Callable[[Tensor], TokenKeys]
+        if windows := pooled_keys(model):
+            self.keys_of = partial(WindowKeys, self.grid, windows.score, windows.shift)
+        else:
+            self.keys_of = partial(TokenKeys, self.grid // pool, math.log(pool**2))
 
     def forward(
         self, features: Tensor, memory: Tensor, memory_age: Tensor, pointers: Tensor, pointer_age: Tensor
@@ -67,23 +74,95 @@ class MemoryAttention(nn.Module):
         memory_key = memory + (self.memory_position + temporal)
         pointer = reshape(pointers, 0, -1, self.splits, self.memory_dim)
         pointer_key = pointer if self.pointer_code is None else pointer + self.pointer_code(pointer_age).unsqueeze(2)
-        values = torch.cat([self._tokens(memory), self._tokens(pointer)], dim=1)
-        bias = torch.cat(
-            [self._bias(memory_age, self.tokens, self.weight), self._bias(pointer_age, self.splits)], dim=1
-        )
+        keys = self.keys_of(memory_age)
+        memory_key, memory = keys.slots(memory_key), keys.slots(memory)
+        values = torch.cat([keys.values(memory), _tokens(pointer)], dim=1)
+        bias = torch.cat([keys.bias(), _bias(pointer_age, self.splits)], dim=1).unsqueeze(1)
         for layer in self.layers:
-            x = layer(x, memory_key, self._tokens(pointer_key), values, bias.unsqueeze(1))
+            x = layer(x, memory_key, _tokens(pointer_key), values, bias, keys)
         return reshape(self.norm(x).transpose(1, 2), -1, self.channels, self.grid, self.grid)
 
-    def _tokens(self, slots: Tensor) -> Tensor:
-        return reshape(slots, 0, -1, self.memory_dim)
 
-    def _bias(self, age: Tensor, tokens: int, weight: float = 0.0) -> Tensor:
-        """Return the score bias of every token, [N, slots · tokens]: `weight`, plus EMPTY in a slot of negative age."""
-        bias = (age < 0).float() * EMPTY
-        if weight:
-            bias = bias + weight
-        return reshape(bias.unsqueeze(2) * torch.ones(tokens), 0, -1)
+class TokenKeys:
+    """A key for each of the side×side tokens of every memory, of age int32 [N,T], with `weight` on its score."""
+
+    def __init__(self, side: int, weight: float, age: Tensor) -> None:
+        self.side, self.weight, self.age = side, weight, age
+
+    def slots(self, x: Tensor) -> Tensor:
+        """Return the slots that are projected, of x [N,T,L,D]."""
+        return x
+
+    def keys(self, x: Tensor) -> Tensor:
+        """Return the keys, [N,keys,D], of the rotated ones of those slots' tokens."""
+        return _tokens(x)
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return the values, [N,keys,D], of those slots."""
+        return _tokens(x)
+
+    def bias(self) -> Tensor:
+        """Return what is added to the score of every key, [N,keys]."""
+        return _bias(self.age, self.side**2, self.weight)
+
+
+class WindowKeys(TokenKeys):
+    """A key for each window of 2×2 tokens, the mean of their rotated keys; but a key for each token of an only memory.
+
+    Which of the two holds differs between the objects of a batch. To cost no object more, the tokens of an only memory
+    take the place of the windows of four slots. It may lie in any slot: what is projected begins with the sum of all
+    filled slots, which is that memory.
+
+    EfficientTAM either lets a window weigh as much as its tokens (`weight`), or adds `shift` to every component of its
+    key (sam/transformer.py, EfficientRoPEAttention1 and 2).
+    """
+
+    def __init__(self, side: int, weight: float, shift: float, age: Tensor) -> None:
+        super().__init__(side, weight, age)
+        self.shift = shift
+        self.filled = (age >= 0).float()
+        self.alone = (self.filled.sum(dim=1, keepdim=True) - 1.0).abs() < 0.5
+
+    def slots(self, x: Tensor) -> Tensor:
+        return torch.cat([(x * self.filled[:, :, None, None]).sum(dim=1, keepdim=True), x], dim=1)
+
+    def keys(self, x: Tensor) -> Tensor:
+        return self._joined(x[:, 0], self._means(x[:, 1:]) + self.shift)
+
+    def values(self, x: Tensor) -> Tensor:
+        return self._joined(x[:, 0], self._means(x[:, 1:]))
+
+    def bias(self) -> Tensor:
+        only = torch.where(self.alone, 0.0, EMPTY) * torch.ones(self.side**2)
+        windows = torch.where(self.alone, EMPTY, _bias(self.age, self.side**2 // 4, self.weight))
+        return self._joined(only.unsqueeze(2), windows.unsqueeze(2)).squeeze(2)
+
+    def _means(self, x: Tensor) -> Tensor:
+        """Return the means of the windows of x [N,T,L,D], [N,T·L/4,D]."""
+        # one axis after the other: a kernel reads what is next to each other, and every shape is a constant
+        rows = reshape(x, 0, -1, 2, self.side * x.shape[-1]).mean(dim=2)
+        return reshape(rows, 0, -1, 2, x.shape[-1]).mean(dim=2)
+
+    def _joined(self, only: Tensor, windows: Tensor) -> Tensor:
+        """Return `only` [N,L,D] in place of the first windows [N,T·L/4,D] where a memory is alone.
+
+        Where it is not, and fewer than four slots have fewer windows than a memory has tokens, `bias` hides the rest.
+        """
+        tokens = self.side**2
+        first = torch.cat([windows, only], dim=1)[:, :tokens]
+        return torch.cat([torch.where(self.alone[:, :, None], only, first), windows[:, tokens:]], dim=1)
+
+
+def _tokens(slots: Tensor) -> Tensor:
+    return reshape(slots, 0, -1, slots.shape[-1])
+
+
+def _bias(age: Tensor, tokens: int, weight: float = 0.0) -> Tensor:
+    """Return the score bias of every token, [N, slots · tokens]: `weight`, plus EMPTY in a slot of negative age."""
+    bias = (age < 0).float() * EMPTY
+    if weight:
+        bias = bias + weight
+    return reshape(bias.unsqueeze(2) * torch.ones(tokens), 0, -1)
 
 
 def rotary_code(places: Tensor, frequencies: Tensor) -> Rope:
@@ -123,14 +202,16 @@ class Layer(nn.Module):
         self.cos, self.sin = map(frozen, rope)
         self.key_cos, self.key_sin = map(frozen, key_rope)
 
-    def forward(self, x: Tensor, memory_key: Tensor, pointer_key: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Update x [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,T·L+P,M]; bias [N,1,T·L+P]."""
+    def forward(
+        self, x: Tensor, memory_key: Tensor, pointer_key: Tensor, values: Tensor, bias: Tensor, keys: TokenKeys
+    ) -> Tensor:
+        """Update x [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,keys+P,M]; bias [N,1,keys+P]."""
         normed = self.norm1(x)
         query, key = (rotate(projection(normed), self.cos, self.sin) for projection in (self.query, self.key))
         x = x + self.output(_attend(query, key, self.value(normed)))
         query = rotate(self.memory_query(self.norm2(x)), self.cos, self.sin)
         key = rotate(self.memory_key(memory_key), self.key_cos, self.key_sin)
-        key = torch.cat([reshape(key, 0, -1, self.memory_key.out_features), self.memory_key(pointer_key)], dim=1)
+        key = torch.cat([keys.keys(key), self.memory_key(pointer_key)], dim=1)
         # until here the first layer has batch 1: what does not depend on memory is computed once for all objects
         x = x + self.memory_value(_attend(query, key, values, bias.unsqueeze(1)))
         return x + self.linear2(self.activation(self.linear1(self.norm3(x))))

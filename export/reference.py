@@ -1,4 +1,6 @@
-"""PyTorch as the reference: transformers' unmodified SAM 2 modules, graph by graph and as a whole video predictor.
+"""PyTorch as the reference: unmodified modules of transformers, graph by graph and as a whole video predictor.
+
+What transformers lacks is in source/efficienttam.py.
 
 Where memories are pooled, the reference of the attention gets every pooled token as often as there are tokens in its
 window. It does not know the weight by which the graph lets one token stand for them.
@@ -44,9 +46,13 @@ class Reference:
         """Compute the outputs of image_encoder.onnx."""
         pixels = (image.permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         levels = self.model.get_image_features(pixels, return_dict=True).fpn_hidden_states
-        sides = (4 * self.grid, 2 * self.grid, self.grid)
-        maps = [level.permute(1, 2, 0).unflatten(2, (side, side)) for level, side in zip(levels, sides, strict=True)]
-        return dict(zip(("high_res_0", "high_res_1", "features"), maps, strict=True))
+        sides = {"high_res_0": 4 * self.grid, "high_res_1": 2 * self.grid, "features": self.grid}
+        maps = zip(sides.items(), levels, strict=True)
+        return {
+            name: level.permute(1, 2, 0).unflatten(2, (side, side))
+            for (name, side), level in maps
+            if len(level) == side**2  # not the zeros in place of maps that a model does not have
+        }
 
     def memory_attention(
         self, features: Tensor, memory: Tensor, memory_age: Tensor, pointers: Tensor, pointer_age: Tensor
@@ -113,7 +119,7 @@ class Reference:
 
     def mask_decoder(self, **inputs: Tensor) -> Arrays:
         """Compute the outputs of mask_decoder.onnx, object by object."""
-        high_res = [inputs.pop("high_res_0"), inputs.pop("high_res_1")]
+        high_res = [inputs.pop(name, torch.zeros(1, 1, 1, 1)) for name in ("high_res_0", "high_res_1")]
         rows = []
         for n in range(len(inputs["conditioned"])):
             own = {name: values[n : n + 1] for name, values in inputs.items()}
@@ -174,7 +180,7 @@ class TorchBackend(Backend):
     """
 
     def __init__(self, bundle: Bundle, source: str | os.PathLike[str]) -> None:
-        loaded = load_source(source, image_size=bundle.model.image_size)
+        loaded = load_source(source, image_size=bundle.model.image_size, variant=bundle.manifest.source.variant or None)
         origin = bundle.manifest.source
         if loaded.sha256 != origin.sha256:
             raise InputError(

@@ -103,6 +103,13 @@ def pointwise(conv: nn.Conv2d) -> nn.Linear:
     return linear_of(conv.weight.flatten(1), conv.bias)
 
 
+def tokenwise(norm: nn.LayerNorm) -> nn.LayerNorm:
+    """Return a norm of a map's channels as one of tokens [..., C]."""
+    tokens = nn.LayerNorm(norm.normalized_shape, norm.eps, device="meta")
+    tokens.weight, tokens.bias = norm.weight, norm.bias
+    return tokens
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute softmax(query keyᵀ + bias) value from plain operators, for scaled q [..., Q, d], k and v [..., K, d].
 
@@ -125,10 +132,12 @@ def join_heads(x: Tensor) -> Tensor:
     return reshape(x.transpose(1, 2) if heads > 1 else x, 0, -1, heads * width)
 
 
-def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
+def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Return a Linear that holds the given tensors."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = frozen(weight), frozen(bias)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight = frozen(weight)
+    if bias is not None:
+        linear.bias = frozen(bias)
     return linear
 
 

@@ -10,9 +10,11 @@ from torch import nn
 from transformers import Sam2VisionModel
 
 from sam2edge.export.image_encoder.hiera import HieraEncoder
+from sam2edge.export.image_encoder.vit import VitEncoder
 from sam2edge.export.source import Source
+from sam2edge.export.source.efficienttam import EfficientTamVisionModel
 
-_ENCODERS = {Sam2VisionModel: HieraEncoder}
+_ENCODERS = {Sam2VisionModel: HieraEncoder, EfficientTamVisionModel: VitEncoder}
 
 
 def image_encoder(source: Source) -> nn.Module:

@@ -37,11 +37,11 @@ class HieraEncoder(nn.Module):
         super().__init__()
         backbone, neck = model.vision_encoder.backbone, model.vision_encoder.neck
         self.mean = frozen(torch.tensor(mean).mul(255)[:, None, None])
-        self.patches = _patch_embedding(backbone.patch_embed.projection, std)
+        self.patches = patch_embedding(backbone.patch_embed.projection, std)
         side = model.config.image_size // 4
         self.window: int = backbone.blocks[0].window_size
         position = backbone._get_pos_embed((side, side))
-        self.position = frozen(_arrange(position, side, side, self.window).contiguous())
+        self.position = frozen(arrange(position, side, side, self.window).contiguous())
         window, blocks = self.window, []
         for block in backbone.blocks:
             blocks.append(HieraBlock(block, side, window))
@@ -58,7 +58,7 @@ class HieraEncoder(nn.Module):
         # cast first: TensorRT takes bytes as a network's input, but no layer of it except a cast reads them
         x = image.float().permute(0, 3, 1, 2) - self.mean
         x = self.patches(x).permute(0, 2, 3, 1)
-        x = _arrange(x, self.blocks[0].side, self.blocks[0].side, self.window)
+        x = arrange(x, self.blocks[0].side, self.blocks[0].side, self.window)
         # give the windows of an image an axis of their own, because each has its part of the position codes
         x = reshape(reshape(x, -1, *self.position.shape) + self.position, -1, *self.position.shape[1:])
         levels: list[Tensor] = []
@@ -66,7 +66,7 @@ class HieraEncoder(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in self.stage_ends:
-                level = _arrange(lateral[len(levels)](x), block.side_out, block.window_out, block.side_out)
+                level = arrange(lateral[len(levels)](x), block.side_out, block.window_out, block.side_out)
                 levels.append(level.permute(0, 3, 1, 2))
         return levels[0], levels[1], levels[2] + F.interpolate(levels[3], scale_factor=2.0, mode="nearest")
 
@@ -100,7 +100,7 @@ class HieraBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x [·,window_in,window_in,C] → [·,window_out,window_out,dim_out]."""
-        x = _arrange(x, self.side, self.window_in, self.window)
+        x = arrange(x, self.side, self.window_in, self.window)
         normed = self.norm1(x)
         shortcut = x if self.shortcut is None else _pool(self.shortcut(normed), self.window, self.stride)
         x = shortcut + (self._attend_padded(normed) if self.padding else self._attend(normed, self.window))
@@ -110,8 +110,8 @@ class HieraBlock(nn.Module):
         """Attend on a map that whole windows do not tile: x [B,side,side,C] → [B,side_out,side_out,dim_out]."""
         side, pooled = self.side + self.padding, (self.side + self.padding) // self.stride
         x = pad(x, self.padding)
-        x = self._attend(_arrange(x, side, side, self.attended), self.attended)
-        return _arrange(x, pooled, self.attended // self.stride, pooled)[:, : self.side_out, : self.side_out]
+        x = self._attend(arrange(x, side, side, self.attended), self.attended)
+        return arrange(x, pooled, self.attended // self.stride, pooled)[:, : self.side_out, : self.side_out]
 
     def _attend(self, x: Tensor, window: int) -> Tensor:
         """Attend within squares of x [·,window,window,C] → [·,window / stride,window / stride,dim_out]."""
@@ -130,7 +130,7 @@ class HieraBlock(nn.Module):
         return tuple(x.permute(2, 0, 3, 1, 4).unbind(0))
 
 
-def _patch_embedding(projection: nn.Conv2d, std: tuple[float, ...]) -> nn.Conv2d:
+def patch_embedding(projection: nn.Conv2d, std: tuple[float, ...]) -> nn.Conv2d:
     """Put 1 / (255 std) into the first convolution's weights; the mean stays outside, since padding is zero there."""
     conv = nn.Conv2d(3, projection.out_channels, projection.kernel_size, projection.stride, projection.padding)
     conv.weight = frozen(projection.weight / torch.tensor(std).mul(255)[:, None, None])
@@ -146,7 +146,7 @@ def _pool(x: Tensor, window: int, stride: int) -> Tensor:
     return reshape(x, -1, pooled, stride, pooled, stride, x.shape[-1]).amax(dim=4).amax(dim=2)
 
 
-def _arrange(x: Tensor, side: int, old: int, new: int) -> Tensor:
+def arrange(x: Tensor, side: int, old: int, new: int) -> Tensor:
     """Rearrange the tokens of a map [side,side] from windows of `old`, x [·,old,old,C], to `new`, [·,new,new,C]."""
     channels = x.shape[-1]
     if old == new:

@@ -21,7 +21,7 @@ from sam2edge.files import user_path
 __all__ = ["IMAGENET", "Source", "load_source"]
 
 
-def load_source(source: str | os.PathLike[str], *, image_size: int | None = None) -> Source:
+def load_source(source: str | os.PathLike[str], *, image_size: int | None = None, variant: str | None = None) -> Source:
     """Load a SAM 2 checkpoint as transformers' Sam2VideoModel.
 
     Args:
@@ -38,6 +38,8 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
             grid of stride 4 three times and tiles it with 8×8 position codes (upstream: hieradet.py,
             _get_pos_embed); windows that do not fit are padded. A custom trunk whose first window has another
             side w also needs a multiple of 4w.
+        variant: Which variant of an EfficientTAM the weights are, "plain", "512x512", "1" or "2"; by default what the
+            authors' name of the file says.
 
     Returns:
         The model, float32 on the CPU, and where it came from.
@@ -46,15 +48,18 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
         SourceError: The source does not exist, is not a SAM 2, asks for code to be run, has missing, unexpected or
             misshapen tensors (named as in the file), integers or numbers that are not finite, or cannot take images of
             that size.
+        InputError: `variant` is not one of the model's.
     """
     path = user_path(source)
     if path.is_dir():
-        return from_directory(path, path.resolve().name, image_size)
+        return from_directory(path, path.resolve().name, image_size, variant)
     if path.is_file():
-        return from_upstream(path, image_size)
+        return from_upstream(path, image_size, variant)
     if isinstance(source, str) and (model := HubModel.parse(source)):
         found = model.download()
-        return from_upstream(found, image_size) if model.file else from_directory(found, model.id, image_size)
+        if model.file:
+            return from_upstream(found, image_size, variant)
+        return from_directory(found, model.id, image_size, variant)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise SourceError(f"{source} is not a model of the Hugging Face hub; download the file and give its path")
     raise SourceError(

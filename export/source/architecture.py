@@ -45,6 +45,11 @@ class Source:
     mean: Triple
     std: Triple
 
+    @property
+    def variant(self) -> str:
+        """Which of its family's `variants` the model is, or "" where there are none."""
+        return getattr(self.model.config, "variant", "")
+
 
 class Family(ABC):
     """A kind of model: what its checkpoints look like, and the class that holds their weights.
@@ -52,22 +57,27 @@ class Family(ABC):
     Attributes:
         name: What it is called, before version and size.
         model: The class, derived from transformers' PreTrainedModel, whose forward follows one object in a video.
-        model_type: The one in config.json.
+        model_type: The one in config.json; "" where transformers has no such directories, which `read_config` reads.
         mark: How the name of a weight begins, at its authors, in no family that comes before it in FAMILIES.
+        variants: Models whose weights have the same names and shapes.
     """
 
     name: str
     model: type[Any]
-    model_type: str
+    model_type: str = ""
     mark: str
+    variants: tuple[str, ...] = ()
 
-    @abstractmethod
     def read_config(self, file: Path, settings: dict[str, Any]) -> Any:
         """Return the configuration in a directory's config.json; or SourceError."""
+        raise NotImplementedError
 
     @abstractmethod
-    def upstream_config(self, file: Path, names: Collection[str]) -> Any:
-        """Return the configuration of the model whose weights have these names at their authors; or SourceError."""
+    def upstream_config(self, file: Path, shapes: Mapping[str, Shape], variant: str | None) -> Any:
+        """Return the configuration of the model whose weights have these names and shapes at their authors.
+
+        `variant` is one of `variants`, or None where the user gave none. Raises SourceError.
+        """
 
     @abstractmethod
     def upstream_parts(self, key: str, shape: Shape) -> list[tuple[str, Shape]]:

@@ -7,7 +7,7 @@ from typing import Any
 from sam2edge.errors import SourceError
 from sam2edge.export.source import architecture
 from sam2edge.export.source.architecture import IMAGENET, Family, Shape, Source, Triple
-from sam2edge.export.source.upstream import FAMILIES
+from sam2edge.export.source.upstream import FAMILIES, check_variant
 from sam2edge.export.source.weights import read_safetensors, reason
 from sam2edge.files import sha256
 
@@ -19,8 +19,9 @@ _PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.js
 _POINT_CODES = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
 
 
-def from_directory(directory: Path, name: str, image_size: int | None) -> Source:
+def from_directory(directory: Path, name: str, image_size: int | None, variant: str | None) -> Source:
     family, config = _read_config(directory)
+    check_variant(directory, family, variant)
     family.set_image_size(config, image_size)
     files = _weight_files(directory)
     digest = sha256(*files)
@@ -48,10 +49,11 @@ def _read_config(directory: Path) -> tuple[Family, Any]:
             "sam2_video. Copy its weights into the Sam2VideoModel that it came from, and save that: "
             "video.load_state_dict(image.state_dict(), strict=False); video.save_pretrained(DIR)"
         )
-    for family in FAMILIES:
+    families = [family for family in FAMILIES if family.model_type]
+    for family in families:
         if model_type == family.model_type:
             return family, family.read_config(path, settings)
-    known = " or ".join(f"{family.model_type} ({family.model.__name__})" for family in FAMILIES)
+    known = " or ".join(f"{family.model_type} ({family.model.__name__})" for family in families)
     raise SourceError(f"{path} describes {model_type!r}; expected model_type {known}")
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,7 @@ TRUNKS = {
 # Any of these marks an upstream checkpoint as 2.1; then all are required.
 _ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
 
-# From transformers' name to upstream's, by every rule in turn. A * stands for the tensor's rows, which upstream keeps
-# as separate tensors. In this direction one table both finds the tensors and lists what an upstream file must contain,
-# so that errors can use upstream's names.
-_TO_UPSTREAM = tuple(
+TO_UPSTREAM = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^vision_encoder\.backbone\.", r"image_encoder.trunk."),
@@ -89,6 +86,9 @@ _TO_UPSTREAM = tuple(
         (r"\.layer_norm(\d?)\.", r".norm\1."),
     )
 )
+"""From transformers' name to upstream's, by every rule in turn. A * stands for the tensor's rows, which upstream keeps
+as separate tensors. In this direction one table both finds the tensors and lists what an upstream file must contain, so
+that errors can use upstream's names."""
 
 
 class Sam2(Family):
@@ -114,13 +114,13 @@ class Sam2(Family):
         _check_heads(file, config)
         return config
 
-    def upstream_config(self, file: Path, names: Collection[str]) -> Any:
-        size = _upstream_size(file, names)
-        version = "2.1" if any(key in names for key in _ONLY_IN_2_1) else "2.0"
+    def upstream_config(self, file: Path, shapes: Mapping[str, Shape], variant: str | None) -> Any:
+        size = _upstream_size(file, shapes)
+        version = "2.1" if any(key in shapes for key in _ONLY_IN_2_1) else "2.0"
         return _upstream_config(size, version)
 
     def upstream_parts(self, key: str, shape: Shape) -> list[tuple[str, Shape]]:
-        return renamed(key, shape, _TO_UPSTREAM)
+        return renamed(key, shape, TO_UPSTREAM)
 
     def set_image_size(self, config: Any, image_size: int | None) -> None:
         vision = config.vision_config

@@ -6,29 +6,30 @@ from typing import Any
 
 import torch
 
-from sam2edge.errors import SourceError
+from sam2edge.errors import InputError, SourceError
 from sam2edge.export.source import architecture
 from sam2edge.export.source.architecture import IMAGENET, Family, Source
+from sam2edge.export.source.efficienttam import EfficientTam
 from sam2edge.export.source.sam2 import Sam2
 from sam2edge.export.source.weights import read_checkpoint, read_safetensors
 from sam2edge.files import sha256
 
-FAMILIES: tuple[Family, ...] = (Sam2(),)
+FAMILIES: tuple[Family, ...] = (EfficientTam(), Sam2())
 
 _TRUNK = "image_encoder.trunk."
 
 
-def from_upstream(path: Path, image_size: int | None) -> Source:
+def from_upstream(path: Path, image_size: int | None, variant: str | None) -> Source:
     digest = sha256(path)
     state, prefix = _unwrapped(path, read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path))
-    names = [name.removeprefix(prefix) for name in state]
-    family = _family(path, names)
-    config = family.upstream_config(path, names)
+    shapes = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in state.items()}
+    family = _family(path, shapes)
+    check_variant(path, family, variant)
+    config = family.upstream_config(path, shapes, variant)
     family.set_image_size(config, image_size)
-    shapes = architecture.layout(family.model, config)
     keys = {
         key: [(prefix + name, part) for name, part in family.upstream_parts(key, shape)]
-        for key, shape in shapes.items()
+        for key, shape in architecture.layout(family.model, config).items()
     }
     expected = dict(part for parts in keys.values() for part in parts)
     state = architecture.checked_tensors(path, family.title(config), expected, state)
@@ -36,6 +37,15 @@ def from_upstream(path: Path, image_size: int | None) -> Source:
     tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
     model = architecture.assemble(family.model, config, tensors)
     return Source(model, path.name, digest, family.name, *family.describe(config), *IMAGENET)
+
+
+def check_variant(path: Path, family: Family, variant: str | None) -> None:
+    """Raise InputError for a variant that the family does not have."""
+    if variant is None or variant in family.variants:
+        return
+    if not family.variants:
+        raise InputError(f"{path}: {family.name} has no variants, but {variant!r} was given; leave it out")
+    raise InputError(f"variant must be one of {', '.join(family.variants)} but got {variant!r}")
 
 
 def _family(path: Path, names: Collection[str]) -> Family:

@@ -67,13 +67,17 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from: "SAM" of version "2.1" and size "tiny", or another family of models."""
+    """Where the weights came from: "SAM" of version "2.1" and size "tiny", or another family of models.
+
+    `variant` is what `sam2edge export --variant` takes, "" for families without variants.
+    """
 
     name: str
     sha256: str
     version: str
     size: str
     family: str = "SAM"
+    variant: str = ""
 
     @property
     def title(self) -> str:

@@ -33,6 +33,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="average P×P tokens of a memory, 2 or 4: faster, smaller, less accurate (default: 1, as in SAM 2)",
     )
+    parser.add_argument(
+        "--variant",
+        metavar="V",
+        help="of an EfficientTAM: plain, 512x512, 1 or 2 (default: what the authors' name of the file says)",
+    )
     add_clip(parser, "or an image, to compare the graphs with PyTorch on (default: a drawn scene)")
     parser.set_defaults(verb=_export)
 
@@ -50,13 +55,15 @@ def _export(args: argparse.Namespace) -> int:
             args.out,
             image_size=args.image_size,
             memory_pool=args.memory_pool,
+            variant=args.variant,
             frames=args.clip,
             progress=status.progress,
         )
     print_parity(bundle)
     size = bundle.model.image_size
     note = ""
-    if args.image_size is None and Path(args.source.partition("?")[0]).suffix in (".pt", ".pth", ".safetensors"):
+    told = args.image_size is not None or bundle.manifest.source.variant
+    if not told and Path(args.source.partition("?")[0]).suffix in (".pt", ".pth", ".safetensors"):
         note = "; the file does not say at which size the model was trained: give another as --image-size N"
     print(f"frames are resized to {size}×{size}{note}")
     print(f"wrote {bundle.path}")

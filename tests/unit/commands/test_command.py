@@ -231,17 +231,21 @@ def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp
 
     # In place of the package, whose import of torch takes seconds.
     monkeypatch.setitem(sys.modules, "sam2edge.export", SimpleNamespace(export=export))
-    more = ("--image-size", 512, "--memory-pool", 2, "--clip", "clip.mp4")
+    more = ("--image-size", 512, "--memory-pool", 2, "--variant", 1, "--clip", "clip.mp4")
     code, out, err = run("export", "facebook/sam2.1-hiera-tiny", "out", *more)
     assert (code, err) == (0, "")
-    options = {"image_size": 512, "memory_pool": 2, "frames": "clip.mp4"}
+    options = {"image_size": 512, "memory_pool": 2, "variant": "1", "frames": "clip.mp4"}
     assert given == [("facebook/sam2.1-hiera-tiny", Path("out"), options)]
     resized = f"frames are resized to {bundle.model.image_size}×{bundle.model.image_size}"
     assert out.splitlines() == [*PARITY_TABLE, resized, f"wrote {bundle.path}"]
     assert f"{resized}; the file does not say at which size" in run("export", "tuned.pt", "out")[1]
     given.pop()
     run("export", "model", "~/out")
-    assert given[1] == ("model", tmp_path / "home" / "out", {"image_size": None, "memory_pool": 1, "frames": None})
+    assert given[1] == (
+        "model",
+        tmp_path / "home" / "out",
+        {"image_size": None, "memory_pool": 1, "variant": None, "frames": None},
+    )
 
 
 def test_inspect(run, write_bundle):

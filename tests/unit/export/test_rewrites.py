@@ -14,7 +14,7 @@ from transformers.models.sam2_video.modeling_sam2_video import apply_rotary_pos_
 
 from sam2edge.export import rewrites
 from sam2edge.export.image_encoder.hiera import HieraBlock
-from sam2edge.export.memory_attention import Layer
+from sam2edge.export.memory_attention import Layer, TokenKeys
 from tests.conftest import NANO
 
 
@@ -131,5 +131,6 @@ def test_memory_layer() -> None:
     rope = angles.cos(), angles.sin()
     key = memory + code
     slots = key[:, :128].reshape(2, 2, 64, 64)
-    actual = Layer(layer, rope, rope)(x, slots, key[:, 128:], memory, torch.zeros(2, 1, 136))
+    keys = TokenKeys(8, 0.0, torch.zeros(2, 2))
+    actual = Layer(layer, rope, rope)(x, slots, key[:, 128:], memory, torch.zeros(2, 1, 136), keys)
     torch.testing.assert_close(actual, torch.stack(expected), rtol=1e-4, atol=1e-4)
