@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle, Graph, Manifest, Model, contract, memory_pools
@@ -13,7 +14,7 @@ from sam2edge.export.memory_attention import MemoryAttention
 from sam2edge.export.memory_encoder import MemoryEncoder
 from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.parity import LIMIT, compare, parity_frames
-from sam2edge.export.reference import Reference
+from sam2edge.export.reference import reference_of
 from sam2edge.export.source import Source, load_source
 from sam2edge.export.source.efficienttam import pooled_keys
 from sam2edge.files import sha256, user_path
@@ -75,7 +76,7 @@ def export(
             write_onnx(module(), *specs[name], directory / f"{name}.onnx")
 
         progress("comparing with PyTorch", 0.5)
-        reference = Reference(loaded.model, loaded.mean, loaded.std, memory_pool)
+        reference = reference_of(loaded, memory_pool)
         graphs: dict[str, Graph] = {}
         for name, parity in compare(reference, images, directory):
             file = directory / f"{name}.onnx"
@@ -92,10 +93,11 @@ def export(
 def _runtime_numbers(source: Source, memory_pool: int) -> Model:
     """Return the numbers that the runtime needs, and raise InputError for a pool that does not divide the grid."""
     model, config = source.model, source.model.config
-    pools = memory_pools(config.image_size)
-    if memory_pool != 1 and pooled_keys(model):
+    pools, latents = memory_pools(config.image_size), _latents(model)
+    own = f"memories are {latents} tokens already" if latents else "keys are pooled already" * bool(pooled_keys(model))
+    if memory_pool != 1 and own:
         raise InputError(
-            f"memory_pool must be 1 but got {memory_pool!r}: {source.family} {source.size} pools its keys itself"
+            f"memory_pool must be 1 but got {memory_pool!r}: {f'{source.family} {source.size}'.strip()}'s {own}"
         )
     if type(memory_pool) is not int or memory_pool not in pools:
         allowed = ", ".join(map(str, pools))
@@ -116,8 +118,15 @@ def _runtime_numbers(source: Source, memory_pool: int) -> Model:
         mask_prompt_bias=float(model.mask_downsample.bias[0]),
         no_memory_embedding=tuple(model.no_memory_embedding.flatten().tolist()),
         memory_pool=memory_pool,
+        memory_latents=latents,
         high_res=hasattr(model.mask_decoder, "conv_s0"),
     )
+
+
+def _latents(model: Any) -> int:
+    """Return the tokens of one memory where they are not windows of the grid, or 0."""
+    perceiver = getattr(model, "spatial_perceiver", None)
+    return 0 if perceiver is None else int(perceiver.num_latents_1d + perceiver.num_latents_2d)
 
 
 def _check_parity(graphs: dict[str, Graph]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2edge.errors import ExportError
-from sam2edge.export.rewrites import attend, frozen, halves, merged_values, reshape, rotate, scaled
+from sam2edge.export.rewrites import attend_once, frozen, halves, merged_values, reshape, rotate, scaled
 from sam2edge.export.source.efficienttam import pooled_keys
 
 Rope = tuple[Tensor, Tensor]
@@ -46,24 +46,21 @@ class MemoryAttention(nn.Module):
         pixels = (1, self.channels, self.grid, self.grid)
         position = model.vision_encoder.neck.position_encoding(torch.Size(pixels), "cpu", torch.float32)
         self.position = frozen(0.1 * position.flatten(2).transpose(1, 2))
-        code = model.memory_encoder.position_encoding(
-            torch.Size((1, self.memory_dim, self.grid, self.grid)), "cpu", torch.float32
-        )
-        self.memory_position = frozen(F.avg_pool2d(code, pool).flatten(2).transpose(1, 2).clone())
         # stored are the codes of 1 … 6 frames back, then that of conditioning frames
         temporal = model.memory_temporal_positional_encoding.flatten(1)
         self.temporal = frozen(torch.cat([temporal[-1:], temporal[:-1]]))
         self.pointer_code = PointerCode(model) if config.enable_temporal_pos_encoding_for_object_pointers else None
         places = attention.position_ids.T.reshape(2, self.grid, self.grid).float()
-        frequencies = attention.rotary_emb.inv_freq
-        rope, key_rope = rotary_code(places, frequencies), rotary_code(F.avg_pool2d(places, pool), frequencies)
+        rope = rotary_code(places, attention.rotary_emb.inv_freq)
+        position, key_rope = memory_codes(model, pool)
+        self.memory_position = frozen(position)
         layers = [Layer(layer, rope, key_rope) for layer in attention.layers]
         self.layers, self.norm = nn.ModuleList(layers), attention.layer_norm
         self.keys_of: Callable[[Tensor], TokenKeys]
         if windows := pooled_keys(model):
             self.keys_of = partial(WindowKeys, self.grid, windows.score, windows.shift)
         else:
-            self.keys_of = partial(TokenKeys, self.grid // pool, math.log(pool**2))
+            self.keys_of = partial(TokenKeys, position.shape[1], math.log(pool**2))
 
     def forward(
         self, features: Tensor, memory: Tensor, memory_age: Tensor, pointers: Tensor, pointer_age: Tensor
@@ -84,10 +81,10 @@ class MemoryAttention(nn.Module):
 
 
 class TokenKeys:
-    """A key for each of the side×side tokens of every memory, of age int32 [N,T], with `weight` on its score."""
+    """A key for each of the tokens of every memory, of age int32 [N,T], with `weight` on its score."""
 
-    def __init__(self, side: int, weight: float, age: Tensor) -> None:
-        self.side, self.weight, self.age = side, weight, age
+    def __init__(self, tokens: int, weight: float, age: Tensor) -> None:
+        self.tokens, self.weight, self.age = tokens, weight, age
 
     def slots(self, x: Tensor) -> Tensor:
         """Return the slots that are projected, of x [N,T,L,D]."""
@@ -103,7 +100,7 @@ class TokenKeys:
 
     def bias(self) -> Tensor:
         """Return what is added to the score of every key, [N,keys]."""
-        return _bias(self.age, self.side**2, self.weight)
+        return _bias(self.age, self.tokens, self.weight)
 
 
 class WindowKeys(TokenKeys):
@@ -118,8 +115,8 @@ class WindowKeys(TokenKeys):
     """
 
     def __init__(self, side: int, weight: float, shift: float, age: Tensor) -> None:
-        super().__init__(side, weight, age)
-        self.shift = shift
+        super().__init__(side**2, weight, age)
+        self.side, self.shift = side, shift
         self.filled = (age >= 0).float()
         self.alone = (self.filled.sum(dim=1, keepdim=True) - 1.0).abs() < 0.5
 
@@ -165,6 +162,24 @@ def _bias(age: Tensor, tokens: int, weight: float = 0.0) -> Tensor:
     return reshape(bias.unsqueeze(2) * torch.ones(tokens), 0, -1)
 
 
+def memory_codes(model: Any, pool: int) -> tuple[Tensor, Rope]:
+    """Return the position codes of a memory's tokens [1,L,M], and the rotary ones of their keys.
+
+    EdgeTAM's latents of the whole map have no position, and a code that rotates by nothing.
+    """
+    attention, dim = model.memory_attention, model.mem_dim
+    frequencies = attention.rotary_emb.inv_freq
+    if perceiver := getattr(model, "spatial_perceiver", None):
+        encoding, ids, whole = perceiver.positional_encoding, attention.position_ids_k, perceiver.num_latents_1d
+    else:
+        encoding, ids, whole = model.memory_encoder.position_encoding, attention.position_ids, 0
+    side = math.isqrt(len(ids))
+    code = encoding(torch.Size((1, dim, side, side)), "cpu", torch.float32)
+    cos, sin = rotary_code(F.avg_pool2d(ids.T.reshape(2, side, side).float(), pool), frequencies)
+    position = F.pad(F.avg_pool2d(code, pool).flatten(2).transpose(1, 2), (0, 0, whole, 0))
+    return position, (F.pad(cos, (0, 0, whole, 0), value=1.0), F.pad(sin, (0, 0, whole, 0)))
+
+
 def rotary_code(places: Tensor, frequencies: Tensor) -> Rope:
     """Return the rotary position code of tokens at places [2,h,h]."""
     angles = (places.flatten(1).T[:, :, None] * frequencies).flatten(1)
@@ -198,7 +213,10 @@ class Layer(nn.Module):
         self.value, self.output = own.v_proj, own.o_proj
         self.memory_query, self.memory_key = _query(cross), halves(cross.k_proj)
         self.memory_value = merged_values(cross.v_proj, cross.o_proj)
-        self.linear1, self.linear2, self.activation = layer.linear1, layer.linear2, layer.activation
+        forward = getattr(layer, "mlp", None)  # where EdgeTAM has it
+        self.linear1 = layer.linear1 if forward is None else forward.up_proj
+        self.linear2 = layer.linear2 if forward is None else forward.down_proj
+        self.activation = layer.activation if forward is None else forward.act_fn
         self.cos, self.sin = map(frozen, rope)
         self.key_cos, self.key_sin = map(frozen, key_rope)
 
@@ -208,18 +226,13 @@ class Layer(nn.Module):
         """Update x [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,keys+P,M]; bias [N,1,keys+P]."""
         normed = self.norm1(x)
         query, key = (rotate(projection(normed), self.cos, self.sin) for projection in (self.query, self.key))
-        x = x + self.output(_attend(query, key, self.value(normed)))
+        x = x + self.output(attend_once(query, key, self.value(normed)))
         query = rotate(self.memory_query(self.norm2(x)), self.cos, self.sin)
         key = rotate(self.memory_key(memory_key), self.key_cos, self.key_sin)
         key = torch.cat([keys.keys(key), self.memory_key(pointer_key)], dim=1)
         # until here the first layer has batch 1: what does not depend on memory is computed once for all objects
-        x = x + self.memory_value(_attend(query, key, values, bias.unsqueeze(1)))
+        x = x + self.memory_value(attend_once(query, key, values, bias.unsqueeze(1)))
         return x + self.linear2(self.activation(self.linear1(self.norm3(x))))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attend with an axis for the only head: TensorRT fuses attention over [batch, heads, tokens, width]."""
-    return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), bias).squeeze(1)
 
 
 def _query(attention: Any) -> nn.Linear:

@@ -19,12 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import EdgeTamVideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession, apply_rotary_pos_emb_2d
 
 from sam2edge.bundle import Bundle
 from sam2edge.errors import BackendError, InputError
 from sam2edge.export.memory_encoder import NO_OBJECT_LOGIT
-from sam2edge.export.source import IMAGENET, load_source
+from sam2edge.export.source import IMAGENET, Source, load_source
 from sam2edge.runtime.backends.base import Array, Backend, GraphRunner
 from sam2edge.types import Bools, Frame
 
@@ -60,17 +61,14 @@ class Reference:
         """Compute the output of memory_attention.onnx, object by object, from the filled slots only."""
         model, side = self.model, self.grid
         position = model.vision_encoder.neck.position_encoding(features.shape, "cpu", torch.float32)
-        code = model.memory_encoder.position_encoding(torch.Size((1, model.mem_dim, side, side)), "cpu", torch.float32)
-        code = self._spread(F.avg_pool2d(code, self.pool))
+        code = self._memory_code()
         conditioned = []
         for n in range(len(memory)):
             keys, codes = [], []
             for slot in range(memory.shape[1]):
                 if (age := int(memory_age[n, slot])) >= 0:
-                    windows = memory[n, slot].T.reshape(1, model.mem_dim, side // self.pool, side // self.pool)
-                    keys.append(self._spread(windows).flatten(2).permute(2, 0, 1))
-                    temporal = model.memory_temporal_positional_encoding[age - 1]
-                    codes.append(code.flatten(2).permute(2, 0, 1) + temporal)
+                    keys.append(self._memory_tokens(memory[n, slot]))
+                    codes.append(code + model.memory_temporal_positional_encoding[age - 1])
             filled = [k for k in range(pointers.shape[1]) if pointer_age[n, k] >= 0]
             tokens, token_codes = model._process_object_pointers(
                 [int(pointer_age[n, k]) for k in filled],
@@ -87,9 +85,25 @@ class Reference:
                     memory=torch.cat([*keys, tokens]),
                     memory_posision_embeddings=torch.cat([*codes, token_codes]),
                     num_object_pointer_tokens=len(tokens),
+                    **self._counts(len(keys)),
                 )
             conditioned.append(attended.reshape(side, side, -1).permute(2, 0, 1))
         return {"conditioned": torch.stack(conditioned)}
+
+    def _memory_code(self) -> Tensor:
+        """Return the position codes of a memory's tokens, [tokens,1,M]."""
+        shape = torch.Size((1, self.model.mem_dim, self.grid, self.grid))
+        code = self.model.memory_encoder.position_encoding(shape, "cpu", torch.float32)
+        return self._spread(F.avg_pool2d(code, self.pool)).flatten(2).permute(2, 0, 1)
+
+    def _memory_tokens(self, memory: Tensor) -> Tensor:
+        """Return what the model attends to in place of a memory [L,M]: [tokens,1,M]."""
+        side = self.grid // self.pool
+        return self._spread(memory.T.reshape(1, -1, side, side)).flatten(2).permute(2, 0, 1)
+
+    def _counts(self, memories: int) -> dict[str, int]:
+        """Return what the model must be told about so many memories."""
+        return {}
 
     def _spread(self, windows: Tensor) -> Tensor:
         """Repeat every value pool×pool times: [1,D,h/pool,h/pool] → [1,D,h,h]."""
@@ -169,8 +183,37 @@ class Reference:
         memory, _ = model.memory_encoder(features.expand(n, -1, -1, -1), soft)
         if model.occlusion_spatial_embedding_parameter is not None:
             memory = memory + (~present) * model.occlusion_spatial_embedding_parameter[..., None, None]
-        memory = F.avg_pool2d(memory, self.pool)
-        return {"memory": memory.flatten(2).transpose(1, 2)}
+        return {"memory": self._memory(memory)}
+
+    def _memory(self, memory: Tensor) -> Tensor:
+        """Return the tokens [N,L,M] that are kept of memories [N,M,h,h]."""
+        return F.avg_pool2d(memory, self.pool).flatten(2).transpose(1, 2)
+
+
+class EdgeTamReference(Reference):
+    """The same by the modules of an EdgeTamVideoModel, whose memories are a perceiver's latents."""
+
+    def _memory_code(self) -> Tensor:
+        perceiver = self.model.spatial_perceiver
+        nothing = torch.zeros(1, self.model.mem_dim, self.grid, self.grid)
+        return perceiver(nothing, nothing)[1].transpose(0, 1)
+
+    def _memory_tokens(self, memory: Tensor) -> Tensor:
+        return memory[:, None]
+
+    def _counts(self, memories: int) -> dict[str, int]:
+        return {"num_spatial_memory_tokens": memories}
+
+    def _memory(self, memory: Tensor) -> Tensor:
+        code = self.model.memory_encoder.position_encoding(memory[:1].shape, "cpu", torch.float32)
+        # it takes one memory at a time, as the authors' does
+        return torch.cat([self.model.spatial_perceiver(one[None], code)[0] for one in memory])
+
+
+def reference_of(source: Source, pool: int = 1) -> Reference:
+    """Return the reference for a model."""
+    kind = EdgeTamReference if isinstance(source.model, EdgeTamVideoModel) else Reference
+    return kind(source.model, source.mean, source.std, pool)
 
 
 class TorchBackend(Backend):
@@ -187,7 +230,7 @@ class TorchBackend(Backend):
                 f"{source}: is not what {bundle.path} was exported from ({origin.name}, sha256 {origin.sha256[:12]}…): "
                 f"its weights have sha256 {loaded.sha256[:12]}…; give that checkpoint or export this one"
             )
-        self._reference = Reference(loaded.model, loaded.mean, loaded.std, bundle.model.memory_pool)
+        self._reference = reference_of(loaded, bundle.model.memory_pool)
         self._names = {bundle.graph_path(name): name for name in bundle.manifest.graphs}
 
     def open(self, graph: Path) -> GraphRunner:

@@ -7,6 +7,7 @@ what each is expected to save, and what was measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,17 @@ def merged_pointwise(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     return merged
 
 
+def folded(conv: nn.Conv2d, norm: Any) -> nn.Conv2d:
+    """Fold a batch norm, as it is after training, into the convolution without bias before it."""
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    made = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, groups=conv.groups
+    )
+    made.weight = frozen((conv.weight.double() * scale[:, None, None, None]).float())
+    made.bias = frozen((norm.bias.double() - norm.running_mean.double() * scale).float())
+    return made
+
+
 def pointwise(conv: nn.Conv2d) -> nn.Linear:
     """Return a 1×1 convolution as a projection of tokens [..., C], which need not become an image first."""
     return linear_of(conv.weight.flatten(1), conv.bias)
@@ -119,6 +131,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     if bias is not None:
         scores = scores + bias
     return torch.softmax(scores, dim=-1) @ value
+
+
+def attend_once(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attend with an axis for the only head: TensorRT fuses attention over [batch, heads, tokens, width]."""
+    return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), bias).squeeze(1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

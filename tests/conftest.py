@@ -182,6 +182,22 @@ def tiny(made_once: MadeOnce, tiny_model: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def edgetam_model(made_once: MadeOnce) -> Path:
+    """The checkpoint of a randomly initialised EdgeTAM at 256."""
+    from tests.models import write_edgetam
+
+    return made_once("edgetam-model", lambda folder: write_edgetam(folder, 256))
+
+
+@pytest.fixture(scope="session")
+def edgetam(made_once: MadeOnce, edgetam_model: Path) -> Bundle:
+    """That model, exported."""
+    from sam2edge.export import export
+
+    return Bundle.open(made_once("edgetam", lambda folder: export(edgetam_model, folder)))
+
+
+@pytest.fixture(scope="session")
 def prompts() -> Prompts:
     """The prompts of the bundled clip's objects on its first frame."""
     clip = json.loads((REPO / "samples" / "clip.json").read_text())

@@ -6,19 +6,23 @@ python -m tests.models tiny|small|base-plus|large IMAGE_SIZE DIRECTORY
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
-from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
+from transformers import EdgeTamVideoModel, Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
 from sam2edge.bundle import Bundle, write_manifest
+from sam2edge.export.source.edgetam import EdgeTam
 from sam2edge.export.source.sam2 import TRUNKS
 from sam2edge.files import sha256
 from tests.conftest import NANO
@@ -65,14 +69,41 @@ def write_random(directory: Path, image_size: int, size: str = "tiny") -> Path:
     config.vision_config.backbone_feature_sizes = [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2]
     config.prompt_encoder_config.image_size = image_size
     config.memory_attention_rope_feat_sizes = [grid, grid]
-    torch.manual_seed(0)
-    model = Sam2VideoModel(config)
+    return _write_drawn(Sam2VideoModel, config, directory)
+
+
+def write_edgetam(directory: Path, image_size: int) -> Path:
+    """Write an EdgeTAM with random weights as transformers does, its trunk named as timm's."""
+    family = EdgeTam()
+    config = family.upstream_config(directory, {}, None)
+    family.set_image_size(config, image_size)
+    _write_drawn(
+        EdgeTamVideoModel, config, directory, seed=8
+    )  # its masks cover between a fifth and four fifths of the image
+    settings = json.loads((directory / "config.json").read_text())
+    settings["vision_config"]["backbone_config"] = {
+        "model_type": "timm_wrapper",
+        "architecture": "repvit_m1.dist_in1k",
+        "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+    }
+    (directory / "config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def _write_drawn(kind: Any, config: Any, directory: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    model = kind(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() >= 2 and "embed" not in name and "token" not in name and "encoding" not in name:
+            if parameter.dim() >= 2 and not re.search("embed|token|encoding|latents", name):
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
             elif "norm" not in name or name.endswith("bias"):
                 parameter.normal_(std=0.2)
+        for name, statistic in model.named_buffers():  # of batch norms
+            if name.endswith("running_mean"):
+                statistic.normal_(std=0.2)
+            elif name.endswith("running_var"):
+                statistic.uniform_(0.5, 2.0)
         model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(1.0)
     model.save_pretrained(directory)
     return directory

@@ -7,14 +7,19 @@ outputs; the recipes of INT8 refer to these names.
 from __future__ import annotations
 
 from torch import nn
-from transformers import Sam2VisionModel
+from transformers import EdgeTamVisionModel, Sam2VisionModel
 
 from sam2edge.export.image_encoder.hiera import HieraEncoder
+from sam2edge.export.image_encoder.repvit import RepVitEncoder
 from sam2edge.export.image_encoder.vit import VitEncoder
 from sam2edge.export.source import Source
 from sam2edge.export.source.efficienttam import EfficientTamVisionModel
 
-_ENCODERS = {Sam2VisionModel: HieraEncoder, EfficientTamVisionModel: VitEncoder}
+_ENCODERS = {
+    Sam2VisionModel: HieraEncoder,
+    EdgeTamVisionModel: RepVitEncoder,
+    EfficientTamVisionModel: VitEncoder,
+}
 
 
 def image_encoder(source: Source) -> nn.Module:

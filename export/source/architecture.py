@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -19,6 +19,7 @@ IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the colours, in 0…1."""
 
 _LISTED = 10
+_COUNTER = ".num_batches_tracked"  # by batch norms in training
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ class Source:
         return getattr(self.model.config, "variant", "")
 
 
+class Part(NamedTuple):
+    """Rows of an authors' tensor, of this shape in all."""
+
+    name: str
+    shape: Shape
+    rows: slice = slice(None)
+
+
 class Family(ABC):
     """A kind of model: what its checkpoints look like, and the class that holds their weights.
 
@@ -80,8 +89,8 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def upstream_parts(self, key: str, shape: Shape) -> list[tuple[str, Shape]]:
-        """Return the authors' names and shapes of a tensor's parts, which are joined along axis 0."""
+    def upstream_parts(self, key: str, shape: Shape) -> list[Part]:
+        """Return the authors' tensors whose rows, joined, are a tensor."""
 
     @abstractmethod
     def set_image_size(self, config: Any, image_size: int | None) -> None:
@@ -133,13 +142,13 @@ def count_blocks(names: Collection[str]) -> int:
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def renamed(key: str, shape: Shape, rules: Iterable[tuple[re.Pattern[str], str]]) -> list[tuple[str, Shape]]:
-    """Return the names and shapes of a tensor's parts by every rule in turn; a * in a name stands for its rows."""
+def renamed(key: str, shape: Shape, rules: Iterable[tuple[re.Pattern[str], str]]) -> list[Part]:
+    """Return a tensor's parts, whose names follow by every rule in turn; a * in a name stands for its rows."""
     for pattern, replacement in rules:
         key = pattern.sub(replacement, key)
     if "*" not in key:
-        return [(key, shape)]
-    return [(key.replace("*", str(row)), (1, *shape[1:])) for row in range(shape[0])]
+        return [Part(key, shape)]
+    return [Part(key.replace("*", str(row)), (1, *shape[1:])) for row in range(shape[0])]
 
 
 def layout(model: type[Any], config: Any) -> dict[str, Shape]:
@@ -152,6 +161,7 @@ def checked_tensors(
     path: Path, model: str, expected: Mapping[str, Shape], tensors: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a model's tensors in float32; SourceError for those that do not fit it, at most ten, or are no numbers."""
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COUNTER)}
     actual = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - actual.keys())]
     differences += [f"unexpected {key} {actual[key]}" for key in sorted(actual.keys() - expected.keys())]

@@ -28,7 +28,7 @@ from transformers.models.sam2.modeling_sam2 import (
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoRoPEAttention, apply_rotary_pos_emb_2d
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source.architecture import Family, Shape, checked_image_size, renamed
+from sam2edge.export.source.architecture import Family, Part, Shape, checked_image_size, renamed
 from sam2edge.export.source.sam2 import TO_UPSTREAM
 
 POOL = 2
@@ -260,7 +260,7 @@ class EfficientTam(Family):
             variant=variant,
         )
 
-    def upstream_parts(self, key: str, shape: Shape) -> list[tuple[str, Shape]]:
+    def upstream_parts(self, key: str, shape: Shape) -> list[Part]:
         return renamed(key, shape, _TO_UPSTREAM)
 
     def set_image_size(self, config: Any, image_size: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source.architecture import Family, Shape, checked_image_size, count_blocks, renamed
+from sam2edge.export.source.architecture import Family, Part, Shape, checked_image_size, count_blocks, renamed
 from sam2edge.export.source.weights import reason
 
 
@@ -119,7 +119,7 @@ class Sam2(Family):
         version = "2.1" if any(key in shapes for key in _ONLY_IN_2_1) else "2.0"
         return _upstream_config(size, version)
 
-    def upstream_parts(self, key: str, shape: Shape) -> list[tuple[str, Shape]]:
+    def upstream_parts(self, key: str, shape: Shape) -> list[Part]:
         return renamed(key, shape, TO_UPSTREAM)
 
     def set_image_size(self, config: Any, image_size: int | None) -> None:

@@ -9,12 +9,13 @@ import torch
 from sam2edge.errors import InputError, SourceError
 from sam2edge.export.source import architecture
 from sam2edge.export.source.architecture import IMAGENET, Family, Source
+from sam2edge.export.source.edgetam import EdgeTam
 from sam2edge.export.source.efficienttam import EfficientTam
 from sam2edge.export.source.sam2 import Sam2
 from sam2edge.export.source.weights import read_checkpoint, read_safetensors
 from sam2edge.files import sha256
 
-FAMILIES: tuple[Family, ...] = (EfficientTam(), Sam2())
+FAMILIES: tuple[Family, ...] = (EdgeTam(), EfficientTam(), Sam2())
 
 _TRUNK = "image_encoder.trunk."
 
@@ -28,13 +29,13 @@ def from_upstream(path: Path, image_size: int | None, variant: str | None) -> So
     config = family.upstream_config(path, shapes, variant)
     family.set_image_size(config, image_size)
     keys = {
-        key: [(prefix + name, part) for name, part in family.upstream_parts(key, shape)]
+        key: [part._replace(name=prefix + part.name) for part in family.upstream_parts(key, shape)]
         for key, shape in architecture.layout(family.model, config).items()
     }
-    expected = dict(part for parts in keys.values() for part in parts)
+    expected = {part.name: part.shape for parts in keys.values() for part in parts}
     state = architecture.checked_tensors(path, family.title(config), expected, state)
     # cat copies even a single tensor, so that the file's storages, with the optimizer's state, can be freed
-    tensors = {key: torch.cat([state[name] for name, _ in parts]) for key, parts in keys.items()}
+    tensors = {key: torch.cat([state[part.name][part.rows] for part in parts]) for key, parts in keys.items()}
     model = architecture.assemble(family.model, config, tensors)
     return Source(model, path.name, digest, family.name, *family.describe(config), *IMAGENET)
 

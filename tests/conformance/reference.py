@@ -21,16 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional as F
-from transformers import Sam2VideoModel
+from transformers import EdgeTamVideoModel, Sam2VideoModel
 from transformers.models.sam2_video import modeling_sam2_video
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+from sam2edge.export.source import load_source
 from sam2edge.runtime.model.prompts import check_points
 from sam2edge.runtime.model.resize import resize
 
@@ -50,8 +52,8 @@ class _FloatMemories:
 modeling_sam2_video.torch = _FloatMemories()
 
 
-class UpstreamModel(Sam2VideoModel):
-    """Sam2VideoModel with departures 2 to 4 undone, which also keeps each frame's predicted IoU."""
+class _Upstream:
+    """A model of transformers with departures 2 to 4 undone, which also keeps each frame's predicted IoU."""
 
     _from_mask = False
 
@@ -90,6 +92,23 @@ class UpstreamModel(Sam2VideoModel):
         out = super()._single_frame_forward(*args, **kwargs)
         self._iou = out.iou_scores.flatten().max()[None]
         return out
+
+
+class UpstreamModel(_Upstream, Sam2VideoModel):
+    """SAM 2."""
+
+
+class UpstreamEdgeTam(_Upstream, EdgeTamVideoModel):
+    """EdgeTAM."""
+
+
+def load_reference(checkpoint: Path) -> Any:
+    """Return a checkpoint as the reference, in float32."""
+    loaded = load_source(checkpoint).model
+    kind = UpstreamEdgeTam if isinstance(loaded, EdgeTamVideoModel) else UpstreamModel
+    model = kind(loaded.config)
+    model.load_state_dict(loaded.state_dict())
+    return model.eval().requires_grad_(False)
 
 
 @dataclass

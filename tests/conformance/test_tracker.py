@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import torch
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.export import export
-from tests.conformance.reference import Expected, ReferenceTracker, UpstreamModel
+from tests.conformance.reference import Expected, ReferenceTracker, UpstreamModel, load_reference
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, SCENARIOS, Scenario, in_pixels, prompt
 from tests.conftest import NANO
 from tests.helpers import assert_close, iou
@@ -66,18 +67,14 @@ def check(played: Played) -> list[FrameResult]:
     return results
 
 
-def reference(directory: Path) -> UpstreamModel:
-    return UpstreamModel.from_pretrained(directory, dtype=torch.float32).eval()
-
-
 def exported(directory: Path) -> tuple[Bundle, UpstreamModel]:
     """Return a model directory as bundle and as reference."""
-    return export(directory, directory.parent / "bundle"), reference(directory)
+    return export(directory, directory.parent / "bundle"), load_reference(directory)
 
 
 @pytest.fixture(scope="module")
 def nano_model() -> UpstreamModel:
-    return reference(NANO)
+    return load_reference(NANO)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -96,13 +93,19 @@ def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.u
     assert visible[20:].any()
 
 
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_edgetam(name: str, bedroom: npt.NDArray[np.uint8], edgetam: Bundle, edgetam_reference: Any) -> None:
+    results = check(play(SCENARIOS[name], bedroom, edgetam, edgetam_reference))
+    assert any(result.masks.any() for result in results)
+
+
 @pytest.mark.slow
 def test_random_tiny(request: pytest.FixtureRequest, bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
     """256 unless SAM2EDGE_TINY_SIZE says otherwise; `make conformance-1024` sets it."""
     size = int(os.environ.get("SAM2EDGE_TINY_SIZE", "256"))
     if size == 256:
         bundle = request.getfixturevalue("tiny")
-        model = reference(request.getfixturevalue("tiny_model"))
+        model = load_reference(request.getfixturevalue("tiny_model"))
     else:
         bundle, model = exported(write_random(tmp_path / "model", size))
     scenario = Scenario(
