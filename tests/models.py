@@ -77,9 +77,8 @@ def write_edgetam(directory: Path, image_size: int) -> Path:
     family = EdgeTam()
     config = family.upstream_config(directory, {}, None)
     family.set_image_size(config, image_size)
-    _write_drawn(
-        EdgeTamVideoModel, config, directory, seed=8
-    )  # its masks cover between a fifth and four fifths of the image
+    # this seed's masks cover between a fifth and four fifths of an image
+    _write_drawn(EdgeTamVideoModel, config, directory, seed=8)
     settings = json.loads((directory / "config.json").read_text())
     settings["vision_config"]["backbone_config"] = {
         "model_type": "timm_wrapper",

@@ -49,7 +49,7 @@ def _read_config(directory: Path) -> tuple[Family, Any]:
             "sam2_video. Copy its weights into the Sam2VideoModel that it came from, and save that: "
             "video.load_state_dict(image.state_dict(), strict=False); video.save_pretrained(DIR)"
         )
-    families = [family for family in FAMILIES if family.model_type]
+    families = [family for family in reversed(FAMILIES) if family.model_type]
     for family in families:
         if model_type == family.model_type:
             return family, family.read_config(path, settings)

@@ -245,9 +245,8 @@ def test_no_shape_is_computed_for_pooled_keys(models: Models) -> None:
 
 
 def test_memories_are_pooled_in_the_plain_variants_only(models: Models, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match="memory_pool must be 1 but got 2: EfficientTAM ti_2.s keys are pooled already"
-    ):
+    message = "memory_pool must be 1 but got 2: EfficientTAM ti_2's keys are pooled already"
+    with pytest.raises(InputError, match=message):
         export(models.checkpoint("ti_2"), tmp_path / "bundle", image_size=256, memory_pool=2)
     source, inputs = models.source("ti"), attention_inputs(16)
     memory, pointer_age = inputs["memory"][:, :2, :64], torch.zeros(1, 9, dtype=torch.int32)
