@@ -1,4 +1,4 @@
-"""Export a SAM 2 checkpoint as a bundle of four ONNX graphs, each compared with PyTorch."""
+"""Export a checkpoint as a bundle of four ONNX graphs, each compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def export(
     one is complete.
 
     Args:
-        source: Hugging Face directory or model id, or an upstream .pt file.
+        source: Hugging Face directory or model id, or a .pt file of the model's authors.
         out: Directory of the bundle.
         image_size: Side S in pixels of the square that frames are resized to; the checkpoint's own by default.
         memory_pool: With 2, or 4 where it divides the grid, a memory keeps one token for each 2×2 or 4×4: a smaller
@@ -52,7 +52,7 @@ def export(
         The bundle, opened.
 
     Raises:
-        SourceError: The checkpoint cannot be read or is not a SAM 2.
+        SourceError: The checkpoint cannot be read or is of no known family.
         InputError: `memory_pool` does not divide the grid, or `variant` is not one of the model's.
         BundleError: `out` holds something other than a bundle, or cannot be written.
         MediaError: The frames cannot be read, or are fewer than two.

@@ -1,8 +1,8 @@
-"""Load any SAM 2 checkpoint as a transformers model.
+"""Load any checkpoint of a family of models (FAMILIES in upstream.py) as a model of transformers, or derived from one.
 
-There are two layouts. transformers writes a directory (config.json, model.safetensors). facebookresearch/sam2 writes
-one pickle of tensors under its own names and leaves the architecture to a yaml file beside the code. The second is
-converted to the first: the size and version follow from the tensors, and a table gives the upstream name of each of
+There are two layouts. transformers writes a directory (config.json, model.safetensors). A model's authors write one
+pickle of tensors under their own names and leave the architecture to a yaml file beside the code. The second is
+converted to the first: the size and version follow from the tensors, and a table gives the authors' name of each of
 the model's tensors. Either way, every name and shape is checked against the model before anything is loaded, and
 errors use the names in the file.
 
@@ -22,7 +22,7 @@ __all__ = ["IMAGENET", "Source", "load_source"]
 
 
 def load_source(source: str | os.PathLike[str], *, image_size: int | None = None, variant: str | None = None) -> Source:
-    """Load a SAM 2 checkpoint as transformers' Sam2VideoModel.
+    """Load a checkpoint as transformers' Sam2VideoModel, or as the class of another family.
 
     Args:
         source: One of
@@ -30,11 +30,11 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
               sharded or not);
             - a hub model id such as "facebook/sam2.1-hiera-tiny", or the address of its page or of a .pt file there,
               downloaded or taken from the local cache;
-            - an upstream checkpoint (facebookresearch/sam2): a .safetensors file, or a .pt file with the tensors alone
-              or under "model", "state_dict" or "model_state_dict", beside whatever a trainer saves. All names may have
-              a prefix, such as that of DataParallel or Lightning.
+            - an authors' checkpoint (facebookresearch/sam2, yformer/EfficientTAM): a .safetensors file, or a .pt file
+              with the tensors alone or under "model", "state_dict" or "model_state_dict", beside whatever a trainer
+              saves. All names may have a prefix, such as that of DataParallel or Lightning.
         image_size: Side in pixels of the square images that the model takes; the checkpoint's own by default, which
-            is 1024 for upstream's. That and the multiples of 32 from 256 to 1024 are possible: the trunk halves a
+            is 1024 for SAM 2's authors. That and the multiples of 32 from 256 to 1024 are possible: the trunk halves a
             grid of stride 4 three times and tiles it with 8×8 position codes (upstream: hieradet.py,
             _get_pos_embed); windows that do not fit are padded. A custom trunk whose first window has another
             side w also needs a multiple of 4w.
@@ -45,9 +45,9 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
         The model, float32 on the CPU, and where it came from.
 
     Raises:
-        SourceError: The source does not exist, is not a SAM 2, asks for code to be run, has missing, unexpected or
-            misshapen tensors (named as in the file), integers or numbers that are not finite, or cannot take images of
-            that size.
+        SourceError: The source does not exist, is of no known family, asks for code to be run, has missing, unexpected
+            or misshapen tensors (named as in the file), integers or numbers that are not finite, or cannot take images
+            of that size.
         InputError: `variant` is not one of the model's.
     """
     path = user_path(source)

@@ -226,6 +226,7 @@ def _spoil_content(random: Random, path: Path) -> Path:
         torch.nn.Parameter(torch.tensor([torch.nan])),
     ]
     names = ["image_encoder.trunk.blocks.0.norm1.bias", *(f"image_encoder.trunk.blocks.{i}.x" for i in (11, 15, 10**9))]
+    names += random.sample(["image_encoder.neck.convs.0.conv_1x1.weight"], random.randint(0, 1))  # an EfficientTAM
     content = {place: {name: random.choice(tensors) for name in names} for place in ("model", "state_dict")}
     torch.save(mutations.value(random, content), path)
     return path
