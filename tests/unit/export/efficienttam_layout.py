@@ -17,16 +17,16 @@ WIDTHS = {"ti": 192, "s": 384}
 SESSIONS = {
     "box": (0, {"box": (30, 40, 130, 150)}),
     "click": (3, {"points": [(180, 160)]}),
-    "mask": (7, {"mask": (20, 150, 110, 240)}),
+    "mask": (0, {"mask": (20, 150, 110, 240)}),
 }
 """Objects: the frame on which each is prompted, and how, in pixels of 256×256; a mask is a box to fill."""
 
 PLAYED = {
-    "ti": (256, 30, ("box",)),
-    "ti_1": (256, 30, ("box", "click", "mask")),
-    "ti_2": (256, 30, ("box", "mask")),
-    "s": (256, 5, ("box",)),
-    "ti_512x512": (512, 3, ("box",)),
+    "ti": (256, 30, ("mask",)),
+    "ti_1": (256, 30, ("box", "click")),
+    "ti_2": (256, 30, ("box",)),
+    "s": (256, 3, ("box",)),
+    "ti_512x512": (512, 2, ("box",)),
 }
 """Models by the authors' names: the image size, the number of frames, and which sessions are played."""
 
