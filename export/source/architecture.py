@@ -119,7 +119,7 @@ class Family(ABC):
 def checked_image_size(config: Any, image_size: int | None, step: int) -> int:
     """Return the side of the images, `image_size` or the configuration's own, and write it where every family has it.
 
-    Raises SourceError for one that is no multiple of `step`.
+    Raises SourceError for one that is not a multiple of `step`.
     """
     own = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
     size = own if image_size is None else image_size
@@ -160,7 +160,7 @@ def layout(model: type[Any], config: Any) -> dict[str, Shape]:
 def checked_tensors(
     path: Path, model: str, expected: Mapping[str, Shape], tensors: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a model's tensors in float32; SourceError for those that do not fit it, at most ten, or are no numbers."""
+    """Return a model's tensors in float32; SourceError names up to ten that do not fit it, or one without numbers."""
     tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COUNTER)}
     actual = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - actual.keys())]

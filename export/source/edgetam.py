@@ -108,4 +108,4 @@ def _check_perceiver(file: Path, config: Any) -> None:
             f"memory_attention_rope_k_sizes but is {config.perceiver_resampler_num_latents_2d} with {rows}×{columns}"
         )
     if config.perceiver_resampler_num_latents < 1 or config.perceiver_resampler_num_attention_heads != 1:
-        raise SourceError(f"{file}: a perceiver without latents or with several attention heads is no EdgeTAM's")
+        raise SourceError(f"{file}: a perceiver without latents or with several attention heads is not EdgeTAM's")

@@ -140,7 +140,7 @@ class EfficientTamVisionModel(Sam2PreTrainedModel):
 
     def __init__(self, config: EfficientTamVisionConfig) -> None:
         super().__init__(config)
-        config.backbone_config._attn_implementation = config._attn_implementation  # Vit is no PreTrainedModel
+        config.backbone_config._attn_implementation = config._attn_implementation  # Vit is not a PreTrainedModel
         self.backbone, self.neck = Vit(config.backbone_config), VitNeck(config)
         self.post_init()
 

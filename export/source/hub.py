@@ -60,7 +60,10 @@ class HubModel:
             ) from error
         checkpoints = sorted(file for file in files if file.endswith(_UPSTREAM_SUFFIXES))
         if not checkpoints:
-            raise SourceError(f"{self.id} on the Hugging Face hub is no SAM 2: it has no config.json and no .pt file")
+            raise SourceError(
+                f"{self.id} on the Hugging Face hub is not a model that can be exported: it has no config.json and no "
+                ".pt file"
+            )
         places = [f"https://huggingface.co/{self.id}/resolve/{self.revision or 'main'}/{file}" for file in checkpoints]
         raise SourceError(
             f"{self.id} on the Hugging Face hub has no config.json, which transformers' layout needs; for upstream's "

@@ -150,7 +150,7 @@ def open_backend(name: str | Backend, *, threads: int | None = None) -> Backend:
 
     Raises:
         BackendError: The name is unknown, or this machine lacks what the backend needs.
-        InputError: `threads` is no positive integer, or is given for a backend that does not run on the CPU.
+        InputError: `threads` is not a positive integer, or is given for a backend that does not run on the CPU.
     """
     options = {} if threads is None else {"threads": checks.integer("threads", threads, 1)}
     if not isinstance(name, Backend) and name not in BACKENDS:

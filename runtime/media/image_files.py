@@ -92,7 +92,7 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = No
             images whose values span half of 0…65535 or more may go without, and are scaled from all of that.
 
     Raises:
-        MediaError: The file cannot be read, is no image that OpenCV knows, or needs a range.
+        MediaError: The file cannot be read, is not an image that OpenCV knows, or needs a range.
     """
     path = user_path(path)
     try:
@@ -179,7 +179,7 @@ def _default_range(path: Path, pixels: npt.NDArray[Any]) -> ValueRange:
 
 
 def _scaled(pixels: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Return pixels in 8 bits, `low` as 0 and `high` as 255; what is no number becomes 0."""
+    """Return pixels in 8 bits, `low` as 0 and `high` as 255; what is not a number becomes 0."""
     if pixels.dtype == np.uint8 and (low, high) == (0, 255):
         return pixels
     values = pixels

@@ -53,7 +53,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[PromptLine]:
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: is no file of prompts: expected JSON lines in UTF-8") from error
+        raise PromptError(f"{path}: is not a file of prompts: expected JSON lines in UTF-8") from error
     lines = [
         _read_line(line, f"{path}, line {number}", path.parent)
         for number, line in enumerate(text.split("\n"), 1)

@@ -119,7 +119,7 @@ def _folder_kind(folder: Path) -> PathKind:
 
 
 def is_hidden(path: Path) -> bool:
-    """Return whether a file is hidden, as `._0.jpg` is, which macOS leaves beside 0.jpg and which is no picture."""
+    """Return whether a file is hidden, as `._0.jpg` is, which macOS leaves beside 0.jpg and which is not a picture."""
     return path.name.startswith(".")
 
 

@@ -241,7 +241,7 @@ def test_wrong_lines(tmp_path, line, message):
 
 def test_files_that_hold_no_prompts(tmp_path):
     (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(PromptError, match=r"p.jsonl: is no file of prompts: expected JSON lines in UTF-8"):
+    with pytest.raises(PromptError, match=r"p.jsonl: is not a file of prompts: expected JSON lines in UTF-8"):
         gather([Option("prompts", str(tmp_path / "p.jsonl"))])
     with pytest.raises(MediaError, match=r"gone.jsonl: cannot be read: No such file"):
         gather([Option("prompts", str(tmp_path / "gone.jsonl"))])

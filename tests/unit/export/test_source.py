@@ -598,7 +598,7 @@ def test_a_repository_that_holds_only_upstreams_files(monkeypatch, tmp_path):
     address = "https://huggingface.co/someone/tuned/resolve/main/sam2.1_hiera_tiny.pt"
     assert f"layout, give the address of the file: {address}" in refusal("someone/tuned")
     files.pop()
-    assert "someone/tuned on the Hugging Face hub is no SAM 2" in refusal("someone/tuned/")
+    assert "someone/tuned on the Hugging Face hub is not a model that can be exported" in refusal("someone/tuned/")
 
 
 def test_another_address_is_to_be_downloaded():
