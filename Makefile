@@ -8,7 +8,7 @@ CHECKED := out/check/manifest.json
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test check lint site setup conformance-1024 engines-1024 soak fuzz clean
+.PHONY: demo test check lint site setup conformance conformance-1024 engines-1024 soak fuzz clean
 
 demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --clip samples/clip.mp4
@@ -45,6 +45,10 @@ lint: setup
 site: setup
 	$(BIN)/mkdocs build
 
+# Every session with every family of models, to its end: ten minutes.
+conformance: setup
+	SAM2EDGE_CONFORMANCE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/conformance
+
 # The randomly initialised tiny at its full size: 20 minutes of processor time, 10 GiB.
 conformance-1024: setup
 	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
@@ -72,6 +76,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[export,dev,docs]'
+	$(BIN)/pip install --quiet --no-compile --no-deps --constraint constraints.txt timm  # without torchvision
 	touch $@
 
 clean:

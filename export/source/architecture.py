@@ -1,5 +1,6 @@
 """What a checkpoint is loaded as: a family of models, and checks of every tensor's name and shape."""
 
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
@@ -163,17 +164,20 @@ def checked_tensors(
     """Return a model's tensors in float32; SourceError names up to ten that do not fit it, or one without numbers."""
     tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COUNTER)}
     actual = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    differences = [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - actual.keys())]
-    differences += [f"unexpected {key} {actual[key]}" for key in sorted(actual.keys() - expected.keys())]
-    differences += [
-        f"misshapen {key}: expected {expected[key]}, found {actual[key]}"
-        for key in sorted(expected.keys() & actual.keys())
-        if expected[key] != actual[key]
+    kinds = [
+        [f"missing {key} {expected[key]}" for key in sorted(expected.keys() - actual.keys())],
+        [f"unexpected {key} {actual[key]}" for key in sorted(actual.keys() - expected.keys())],
+        [
+            f"misshapen {key}: expected {expected[key]}, found {actual[key]}"
+            for key in sorted(expected.keys() & actual.keys())
+            if expected[key] != actual[key]
+        ],
     ]
-    if differences:
-        more = [f"and {len(differences) - _LISTED} more"] if len(differences) > _LISTED else []
-        title = f"{path}: the weights do not fit {model}:"
-        raise SourceError("\n  ".join([title, *differences[:_LISTED], *more]))
+    if found := sum(map(len, kinds)):
+        while sum(map(len, kinds)) > _LISTED:  # some of every kind, by which mixed checkpoints are recognised
+            max(kinds, key=len).pop()
+        more = [f"and {found - _LISTED} more"] if found > _LISTED else []
+        raise SourceError("\n  ".join([f"{path}: the weights do not fit {model}:", *itertools.chain(*kinds), *more]))
     return {key: _as_float32(path, key, tensors[key]) for key in sorted(tensors)}
 
 

@@ -30,7 +30,7 @@ def from_directory(directory: Path, name: str, image_size: int | None, variant: 
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
     shapes = _layout(directory, family, config, len(tensors))
-    tensors = architecture.checked_tensors(directory, "config.json", shapes, tensors)
+    tensors = architecture.checked_tensors(directory, f"config.json, {family.title(config)}", shapes, tensors)
     model = architecture.assemble(family.model, config, tensors)
     return Source(model, name, digest, family.name, *family.describe(config), *_normalisation(directory))
 
@@ -43,16 +43,17 @@ def _read_config(directory: Path) -> tuple[Family, Any]:
         raise SourceError(f"{directory} is not a model directory: it has no config.json{hint}")
     settings = _read_json(path)
     model_type = settings.get("model_type")
-    if model_type == "sam2":
-        raise SourceError(
-            f"{path} describes an image-only Sam2Model, without the memory that tracking needs; expected model_type "
-            "sam2_video. Copy its weights into the Sam2VideoModel that it came from, and save that: "
-            "video.load_state_dict(image.state_dict(), strict=False); video.save_pretrained(DIR)"
-        )
     families = [family for family in reversed(FAMILIES) if family.model_type]
     for family in families:
         if model_type == family.model_type:
             return family, family.read_config(path, settings)
+        if model_type == family.model_type.removesuffix("_video"):
+            video = family.model.__name__
+            raise SourceError(
+                f"{path} describes an image-only {video.replace('Video', '')}, without the memory that tracking needs; "
+                f"expected model_type {family.model_type}. Copy its weights into the {video} that it came from, and "
+                "save that: video.load_state_dict(image.state_dict(), strict=False); video.save_pretrained(DIR)"
+            )
     known = " or ".join(f"{family.model_type} ({family.model.__name__})" for family in families)
     raise SourceError(f"{path} describes {model_type!r}; expected model_type {known}")
 

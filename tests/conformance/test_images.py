@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional
-from transformers import Sam2Config, Sam2Model, Sam2VideoModel
+from transformers import EdgeTamConfig, EdgeTamModel, EdgeTamVideoModel, Sam2Config, Sam2Model
 
 from sam2edge import Bundle, ImagePredictor
+from sam2edge.export.source import load_source
 from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.model.resize import resize
 from tests.conformance.reference import MEAN, STD
@@ -74,7 +75,7 @@ class Pair:
 
     def expect(self, prompt: dict[str, Any], mask_input: Floats | None, multimask: bool) -> tuple[Floats, Floats]:
         """Return the model's logits [N,C,4h,4h] and IoUs [N,C]; its prompts are in pixels of its square."""
-        size = self.model.config.vision_config.backbone_config.image_size[0]
+        size = self.model.config.prompt_encoder_config.image_size
         given: dict[str, Any] = {}
         if "points" in prompt:
             labels = torch.tensor(prompt["labels"])
@@ -107,13 +108,14 @@ class Pair:
 
 def as_image_model(directory: Path) -> Sam2Model:
     """Return the image side of a video model: the weights that both classes have."""
-    video = Sam2VideoModel.from_pretrained(directory, dtype=torch.float32)
-    config = Sam2Config(
+    video = load_source(directory).model
+    edge = isinstance(video, EdgeTamVideoModel)
+    config = (EdgeTamConfig if edge else Sam2Config)(
         vision_config=video.config.vision_config,
         prompt_encoder_config=video.config.prompt_encoder_config,
         mask_decoder_config=video.config.mask_decoder_config,
     )
-    model = Sam2Model(config)
+    model = (EdgeTamModel if edge else Sam2Model)(config)
     weights = video.state_dict()
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model.eval()
@@ -133,11 +135,17 @@ def tiny_pair(tiny: Bundle, tiny_model: Path) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="module")
+def edgetam_pair(edgetam: Bundle, edgetam_model: Path) -> Iterator[Pair]:
+    with ImagePredictor(edgetam) as predictor, torch.inference_mode():
+        yield Pair(predictor, as_image_model(edgetam_model))
+
+
+@pytest.fixture(scope="module")
 def truck(shared_data: Path) -> Image:
     return read_image(shared_data / "truck.jpg")
 
 
-@pytest.fixture(params=["nano_pair", "tiny_pair"])
+@pytest.fixture(params=["nano_pair", "tiny_pair", "edgetam_pair"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     return request.getfixturevalue(request.param)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sam2edge import AutomaticMaskGenerator, Bundle
-from sam2edge.export.reference import Reference
+from sam2edge.export.reference import Reference, reference_of
 from sam2edge.export.source import load_source
 from sam2edge.runtime.media.image_files import read_image
 from tests.conftest import NANO
@@ -269,3 +269,8 @@ def test_small_regions(nano: Bundle, model: Reference, truck: Image) -> None:
 )
 def test_options(nano: Bundle, model: Reference, truck: Image, least: int, options: dict[str, Any]) -> None:
     check(nano, model, truck, least, **LOW | options)
+
+
+def test_edgetam(edgetam: Bundle, edgetam_model: Path, truck: Image) -> None:
+    options = {"points_per_side": 3, "pred_iou_thresh": 0.01, "stability_score_thresh": 0.01, "box_nms_thresh": 0.99}
+    check(edgetam, reference_of(load_source(edgetam_model)), truck, 1, **options)

@@ -12,7 +12,7 @@ import torch
 
 from sam2edge import Bundle, VideoPredictor
 from sam2edge.runtime.video.state import InferenceState
-from tests.conformance.reference import Expected, ReferencePredictor, UpstreamModel
+from tests.conformance.reference import ALL, Expected, ReferencePredictor, UpstreamModel
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, RIGHT, in_pixels
 from tests.conformance.test_tracker import RELATIVE, exported
 from tests.conftest import NANO
@@ -208,6 +208,14 @@ def test_nano(
 ) -> None:
     """With `corrections`, corrected frames become conditioning frames."""
     assert any(play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model, corrections))
+
+
+SOME = ("middle, forward and backward", "conditioning frame corrected", "parts")
+
+
+@pytest.mark.parametrize("name", SESSIONS if ALL else SOME)
+def test_edgetam(name: str, bedroom: npt.NDArray[np.uint8], edgetam: Bundle, edgetam_reference: Any) -> None:
+    assert any(play(SESSIONS[name], bedroom[:FRAMES], edgetam, edgetam_reference))
 
 
 def test_absent_objects(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:

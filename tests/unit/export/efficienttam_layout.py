@@ -104,10 +104,10 @@ def sampled(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return logits.ravel()[places]
 
 
-def attention_inputs(side: int) -> dict[str, torch.Tensor]:
-    """Return made-up inputs of the memory attention: seven memories of one object, and nine pointers."""
+def attention_inputs(side: int, tokens: int | None = None) -> dict[str, torch.Tensor]:
+    """Return made-up inputs of the memory attention: seven memories, of side·side tokens or others, and pointers."""
     return {
         "features": formula_tensor("features", (1, 256, side, side)),
-        "memory": formula_tensor("memory", (1, 7, side * side, 64)),
+        "memory": formula_tensor("memory", (1, 7, tokens or side * side, 64)),
         "pointers": formula_tensor("pointers", (1, 9, 256)),
     }

@@ -36,16 +36,16 @@ from tests.unit.export.upstream_layout import digest, formula_frame, listing
 
 PACKAGE = "efficient_track_anything"
 MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
-POSTPROCESSING = {
-    "sam_mask_decoder_extra_args": {
-        "dynamic_multimask_via_stability": True,
-        "dynamic_multimask_stability_delta": 0.05,
-        "dynamic_multimask_stability_thresh": 0.98,
-    },
-    "binarize_mask_from_pts_for_mem_enc": True,
-    "compile_image_encoder": False,
-}
-"""What build_efficienttam.py adds to the yaml, without the holes that it fills with CUDA only."""
+
+
+def postprocessing() -> dict[str, Any]:
+    """Return what build_efficienttam.py and build_sam.py add to the yaml, but for holes, which CUDA alone fills."""
+    stability = {"via_stability": True, "stability_delta": 0.05, "stability_thresh": 0.98}
+    return {
+        "sam_mask_decoder_extra_args": {f"dynamic_multimask_{name}": value for name, value in stability.items()},
+        "binarize_mask_from_pts_for_mem_enc": True,
+        "compile_image_encoder": False,
+    }
 
 
 class Float32:
@@ -73,7 +73,7 @@ def make(node: Any) -> Any:
 def build(checkout: Path, model: str) -> Any:
     """Return the authors' EfficientTAMVideoPredictor with the made-up weights."""
     file = checkout / PACKAGE / "configs" / "efficienttam" / f"efficienttam_{model}.yaml"
-    settings = yaml.safe_load(file.read_text())["model"] | POSTPROCESSING | {"image_size": PLAYED[model][0]}
+    settings = yaml.safe_load(file.read_text())["model"] | postprocessing() | {"image_size": PLAYED[model][0]}
     settings["_target_"] = f"{PACKAGE}.efficienttam_video_predictor.EfficientTAMVideoPredictor"
     predictor = make(settings).eval()
     predictor.load_state_dict(formula_state(model.partition("_")[0]))
@@ -122,9 +122,8 @@ def parts(predictor: Any) -> dict[str, np.ndarray]:
     return {name: np.array(digest(tensor)) for name, tensor in results.items()}
 
 
-def play(predictor: Any, session: str, frames: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what is kept of every frame from the prompt on."""
-    video = importlib.import_module(f"{PACKAGE}.efficienttam_video_predictor")
+def play(predictor: Any, video: Any, session: str, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what is kept of every frame from the prompt on; `video` is the module of the predictor's class."""
     size, (start, _) = predictor.image_size, SESSIONS[session]
     video.load_video_frames = lambda **_: (normalised(frames), size, size)
     state = predictor.init_state("")
@@ -150,9 +149,8 @@ def play(predictor: Any, session: str, frames: np.ndarray) -> dict[str, np.ndarr
     }
 
 
-@torch.inference_mode()
-def main(checkout: Path) -> None:
-    """Write the file."""
+def without_hydra() -> None:
+    """Let a package be imported that sets up hydra on import."""
     loaded = types.SimpleNamespace(is_initialized=lambda: True)
     for name, content in (
         ("hydra", {"initialize_config_module": None}),
@@ -161,8 +159,15 @@ def main(checkout: Path) -> None:
     ):
         sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[name]).update(content)
+
+
+@torch.inference_mode()
+def main(checkout: Path) -> None:
+    """Write the file."""
+    without_hydra()
     sys.path.insert(0, str(checkout))
-    importlib.import_module(f"{PACKAGE}.efficienttam_video_predictor").torch = Float32()
+    video = importlib.import_module(f"{PACKAGE}.efficienttam_video_predictor")
+    vars(video)["torch"] = Float32()
     golden: dict[str, Any] = {}
     for model, (size, count, sessions) in PLAYED.items():
         predictor = build(checkout, model)
@@ -170,7 +175,7 @@ def main(checkout: Path) -> None:
         golden[f"{model}/layout"] = hashlib.sha256(listing(shapes).encode()).hexdigest()
         golden |= {f"{model}/{name}": values for name, values in parts(predictor).items()}
         for session in sessions:
-            results = play(predictor, session, clip(size, count))
+            results = play(predictor, video, session, clip(size, count))
             golden |= {f"{model}/{session}/{name}": values for name, values in results.items()}
     np.savez_compressed(Path(__file__).with_name("efficienttam_golden.npz"), **golden)
 

@@ -259,7 +259,7 @@ def test_missing_extra_and_misshapen_weights_are_named_as_in_the_file(refusal_of
 
     edit_weights(directory, edit_directory)
     title, *lines = refusal(directory).splitlines()
-    assert title.endswith("custom: the weights do not fit config.json:")
+    assert title.endswith("custom: the weights do not fit config.json, SAM 2.1 custom:")
     assert lines == [
         "  missing no_object_pointer (1, 256)",
         "  unexpected surplus (2,)",
