@@ -12,6 +12,10 @@ each checked against facebookresearch/sam2, sam2_video_predictor.py:
 7. A conditioning frame that propagation passes counts as tracked, so that a further prompt corrects it.
 8. That correction's memory goes into the output that it corrects, not into its own.
 
+EdgeTAM's port (modeling_edgetam_video.py) was made of an earlier one, which encodes each object's memory at once: it
+does not have 1, 5 and 8. Its modules compute what the authors' do (tests/unit/export/test_edgetam.py), but like them
+the perceiver takes one object at a time only.
+
 Two rules are not those of today's upstream code. Propagation keeps corrected frames, as in upstream's first release
 (sam2_video_predictor_legacy.py) and as the comments in today's say, which tracks them again and loses the correction. A
 corrected conditioning frame takes the new output, which upstream drops.
@@ -228,8 +232,9 @@ class ReferencePredictor(ReferenceTracker):
         first = frame not in tracked
         self.model(session, frame_idx=frame, reverse=tracked.get(frame, {"reverse": False})["reverse"])
         out = stored[CONDITIONING if first else OTHERS][frame]
-        written = stored[CONDITIONING].get(frame, out)  # departure 8
-        out = {**out, **{name: written[name] for name in ("maskmem_features", "maskmem_pos_enc")}}
+        if isinstance(self.model, Sam2VideoModel):  # departure 8
+            written = stored[CONDITIONING].get(frame, out)
+            out = {**out, **{name: written[name] for name in ("maskmem_features", "maskmem_pos_enc")}}
         out["conditions"] = first or self.corrections_condition or frame in before[CONDITIONING]
         session.pending[frame] = out
         session.output_dict_per_obj[0] = before
