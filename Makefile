@@ -53,13 +53,13 @@ conformance: setup
 conformance-1024: setup
 	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
 
-# Random tiny and large at their full size through NVIDIA's compiler, which needs no GPU: Linux on x86-64.
-engines-1024: out/tiny-1024/manifest.json out/large-1024/manifest.json
-	$(BIN)/python -m tools.engines_1024 out/tiny-1024 out/large-1024
+# Random tiny, large, EdgeTAM and EfficientTAM at their full size through NVIDIA's compiler, which needs no GPU: Linux on x86-64.
+RANDOM := tiny large edgetam efficienttam-ti efficienttam-ti_1
+engines-1024: $(RANDOM:%=out/%-1024/manifest.json)
+	$(BIN)/python -m tools.engines_1024 $(RANDOM:%=out/%-1024)
 
 out/%-1024/manifest.json: | setup
-	$(BIN)/python -m tests.models $* 1024 out/$*-1024.model
-	$(BIN)/sam2edge export out/$*-1024.model out/$*-1024
+	$(BIN)/sam2edge export $$($(BIN)/python -m tests.models $* 1024 out/$*-1024.model) out/$*-1024
 
 # 20,000 frames: ten minutes on an idle machine.
 soak: setup

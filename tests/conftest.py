@@ -198,6 +198,32 @@ def edgetam(made_once: MadeOnce, edgetam_model: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def efficienttam_1(made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A made-up EfficientTAM ti_1, whose keys are pooled, exported at 256."""
+    from sam2edge.export import export
+    from tests.unit.export.efficienttam_layout import write_checkpoint
+
+    def make(folder: Path) -> None:
+        export(write_checkpoint(tmp_path_factory.mktemp("ti_1"), "ti_1"), folder, image_size=256)
+
+    return Bundle.open(made_once("efficienttam-1", make))
+
+
+@pytest.fixture(scope="session")
+def efficienttam(made_once: MadeOnce, efficienttam_1: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """EfficientTAM ti with the same weights."""
+    from sam2edge.export.source import load_source
+    from tests.models import write_variant
+    from tests.unit.export.efficienttam_layout import write_checkpoint
+
+    def make(folder: Path) -> None:
+        source = load_source(write_checkpoint(tmp_path_factory.mktemp("ti"), "ti"), image_size=256)
+        write_variant(efficienttam_1, source, folder)
+
+    return Bundle.open(made_once("efficienttam", make))
+
+
+@pytest.fixture(scope="session")
 def prompts() -> Prompts:
     """The prompts of the bundled clip's objects on its first frame."""
     clip = json.loads((REPO / "samples" / "clip.json").read_text())

@@ -1,12 +1,14 @@
 """Models made for tests: variants of the bundled one, and random ones.
 
-python -m tests.models tiny|small|base-plus|large IMAGE_SIZE DIRECTORY
+python -m tests.models tiny|small|base-plus|large|edgetam|efficienttam-ti|… IMAGE_SIZE DIRECTORY
+writes one into the directory and prints the path to export.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import sys
@@ -21,11 +23,15 @@ import torch
 from torch import nn
 from transformers import EdgeTamVideoModel, Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
-from sam2edge.bundle import Bundle, write_manifest
+from sam2edge.bundle import GRAPHS, Bundle, contract, write_manifest
+from sam2edge.export.memory_attention import MemoryAttention
+from sam2edge.export.onnx_file import write_onnx
+from sam2edge.export.source import Source
 from sam2edge.export.source.edgetam import EdgeTam
 from sam2edge.export.source.sam2 import TRUNKS
 from sam2edge.files import sha256
 from tests.conftest import NANO
+from tests.unit.export.efficienttam_layout import write_checkpoint
 
 Floats = npt.NDArray[np.float32]
 Change = Callable[[str, Floats], Floats]
@@ -108,6 +114,24 @@ def _write_drawn(kind: Any, config: Any, directory: Path, seed: int = 0) -> Path
     return directory
 
 
+def write_variant(base: Bundle, source: Source, directory: Path) -> Bundle:
+    """Write the bundle of an EfficientTAM from that of another variant with the same size of image and trunk.
+
+    The made-up weights of a name are alike in all of them, so that only the memory attention is not that of `base`.
+    """
+    name, origin = "memory_attention", base.manifest.source
+    directory.mkdir()
+    for graph in set(GRAPHS) - {name}:
+        os.link(base.graph_path(graph), directory / f"{graph}.onnx")
+    file = directory / f"{name}.onnx"
+    write_onnx(MemoryAttention(source.model), *contract(base.model)[name], file)
+    written = dataclasses.replace(base.manifest.graphs[name], sha256=sha256(file), bytes=file.stat().st_size)
+    origin = dataclasses.replace(origin, sha256=source.sha256, size=source.size, variant=source.variant)
+    graphs = {**base.manifest.graphs, name: written}
+    write_manifest(directory, dataclasses.replace(base.manifest, source=origin, graphs=graphs))
+    return Bundle.open(directory)
+
+
 def write_changed(bundle: Bundle, directory: Path, change: Change) -> Bundle:
     """Copy a bundle with its weights changed by `change`, which takes the graph's name and the weights."""
     return _rewritten(bundle, directory, lambda graph, tensor, weights: change(graph, weights))
@@ -145,5 +169,16 @@ def overdriven(graph: str, weights: Floats) -> Floats:
     return 8 * weights if graph == "memory_attention" and weights.shape == (512, 256) else weights
 
 
+def write_model(name: str, image_size: int, directory: Path) -> Path:
+    """Write the random model of a name and return what is to be exported; EfficientTAM's files have no image size."""
+    if name == "edgetam":
+        return write_edgetam(directory, image_size)
+    size = name.partition("efficienttam-")[2]
+    if not size:
+        return write_random(directory, image_size, name)
+    directory.mkdir(parents=True)
+    return write_checkpoint(directory, size)
+
+
 if __name__ == "__main__":
-    print(write_random(Path(sys.argv[3]), int(sys.argv[2]), sys.argv[1]))
+    print(write_model(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))

@@ -21,6 +21,12 @@ KEPT = (
     Fp32Island(
         "image_encoder", r"/patches/", "reads pixels; in INT8 the layer that changes outputs most, and a small one"
     ),
+    Fp32Island(
+        "image_encoder",
+        r"/blocks\.\d+/(mix|spatial|squeeze)/",
+        "depthwise convolutions and the weights of channels: too little arithmetic to pay for INT8's scales around it",
+        optional=True,  # only RepViT has them
+    ),
     Fp32Island("mask_decoder", r"/prompts/", "positions of points, in pixels"),
     Fp32Island(
         "memory_attention",
@@ -43,6 +49,7 @@ _PATTERNS = {
         r"/layers\.(\d+)/linear",
     ),
     "mask_decoder": (r"/layers\.(\d+)/", r"/hypernetworks\."),
+    "memory_encoder": (r"/perceiver/layers\.(\d+)/",),
 }
 """Beginnings of node names, with the number of a block. Other layers form a block with their module."""
 

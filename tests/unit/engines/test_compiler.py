@@ -76,6 +76,17 @@ EXPECTED = {
         "memory_encoder": (16.6, 0),
     },
     ("pooled", "fp16", MANY): {"memory_attention": (22.8, 1), "memory_encoder": (18.0, 0)},
+    ("edgetam", "fp16", MANY): {
+        "image_encoder": (10.6, 0),
+        "memory_attention": (193.9, 1),
+        "memory_encoder": (26.2, 4),
+    },
+    ("edgetam", "bf16", MANY): {"image_encoder": (10.6, 0), "memory_encoder": (26.2, 4)},
+    ("edgetam", "fp16", ONE): {"memory_attention": (26.1, 0), "memory_encoder": (17.0, 0)},
+    ("efficienttam", "fp16", MANY): {"image_encoder": (10.3, 12), "mask_decoder": (61.8, 7)},
+    ("efficienttam", "bf16", MANY): {"image_encoder": (10.3, 12)},
+    ("efficienttam_1", "fp16", MANY): {"memory_attention": (106.7, 3)},
+    ("efficienttam_1", "fp16", ONE): {"memory_attention": (22.1, 0)},
     ("tiny", "fp16", MANY): {
         "image_encoder": (40.4, 12),
         "memory_attention": (122.5, 3),

@@ -336,11 +336,21 @@ def test_pixels_near_zero_keep_their_side(nano, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "least"), [("nano", FP16, 0.995), ("nano_int8", FP16, 0.99), ("nano", BF16, 0.98)]
+    ("name", "kind", "frames", "least"),
+    [
+        ("nano", FP16, 24, 0.995),
+        ("nano_int8", FP16, 24, 0.99),
+        ("nano", BF16, 24, 0.98),
+        # random weights
+        ("edgetam", FP16, 5, 0.98),
+        ("edgetam", BF16, 5, 0.9),
+        ("efficienttam_1", FP16, 5, 0.98),
+        ("efficienttam_1", BF16, 5, 0.9),
+    ],
 )
-def test_the_clip_is_tracked_as_without_rounding(request, tmp_path, name, kind, least):
+def test_the_clip_is_tracked_as_without_rounding(request, tmp_path, name, kind, frames, least):
     """Closed loop with every tensor rounded: errors of a frame go into the memories of the next ones."""
     bundle = request.getfixturevalue(name)
-    exact, rounded = (track(one, 24) for one in (bundle, rounded_bundle(bundle, kind, kind.islands, tmp_path)))
+    exact, rounded = (track(one, frames) for one in (bundle, rounded_bundle(bundle, kind, kind.islands, tmp_path)))
     both, either = (exact & rounded).sum((-2, -1)), (exact | rounded).sum((-2, -1))
     assert (both / np.maximum(either, 1))[either > 100].mean() > least

@@ -51,7 +51,7 @@ def assert_alike(bundle: Bundle, name: str, model: ModelProto, inputs: dict[str,
 
 
 @pytest.mark.parametrize("sizes", GRIDS, ids=str)
-@pytest.mark.parametrize("source", ["nano", "pooled", "nano_2_0", "nano_int8"])
+@pytest.mark.parametrize("source", ["nano", "pooled", "nano_2_0", "nano_int8", "edgetam", "efficienttam_1"])
 def test_both_forms_of_attention_are_exact(
     request: pytest.FixtureRequest, tmp_path: Path, source: str, sizes: dict[str, int]
 ) -> None:
@@ -107,8 +107,16 @@ def test_tokens_are_repeated_without_a_selection(nano: Bundle, tmp_path: Path) -
         assert_alike(nano, "mask_decoder", model, inputs, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["image_encoder", "mask_decoder"])
-@pytest.mark.parametrize("source", ["nano", "nano_int8"])
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        *((source, name) for source in ("nano", "nano_int8") for name in ("image_encoder", "mask_decoder")),
+        ("edgetam", "image_encoder"),
+        ("edgetam", "memory_encoder"),
+        ("efficienttam", "image_encoder"),
+        ("efficienttam", "mask_decoder"),
+    ],
+)
 def test_what_is_always_rewritten_is_exact(
     request: pytest.FixtureRequest, tmp_path: Path, source: str, name: str
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,17 @@ import pytest
 import torch
 
 from sam2edge import AutomaticMaskGenerator, Bundle, ImagePredictor, VideoPredictor, VideoTracker
-from sam2edge.bundle import GRAPHS, contract
 from sam2edge.errors import InputError, SourceError
 from sam2edge.export import export
 from sam2edge.export.image_encoder import image_encoder
 from sam2edge.export.memory_attention import MemoryAttention
-from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.reference import Reference, TorchBackend, TorchVideo
 from sam2edge.export.source import IMAGENET, Source, load_source
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.model.graphs import Embedding
 from tests.conftest import NANO
 from tests.helpers import assert_close, iou
+from tests.models import write_variant
 from tests.unit.export.efficienttam_layout import (
     PLAYED,
     SESSIONS,
@@ -50,13 +48,10 @@ KEPT = ("logits", "largest", "masks", "scores")
 
 
 class Models:
-    """Checkpoints, sources and bundles by the authors' names, each made once.
+    """Checkpoints, sources and bundles by the authors' names, each made once."""
 
-    The made-up weights of a name are alike in all variants, so that three graphs of each are those of ti_1.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *bundles: Bundle) -> None:
+        self._folder, self._bundles = folder, {bundle.manifest.source.size: bundle for bundle in bundles}
         self.checkpoint = functools.cache(functools.partial(write_checkpoint, folder))
         self.source, self.bundle = functools.cache(self._source), functools.cache(self._bundle)
         self._encoded: dict[object, Embedding] = {}  # the frames, by the trunk that the variants of a size share
@@ -65,18 +60,12 @@ class Models:
         return load_source(self.checkpoint(model), image_size=PLAYED[model][0])
 
     def _bundle(self, model: str) -> Bundle:
-        if model == "ti_1":
-            return export(self.checkpoint(model), self._folder / "bundle", image_size=PLAYED[model][0])
-        bundle, own = self.described(model), "memory_attention"
-        bundle.path.mkdir()
-        write_onnx(MemoryAttention(self.source(model).model), *contract(bundle.model)[own], bundle.graph_path(own))
-        for graph in set(GRAPHS) - {own}:
-            os.link(self.bundle("ti_1").graph_path(graph), bundle.graph_path(graph))
-        return bundle
+        base = self._bundles["ti_1"]
+        return self._bundles.get(model) or write_variant(base, self.source(model), self._folder / model)
 
     def described(self, model: str) -> Bundle:
         """Return a model's bundle without graphs."""
-        base, source = self.bundle("ti_1"), self.source(model)
+        base, source = self._bundles["ti_1"], self.source(model)
         numbers = dataclasses.replace(base.model, image_size=PLAYED[model][0])
         origin = dataclasses.replace(base.manifest.source, sha256=source.sha256, variant=source.variant)
         return Bundle(self._folder / model, dataclasses.replace(base.manifest, source=origin, model=numbers))
@@ -98,8 +87,8 @@ class Models:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(tmp_path_factory.mktemp("efficienttam"))
+def models(tmp_path_factory: pytest.TempPathFactory, efficienttam: Bundle, efficienttam_1: Bundle) -> Models:
+    return Models(tmp_path_factory.mktemp("efficienttam"), efficienttam, efficienttam_1)
 
 
 def assert_digest(tensor: torch.Tensor, golden: str, tolerance: float = 1e-4) -> None:

@@ -1,0 +1,48 @@
+"""INT8 of the light trackers, whose random weights track nothing: graphs are compared one by one."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from sam2edge.bundle import GRAPHS
+from sam2edge.calibration.int8.calibrate import calibrate
+from sam2edge.calibration.int8.quantize import layers
+from sam2edge.calibration.int8.ranges import load_graph
+from sam2edge.calibration.int8.recipe import Recipe, blocks
+from sam2edge.calibration.measure.clip import Clip
+from sam2edge.calibration.measure.closed_loop import track_clip
+from sam2edge.calibration.measure.graph_errors import graph_errors, largest
+from sam2edge.engines.low_precision import island_nodes
+from tests.helpers import CLIP, clip_frames, write_frames
+
+FAMILIES = ("edgetam", "efficienttam")
+
+
+@pytest.fixture(params=FAMILIES)
+def bundle(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_every_layer_is_in_one_block(bundle):
+    for graph in GRAPHS:
+        model, kept = load_graph(bundle.graph_path(graph)), Recipe().of(graph)
+        stays, found = island_nodes(model.graph, kept), blocks(model, graph, kept)
+        counts = Counter()
+        for layer in layers(model):
+            matching = [block for block in found if re.match(block.nodes, layer.node)]
+            assert len(matching) == (layer.node not in stays), layer.node
+            counts.update(matching)
+        assert counts == {block: block.layers for block in found}
+
+
+def test_graphs_in_int8(bundle, prompts, tmp_path):
+    write_frames(tmp_path / "frames", clip_frames(6))
+    made = calibrate(
+        bundle, tmp_path / "int8", [tmp_path / "frames"], [prompts], frames=6, gate=None, cache=tmp_path / "cache"
+    )
+    size = [sum(graph.bytes for graph in one.manifest.graphs.values()) for one in (made, bundle)]
+    assert size[0] < 0.4 * size[1]
+    _, recorded = track_clip(bundle, Clip(CLIP, 6), prompts, "onnx", record=(1, 3, 5))
+    errors = {graph: largest(found) for graph, found in graph_errors(made, recorded, "onnx").items()}
+    assert 1e-4 < max(errors.values()) < 0.3, errors
