@@ -30,7 +30,7 @@ class Scenario:
     def shortened(self) -> Scenario:
         """Return the same with five frames after the last event."""
         last = max(*self.events, self.hidden.stop)
-        return self if self.reverse else dataclasses.replace(self, length=min(self.length, last + 5))
+        return dataclasses.replace(self, length=min(self.length, last + 5))
 
     def frames(self, clip: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return the clip as this session sees it."""

@@ -210,7 +210,7 @@ def test_nano(
     assert any(play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model, corrections))
 
 
-SOME = ("middle, forward and backward", "conditioning frame corrected", "parts")
+SOME = ("middle, forward and backward", "conditioning frame corrected")
 
 
 @pytest.mark.parametrize("name", SESSIONS if ALL else SOME)
