@@ -31,8 +31,9 @@ def test_every_layer_is_in_one_block(bundle):
         counts = Counter()
         for layer in layers(model):
             matching = [block for block in found if re.match(block.nodes, layer.node)]
-            assert len(matching) == (layer.node not in stays), layer.node
-            counts.update(matching)
+            if layer.node not in stays:  # a block may have layers that stay
+                assert len(matching) == 1, layer.node
+                counts.update(matching)
         assert counts == {block: block.layers for block in found}
 
 
