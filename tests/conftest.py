@@ -231,17 +231,38 @@ def prompts() -> Prompts:
 
 
 @pytest.fixture(scope="session")
-def nano_int8(nano: Bundle, prompts: Prompts, made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundled model in INT8, by 16 of the bundled clip's first frames."""
+def int8_of(
+    prompts: Prompts, made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Bundle, int], Bundle]:
+    """Return a function that makes a bundle INT8 by so many of the bundled clip's first frames."""
     from sam2edge.calibration.int8.calibrate import calibrate
     from tests.helpers import clip_frames, write_frames
 
-    def make(folder: Path) -> None:
-        work = tmp_path_factory.mktemp("int8")
-        write_frames(work / "frames", clip_frames(32))
-        calibrate(nano, folder, [work / "frames"], [prompts], frames=16, gate=None, cache=work / "cache")
+    def made(bundle: Bundle, frames: int) -> Bundle:
+        def make(folder: Path) -> None:
+            work = tmp_path_factory.mktemp("int8")
+            write_frames(work / "frames", clip_frames(frames))
+            calibrate(bundle, folder, [work / "frames"], [prompts], frames=16, gate=None, cache=work / "cache")
 
-    return Bundle.open(made_once("nano-int8", make))
+        return Bundle.open(made_once(f"{bundle.path.name}-int8", make))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def nano_int8(nano: Bundle, int8_of: Callable[[Bundle, int], Bundle]) -> Bundle:
+    """The bundled model in INT8."""
+    return int8_of(nano, 32)
+
+
+@pytest.fixture(scope="session")
+def edgetam_int8(edgetam: Bundle, int8_of: Callable[[Bundle, int], Bundle]) -> Bundle:
+    return int8_of(edgetam, 6)
+
+
+@pytest.fixture(scope="session")
+def efficienttam_int8(efficienttam: Bundle, int8_of: Callable[[Bundle, int], Bundle]) -> Bundle:
+    return int8_of(efficienttam, 6)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,6 @@ _PATTERNS = {
         r"/layers\.(\d+)/linear",
     ),
     "mask_decoder": (r"/layers\.(\d+)/", r"/hypernetworks\."),
-    "memory_encoder": (r"/perceiver/layers\.(\d+)/",),
 }
 """Beginnings of node names, with the number of a block. Other layers form a block with their module."""
 

@@ -83,6 +83,8 @@ EXPECTED = {
     },
     ("edgetam", "bf16", MANY): {"image_encoder": (10.6, 0), "memory_encoder": (26.2, 4)},
     ("edgetam", "fp16", ONE): {"memory_attention": (26.1, 0), "memory_encoder": (17.0, 0)},
+    ("edgetam_int8", "int8", MANY): {"image_encoder": (26.5, 0), "memory_encoder": (31.6, 4)},
+    ("efficienttam_int8", "int8", MANY): {"image_encoder": (10.0, 12)},
     ("efficienttam", "fp16", MANY): {"image_encoder": (10.3, 12), "mask_decoder": (61.8, 7)},
     ("efficienttam", "bf16", MANY): {"image_encoder": (10.3, 12)},
     ("efficienttam_1", "fp16", MANY): {"memory_attention": (106.7, 3)},

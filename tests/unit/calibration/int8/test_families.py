@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 
 from sam2edge.bundle import GRAPHS
-from sam2edge.calibration.int8.calibrate import calibrate
 from sam2edge.calibration.int8.quantize import layers
 from sam2edge.calibration.int8.ranges import load_graph
 from sam2edge.calibration.int8.recipe import Recipe, blocks
@@ -14,7 +13,7 @@ from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.closed_loop import track_clip
 from sam2edge.calibration.measure.graph_errors import graph_errors, largest
 from sam2edge.engines.low_precision import island_nodes
-from tests.helpers import CLIP, clip_frames, write_frames
+from tests.helpers import CLIP
 
 FAMILIES = ("edgetam", "efficienttam")
 
@@ -37,11 +36,9 @@ def test_every_layer_is_in_one_block(bundle):
         assert counts == {block: block.layers for block in found}
 
 
-def test_graphs_in_int8(bundle, prompts, tmp_path):
-    write_frames(tmp_path / "frames", clip_frames(6))
-    made = calibrate(
-        bundle, tmp_path / "int8", [tmp_path / "frames"], [prompts], frames=6, gate=None, cache=tmp_path / "cache"
-    )
+@pytest.mark.parametrize("name", FAMILIES)
+def test_graphs_in_int8(request, prompts, name):
+    bundle, made = (request.getfixturevalue(fixture) for fixture in (name, f"{name}_int8"))
     size = [sum(graph.bytes for graph in one.manifest.graphs.values()) for one in (made, bundle)]
     assert size[0] < 0.4 * size[1]
     _, recorded = track_clip(bundle, Clip(CLIP, 6), prompts, "onnx", record=(1, 3, 5))
