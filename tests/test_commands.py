@@ -189,6 +189,6 @@ def test_python_programs_are_run_elsewhere_or_have_these_options() -> None:
         program = command.words[2].replace(".", "/") + ".py" if module else command.words[1]
         [file] = {file for file in (REPO / program, command.page.parent / program) if file.exists()}
         if command.real:
-            assert re.search(rf'\b(run|load)\("{file.stem}(\.py)?"', elsewhere), command
+            assert re.search(rf'\b(run|load)\((short / )?"{file.stem}(\.py)?"', elsewhere), command
         for option in (word for word in command.words[3:] if word.startswith("--")):
             assert f'"{option}"' in file.read_text(), command
