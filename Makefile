@@ -53,7 +53,7 @@ conformance: setup
 conformance-1024: setup
 	SAM2EDGE_TINY_SIZE=1024 $(BIN)/pytest tests/conformance -k random_tiny
 
-# Random tiny, large, EdgeTAM and EfficientTAM at their full size through NVIDIA's compiler, which needs no GPU: Linux on x86-64.
+# Random models at their full size through NVIDIA's compiler, which needs no GPU: Linux on x86-64.
 RANDOM := tiny large edgetam efficienttam-ti efficienttam-ti_1
 engines-1024: $(RANDOM:%=out/%-1024/manifest.json)
 	$(BIN)/python -m tools.engines_1024 $(RANDOM:%=out/%-1024)
