@@ -39,7 +39,7 @@ class SchemaError(BundleError):
 
 
 class SourceError(Sam2EdgeError):
-    """A checkpoint cannot be read or is not a SAM 2."""
+    """A checkpoint cannot be read or is of no known family."""
 
 
 class ExportError(Sam2EdgeError):
