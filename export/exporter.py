@@ -94,11 +94,10 @@ def _runtime_numbers(source: Source, memory_pool: int) -> Model:
     """Return the numbers that the runtime needs, and raise InputError for a pool that does not divide the grid."""
     model, config = source.model, source.model.config
     pools, latents = memory_pools(config.image_size), _latents(model)
-    own = f"memories are {latents} tokens already" if latents else "keys are pooled already" * bool(pooled_keys(model))
-    if memory_pool != 1 and own:
-        raise InputError(
-            f"memory_pool must be 1 but got {memory_pool!r}: {f'{source.family} {source.size}'.strip()}'s {own}"
-        )
+    shortened = f"memories are {latents} tokens already" if latents else "keys are pooled already"
+    if memory_pool != 1 and (latents or pooled_keys(model)):
+        title = f"{source.family} {source.size}".strip()
+        raise InputError(f"memory_pool must be 1 but got {memory_pool!r}: {title}'s {shortened}")
     if type(memory_pool) is not int or memory_pool not in pools:
         allowed = ", ".join(map(str, pools))
         raise InputError(

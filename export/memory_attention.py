@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2edge.errors import ExportError
-from sam2edge.export.rewrites import attend_once, frozen, halves, merged_values, reshape, rotate, scaled
+from sam2edge.export.rewrites import attend_one_head, frozen, halves, merged_values, reshape, rotate, scaled
 from sam2edge.export.source.efficienttam import pooled_keys
 
 Rope = tuple[Tensor, Tensor]
@@ -213,10 +213,10 @@ class Layer(nn.Module):
         self.value, self.output = own.v_proj, own.o_proj
         self.memory_query, self.memory_key = _query(cross), halves(cross.k_proj)
         self.memory_value = merged_values(cross.v_proj, cross.o_proj)
-        forward = getattr(layer, "mlp", None)  # where EdgeTAM has it
-        self.linear1 = layer.linear1 if forward is None else forward.up_proj
-        self.linear2 = layer.linear2 if forward is None else forward.down_proj
-        self.activation = layer.activation if forward is None else forward.act_fn
+        if hasattr(layer, "mlp"):  # EdgeTAM's feed-forward layer is a module of its own
+            self.linear1, self.linear2, self.activation = layer.mlp.up_proj, layer.mlp.down_proj, layer.mlp.act_fn
+        else:
+            self.linear1, self.linear2, self.activation = layer.linear1, layer.linear2, layer.activation
         self.cos, self.sin = map(frozen, rope)
         self.key_cos, self.key_sin = map(frozen, key_rope)
 
@@ -226,12 +226,12 @@ class Layer(nn.Module):
         """Update x [1 or N,hh,C]; memory_key [N,T,L,M]; pointer_key [N,P,M]; values [N,keys+P,M]; bias [N,1,keys+P]."""
         normed = self.norm1(x)
         query, key = (rotate(projection(normed), self.cos, self.sin) for projection in (self.query, self.key))
-        x = x + self.output(attend_once(query, key, self.value(normed)))
+        x = x + self.output(attend_one_head(query, key, self.value(normed)))
         query = rotate(self.memory_query(self.norm2(x)), self.cos, self.sin)
         key = rotate(self.memory_key(memory_key), self.key_cos, self.key_sin)
         key = torch.cat([keys.keys(key), self.memory_key(pointer_key)], dim=1)
         # until here the first layer has batch 1: what does not depend on memory is computed once for all objects
-        x = x + self.memory_value(attend_once(query, key, values, bias.unsqueeze(1)))
+        x = x + self.memory_value(attend_one_head(query, key, values, bias.unsqueeze(1)))
         return x + self.linear2(self.activation(self.linear1(self.norm3(x))))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2edge.export.image_encoder.hiera import arrange
-from sam2edge.export.rewrites import attend_once, frozen, linear_of, reshape
+from sam2edge.export.rewrites import attend_one_head, frozen, linear_of, reshape
 
 NO_OBJECT_LOGIT = -1024.0
 
@@ -125,13 +125,13 @@ class PerceiverLayer(nn.Module):
         key, value = self.key(normed), self.value(normed)
         if position is not None:
             key, value = key + position, value + position
-        latents = latents + self.output(attend_once(self.query(self.norm_latents(latents)), key, value))
+        latents = latents + self.output(attend_one_head(self.query(self.norm_latents(latents)), key, value))
         return latents + self.mlp(latents)
 
     def among(self, latents: Tensor) -> Tensor:
         """Let latents [N,Q,M] attend to one another."""
         normed = self.own_norm(latents)
-        attended = attend_once(self.own_query(normed), self.own_key(normed), self.own_value(normed))
+        attended = attend_one_head(self.own_query(normed), self.own_key(normed), self.own_value(normed))
         latents = latents + self.own_output(attended)
         return latents + self.own_mlp(latents)
 

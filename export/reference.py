@@ -85,7 +85,7 @@ class Reference:
                     memory=torch.cat([*keys, tokens]),
                     memory_posision_embeddings=torch.cat([*codes, token_codes]),
                     num_object_pointer_tokens=len(tokens),
-                    **self._counts(len(keys)),
+                    **self._memory_count(len(keys)),
                 )
             conditioned.append(attended.reshape(side, side, -1).permute(2, 0, 1))
         return {"conditioned": torch.stack(conditioned)}
@@ -101,8 +101,8 @@ class Reference:
         side = self.grid // self.pool
         return self._spread(memory.T.reshape(1, -1, side, side)).flatten(2).permute(2, 0, 1)
 
-    def _counts(self, memories: int) -> dict[str, int]:
-        """Return what the model must be told about so many memories."""
+    def _memory_count(self, memories: int) -> dict[str, int]:
+        """Return the argument by which the model learns the number of memories, if it has one."""
         return {}
 
     def _spread(self, windows: Tensor) -> Tensor:
@@ -201,12 +201,12 @@ class EdgeTamReference(Reference):
     def _memory_tokens(self, memory: Tensor) -> Tensor:
         return memory[:, None]
 
-    def _counts(self, memories: int) -> dict[str, int]:
+    def _memory_count(self, memories: int) -> dict[str, int]:
         return {"num_spatial_memory_tokens": memories}
 
     def _memory(self, memory: Tensor) -> Tensor:
         code = self.model.memory_encoder.position_encoding(memory[:1].shape, "cpu", torch.float32)
-        # it takes one memory at a time, as the authors' does
+        # the perceiver takes one memory at a time, as the authors' does
         return torch.cat([self.model.spatial_perceiver(one[None], code)[0] for one in memory])
 
 

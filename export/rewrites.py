@@ -133,7 +133,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return torch.softmax(scores, dim=-1) @ value
 
 
-def attend_once(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+def attend_one_head(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attend with an axis for the only head: TensorRT fuses attention over [batch, heads, tokens, width]."""
     return attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), bias).squeeze(1)
 

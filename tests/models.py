@@ -170,13 +170,13 @@ def overdriven(graph: str, weights: Floats) -> Floats:
 
 
 def write_model(name: str, image_size: int, directory: Path) -> Path:
-    """Write the random model of a name and return what is to be exported; EfficientTAM's files have no image size."""
+    """Write the random model of a name and return the path to export; EfficientTAM's files hold no image size."""
     if name == "edgetam":
         return write_edgetam(directory, image_size)
     size = name.partition("efficienttam-")[2]
     if not size:
         return write_random(directory, image_size, name)
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     return write_checkpoint(directory, size)
 
 

@@ -26,18 +26,19 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
 
     Args:
         source: One of
-            - a directory that transformers wrote (config.json with model_type sam2_video, and safetensors weights,
-              sharded or not);
+            - a directory that transformers wrote (config.json with model_type sam2_video or edgetam_video, and
+              safetensors weights, sharded or not);
             - a hub model id such as "facebook/sam2.1-hiera-tiny", or the address of its page or of a .pt file there,
               downloaded or taken from the local cache;
-            - an authors' checkpoint (facebookresearch/sam2, yformer/EfficientTAM): a .safetensors file, or a .pt file
-              with the tensors alone or under "model", "state_dict" or "model_state_dict", beside whatever a trainer
-              saves. All names may have a prefix, such as that of DataParallel or Lightning.
+            - an authors' checkpoint (facebookresearch/sam2, facebookresearch/EdgeTAM, yformer/EfficientTAM): a
+              .safetensors file, or a .pt file with the tensors alone or under "model", "state_dict" or
+              "model_state_dict", beside whatever a trainer saves. All names may have a prefix, such as that
+              of DataParallel or Lightning.
         image_size: Side in pixels of the square images that the model takes; the checkpoint's own by default, which
             is 1024 for SAM 2's authors. That and the multiples of 32 from 256 to 1024 are possible: the trunk halves a
             grid of stride 4 three times and tiles it with 8×8 position codes (upstream: hieradet.py,
             _get_pos_embed); windows that do not fit are padded. A custom trunk whose first window has another
-            side w also needs a multiple of 4w.
+            side w also needs a multiple of 4w, and EdgeTAM, whose memories have 16×16 windows, one of 256.
         variant: Which variant of an EfficientTAM the weights are, "plain", "512x512", "1" or "2"; by default what the
             authors' name of the file says.
 
@@ -63,6 +64,6 @@ def load_source(source: str | os.PathLike[str], *, image_size: int | None = None
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise SourceError(f"{source} is not a model of the Hugging Face hub; download the file and give its path")
     raise SourceError(
-        f"{path}: no such file or directory. Give an upstream .pt file, a directory with config.json and "
+        f"{path}: no such file or directory. Give a .pt file of the model's authors, a directory with config.json and "
         f"{WEIGHTS}, or a hub model id such as facebook/sam2.1-hiera-tiny."
     )

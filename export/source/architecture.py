@@ -12,6 +12,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from sam2edge.errors import SourceError
+from sam2edge.export.source.weights import reason
 
 Shape = tuple[int, ...]
 Triple = tuple[float, float, float]
@@ -67,24 +68,18 @@ class Family(ABC):
     Attributes:
         name: What it is called, before version and size.
         model: The class, derived from transformers' PreTrainedModel, whose forward follows one object in a video.
-        model_type: The one in config.json; "" where transformers has no such directories, which `read_config` reads.
-        mark: How the name of a weight begins, at its authors, in no family that comes before it in FAMILIES.
+        mark: The prefix of weight names by which the authors' checkpoints are recognised. FAMILIES are tried in order.
         variants: Models whose weights have the same names and shapes.
     """
 
     name: str
     model: type[Any]
-    model_type: str = ""
     mark: str
     variants: tuple[str, ...] = ()
 
-    def read_config(self, file: Path, settings: dict[str, Any]) -> Any:
-        """Return the configuration in a directory's config.json; or SourceError."""
-        raise NotImplementedError
-
     @abstractmethod
     def upstream_config(self, file: Path, shapes: Mapping[str, Shape], variant: str | None) -> Any:
-        """Return the configuration of the model whose weights have these names and shapes at their authors.
+        """Return the configuration of a model from the names and shapes of the weights in its authors' file.
 
         `variant` is one of `variants`, or None where the user gave none. Raises SourceError.
         """
@@ -117,6 +112,41 @@ class Family(ABC):
         return " ".join(filter(None, (self.name, *self.describe(config))))
 
 
+class TransformersFamily(Family):
+    """A family that transformers has, too, and writes as directories.
+
+    Attributes:
+        model_type: The one in config.json.
+    """
+
+    model_type: str
+
+    @abstractmethod
+    def read_config(self, file: Path, settings: dict[str, Any]) -> Any:
+        """Return the configuration in a directory's config.json; or SourceError."""
+
+
+def parsed_config(kind: type[Any], file: Path, settings: dict[str, Any]) -> Any:
+    """Return the configuration in a config.json as transformers' class; SourceError if it is not valid."""
+    # Released models still use the older name, which transformers deprecates.
+    theta = settings.pop("memory_attention_rope_theta", None)
+    if theta is not None:
+        settings.setdefault("rope_parameters", {"rope_theta": theta})
+    try:
+        config = kind.from_dict(settings)
+    except Exception as error:  # validation raises errors of several libraries
+        raise SourceError(f"{file} is not a valid {kind.__name__}: {reason(error)}") from error
+    decoder = config.mask_decoder_config
+    check_heads(file, decoder.hidden_size // decoder.attention_downsample_rate, decoder.num_attention_heads)
+    return config
+
+
+def check_heads(file: Path, channels: int, heads: int) -> None:
+    """Raise SourceError unless attention heads can share these channels, which the shapes of weights do not show."""
+    if heads < 1 or channels % heads:
+        raise SourceError(f"{file}: {heads} attention heads cannot share {channels} channels")
+
+
 def checked_image_size(config: Any, image_size: int | None, step: int) -> int:
     """Return the side of the images, `image_size` or the configuration's own, and write it where every family has it.
 
@@ -138,7 +168,7 @@ def checked_image_size(config: Any, image_size: int | None, step: int) -> int:
 
 
 def count_blocks(names: Collection[str]) -> int:
-    """Return how many blocks an image encoder has whose weights have these names at its authors."""
+    """Return how many blocks an image encoder has, by its weights' names in its authors' file."""
     numbers = [re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", name) for name in names]
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sam2edge.errors import SourceError
 from sam2edge.export.source import architecture
-from sam2edge.export.source.architecture import IMAGENET, Family, Shape, Source, Triple
+from sam2edge.export.source.architecture import IMAGENET, Family, Shape, Source, TransformersFamily, Triple
 from sam2edge.export.source.upstream import FAMILIES, check_variant
 from sam2edge.export.source.weights import read_safetensors, reason
 from sam2edge.files import sha256
@@ -43,7 +43,7 @@ def _read_config(directory: Path) -> tuple[Family, Any]:
         raise SourceError(f"{directory} is not a model directory: it has no config.json{hint}")
     settings = _read_json(path)
     model_type = settings.get("model_type")
-    families = [family for family in reversed(FAMILIES) if family.model_type]
+    families = [family for family in reversed(FAMILIES) if isinstance(family, TransformersFamily)]
     for family in families:
         if model_type == family.model_type:
             return family, family.read_config(path, settings)

@@ -11,10 +11,16 @@ from typing import Any
 from transformers import EdgeTamVideoConfig, EdgeTamVideoModel, EdgeTamVisionConfig
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source.architecture import Family, Part, Shape, checked_image_size, renamed
+from sam2edge.export.source.architecture import (
+    Part,
+    Shape,
+    TransformersFamily,
+    checked_image_size,
+    parsed_config,
+    renamed,
+)
 from sam2edge.export.source.repvit import RepVitConfig
 from sam2edge.export.source.sam2 import TO_UPSTREAM
-from sam2edge.export.source.weights import reason
 
 _TRUNK = "image_encoder.trunk.body."
 _TRUNKS = ("repvit_m1", "repvit_m1.dist_in1k")
@@ -50,7 +56,7 @@ _TO_UPSTREAM = (
 """From transformers' name to the authors', by every rule in turn, as sam2.TO_UPSTREAM."""
 
 
-class EdgeTam(Family):
+class EdgeTam(TransformersFamily):
     """EdgeTamVideoModel with a RepViT-M1 trunk."""
 
     name = "EdgeTAM"
@@ -64,15 +70,8 @@ class EdgeTam(Family):
         found = trunk.get("architecture", trunk.get("model_type")) if isinstance(trunk, dict) else None
         if found not in (*_TRUNKS, RepVitConfig.model_type):
             raise SourceError(f"{file}: the image encoder's trunk is {found!r}; expected {' or '.join(_TRUNKS)}")
-        # Released models still use the older name, which transformers deprecates.
-        theta = settings.pop("memory_attention_rope_theta", None)
-        if theta is not None:
-            settings.setdefault("rope_parameters", {"rope_theta": theta})
         settings["vision_config"] = {**(vision or {}), "backbone_config": {"model_type": RepVitConfig.model_type}}
-        try:
-            config = EdgeTamVideoConfig.from_dict(settings)
-        except Exception as error:  # validation raises errors of several libraries
-            raise SourceError(f"{file} is not a valid EdgeTamVideoConfig: {reason(error)}") from error
+        config = parsed_config(EdgeTamVideoConfig, file, settings)
         _check_perceiver(file, config)
         return config
 
@@ -95,17 +94,28 @@ class EdgeTam(Family):
         size = checked_image_size(config, image_size, math.lcm(32, 16 * windows))
         config.vision_config.backbone_feature_sizes = [[size // stride, size // stride] for stride in (4, 8, 16)]
 
+    def counts(self, config: Any) -> dict[str, int]:
+        layers = {"perceiver_resampler_num_layers": config.perceiver_resampler_num_layers}
+        return {**layers, **super().counts(config)}
+
     def describe(self, config: Any) -> tuple[str, str]:
         return "", ""
 
 
 def _check_perceiver(file: Path, config: Any) -> None:
     """Check what the shapes of weights do not show, and what the graphs take for granted."""
-    side, (rows, columns) = math.isqrt(config.perceiver_resampler_num_latents_2d), config.memory_attention_rope_k_sizes
-    if side < 1 or (rows, columns) != (side, side) or side**2 != config.perceiver_resampler_num_latents_2d:
+    windows, sides = config.perceiver_resampler_num_latents_2d, list(config.memory_attention_rope_k_sizes)
+    side = math.isqrt(max(windows, 0))
+    if side < 1 or side**2 != windows or sides != [side, side]:
         raise SourceError(
-            f"{file}: perceiver_resampler_num_latents_2d must be the tokens of the square "
-            f"memory_attention_rope_k_sizes but is {config.perceiver_resampler_num_latents_2d} with {rows}×{columns}"
+            f"{file}: memory_attention_rope_k_sizes must be the sides of a square of "
+            f"perceiver_resampler_num_latents_2d = {windows} tokens but is {sides}"
         )
-    if config.perceiver_resampler_num_latents < 1 or config.perceiver_resampler_num_attention_heads != 1:
-        raise SourceError(f"{file}: a perceiver without latents or with several attention heads is not EdgeTAM's")
+    widths = {
+        config.perceiver_resampler_hidden_size,
+        config.perceiver_resampler_attention_head_dim,
+        config.memory_encoder_output_channels,
+    }
+    heads = config.perceiver_resampler_num_attention_heads
+    if config.perceiver_resampler_num_latents < 1 or heads != 1 or len(widths) > 1:
+        raise SourceError(f"{file}: EdgeTAM's perceiver has latents and one attention head, as wide as memories")

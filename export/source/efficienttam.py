@@ -75,7 +75,7 @@ VARIANTS = {
 
 
 class EfficientTamVisionConfig(Sam2VisionConfig):
-    """The settings of the image encoder; those of the ViT are a Hiera's of a single stage."""
+    """The settings of the image encoder; its ViT is configured as a Hiera with a single stage."""
 
     model_type = "efficienttam_vision_model"
 
@@ -237,7 +237,7 @@ class EfficientTam(Family):
         width = shape[1] if len(shape) == 4 else 0
         if width not in _SIZES:
             known = " or ".join(f"(256, {width}, 1, 1) for {size}" for width, (size, _) in _SIZES.items())
-            raise SourceError(f"{file}: {_ENCODER}weight, by which the size is told, is {shape}; expected {known}")
+            raise SourceError(f"{file}: {_ENCODER}weight, which tells the size, is {shape}; expected {known}")
         variant = variant or _variant_of(file)
         trunk = Sam2HieraDetConfig(
             hidden_size=width,

@@ -1,7 +1,7 @@
 """RepViT-M1 (Wang et al., 2024), EdgeTAM's trunk, as it was trained: with batch norms and parallel branches.
 
-EdgeTAM takes it from timm, which wants torchvision, and whose names the weights have. Registered with transformers, it
-stands in their place. It is the reference of what is exported, in which norms and branches are folded.
+EdgeTAM uses timm's, which needs torchvision. This one has the same names and is registered with transformers, so that
+EdgeTamVideoModel is built without timm. The exported trunk, with norms and branches folded, is compared with it.
 """
 
 from __future__ import annotations

@@ -9,8 +9,16 @@ from typing import Any
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
 from sam2edge.errors import SourceError
-from sam2edge.export.source.architecture import Family, Part, Shape, checked_image_size, count_blocks, renamed
-from sam2edge.export.source.weights import reason
+from sam2edge.export.source.architecture import (
+    Part,
+    Shape,
+    TransformersFamily,
+    check_heads,
+    checked_image_size,
+    count_blocks,
+    parsed_config,
+    renamed,
+)
 
 
 def _trunk(
@@ -91,7 +99,7 @@ as separate tensors. In this direction one table both finds the tensors and list
 that errors can use upstream's names."""
 
 
-class Sam2(Family):
+class Sam2(TransformersFamily):
     """Sam2VideoModel with a Hiera trunk."""
 
     name = "SAM"
@@ -100,18 +108,12 @@ class Sam2(Family):
     mark = "image_encoder.trunk.blocks."
 
     def read_config(self, file: Path, settings: dict[str, Any]) -> Any:
-        # Released models still use the older name, which transformers deprecates.
-        theta = settings.pop("memory_attention_rope_theta", None)
-        if theta is not None:
-            settings.setdefault("rope_parameters", {"rope_theta": theta})
-        try:
-            config = Sam2VideoConfig.from_dict(settings)
-        except Exception as error:  # validation raises errors of several libraries
-            raise SourceError(f"{file} is not a valid Sam2VideoConfig: {reason(error)}") from error
-        trunk = config.vision_config.backbone_config.model_type
-        if trunk != "sam2_hiera_det_model":
-            raise SourceError(f"{file}: the image encoder is a {trunk!r}; expected sam2_hiera_det_model")
-        _check_heads(file, config)
+        config = parsed_config(Sam2VideoConfig, file, settings)
+        trunk = config.vision_config.backbone_config
+        if trunk.model_type != "sam2_hiera_det_model":
+            raise SourceError(f"{file}: the image encoder is a {trunk.model_type!r}; expected sam2_hiera_det_model")
+        for channels, heads in zip(trunk.embed_dim_per_stage, trunk.num_attention_heads_per_stage, strict=False):
+            check_heads(file, channels, heads)
         return config
 
     def upstream_config(self, file: Path, shapes: Mapping[str, Shape], variant: str | None) -> Any:
@@ -160,16 +162,6 @@ def _upstream_config(size: str, version: str) -> Any:
         enable_occlusion_spatial_embedding=version == "2.1",
         enable_temporal_pos_encoding_for_object_pointers=version == "2.1",
     )
-
-
-def _check_heads(path: Path, config: Any) -> None:
-    """Check what the shapes of weights do not show."""
-    decoder, trunk = config.mask_decoder_config, config.vision_config.backbone_config
-    width = decoder.hidden_size // decoder.attention_downsample_rate
-    stages = zip(trunk.embed_dim_per_stage, trunk.num_attention_heads_per_stage, strict=False)
-    for channels, heads in [(width, decoder.num_attention_heads), *stages]:
-        if heads < 1 or channels % heads:
-            raise SourceError(f"{path}: {heads} attention heads cannot share {channels} channels")
 
 
 def _version(config: Any) -> str:

@@ -82,7 +82,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     """Make the parser of the command, and those of its verbs by their names."""
     top = argparse.ArgumentParser(
         prog="sam2edge",
-        description="Export SAM 2 to ONNX, segment images and track objects in video without PyTorch.",
+        description="Export SAM 2 or a lighter relative to ONNX, segment images and track objects without PyTorch.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"sam2edge {__version__}")

@@ -272,5 +272,6 @@ def test_options(nano: Bundle, model: Reference, truck: Image, least: int, optio
 
 
 def test_edgetam(edgetam: Bundle, edgetam_model: Path, truck: Image) -> None:
-    options = {"points_per_side": 3, "pred_iou_thresh": 0.01, "stability_score_thresh": 0.01, "box_nms_thresh": 0.99}
-    check(edgetam, reference_of(load_source(edgetam_model)), truck, 1, **options)
+    """Random weights make masks whose boxes are alike, all of which are kept: the bundled model tests suppression."""
+    options = {"points_per_side": 2, "pred_iou_thresh": 0.01, "stability_score_thresh": 0.01, "box_nms_thresh": 1.0}
+    check(edgetam, reference_of(load_source(edgetam_model)), truck, 3, **options)

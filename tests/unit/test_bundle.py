@@ -187,6 +187,13 @@ FIELDS: dict[str, tuple[tuple[str | int, ...], object, str]] = {
         2,
         r"inputs of memory_attention are .*memory float32\[N,T,64,64\].* but.*\[N,T,16,64\]",
     ),
+    "negative latents": (("model", "memory_latents"), -1, "memory_latents must not be negative"),
+    "latents of other graphs": (("model", "memory_latents"), 9, r"inputs of memory_attention are .*but.*\[N,T,9,64\]"),
+    "no high-resolution maps in the contract": (
+        ("model", "high_res"),
+        False,
+        r"outputs of image_encoder are high_res_0 .*but the contract says features",
+    ),
     "changed shape": (
         ("graphs", "memory_encoder", "outputs", 0, "shape", 2),
         32,

@@ -44,7 +44,8 @@ def _inspect(args: argparse.Namespace) -> int:
         "image size": model.image_size,
         "dimensions": f"{model.hidden_dim}, memory {model.memory_dim}",
         "memory": f"{model.memory_frames} frames, {model.max_pointers} pointers"
-        + (f", pooled {model.memory_pool}×{model.memory_pool}" if model.memory_pool > 1 else ""),
+        + (f", pooled {model.memory_pool}×{model.memory_pool}" if model.memory_pool > 1 else "")
+        + (f", {model.memory_latents} latents each" if model.memory_latents else ""),
         "multimask": f"{model.multimask_min_points} to {model.multimask_max_points} points"
         + (", tracking" if model.multimask_for_tracking else ""),
     }

@@ -80,7 +80,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=file_path, metavar="FILE", help="write COCO masks and scores, a line per frame")
     parser.add_argument("--window", action="store_true", help="show the masks on the screen; q ends")
     add_backend(parser)
-    knobs = parser.add_argument_group("memory of the tracked objects, by default as in SAM 2")
+    knobs = parser.add_argument_group("memory of the tracked objects, by default as in the model's own code")
     knobs.add_argument(
         "--min-confidence",
         type=float,

@@ -46,12 +46,7 @@ class EfficientTamLayout(Layout):
         self[f"{trunk}.pos_embed"] = (1, 197, width)
         self._affine(f"{trunk}.patch_embed.proj", width, 3, 16, 16)
         for number in range(12):
-            block = f"{trunk}.blocks.{number}"
-            self._affine(f"{block}.norm1", width)
-            self._affine(f"{block}.attn.qkv", 3 * width, width)
-            self._affine(f"{block}.attn.proj", width, width)
-            self._affine(f"{block}.norm2", width)
-            self._mlp(f"{block}.mlp", width, 4 * width, width)
+            self._transformer(f"{trunk}.blocks.{number}", width, width)
         self[f"{neck}.conv_1x1.weight"] = (256, width, 1, 1)
         self[f"{neck}.conv_3x3.weight"] = (256, 256, 3, 3)
         self._affine(f"{neck}.norm_0", 256)
@@ -105,7 +100,10 @@ def sampled(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def attention_inputs(side: int, tokens: int | None = None) -> dict[str, torch.Tensor]:
-    """Return made-up inputs of the memory attention: seven memories, of side·side tokens or others, and pointers."""
+    """Return made-up inputs of the memory attention: seven memories, and nine pointers.
+
+    A memory has `tokens` tokens, by default one for each place of the grid.
+    """
     return {
         "features": formula_tensor("features", (1, 256, side, side)),
         "memory": formula_tensor("memory", (1, 7, tokens or side * side, 64)),

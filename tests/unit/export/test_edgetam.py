@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sam2edge import Bundle, VideoTracker
+from sam2edge import Bundle, VideoTracker, cli
 from sam2edge.bundle import GRAPHS
 from sam2edge.errors import InputError, SourceError
 from sam2edge.export import export
@@ -201,8 +201,12 @@ def test_only_operators_that_every_tensorrt_reads(bundle: Bundle, graph: str) ->
     assert not operators & (refused | {"Shape", "ConstantOfShape", "Expand", "Range"})
 
 
-def test_the_bundle(bundle: Bundle) -> None:
+def test_the_bundle(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert (bundle.manifest.source.title, bundle.model.memory_tokens, bundle.model.high_res) == ("EdgeTAM", 512, True)
+    assert cli.main(["inspect", str(bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "edgetam.pt, EdgeTAM\n" in shown
+    assert ", 512 latents each\n" in shown
     assert max(error.relative_error for graph in bundle.manifest.graphs.values() for error in graph.parity.values()) < (
         1e-5
     )
@@ -264,10 +268,19 @@ def test_directories(edgetam_model: Path, tmp_path: Path) -> None:
     vision = settings["vision_config"] | {"backbone_config": trunk}
     assert "the image encoder's trunk is 'repvit_m1_1'; expected repvit_m1 or" in described(vision_config=vision)
     assert "the image encoder's trunk is None" in described(vision_config=None)
-    assert "must be the tokens of the square memory_attention_rope_k_sizes but is 256 with 8×8" in described(
-        memory_attention_rope_k_sizes=[8, 8]
+    for sides in ([8, 8], [16]):
+        assert f"perceiver_resampler_num_latents_2d = 256 tokens but is {sides}" in described(
+            memory_attention_rope_k_sizes=sides
+        )
+    perceiver = "EdgeTAM's perceiver has latents and one attention head"
+    assert perceiver in described(perceiver_resampler_num_attention_heads=2)
+    assert perceiver in described(perceiver_resampler_attention_head_dim=32)
+    assert "perceiver_resampler_num_layers is 9999999, but the weights are only" in described(
+        perceiver_resampler_num_layers=9999999
     )
-    assert "several attention heads" in described(perceiver_resampler_num_attention_heads=2)
+    assert "3 attention heads cannot share 128 channels" in described(
+        mask_decoder_config=settings["mask_decoder_config"] | {"num_attention_heads": 3}
+    )
     assert "describes an image-only EdgeTamModel" in described(model_type="edgetam")
     message = described(**json.loads((NANO / "config.json").read_text()))
     assert "the weights do not fit config.json, SAM 2.1 custom:" in message

@@ -301,7 +301,7 @@ def test_mixed_checkpoints_are_named(tmp_path: Path) -> None:
     ]
     narrow = "image_encoder.neck.convs.0.conv_1x1.weight"
     assert refused(**{narrow: (256, 768, 1, 1)}) == [
-        f"{file}: {narrow}, by which the size is told, is (256, 768, 1, 1); expected (256, 192, 1, 1) for ti or "
+        f"{file}: {narrow}, which tells the size, is (256, 768, 1, 1); expected (256, 192, 1, 1) for ti or "
         "(256, 384, 1, 1) for s"
     ]
 

@@ -64,16 +64,18 @@ class Layout(dict[str, tuple[int, ...]]):
         self._affine(f"{trunk}.patch_embed.proj", width, 3, 7, 7)
         stages = [width << stage for stage, count in enumerate(blocks) for _ in range(count)]
         for number, (before, after) in enumerate(pairwise([width, *stages])):
-            block = f"{trunk}.blocks.{number}"
-            self._affine(f"{block}.norm1", before)
-            self._affine(f"{block}.attn.qkv", 3 * after, before)
-            self._affine(f"{block}.attn.proj", after, after)
-            self._affine(f"{block}.norm2", after)
-            self._mlp(f"{block}.mlp", after, 4 * after, after)
-            if before != after:
-                self._affine(f"{block}.proj", after, before)
+            self._transformer(f"{trunk}.blocks.{number}", before, after)
         for level in range(4):
             self._affine(f"image_encoder.neck.convs.{level}.conv", 256, width << (3 - level), 1, 1)
+
+    def _transformer(self, block: str, before: int, after: int) -> None:
+        self._affine(f"{block}.norm1", before)
+        self._affine(f"{block}.attn.qkv", 3 * after, before)
+        self._affine(f"{block}.attn.proj", after, after)
+        self._affine(f"{block}.norm2", after)
+        self._mlp(f"{block}.mlp", after, 4 * after, after)
+        if before != after:
+            self._affine(f"{block}.proj", after, before)
 
     def _memory(self) -> None:
         for number in range(4):
