@@ -1,7 +1,7 @@
 """timm's models, as the reference of EdgeTAM's trunk, imported beside a stand-in for torchvision.
 
-timm imports torchvision for its data sets and transforms, of which its models need none but a class of layers. There is
-no torchvision for the CPU build of PyTorch that the tests run with.
+timm imports torchvision for its data sets and transforms, which RepViT does not use. There is no torchvision for the
+CPU build of PyTorch that the tests run with.
 """
 
 from __future__ import annotations

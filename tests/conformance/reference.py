@@ -12,9 +12,9 @@ each checked against facebookresearch/sam2, sam2_video_predictor.py:
 7. A conditioning frame that propagation passes counts as tracked, so that a further prompt corrects it.
 8. That correction's memory goes into the output that it corrects, not into its own.
 
-EdgeTAM's port (modeling_edgetam_video.py) was made of an earlier one, which encodes each object's memory at once: it
-does not have 1, 5 and 8. Its modules compute what the authors' do (tests/unit/export/test_edgetam.py), but like them
-the perceiver takes one object at a time only.
+EdgeTAM's port (modeling_edgetam_video.py) encodes the memory of each object on its own and does not have 1, 5 and 8.
+Its modules compute what the authors' do (tests/unit/export/test_edgetam.py); the perceiver of both takes only one
+object at a time.
 
 Two rules are not those of today's upstream code. Propagation keeps corrected frames, as in upstream's first release
 (sam2_video_predictor_legacy.py) and as the comments in today's say, which tracks them again and loses the correction. A
@@ -23,6 +23,7 @@ corrected conditioning frame takes the new output, which upstream drops.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,12 +111,17 @@ class UpstreamEdgeTam(_Upstream, EdgeTamVideoModel):
 
 
 def load_reference(checkpoint: Path) -> Any:
-    """Return a checkpoint as the reference, in float32."""
+    """Return a directory of transformers as the reference, in float32.
+
+    SAM 2 is loaded by transformers itself. It cannot load EdgeTAM without timm; test_edgetam.py holds our loading to
+    numbers of the authors' code.
+    """
+    if json.loads((checkpoint / "config.json").read_text())["model_type"] == "sam2_video":
+        return UpstreamModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
     loaded = load_source(checkpoint).model
-    kind = UpstreamEdgeTam if isinstance(loaded, EdgeTamVideoModel) else UpstreamModel
-    model = kind(loaded.config)
+    model = UpstreamEdgeTam(loaded.config)
     model.load_state_dict(loaded.state_dict())
-    return model.eval().requires_grad_(False)
+    return model.eval()
 
 
 @dataclass

@@ -28,7 +28,7 @@ class Scenario:
     tracker: dict[str, Any] = field(default_factory=dict)
 
     def shortened(self) -> Scenario:
-        """Return the same with five frames after the last event."""
+        """Return the same session, which ends five frames after its last event."""
         last = max(*self.events, self.hidden.stop)
         return dataclasses.replace(self, length=min(self.length, last + 5))
 

@@ -15,10 +15,9 @@ from torch.nn import functional
 from transformers import EdgeTamConfig, EdgeTamModel, EdgeTamVideoModel, Sam2Config, Sam2Model
 
 from sam2edge import Bundle, ImagePredictor
-from sam2edge.export.source import load_source
 from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.model.resize import resize
-from tests.conformance.reference import MEAN, STD
+from tests.conformance.reference import MEAN, STD, load_reference
 from tests.conftest import NANO
 from tests.helpers import BALL, BLOCK, HEIGHT, STAR, WIDTH, assert_close, clip_frames
 
@@ -108,7 +107,7 @@ class Pair:
 
 def as_image_model(directory: Path) -> Sam2Model:
     """Return the image side of a video model: the weights that both classes have."""
-    video = load_source(directory).model
+    video = load_reference(directory)
     edge = isinstance(video, EdgeTamVideoModel)
     config = (EdgeTamConfig if edge else Sam2Config)(
         vision_config=video.config.vision_config,

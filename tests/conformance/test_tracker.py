@@ -95,7 +95,7 @@ def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.u
 
 @pytest.mark.parametrize("name", [name for name, one in SCENARIOS.items() if ALL or not one.reverse])
 def test_edgetam(name: str, bedroom: npt.NDArray[np.uint8], edgetam: Bundle, edgetam_reference: Any) -> None:
-    """One of them to its end."""
+    """Only one of them runs to its end unless ALL are asked for."""
     scenario = SCENARIOS[name] if ALL or name == "box" else SCENARIOS[name].shortened()
     results = check(play(scenario, bedroom, edgetam, edgetam_reference))
     assert any(result.masks.any() for result in results)
