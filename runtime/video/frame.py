@@ -179,6 +179,29 @@ class TrackedFrame:
         known = self.objects().row(row) if row < self.count else None
         self.write(row, prompt_object(self._graphs, self.embedding, known, prompt))
 
+    def prompt_earlier(self, embedding: Embedding, age: int, prompt: EncodedPrompt, bank: MemoryBank) -> None:
+        """Prompt a new object, after the last one, on a frame that is `age` frames old, and find it in this one.
+
+        The object remembers the prompted frame, and then this one: the frames between them are not looked at.
+        """
+        run, no = self._graphs.run, np.zeros(1, bool)
+        seen = prompt_object(self._graphs, embedding, None, prompt)
+        masked = {"mask": seen.mask, "object_score": seen.object_score, "binarize": seen.prompted}
+        encoded = run("memory_encoder", {**vars(embedding), **masked}, OUTPUTS["memory_encoder"])["memory"]
+        remembered = {
+            **{"memory": encoded[:, None], "memory_age": np.zeros((1, 1), np.int32)},  # as of a conditioning frame
+            **{"pointers": np.asarray(seen.pointer)[:, None], "pointer_age": np.full((1, 1), age, np.int32)},
+        }
+        values = {**vars(self.embedding), **unprompted(self._graphs.model, 1), **remembered}
+        values = find_objects(lambda graph, inputs: run(graph, inputs, OUTPUTS[graph]), values)
+        outputs = {name: values[name] for name in (*OUTPUTS["memory_attention"], *OUTPUTS["mask_decoder"])}
+        memory = self._graphs.zeros("memory_encoder", "memory", 1)
+        pointer = self._graphs.zeros("mask_decoder", "pointer", 1)
+        self._graphs.upload((encoded, memory), (seen.pointer, pointer))
+        bank.write(self.count, 0, memory[0], pointer[0], conditioning=True)
+        self.write(self.count, ObjectStates(first=no, prompted=no, **outputs))
+        self.times[-1] = age
+
     def snapshot(self, row: int) -> tuple[ObjectStates, int]:
         """Return copies of what `write` overwrites in a row: `write(row, *snapshot(row))` restores it."""
         self._outdated = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,14 @@ from sam2edge.runtime.model.staging import Staging
 from sam2edge.runtime.video.frame import MemoryRules, ObjectStates, TrackedFrame
 from sam2edge.runtime.video.memory_bank import MemoryBank
 from sam2edge.types import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """A frame that was given to a tracker since its last reset: its number, and what `encode` made of it."""
+
+    frame_index: int
+    embedding: Embedding
 
 
 class VideoTracker(Closeable):
@@ -146,6 +155,7 @@ class VideoTracker(Closeable):
         labels: npt.ArrayLike | None = None,
         box: npt.ArrayLike | None = None,
         mask: npt.NDArray[Any] | None = None,
+        earlier: Earlier | None = None,
     ) -> FrameResult:
         """Mark an object on the frame last given, and return the refined result of that frame.
 
@@ -159,6 +169,9 @@ class VideoTracker(Closeable):
             labels: [P], 1 on the object (the default) or 0 on the background.
             box: x0, y0, x1, y1 in pixels.
             mask: [H,W] or [1,H,W], bool or of 0 and one other number; taken as the truth.
+            earlier: the frame that the prompt is about, if it is not the one last given. Only a new object can be
+                prompted there. It is found in the frame last given by its memory of the earlier one, which costs no
+                run of the image encoder; the frames between the two are not looked at.
         """
         self._graphs.check_open()
         object_id = check_object_id(object_id)
@@ -167,6 +180,8 @@ class VideoTracker(Closeable):
         if object_id not in self._ids and len(self._ids) == self._max_objects:
             raise ObjectIdError(f"{self._max_objects} objects are tracked already; remove() one or {self._limit_hint}")
         prompt = Prompt(points, labels, box, mask).encode(self._size, self._graphs.model)
+        if earlier:
+            self._check_earlier(earlier, object_id)
         if object_id not in self._ids:
             check_new(object_id, prompt)
         if self._unseen is not None:
@@ -175,6 +190,11 @@ class VideoTracker(Closeable):
         if now is None:
             raise PromptError("on_lost called reset() and so took the frame away; call track(frame), then prompt on it")
         is_known = object_id in self._ids
+        if earlier and earlier.frame_index < self._index:
+            now.prompt_earlier(earlier.embedding, self._index - earlier.frame_index, prompt, self._bank)
+            self._before_prompts[object_id] = None
+            self._ids.append(object_id)
+            return self._result(now)
         row = self._ids.index(object_id) if is_known else len(self._ids)
         snapshot = now.snapshot(row) if is_known and object_id not in self._before_prompts else None
         now.prompt(row, prompt)
@@ -182,6 +202,14 @@ class VideoTracker(Closeable):
         if not is_known:
             self._ids.append(object_id)
         return self._result(now)
+
+    def _check_earlier(self, earlier: Earlier, object_id: int) -> None:
+        number, now = earlier.frame_index, self._index
+        self._graphs.check_embedding(earlier.embedding, self._size)
+        if not 0 <= number <= now:
+            raise PromptError(f"frame {number} is not an earlier one: the frame last given is {now}")
+        if number < now and object_id in self._ids:
+            raise PromptError(f"object {object_id} is tracked already: prompt it on frame {now}, or remove() it first")
 
     @in_turn
     def clear_prompts(self, object_id: int) -> FrameResult:

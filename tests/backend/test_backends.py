@@ -11,6 +11,7 @@ from sam2edge.engines.build import build
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
+from sam2edge.runtime.video.tracker import Earlier
 from tests.fake_gpu import install_onnxruntime
 from tests.gpu.small import SMALL
 from tests.helpers import BALL, BLOCK, assert_close, clip_frames, graph_inputs
@@ -47,7 +48,10 @@ def test_tracks_like_onnx_on_the_cpu(backend: Backend, nano: Bundle, relative: f
             tracker.track(frames[0])
             tracker.prompt(1, box=[30, 40, 110, 120])
             tracker.prompt(2, points=[[200, 120]])
-            return [tracker.track(frame).logits for frame in frames[1:]]
+            early = Earlier(1, tracker.encode(frames[1]))
+            found = [tracker.track(frame).logits for frame in frames[1:6]]
+            tracker.prompt(3, box=[200, 20, 300, 110], earlier=early)
+            return [*found, *(tracker.track(frame).logits for frame in frames[6:])]
 
     assert_close(logits(backend), logits("onnx"), relative)
 

@@ -14,7 +14,20 @@ import pytest
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.bundle import GRAPHS
 from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError
-from tests.helpers import BALL, BLOCK, HEIGHT, STAR, WIDTH, Frames, assert_close, assert_same, clip_frames, play
+from sam2edge.runtime.video.tracker import Earlier
+from tests.helpers import (
+    BALL,
+    BLOCK,
+    HEIGHT,
+    STAR,
+    WIDTH,
+    Frames,
+    assert_close,
+    assert_same,
+    clip_frames,
+    play,
+    true_masks,
+)
 
 MASK = np.zeros((HEIGHT, WIDTH), bool)
 MASK[50:120, 100:170] = True
@@ -199,6 +212,44 @@ def test_nothing_to_take_back(nano: Bundle, clip: Frames) -> None:
             tracker.track(frame)
             with pytest.raises(PromptError, match="object 1 was not prompted on this frame"):
                 tracker.clear_prompts(1)
+
+
+def test_a_prompt_on_the_frame_before(tracker: VideoTracker, clip: Frames) -> None:
+    """What the prompt finds is what it would have found in time, on that frame and on all that follow."""
+    in_time = list(play(tracker, clip[:5], {0: [(1, {"box": BALL}), (2, {"box": BLOCK})]}))[3:]
+    tracker.reset()
+    before = Earlier(0, tracker.encode(clip[0]))
+    late = list(play(tracker, clip[:5], {0: [(1, {"box": BALL})], 1: [(2, {"box": BLOCK, "earlier": before})]}))[3:]
+    assert_close(late, in_time, 1e-5)  # the objects were found one by one, which changes the order of sums
+
+
+def test_a_prompt_on_an_earlier_frame(tracker: VideoTracker, clip: Frames) -> None:
+    """Nothing was followed yet, so that only this frame and the earlier one were ever encoded."""
+    earlier = Earlier(1, tracker.encode(clip[1]))
+    for frame in clip[:10]:
+        tracker.track(frame)
+    tracker.prompt(5, points=[(100, 60)], earlier=earlier)
+    result = tracker.prompt(6, box=BLOCK, earlier=earlier)
+    assert result.frame_index == 9
+    truth = true_masks(2)[9]
+    assert (result.masks[1] & truth).sum() / (result.masks[1] | truth).sum() > 0.85
+    assert tracker.clear_prompts(6).object_ids == (5,)
+    assert tracker.track(clip[10]).object_ids == (5,)
+
+
+def test_earlier_frames_that_cannot_be_prompted(tracker: VideoTracker, clip: Frames) -> None:
+    embedding = tracker.encode(clip[0])
+    list(play(tracker, clip[:3], {0: [(1, {"box": BALL})]}))
+    before = tracker.track(clip[3])
+    for number in (-1, 4):
+        with pytest.raises(PromptError, match=f"frame {number} is not an earlier one: the frame last given is 3"):
+            tracker.prompt(2, box=BLOCK, earlier=Earlier(number, embedding))
+    with pytest.raises(PromptError, match=r"object 1 is tracked already: .* remove\(\) it first"):
+        tracker.prompt(1, box=BALL, earlier=Earlier(0, embedding))
+    with pytest.raises(FrameError, match="an embedding must be what encode"):
+        tracker.prompt(2, box=BLOCK, earlier=Earlier(0, clip[0]))  # type: ignore[arg-type]
+    assert tracker.object_ids == before.object_ids
+    assert tracker.prompt(2, box=BLOCK, earlier=Earlier(3, embedding)).object_ids == (1, 2)
 
 
 def test_reset(tracker: VideoTracker, clip: Frames, undisturbed: list[FrameResult]) -> None:
