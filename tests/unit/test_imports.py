@@ -12,8 +12,8 @@ PACKAGE = REPO / "src" / "sam2edge"
 # A room may import itself and those before it; the rooms of the first rank may import each other.
 ORDER = (
     "bundle checks closeable errors files types __version__ < runtime < runtime.backends < runtime.model < "
-    "runtime.media < runtime.video runtime.image < engines export < calibration.measure < calibration.int8 < "
-    "calibration < bench ui < commands < cli"
+    "runtime.media < runtime.words < runtime.video runtime.image < engines export < calibration.measure < "
+    "calibration.int8 < calibration < bench ui < commands < cli"
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER.split(" < ")) for room in rooms.split()}
 OPTIONAL = ("cv2", "onnx", "onnxruntime", "pycuda", "tensorrt", "torch", "transformers")
