@@ -23,17 +23,17 @@ _CACHED_COLORS = 256
 
 
 def draw(frame: npt.NDArray[np.uint8], result: FrameResult) -> npt.NDArray[np.uint8]:
-    """Return a copy of `frame` (RGB uint8 [H,W,3]) with each of the result's masks as a tint, a contour and its id."""
-    return draw_masks(frame, result.object_ids, result.masks)
+    """Return a copy of `frame` (RGB uint8 [H,W,3]) with each mask as a tint, a contour, and its word and id."""
+    return draw_masks(frame, result.object_ids, result.masks, result.words)
 
 
 def draw_masks(
-    image: npt.NDArray[np.uint8], object_ids: Sequence[int], masks: Iterable[Bools]
+    image: npt.NDArray[np.uint8], object_ids: Sequence[int], masks: Iterable[Bools], words: Sequence[str] = ()
 ) -> npt.NDArray[np.uint8]:
-    """Return a copy of `image` (RGB uint8 [H,W,3]) with masks (bool [H,W] each) and their ids on it."""
+    """Return a copy of `image` (RGB uint8 [H,W,3]) with masks (bool [H,W] each), their words and ids on it."""
     picture: npt.NDArray[np.uint8] = image.copy()
-    for object_id, mask in zip(object_ids, masks, strict=True):
-        _draw_object(picture, object_id, mask.view(np.uint8))
+    for object_id, mask, word in zip(object_ids, masks, words or [""] * len(object_ids), strict=True):
+        _draw_object(picture, object_id, mask.view(np.uint8), f"{word} {object_id}".lstrip())
     return picture
 
 
@@ -68,7 +68,7 @@ def color(object_id: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _draw_object(picture: npt.NDArray[np.uint8], object_id: int, mask: npt.NDArray[np.uint8]) -> None:
+def _draw_object(picture: npt.NDArray[np.uint8], object_id: int, mask: npt.NDArray[np.uint8], label: str) -> None:
     x, y, width, height = cv2.boundingRect(mask)
     if width == 0:
         return
@@ -77,7 +77,7 @@ def _draw_object(picture: npt.NDArray[np.uint8], object_id: int, mask: npt.NDArr
     cv2.copyTo(cv2.LUT(picture[part], _tint(object_id)), inside, picture[part])
     _draw_contour(picture, inside, (x, y), color(object_id))
     top = x + int(inside[0].argmax())
-    _draw_label(picture, str(object_id), (top, y), color(object_id))
+    _draw_label(picture, label, (top, y), color(object_id))
 
 
 @lru_cache(maxsize=_CACHED_COLORS)

@@ -212,8 +212,8 @@ class JsonSink(Sink):
     A line holds `frame_index`, `time` (of the frame, in seconds since the source's start), `size` [height, width] and
     `objects`; each of these has `id`, `segmentation` (COCO's compressed RLE: `size`, `counts`), `bbox` (COCO's [x, y,
     width, height] in pixels, zeros for an empty mask), `iou`, `object_score`, `stability`, `visible` and `state`
-    ("visible", "occluded" or "lost"). `time` is null where it is unknown, `iou` and `object_score` where they are not
-    finite, as from a graph that overflows in FP16.
+    ("visible", "occluded" or "lost"), and `word` if a Follower made the result. `time` is null where it is unknown,
+    `iou` and `object_score` where they are not finite, as from a graph that overflows in FP16.
 
     Args:
         path: The file; missing directories are made.
@@ -385,6 +385,7 @@ def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
         "stability": round(float(result.stability[i]), 6),
         "visible": bool(result.visible[i]),
         "state": result.states[i],
+        **({"word": result.words[i]} if result.words else {}),
     }
 
 

@@ -29,6 +29,7 @@ class FrameResult:
         frame_size: (H,W).
         lost: ids of objects that have been in doubt for `lost_after` frames and need a new prompt.
         time: when the frame was shown or taken, in seconds since its source's start; None if nobody said so.
+        words: the word that found each object, "" for one that was prompted otherwise; empty without a Follower.
     """
 
     frame_index: int
@@ -39,6 +40,7 @@ class FrameResult:
     frame_size: tuple[int, int]
     lost: tuple[int, ...] = ()
     time: float | None = None
+    words: tuple[str, ...] = ()
 
     @staticmethod
     def empty(
@@ -52,8 +54,9 @@ class FrameResult:
         """Return the result without one of its objects."""
         kept = [n for n, other in enumerate(self.object_ids) if other != object_id]
         arrays = {name: getattr(self, name)[kept] for name in ("logits", "ious", "object_scores")}
-        ids = tuple(self.object_ids[n] for n in kept)
-        return replace(self, object_ids=ids, lost=tuple(other for other in self.lost if other != object_id), **arrays)
+        ids, words = tuple(self.object_ids[n] for n in kept), tuple(self.words[n] for n in kept if self.words)
+        lost = tuple(other for other in self.lost if other != object_id)
+        return replace(self, object_ids=ids, words=words, lost=lost, **arrays)
 
     @cached_property
     def visible(self) -> npt.NDArray[np.bool_]:

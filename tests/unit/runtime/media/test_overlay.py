@@ -1,5 +1,6 @@
 """Overlays: what is coloured, what is left alone, and which colour."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -74,6 +75,13 @@ def test_labels_tell_ids_apart():
     # Any two ids give different plates, also when the colour is put aside.
     plates = [(drawn_on(BLACK, {i: mask})[:49] == overlay.color(i)).all(axis=2) for i in (1, 2, 12)]
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(plates, 2))
+
+
+def test_label_has_the_word():
+    result = result_of({1: box(20, 50, 40, 90), 2: box(90, 50, 110, 90)}, size=SHAPE)
+    drawn = overlay.draw(BLACK, dataclasses.replace(result, words=("cup", "")))
+    widths = [(drawn[:49] == overlay.color(i)).all(axis=2).any(axis=0).sum() for i in (1, 2)]
+    assert widths[0] > 2.5 * widths[1]
 
 
 @pytest.mark.parametrize("mask", [box(0, 0, 8, 8), box(152, 0, 160, 8), box(0, 112, 8, 120), box(159, 119, 160, 120)])

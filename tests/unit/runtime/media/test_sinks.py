@@ -351,6 +351,16 @@ def test_json_has_null_for_numbers_that_are_not_finite(tmp_path):
     assert (second["iou"], second["object_score"], second["visible"]) == (0.75, None, True)
 
 
+def test_json_has_the_words(tmp_path):
+    result = result_of({1: box_mask(10, 5, 30, 45), 2: box_mask(10, 5, 30, 45)})
+    with JsonSink(tmp_path / "tracks.json") as sink:
+        sink.write(grey(0), dataclasses.replace(result, words=("tasse à café", "")))
+    assert [tracked["word"] for tracked in json.loads((tmp_path / "tracks.json").read_text())["objects"]] == [
+        "tasse à café",
+        "",
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_coco_tools_read_the_json(tmp_path):
     mask = np.random.default_rng(5).random((HEIGHT, WIDTH)) < 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_a_visible_object_has_a_pixel(frame_size: tuple[int, int]) -> None:
     assert result.visible.tolist() == result.masks.any(axis=(1, 2)).tolist()
     assert (result.visible[0], result.visible[5]) == (False, True)
     assert result.states[0] == "occluded"
+
+
+@pytest.mark.parametrize(("words", "kept"), [((), ()), (("cup", "", "mug"), ("cup", "mug"))])
+def test_without_an_object(words: tuple[str, ...], kept: tuple[str, ...]) -> None:
+    logits = np.arange(3, dtype=np.float32).reshape(3, 1, 1) * np.ones((3, 8, 8), np.float32)
+    result = replace(result_of(logits, [1, 2, 3], (10, 12)), words=words, lost=(1, 2))
+    rest = result.without(1)
+    assert (rest.object_ids, rest.words, rest.lost, rest.object_scores.tolist()) == ((0, 2), kept, (2,), [1, 3])
+    assert rest.logits[:, 0, 0].tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
