@@ -1,4 +1,4 @@
-"""The bundle: one directory with four graphs and the manifest.json that describes them."""
+"""The bundle: one directory with four graphs and the manifest.json that describes them; perhaps a word detector."""
 
 from sam2edge.bundle.contract import (
     GRAPHS as GRAPHS,
@@ -9,16 +9,13 @@ from sam2edge.bundle.contract import (
 )
 from sam2edge.bundle.manifest import (
     FORMAT as FORMAT,
-    MANIFEST as MANIFEST,
     RECIPE as RECIPE,
     Bundle as Bundle,
     Calibration as Calibration,
-    Graph as Graph,
     Manifest as Manifest,
-    Parity as Parity,
-    Source as Source,
     check_output as check_output,
     read_manifest as read_manifest,
     replacing as replacing,
     write_manifest as write_manifest,
 )
+from sam2edge.bundle.records import MANIFEST as MANIFEST, Graph as Graph, Parity as Parity, Source as Source

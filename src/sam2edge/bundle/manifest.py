@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
+import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from sam2edge.bundle.contract import GRAPHS, Model, TensorSpec, contract, memory_pools
+from sam2edge.bundle.contract import GRAPHS, Model, contract, memory_pools
+from sam2edge.bundle.records import (
+    MANIFEST,
+    MISSTATED,
+    Graph,
+    Listed,
+    Source,
+    graphs_from,
+    misstated,
+    read_json,
+    typed,
+    verify_contract,
+    verify_hashes,
+    verify_listing,
+    write_json,
+)
+from sam2edge.bundle.words import (
+    DETECTOR,
+    EXPORT_WORDS,
+    WORDS,
+    WordsBundle,
+    check_words_replaceable,
+    read_words_manifest,
+)
 from sam2edge.errors import BundleError, CorruptFileError, ForeignFileError, InputError, MissingFileError, SchemaError
-from sam2edge.files import PathKind, check_output_directory, path_kind, replacing_directory, sha256, user_path
+from sam2edge.files import PathKind, check_output_directory, path_kind, replacing_directory, user_path
 
 FORMAT = "sam2edge-bundle"
 SCHEMA = 1
-MANIFEST = "manifest.json"
 RECIPE = "recipe.json"
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Largest difference from PyTorch: absolute, and relative to PyTorch's largest magnitude."""
-
-    max_error: float
-    relative_error: float
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One file of the bundle."""
-
-    file: str
-    sha256: str
-    bytes: int
-    precision: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    parity: dict[str, Parity]
+_AGAIN = "export the bundle again"
 
 
 @dataclass(frozen=True)
@@ -62,27 +61,7 @@ class Calibration:
     frames: int
     clips: dict[str, str]
     source: dict[str, str]
-    iou: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the weights came from: "SAM" of version "2.1" and size "tiny", or another family of models.
-
-    `variant` is what `sam2edge export --variant` takes, "" for families without variants.
-    """
-
-    name: str
-    sha256: str
-    version: str
-    size: str
-    family: str = "SAM"
-    variant: str = ""
-
-    @property
-    def title(self) -> str:
-        """What the model is called: SAM 2.1 tiny."""
-        return " ".join(filter(None, (self.family, self.version, self.size)))
+    iou: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +75,7 @@ class Manifest:
     calibration: Calibration | None = None
 
     @property
-    def files(self) -> tuple[Graph | Calibration, ...]:
+    def files(self) -> tuple[Listed, ...]:
         """The files of the bundle beside the manifest."""
         return (*self.graphs.values(), *((self.calibration,) if self.calibration else ()))
 
@@ -113,13 +92,30 @@ class Bundle:
         """The numbers of the model."""
         return self.manifest.model
 
+    @functools.cached_property
+    def words(self) -> WordsBundle | None:
+        """The word detector of the bundle, opened and verified when it is first asked for; None without one."""
+        directory = self.path / WORDS
+        return WordsBundle.open(directory) if directory.is_dir() else None
+
+    def graph(self, name: str) -> Graph:
+        """Return what the manifest says about one of the four graphs, or about the word detector's "detector"."""
+        return self._words().manifest.graphs[name] if name == DETECTOR else self.manifest.graphs[name]
+
     def graph_path(self, name: str) -> Path:
-        """Return the path of a graph's file."""
-        return self.path / self.manifest.graphs[name].file
+        """Return the path of a graph's file; BundleError for "detector" if the bundle has no word detector."""
+        return self._words().graph_path(name) if name == DETECTOR else self.path / self.manifest.graphs[name].file
+
+    def _words(self) -> WordsBundle:
+        if self.words is None:
+            raise BundleError(f"{self.path}: has no word detector; add one with `{EXPORT_WORDS}`")
+        return self.words
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> Bundle:
         """Read and verify a bundle: its manifest, the graph contract, and the size and sha256 of every file.
+
+        Those of a word detector, which is large and not always used, are hashed by `words`.
 
         Raises:
             MissingFileError: The directory, its manifest or a listed file does not exist.
@@ -129,8 +125,11 @@ class Bundle:
         """
         directory = user_path(path)
         manifest = read_manifest(directory)
-        _verify_contract(directory, manifest)
-        _verify_files(directory, manifest)
+        verify_contract(directory, manifest.graphs, contract(manifest.model), _AGAIN)
+        verify_listing(directory, manifest.files, _AGAIN, also=(WORDS,))
+        verify_hashes(directory, manifest.files, _AGAIN)
+        if (words := directory / WORDS).exists():
+            read_words_manifest(words)
         return Bundle(directory, manifest)
 
 
@@ -152,21 +151,11 @@ def read_manifest(directory: Path) -> Manifest:
         )
     if not file.is_file():
         raise MissingFileError(f"{file}: missing, so {directory} is not a bundle; export it again")
-    try:
-        data = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{file}: not JSON ({error}); export the bundle again") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ForeignFileError(f"{file}: not a manifest of sam2edge (its format is not {FORMAT!r})")
-    schema = data.get("schema")
-    if schema != SCHEMA:
-        raise SchemaError(
-            f"{file}: schema {schema!r}, but this sam2edge reads schema {SCHEMA}; update sam2edge or export again"
-        )
+    data = read_json(file, FORMAT, SCHEMA, _AGAIN)
     try:
         return _manifest_from(data)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise SchemaError(f"{file}: a field is missing or misstated ({error!r}); export the bundle again") from error
+    except MISSTATED as error:
+        raise misstated(file, error, _AGAIN) from error
 
 
 def _manifest_from(data: dict[str, Any]) -> Manifest:
@@ -178,77 +167,21 @@ def _manifest_from(data: dict[str, Any]) -> Manifest:
     model["no_memory_embedding"] = tuple(map(float, model["no_memory_embedding"]))
     if len(model["no_memory_embedding"]) != model["hidden_dim"]:
         raise ValueError("no_memory_embedding must have hidden_dim numbers")
-    numbers = _typed(Model, model)
+    numbers = typed(Model, model)
     if min(numbers.memory_frames, numbers.max_pointers) < 1:
         raise ValueError("memory_frames and max_pointers must be 1 or more")
     if numbers.memory_latents < 0 or (numbers.memory_latents and numbers.memory_pool > 1):
         raise ValueError("memory_latents must not be negative, and 0 with a memory_pool")
     if numbers.memory_pool not in (pools := memory_pools(numbers.image_size)):
         raise ValueError(f"memory_pool must be one of {pools} but is {numbers.memory_pool}")
-    graphs = {}
-    for name in GRAPHS:
-        graph = dict(data["graphs"][name])
-        for side in ("inputs", "outputs"):
-            graph[side] = tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in graph[side])
-        graph["parity"] = {output: _typed(Parity, errors) for output, errors in graph["parity"].items()}
-        graphs[name] = _typed(Graph, graph)
-    calibration = _typed(Calibration, data["calibration"]) if data.get("calibration") else None
-    return Manifest(_typed(Source, data["source"]), numbers, graphs, str(data["parity_frames"]), calibration)
-
-
-def _typed(kind: type[T], values: dict[str, Any]) -> T:
-    """Return a dataclass of these values; TypeError if a number, flag, text or table is of another type."""
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.name in values and not _fits(str(field.type), values[field.name]):
-            raise TypeError(f"{field.name} must be {field.type} but is {values[field.name]!r}")
-    return kind(**values)
-
-
-def _fits(kind: str, value: Any) -> bool:
-    if kind.startswith("dict[str, "):
-        values = kind.removeprefix("dict[str, ").removesuffix("]")
-        return isinstance(value, dict) and all(_fits(values, item) for item in value.values())
-    if kind == "float":
-        return type(value) in (int, float)
-    return kind not in ("int", "bool", "str") or type(value).__name__ == kind
-
-
-def _verify_contract(directory: Path, manifest: Manifest) -> None:
-    for name, (inputs, outputs) in contract(manifest.model).items():
-        graph = manifest.graphs[name]
-        for side, actual, expected in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
-            if actual != expected:
-                raise SchemaError(
-                    f"{directory / MANIFEST}: {side} of {name} are {'; '.join(map(str, actual))} but the contract "
-                    f"says {'; '.join(map(str, expected))}; export the bundle again"
-                )
-
-
-def _verify_files(directory: Path, manifest: Manifest) -> None:
-    listed = {entry.file for entry in manifest.files}
-    for name in sorted(listed):
-        if Path(name).name != name:
-            raise ForeignFileError(f"{directory / MANIFEST}: lists {name!r}, which lies outside the bundle")
-    for file in sorted(directory.iterdir()):
-        if file.name not in listed and file.name != MANIFEST and not file.name.startswith("."):
-            raise ForeignFileError(f"{file}: not listed in {MANIFEST}; move it out of the bundle")
-    for entry in manifest.files:
-        path = directory / entry.file
-        if not path.is_file():
-            raise MissingFileError(f"{path}: listed in {MANIFEST} but missing; export the bundle again")
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise CorruptFileError(f"{path}: {size} bytes, but {MANIFEST} says {entry.bytes}; export the bundle again")
-        if sha256(path) != entry.sha256:
-            raise CorruptFileError(f"{path}: its sha256 is not the one in {MANIFEST}; export the bundle again")
+    graphs = graphs_from(data["graphs"], GRAPHS)
+    calibration = typed(Calibration, data["calibration"]) if data.get("calibration") else None
+    return Manifest(typed(Source, data["source"]), numbers, graphs, str(data["parity_frames"]), calibration)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json into a bundle directory."""
-    data = {"format": FORMAT, "schema": SCHEMA, **dataclasses.asdict(manifest)}
-    if not manifest.calibration:
-        del data["calibration"]
-    (directory / MANIFEST).write_text(json.dumps(data, indent=2) + "\n")
+    write_json(directory, FORMAT, SCHEMA, manifest)
 
 
 def check_output(out: Path, check: Callable[[Path], None] | None = None) -> None:
@@ -272,6 +205,11 @@ def _check_replaceable(out: Path) -> None:
     parts = {MANIFEST, *(f"{name}.onnx" for name in GRAPHS)}
     if (out / MANIFEST).exists():
         parts.add(RECIPE)  # without a manifest beside it, a recipe is the user's own
+        if (out / WORDS).exists():
+            check_words_replaceable(out / WORDS)
+            parts.add(WORDS)
+            # what a killed export of words left
+            parts.update(entry.name for entry in out.iterdir() if entry.name.startswith(f".{WORDS}."))
     foreign = sorted({entry.name for entry in out.iterdir()} - parts) if out.is_dir() else [out.name]
     if foreign:
         raise BundleError(
