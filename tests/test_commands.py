@@ -65,7 +65,7 @@ def first_frame() -> np.ndarray:
 
 
 @pytest.fixture
-def folder(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(nano: Bundle, quick_collection: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that looks like the repository, with the bundles and photographs that pages assume."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

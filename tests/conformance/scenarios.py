@@ -5,7 +5,6 @@ Prompts are in fractions of the frame, so that one script fits every clip.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +25,6 @@ class Scenario:
     hidden: range = range(0)
     """Frames on which nothing of the scene is to be seen."""
     tracker: dict[str, Any] = field(default_factory=dict)
-
-    def shortened(self) -> Scenario:
-        """Return the same session, which ends five frames after its last event."""
-        last = max(*self.events, self.hidden.stop)
-        return dataclasses.replace(self, length=min(self.length, last + 5))
 
     def frames(self, clip: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return the clip as this session sees it."""

@@ -210,10 +210,7 @@ def test_nano(
     assert any(play(SESSIONS[name], bedroom[:FRAMES], nano, nano_model, corrections))
 
 
-SOME = ("middle, forward and backward", "conditioning frame corrected")
-
-
-@pytest.mark.parametrize("name", SESSIONS if ALL else SOME)
+@pytest.mark.parametrize("name", SESSIONS if ALL else ["conditioning frame corrected"])
 def test_edgetam(name: str, bedroom: npt.NDArray[np.uint8], edgetam: Bundle, edgetam_reference: Any) -> None:
     assert any(play(SESSIONS[name], bedroom[:FRAMES], edgetam, edgetam_reference))
 

@@ -55,7 +55,7 @@ def built(nano, nano_int8, tmp_path_factory):
 
 
 @pytest.fixture
-def fake(monkeypatch):
+def fake(monkeypatch, quick_collection):
     made = install(monkeypatch, "10.3.0")
     yield made
     gc.collect()

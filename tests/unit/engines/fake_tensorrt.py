@@ -7,10 +7,10 @@ on ONNX Runtime and a stand-in for a GPU (`fake.gpu`), when its stream is waited
 
 from __future__ import annotations
 
-import base64
 import enum
 import functools
 import json
+import pickle
 import sys
 import warnings
 import weakref
@@ -184,7 +184,7 @@ class Builder:
             config._cache._entries.add(network.name)
         else:
             self._log_engine(built)
-        return json.dumps(built).encode()
+        return pickle.dumps(built)
 
     def _log_engine(self, built):
         """Log what the engine is made of, in the format of the real one."""
@@ -281,7 +281,7 @@ class INetworkDefinition:
             "shared": not fake.__version__.startswith("8") or config._preview.get("PROFILE_SHARING_0806", False),
             "sources": config._sources,
             "cache": sorted(config._loaded),
-            "model": base64.b64encode(self._model.SerializeToString()).decode(),
+            "model": self._model.SerializeToString(),
         }
 
 
@@ -448,7 +448,7 @@ class Runtime:
         except BackendError:
             self._logger.log(ILogger.INTERNAL_ERROR, "CUDA driver version is insufficient for CUDA runtime version")
             return fake.EngineValidity.INVALID, 0
-        built = json.loads(content)["capabilities"]
+        built = pickle.loads(content)["capabilities"]
         wrong = fake.EngineInvalidityDiagnostics(0)
         if f"SM{gpu.compute_capability.replace('.', '')}" not in built:
             wrong |= fake.EngineInvalidityDiagnostics.UNSUPPORTED_CC
@@ -462,15 +462,15 @@ class Runtime:
         if self._fake.faults.deserialize_error:
             self._logger.log(ILogger.ERROR, self._fake.faults.deserialize_error)
             return None
-        return self._fake.make(ICudaEngine, json.loads(content), self._logger)
+        return self._fake.make(ICudaEngine, pickle.loads(content), self._logger)
 
 
 @functools.lru_cache(maxsize=16)
 def _session(model):
-    """Open the graph of an engine, in base64; the engines of many tests are alike."""
+    """Open the graph of an engine; the engines of many tests are alike."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    graph = onnx.load_model_from_string(base64.b64decode(model))
+    graph = onnx.load_model_from_string(model)
     if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in graph.graph.initializer):
         graph = with_rounding(graph)  # ONNX Runtime has no BF16 on the CPU
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -25,7 +25,7 @@ PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=2, prompt
 
 
 @pytest.fixture
-def fake(monkeypatch):
+def fake(monkeypatch, quick_collection):
     made = install(monkeypatch, RTX)
     yield made
     gc.collect()

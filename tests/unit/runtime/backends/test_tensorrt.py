@@ -52,7 +52,7 @@ def built(nano, tmp_path_factory):
 
 
 @pytest.fixture
-def fake(monkeypatch):
+def fake(monkeypatch, quick_collection):
     made = install(monkeypatch, "10.3.0")
     yield made
     gc.collect()
