@@ -7,13 +7,13 @@ from typing import Any
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle, Graph, Manifest, Model, contract, memory_pools
-from sam2edge.errors import InputError, ParityError
+from sam2edge.errors import InputError
 from sam2edge.export.image_encoder import image_encoder
 from sam2edge.export.mask_decoder import MaskDecoder
 from sam2edge.export.memory_attention import MemoryAttention
 from sam2edge.export.memory_encoder import MemoryEncoder
 from sam2edge.export.onnx_file import write_onnx
-from sam2edge.export.parity import LIMIT, compare, parity_frames
+from sam2edge.export.parity import LIMIT, check_parity, compare, parity_frames
 from sam2edge.export.reference import reference_of
 from sam2edge.export.source import Source, load_source
 from sam2edge.export.source.efficienttam import pooled_keys
@@ -82,7 +82,7 @@ def export(
             file = directory / f"{name}.onnx"
             graphs[name] = Graph(file.name, sha256(file), file.stat().st_size, "fp32", *specs[name], parity)
             progress(f"compared {name} with PyTorch", 0.5 + 0.12 * len(graphs))
-        _check_parity(graphs)
+        check_parity(graphs, LIMIT)
         origin = bundles.Source(loaded.name, loaded.sha256, loaded.version, loaded.size, loaded.family, loaded.variant)
         manifest = Manifest(origin, model, {name: graphs[name] for name in bundles.GRAPHS}, frames_name)
         bundles.write_manifest(directory, manifest)
@@ -126,17 +126,3 @@ def _latents(model: Any) -> int:
     """Return the tokens of one memory where they are not windows of the grid, or 0."""
     perceiver = getattr(model, "spatial_perceiver", None)
     return 0 if perceiver is None else int(perceiver.num_latents_1d + perceiver.num_latents_2d)
-
-
-def _check_parity(graphs: dict[str, Graph]) -> None:
-    differences = [
-        f"{name}.{output} by {error.relative_error:.1e}"
-        for name, graph in graphs.items()
-        for output, error in graph.parity.items()
-        if not error.relative_error <= LIMIT
-    ]
-    if differences:
-        raise ParityError(
-            f"differs from PyTorch by more than {LIMIT:g} relative: {', '.join(differences)}. No bundle was written. "
-            "Try another version of torch or onnxruntime, or report it with the checkpoint's name"
-        )

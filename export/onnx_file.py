@@ -16,7 +16,7 @@ from sam2edge.errors import ExportError
 OPSET = 17
 """The first with LayerNormalization, and TensorRT 8.6 reads it. Opset 23's Attention breaks several TensorRT builds."""
 
-_EXAMPLE = {"B": 1, "N": 2, "T": 2, "K": 3, "P": 2}
+_EXAMPLE = {"B": 1, "N": 2, "T": 2, "K": 3, "P": 2, "Q": 2}
 
 
 def write_onnx(module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], file: Path) -> None:

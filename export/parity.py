@@ -7,7 +7,7 @@ outputs of the graph before it, so that errors do not add up.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from sam2edge.bundle import Parity
-from sam2edge.errors import MediaError
+from sam2edge.bundle import Graph, Parity
+from sam2edge.errors import MediaError, ParityError
 from sam2edge.export.reference import Arrays, Reference
 from sam2edge.files import IMAGE_SUFFIXES, user_path
 from sam2edge.runtime.media.image_files import read_image
@@ -26,7 +26,7 @@ from sam2edge.runtime.model.resize import resize
 from sam2edge.types import Floats, Frame
 
 LIMIT = 1e-3
-"""Largest relative error of an output with which a graph may leave the exporter."""
+"""Largest relative error of an output with which one of the four graphs may leave the exporter."""
 
 
 def parity_frames(path: str | os.PathLike[str] | None, size: int) -> tuple[Frame, str]:
@@ -121,8 +121,28 @@ def scenario(reference: Reference, frames: Frame) -> Iterator[tuple[str, Arrays,
 def compare(reference: Reference, frames: Frame, directory: Path) -> Iterator[tuple[str, dict[str, Parity]]]:
     """Yield the name of every graph and, for the file in `directory`, the error of each of its outputs."""
     for graph, inputs, expected in scenario(reference, frames):
-        outputs = _run(directory / f"{graph}.onnx", inputs)
-        yield graph, {name: _difference(outputs[name], expected[name].numpy()) for name in expected}
+        yield graph, compare_graph(directory / f"{graph}.onnx", inputs, expected)
+
+
+def compare_graph(file: Path, inputs: Arrays, expected: Arrays) -> dict[str, Parity]:
+    """Run a graph and return the error of each of its outputs."""
+    outputs = _run(file, inputs)
+    return {name: _difference(outputs[name], expected[name].numpy()) for name in expected}
+
+
+def check_parity(graphs: Mapping[str, Graph], limit: float) -> None:
+    """Raise ParityError if a graph's relative error is above a limit."""
+    differences = [
+        f"{name}.{output} by {error.relative_error:.1e}"
+        for name, graph in graphs.items()
+        for output, error in graph.parity.items()
+        if not error.relative_error <= limit
+    ]
+    if differences:
+        raise ParityError(
+            f"differs from PyTorch by more than {limit:g} relative: {', '.join(differences)}. No bundle was written. "
+            "Try another version of torch or onnxruntime, or report it with the checkpoint's name"
+        )
 
 
 def _run(file: Path, inputs: Arrays) -> dict[str, Floats]:

@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -230,6 +231,35 @@ def efficienttam(made_once: MadeOnce, efficienttam_1: Bundle, tmp_path_factory: 
         write_variant(efficienttam_1, source, folder)
 
     return Bundle.open(made_once("efficienttam", make))
+
+
+@pytest.fixture(scope="session")
+def owl_model(made_once: MadeOnce) -> Callable[[str], Path]:
+    """Return a function that gives the checkpoint of a random "owlv2" or "owlvit" at 96, two layers deep."""
+    from tests.models import write_owl
+
+    return lambda kind: made_once(f"{kind}-model", lambda folder: write_owl(folder, kind, 96))
+
+
+@pytest.fixture(scope="session")
+def with_words(made_once: MadeOnce, nano: Bundle, owl_model: Callable[[str], Path]) -> Callable[[str], Bundle]:
+    """Return a function that gives the bundled model with such a word detector."""
+    from sam2edge.export.words import export_words
+
+    def made(kind: str) -> Bundle:
+        def make(folder: Path) -> None:
+            shutil.copytree(nano.path, folder, copy_function=os.link)
+            export_words(owl_model(kind), folder)
+
+        return Bundle.open(made_once(f"nano-{kind}", make))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def nano_words(with_words: Callable[[str], Bundle]) -> Bundle:
+    """The bundled model with a random OWLv2 at 96; its tokenizer knows "red", "cup" and "cat" as tokens, else bytes."""
+    return with_words("owlv2")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,19 @@ import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
-from transformers import EdgeTamVideoModel, Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
+from transformers import (
+    CLIPTokenizer,
+    EdgeTamVideoModel,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    OwlViTConfig,
+    OwlViTForObjectDetection,
+    Sam2HieraDetConfig,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+    Sam2VisionConfig,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sam2edge.bundle import GRAPHS, Bundle, contract, write_manifest
 from sam2edge.export.memory_attention import MemoryAttention
@@ -112,6 +124,45 @@ def _write_drawn(kind: Any, config: Any, directory: Path, seed: int = 0) -> Path
         model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(1.0)
     model.save_pretrained(directory)
     return directory
+
+
+def write_owl(directory: Path, kind: str, image_size: int) -> Path:
+    """Write an "owlv2" or "owlvit" of two layers with random weights, and a tokenizer of bytes and a few merges."""
+    config_kind, model_kind = {
+        "owlv2": (Owlv2Config, Owlv2ForObjectDetection),
+        "owlvit": (OwlViTConfig, OwlViTForObjectDetection),
+    }[kind]
+    vocabulary = write_tokenizer(directory)
+    common = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    tokens = {"vocab_size": vocabulary, "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1}
+    config = config_kind(
+        text_config={**common, **tokens, "hidden_size": 32},
+        vision_config={**common, "hidden_size": 48, "image_size": image_size, "patch_size": 16},
+        projection_dim=32,
+    )
+    torch.manual_seed(0)
+    model = model_kind(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2 and "embedding.weight" not in name:
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            elif "norm" not in name or name.endswith("bias"):
+                parameter.normal_(std=0.2)
+        model.class_head.logit_scale.bias.fill_(3.0)
+    model.save_pretrained(directory)
+    return directory
+
+
+def write_tokenizer(directory: Path) -> int:
+    """Write a tokenizer.json as CLIP's, with bytes and merges for a few words; return the number of its tokens."""
+    directory.mkdir(parents=True, exist_ok=True)
+    letters = bytes_to_unicode().values()
+    merges = [("r", "e"), ("re", "d</w>"), ("c", "u"), ("cu", "p</w>"), ("c", "a"), ("ca", "t</w>"), ("a", "l")]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
+    vocabulary = {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
+    tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+    return len(vocabulary)
 
 
 def write_variant(base: Bundle, source: Source, directory: Path) -> Bundle:

@@ -1,6 +1,7 @@
 """A directory that transformers wrote: config.json and safetensors."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,14 @@ def from_directory(directory: Path, name: str, image_size: int | None, variant: 
     family, config = _read_config(directory)
     check_variant(directory, family, variant)
     family.set_image_size(config, image_size)
-    files = _weight_files(directory)
-    digest = sha256(*files)
-    tensors = {key: tensor for file in files for key, tensor in read_safetensors(file).items()}
+    tensors, digest = read_weights(directory)
     for present, absent in (_POINT_CODES, _POINT_CODES[::-1]):
         if present in tensors:
             tensors.setdefault(absent, tensors[present].clone())
-    shapes = _layout(directory, family, config, len(tensors))
+    shapes = shapes_of(directory / "config.json", family.model, config, family.counts(config), len(tensors))
     tensors = architecture.checked_tensors(directory, f"config.json, {family.title(config)}", shapes, tensors)
     model = architecture.assemble(family.model, config, tensors)
-    return Source(model, name, digest, family.name, *family.describe(config), *_normalisation(directory))
+    return Source(model, name, digest, family.name, *family.describe(config), *normalisation(directory, IMAGENET))
 
 
 def _read_config(directory: Path) -> tuple[Family, Any]:
@@ -41,7 +40,7 @@ def _read_config(directory: Path) -> tuple[Family, Any]:
         checkpoints = sorted(file.name for file in directory.glob("*.pt"))
         hint = f"; for upstream's layout, give the file: {directory / checkpoints[0]}" if checkpoints else ""
         raise SourceError(f"{directory} is not a model directory: it has no config.json{hint}")
-    settings = _read_json(path)
+    settings = read_json(path)
     model_type = settings.get("model_type")
     families = [family for family in reversed(FAMILIES) if isinstance(family, TransformersFamily)]
     for family in families:
@@ -58,20 +57,22 @@ def _read_config(directory: Path) -> tuple[Family, Any]:
     raise SourceError(f"{path} describes {model_type!r}; expected model_type {known}")
 
 
-def _layout(directory: Path, family: Family, config: Any, tensors: int) -> dict[str, Shape]:
-    """Return the shapes that a configuration asks for, unless it asks for more layers than there are tensors."""
+def shapes_of(file: Path, model: type[Any], config: Any, counts: Mapping[str, int], tensors: int) -> dict[str, Shape]:
+    """Return the shapes that a configuration asks for, unless it asks for more layers than there are tensors.
+
+    `counts` has the numbers of layers by what they are called in the configuration, whose file errors name.
+    """
     try:
-        for name, count in family.counts(config).items():
+        for name, count in counts.items():
             if count > tensors:
                 raise ValueError(f"{name} is {count}, but the weights are only {tensors} tensors")
-        return architecture.layout(family.model, config)
+        return architecture.layout(model, config)
     except Exception as error:  # numbers that no tensor can have, and whatever the model's parts make of others
-        raise SourceError(
-            f"{directory / 'config.json'} describes no model that can be made: {reason(error)}"
-        ) from error
+        raise SourceError(f"{file} describes no model that can be made: {reason(error)}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; or SourceError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -79,6 +80,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SourceError(f"{path} is not a JSON object")
     return content
+
+
+def read_weights(directory: Path) -> tuple[dict[str, Any], str]:
+    """Return the tensors of a directory by name, and the sha256 of the files that hold them."""
+    files = _weight_files(directory)
+    digest = sha256(*files)
+    return {key: tensor for file in files for key, tensor in read_safetensors(file).items()}, digest
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -90,7 +98,7 @@ def _weight_files(directory: Path) -> list[Path]:
             f"{directory} has no {WEIGHTS}. Weights in other formats are not read: save them with "
             f"save_pretrained, which writes safetensors."
         )
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{index} lists no shards: expected a weight_map from tensor to file")
     shards = [directory / str(name) for name in sorted(set(weight_map.values()))]
@@ -100,17 +108,18 @@ def _weight_files(directory: Path) -> list[Path]:
     return shards
 
 
-def _normalisation(directory: Path) -> tuple[Triple, Triple]:
+def normalisation(directory: Path, default: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
+    """Return the mean and standard deviation of the colours that a directory states, or else the default ones."""
     for name in _PREPROCESSOR_FILES:
         if not (directory / name).is_file():
             continue
-        settings = _read_json(directory / name)
+        settings = read_json(directory / name)
         # processor_config.json nests the settings of the processors that it combines
         for part in (settings, settings.get("video_processor"), settings.get("image_processor")):
             if isinstance(part, dict) and "image_mean" in part and "image_std" in part:
                 where = f"{directory / name}: image_mean and image_std"
                 return _triple(where, part["image_mean"]), _triple(where, part["image_std"])
-    return IMAGENET
+    return default
 
 
 def _triple(where: str, values: Any) -> Triple:

@@ -37,15 +37,17 @@ class HubModel:
             return HubModel(page["id"], page["revision"], file if file.endswith(_UPSTREAM_SUFFIXES) else "")
         return None
 
-    def download(self) -> Path:
+    def download(self, *also: str) -> Path:
         """Return the file, or a directory with the repository's configuration and weights, from the hub or the cache.
+
+        `also` has the names of other files that the directory should have.
 
         Raises SourceError if it is not available, or if the repository holds upstream's files only.
         """
         try:
             if self.file:
                 return Path(huggingface_hub.hf_hub_download(self.id, self.file, revision=self.revision))
-            patterns = ["*.json", "*.safetensors"]
+            patterns = ["*.json", "*.safetensors", *also]
             directory = Path(
                 huggingface_hub.snapshot_download(self.id, revision=self.revision, allow_patterns=patterns)
             )
