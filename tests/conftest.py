@@ -18,6 +18,7 @@ import pytest
 from filelock import FileLock
 
 from sam2edge import Bundle
+from sam2edge.files import sha256
 from sam2edge.runtime.model.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -53,6 +54,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
+@functools.cache
+def _digest(file: Path, state: tuple[int, ...]) -> str:
+    return sha256(file)
+
+
+def content(file: Path) -> str:
+    """Return the sha256 of a file, read once until it changes: bundles are copied and calibrated again and again."""
+    status = file.stat()
+    return _digest(file.resolve(), (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_sessions() -> Iterator[None]:
     """Open each graph once in a process: sessions keep nothing from run to run, and opening takes longer than a frame.
@@ -65,16 +77,17 @@ def shared_sessions() -> Iterator[None]:
 
     real = onnx.new_session
 
-    @functools.lru_cache(maxsize=32)
-    def opened(graph: Path, state: tuple[int, ...], kind: object) -> Any:
-        return real(graph, "CPUExecutionProvider", {})
+    @functools.lru_cache(maxsize=48)
+    def opened(digest: str, kind: object) -> Any:
+        return real(files[digest], "CPUExecutionProvider", {})
+
+    files: dict[str, Path] = {}
 
     def new_session(graph: Path, provider: str, *options: Any, threads: int | None = None) -> Any:
         if provider != "CPUExecutionProvider" or options != ({},) or threads is not None or not graph.is_file():
             return real(graph, provider, *options, threads=threads)
-        status = graph.stat()
-        state = status.st_ino, status.st_size, status.st_mtime_ns
-        return opened(graph.resolve(), state, onnxruntime.InferenceSession)  # of which tests may make a stand-in
+        files[digest := content(graph)] = graph
+        return opened(digest, onnxruntime.InferenceSession)  # of which tests may make a stand-in
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx, "new_session", new_session)
@@ -89,8 +102,7 @@ def shared_graphs() -> Iterator[None]:
     real, prepared = build._prepare, dict[object, Any]()
 
     def prepare(bundle: Bundle, graph: str, *words: Any) -> Any:
-        status = None if graph == build.RESIZE else bundle.graph_path(graph).stat()
-        state = bundle.model if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
+        state = bundle.model if graph == build.RESIZE else content(bundle.graph_path(graph))
         key = graph, state, build.rewrite, *words  # of which tests may make a stand-in
         if key not in prepared:
             prepared[key] = real(bundle, graph, *words)
