@@ -7,6 +7,7 @@ from typing import Any
 
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle, Graph, Manifest, Model, contract, memory_pools
+from sam2edge.bundle.words import WORDS, carry_words
 from sam2edge.errors import InputError
 from sam2edge.export.image_encoder import image_encoder
 from sam2edge.export.mask_decoder import MaskDecoder
@@ -17,8 +18,12 @@ from sam2edge.export.parity import LIMIT, check_parity, compare, parity_frames
 from sam2edge.export.reference import reference_of
 from sam2edge.export.source import Source, load_source
 from sam2edge.export.source.efficienttam import pooled_keys
+from sam2edge.export.words.exporter import write_words
 from sam2edge.files import sha256, user_path
 from sam2edge.types import Progress
+
+_SHARE = 0.4
+"""What part of the work a word detector is, roughly."""
 
 
 def export(
@@ -28,13 +33,15 @@ def export(
     image_size: int | None = None,
     memory_pool: int = 1,
     variant: str | None = None,
+    words: str | os.PathLike[str] | None = None,
+    words_size: int | None = None,
     frames: str | os.PathLike[str] | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> Bundle:
     """Write a bundle from a checkpoint.
 
     `out` is checked before the checkpoint is read or downloaded. A bundle that is there already stays until the new
-    one is complete.
+    one is complete; if it has a word detector, the new one has it, too.
 
     Args:
         source: Hugging Face directory or model id, or a .pt file of the model's authors.
@@ -44,6 +51,8 @@ def export(
             bank and quicker attention, less accurate.
         variant: Of an EfficientTAM, whose weights do not say it: "plain", "512x512", "1" or "2"; by default what the
             authors' name of the file says.
+        words: Word detector that the bundle gets, a directory or model id as for `export_words`.
+        words_size: Side in pixels of the images that the word detector takes; its own by default.
         frames: Video, image or folder of images on which the graphs are compared with PyTorch; by default a drawn
             scene.
         progress: Called with a message and the fraction done.
@@ -52,14 +61,24 @@ def export(
         The bundle, opened.
 
     Raises:
-        SourceError: The checkpoint cannot be read or is of no known family.
+        SourceError: The checkpoint or the word detector cannot be read or is of no known family.
         InputError: `memory_pool` does not divide the grid, or `variant` is not one of the model's.
         BundleError: `out` holds something other than a bundle, or cannot be written.
         MediaError: The frames cannot be read, or are fewer than two.
-        ParityError: An output differs from PyTorch's by more than 1e-3 relative.
+        ParityError: An output differs from PyTorch's by more than 1e-3 relative, or 1e-4 for a word detector.
     """
+    if words is None and words_size is not None:
+        raise InputError("words_size does nothing without words")
     out = user_path(out)
     with bundles.replacing(out) as directory:
+        if words is None:
+            carry_words(directory, out)
+        else:
+            (directory / WORDS).mkdir()
+            write_words(
+                words, directory / WORDS, image_size=words_size, frames=frames, progress=_part(progress, 0.0, _SHARE)
+            )
+            progress = _part(progress, _SHARE, 1.0)
         progress("loading the checkpoint", 0.0)
         loaded = load_source(source, image_size=image_size, variant=variant)
         model = _runtime_numbers(loaded, memory_pool)
@@ -88,6 +107,11 @@ def export(
         bundles.write_manifest(directory, manifest)
     progress("done", 1.0)
     return Bundle.open(out)
+
+
+def _part(progress: Progress, begin: float, end: float) -> Progress:
+    """Turn the progress of a part of the work into that of all of it."""
+    return lambda message, fraction: progress(message, begin + (end - begin) * fraction)
 
 
 def _runtime_numbers(source: Source, memory_pool: int) -> Model:

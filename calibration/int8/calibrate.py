@@ -14,6 +14,7 @@ import onnx
 
 from sam2edge import bundle as bundles, checks
 from sam2edge.bundle import GRAPHS, RECIPE, Bundle, Calibration
+from sam2edge.bundle.words import carry_words
 from sam2edge.calibration.int8.quantize import quantize
 from sam2edge.calibration.int8.ranges import (
     Ranges,
@@ -92,6 +93,7 @@ def calibrate(
     if out.resolve() == source.path.resolve():
         raise InputError(f"{out}: is the bundle that is calibrated; write to another directory")
     with bundles.replacing(out) as directory:
+        carry_words(directory, source.path, out)
         ranges, recorded, hashes = _collect(source, opened, given, frames, cache, progress)
         iou: dict[str, float] = {}
         if gate is None:

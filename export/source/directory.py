@@ -15,6 +15,7 @@ from sam2edge.files import sha256
 WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+_WORD_DETECTORS = ("owlv2", "owlvit")  # which export/words reads
 
 # Two names of one tensor: releases of transformers that tied them saved only one.
 _POINT_CODES = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
@@ -53,6 +54,10 @@ def _read_config(directory: Path) -> tuple[Family, Any]:
                 f"expected model_type {family.model_type}. Copy its weights into the {video} that it came from, and "
                 "save that: video.load_state_dict(image.state_dict(), strict=False); video.save_pretrained(DIR)"
             )
+    if model_type in _WORD_DETECTORS:
+        raise SourceError(
+            f"{path} describes {model_type!r}, a word detector: add it to a bundle with `sam2edge export OWL BUNDLE`"
+        )
     known = " or ".join(f"{family.model_type} ({family.model.__name__})" for family in families)
     raise SourceError(f"{path} describes {model_type!r}; expected model_type {known}")
 

@@ -6,13 +6,14 @@ import argparse
 import functools
 import importlib.util
 import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sam2edge.commands.console import print_table
 from sam2edge.commands.options import add_bundle, refuse_ignored
 
 if TYPE_CHECKING:
-    from sam2edge.bundle import Bundle
+    from sam2edge.bundle import Bundle, Graph
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,17 @@ def _inspect(args: argparse.Namespace) -> int:
         + (", tracking" if model.multimask_for_tracking else ""),
     }
     print_table([(name, str(value)) for name, value in numbers.items()])
-    graphs = bundle.manifest.graphs
+    _print_graphs(bundle.manifest.graphs)
+    print()
+    print_parity(bundle)
+    if bundle.words:
+        _print_graphs(bundle.words.manifest.graphs)
+        print_words(bundle)
+    _print_engines(bundle)
+    return 0
+
+
+def _print_graphs(graphs: Mapping[str, Graph]) -> None:
     print()
     print_table(
         [("graph", "file", "MiB", "precision")]
@@ -60,10 +71,6 @@ def _inspect(args: argparse.Namespace) -> int:
         print(f"\n{name}")
         specs = [("in", spec) for spec in graph.inputs] + [("out", spec) for spec in graph.outputs]
         print_table([("", side, spec.name, spec.dtype, " × ".join(map(str, spec.shape))) for side, spec in specs])
-    print()
-    print_parity(bundle)
-    _print_engines(bundle)
-    return 0
 
 
 def _print_floor(bundle: Bundle, args: argparse.Namespace) -> int:
@@ -141,12 +148,35 @@ def print_parity(bundle: Bundle) -> None:
         for clip, iou in calibration.iou.items():
             print(f"mean IoU with FP32 on {clip}: {iou:.4f}")
         return
-    print(f"difference from PyTorch on: {bundle.manifest.parity_frames}")
+    _print_errors(bundle.manifest.parity_frames, bundle.manifest.graphs)
+
+
+def print_words(bundle: Bundle) -> None:
+    """Print what the word detector of a bundle is and how far it is from PyTorch; nothing without one."""
+    if bundle.words is None:
+        return
+    manifest, model = bundle.words.manifest, bundle.words.model
+    source, side = manifest.source, model.image_size
+    numbers = {
+        "word detector": f"{source.name}, {source.title}",
+        "sha256": source.sha256,
+        "licence": manifest.licence or "not stated",
+        "images": f"{'padded' if model.letterbox else 'stretched'} to {side}×{side}",
+        "boxes": f"{model.boxes}, one for each {model.patch}×{model.patch}",
+        "queries": f"{model.dim} numbers; texts of at most {model.context} tokens",
+    }
+    print()
+    print_table(list(numbers.items()))
+    _print_errors(manifest.parity_frames, manifest.graphs)
+
+
+def _print_errors(frames: str, graphs: Mapping[str, Graph]) -> None:
+    print(f"difference from PyTorch on: {frames}")
     print_table(
         [("graph", "output", "max error", "relative error")]
         + [
             (name, output, f"{parity.max_error:.1e}", f"{parity.relative_error:.1e}")
-            for name, graph in bundle.manifest.graphs.items()
+            for name, graph in graphs.items()
             for output, parity in graph.parity.items()
         ]
     )

@@ -20,6 +20,7 @@ from sam2edge.errors import GateError, InputError, PromptError
 from tests.conftest import NANO, REPO
 from tests.helpers import CLIP
 from tests.unit.commands.conftest import MODEL, python, without
+from tests.unit.test_words_bundle import write_words
 
 # usage and help
 
@@ -218,6 +219,20 @@ PARITY_TABLE = [
     "memory_encoder    memory       4.9e-04    1.0e-06",
 ]
 
+WORDS_TABLE = [
+    "",
+    "word detector  google/owl, OWLv2 B/16",
+    "sha256         " + "ab" * 32,
+    "licence        apache-2.0",
+    "images         padded to 64×64",
+    "boxes          16, one for each 16×16",
+    "queries        32 numbers; texts of at most 16 tokens",
+    "difference from PyTorch on: clip.mp4",
+    "graph         output   max error  relative error",
+    "text_encoder  queries  1.0e-06    1.0e-07",
+    "detector      boxes    1.0e-06    1.0e-07",
+]
+
 
 def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp_path, write_bundle):
     given, bundle = [], write_bundle()
@@ -230,11 +245,13 @@ def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp
         return bundle
 
     # In place of the package, whose import of torch takes seconds.
-    monkeypatch.setitem(sys.modules, "sam2edge.export", SimpleNamespace(export=export))
-    more = ("--image-size", 512, "--memory-pool", 2, "--variant", 1, "--clip", "clip.mp4")
-    code, out, err = run("export", "facebook/sam2.1-hiera-tiny", "out", *more)
+    package = SimpleNamespace(export=export, export_words=None, is_word_detector=lambda source: False)
+    monkeypatch.setitem(sys.modules, "sam2edge.export", package)
+    more = ("--image-size", 512, "--memory-pool", 2, "--variant", 1, "--clip", "clip.mp4", "--words", "owl")
+    code, out, err = run("export", "facebook/sam2.1-hiera-tiny", "out", *more, "--words-size", 640)
     assert (code, err) == (0, "")
     options = {"image_size": 512, "memory_pool": 2, "variant": "1", "frames": "clip.mp4"}
+    options |= {"words": "owl", "words_size": 640}
     assert given == [("facebook/sam2.1-hiera-tiny", Path("out"), options)]
     resized = f"frames are resized to {bundle.model.image_size}×{bundle.model.image_size}"
     assert out.splitlines() == [*PARITY_TABLE, resized, f"wrote {bundle.path}"]
@@ -244,8 +261,49 @@ def test_export_passes_its_arguments_and_prints_the_parity(run, monkeypatch, tmp
     assert given[1] == (
         "model",
         tmp_path / "home" / "out",
-        {"image_size": None, "memory_pool": 1, "variant": None, "frames": None},
+        {"image_size": None, "memory_pool": 1, "variant": None, "frames": None, "words": None, "words_size": None},
     )
+
+
+def test_export_of_a_word_detector(run, error_of, monkeypatch, tmp_path, write_bundle):
+    given, bundle = [], write_bundle()
+    write_words(bundle.path / "words")
+
+    def export_words(source, out, **options):
+        options.pop("progress")("loading", 0.5)
+        given.append((source, out, options))
+        return bundle
+
+    package = SimpleNamespace(export=None, export_words=export_words, is_word_detector=lambda source: source == "owl")
+    monkeypatch.setitem(sys.modules, "sam2edge.export", package)
+    code, out, err = run("export", "owl", bundle.path, "--words-size", 640, "--clip", "clip.mp4")
+    assert (code, err) == (0, "")
+    assert given == [("owl", bundle.path, {"image_size": 640, "frames": "clip.mp4"})]
+    assert out.splitlines() == [*WORDS_TABLE, f"wrote {bundle.path / 'words'}"]
+    no_bundle = error_of("export", "owl", tmp_path / "out")
+    assert "owl is a word detector, which is added to a bundle, but " in no_bundle
+    assert f"`sam2edge export CHECKPOINT {tmp_path / 'out'} --words owl`" in no_bundle
+    for option in (("--image-size", 640), ("--memory-pool", 2), ("--variant", 1), ("--words", "owl")):
+        assert f"{option[0]} is an option for a SAM 2, but owl is" in error_of("export", "owl", bundle.path, *option)
+    message = "--words-size does nothing without --words"
+    assert error_of("export", "sam", bundle.path, "--words-size", 640) == message
+
+
+def test_inspect_shows_the_word_detector(run, write_bundle):
+    bundle = write_bundle()
+    alone = run("inspect", bundle.path)[1]
+    write_words(bundle.path / "words")
+    code, out, err = run("inspect", bundle.path)
+    assert (code, err) == (0, "")
+    assert out.startswith(alone)
+    lines = out.removeprefix(alone).splitlines()
+    assert lines[1:4] == [
+        "graph         file               MiB  precision",
+        "text_encoder  text_encoder.onnx  0.0  fp32",
+        "detector      detector.onnx      0.0  fp32",
+    ]
+    assert "  out  logits      float32  B × 16 × Q" in lines
+    assert lines[-len(WORDS_TABLE) :] == WORDS_TABLE
 
 
 def test_inspect(run, write_bundle):
