@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,9 +14,10 @@ import pytest
 
 from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS, contract
-from sam2edge.errors import BundleError, MediaError, ParityError
-from sam2edge.export import export, exporter
+from sam2edge.errors import BundleError, InputError, MediaError, MissingFileError, ParityError, SourceError
+from sam2edge.export import export, export_words, exporter
 from sam2edge.export.parity import parity_frames
+from sam2edge.export.words.detector import Detector
 from tests.conftest import NANO, REPO
 
 
@@ -33,7 +38,11 @@ def test_manifest_of_the_bundled_model(nano: Bundle) -> None:
     assert np.shape(model.mask_prompt_kernel) == (4, 4)
 
 
-def test_another_image_size_and_frames_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_image_size_and_frames_of_a_video(
+    tmp_path: Path, nano_words: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a bundle with a word detector, which stays."""
+    shutil.copytree(nano_words.path, tmp_path / "b", copy_function=os.link)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "samples").symlink_to(REPO / "samples")
     fractions: list[float] = []
@@ -50,21 +59,54 @@ def test_another_image_size_and_frames_of_a_video(tmp_path: Path, monkeypatch: p
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert sorted(path.name for path in bundle.path.iterdir()) == sorted(
-        ["manifest.json", *(f"{name}.onnx" for name in GRAPHS)]
+        ["manifest.json", "words", *(f"{name}.onnx" for name in GRAPHS)]
     )
+    assert bundle.words is not None
+    assert nano_words.words is not None
+    assert bundle.words.manifest == nano_words.words.manifest
 
 
 def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
-    tmp_path: Path, nano: Bundle, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nano: Bundle, owl_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "b"
-    before = export(NANO, out).manifest
+    out, fractions = tmp_path / "b", list[float]()
+    written = export(
+        NANO, out, words=owl_model("owlvit"), words_size=64, progress=lambda message, part: fractions.append(part)
+    )
+    before = written.manifest
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert written.words is not None
+    assert written.words.model.image_size == 64
     original = exporter.MemoryEncoder.forward
     monkeypatch.setattr(exporter.MemoryEncoder, "forward", lambda self, *inputs: original(self, *inputs) * 1.002)
     with pytest.raises(ParityError, match=r"memory_encoder\.memory by 2\.0e-03"):
-        export(NANO, out)
+        export(NANO, out, words=owl_model("owlv2"))
     assert Bundle.open(out).manifest == before
+    assert Bundle.open(out).words == written.words
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_word_detector_that_differs_is_refused_and_the_old_one_stays(
+    tmp_path: Path, nano_words: Bundle, owl_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(nano_words.path, tmp_path / "b", copy_function=os.link)
+    real = Detector.forward
+    monkeypatch.setattr(Detector, "forward", lambda self, *inputs: tuple(x * 1.0002 for x in real(self, *inputs)))
+    with pytest.raises(ParityError, match=r"more than 0\.0001 relative: words/detector\.boxes by 2\.0e-04"):
+        export_words(owl_model("owlv2"), copy)
+    assert Bundle.open(copy).words == replace(nano_words.words, path=copy / "words")
+    assert {path.name for path in copy.iterdir()} == {path.name for path in nano_words.path.iterdir()}
+
+
+def test_a_word_detector_needs_a_bundle(tmp_path: Path, owl_model: Callable[[str], Path]) -> None:
+    with pytest.raises(MissingFileError, match="no such bundle directory"):
+        export_words(owl_model("owlv2"), tmp_path / "b")
+    with pytest.raises(InputError, match="words_size does nothing without words"):
+        export(NANO, tmp_path / "b", words_size=64)
+    with pytest.raises(SourceError, match="is a sam2_video, not a word detector"):
+        export(NANO, tmp_path / "b", words=NANO)
+    assert not list(tmp_path.iterdir())
 
 
 def test_out_is_checked_before_the_checkpoint_is_read(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sam2edge.engines.low_precision import Fp32Island
 from sam2edge.errors import BuildError, BundleError, InputError, MediaError, PromptError
 from sam2edge.runtime.model.prompts import Prompt
 from tests.helpers import CLIP, play, write_frames
+from tests.unit.test_words_bundle import write_words
 
 LEAST = 0.99
 """IoU with FP32 on the unseen clip, which has 0.997; ranges 8 times too large still reach 0.98."""
@@ -84,7 +85,9 @@ def test_second_run_does_not_track(nano, clip, int8, prompts, cache, tmp_path, m
     monkeypatch.setattr(module, "collect", fail)
     again = calibrate(nano, tmp_path / "a", [clip], [prompts], cache=cache)
     assert again.manifest == int8.manifest
-    calibrate(nano, tmp_path / "a", [clip], [prompts], cache=cache, recipe=Recipe(KEPT[:-1]))
+    write_words(again.path / "words")
+    other_recipe = calibrate(nano, tmp_path / "a", [clip], [prompts], cache=cache, recipe=Recipe(KEPT[:-1]))
+    assert other_recipe.words is not None  # is kept
     other = {1: Prompt(box=[100, 46, 176, 120])}
     for changed in ({"prompts": [other]}, {"prompts": [prompts], "frames": FRAMES - 1}):
         with pytest.raises(AssertionError, match="tracked again"):
