@@ -16,11 +16,13 @@ import pytest
 import sam2edge
 from sam2edge import Bundle
 from sam2edge.bundle import Model, TensorSpec, contract
+from sam2edge.bundle.words import WordsModel, words_contract
 from tests.conftest import REPO
 from tests.documents import PAGES
 
 MODEL = Model(1024, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 256)
-SIDES = {"S": 1024, "h": 64, "2h": 128, "4h": 256, "C": 256, "C/4": 64, "C/8": 32, "M": 64}
+WORDS = WordsModel(1024, 16, 512, 16, 49408, 49406, 49407, 0, letterbox=True, objectness=True)
+SIDES = {"S": 1024, "D": 512, "h": 64, "2h": 128, "4h": 256, "C": 256, "C/4": 64, "C/8": 32, "M": 64}
 
 
 @pytest.mark.parametrize(("pool", "tokens"), [(1, 4096), (2, 1024)])
@@ -29,12 +31,14 @@ def test_graphs_page(pool: int, tokens: int) -> None:
     page = (REPO / "docs" / "reference" / "graphs.md").read_text()
     documented = {}
     for graph, section in re.findall(r"^## (\w+)\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL):
+        if graph == "detector":
+            sides["P"] = WORDS.boxes  # not the points of the mask decoder
         rows = re.findall(r"^\| (→|←) `(\w+)` \| (\w+) \| ([^|]+) \|", section, re.MULTILINE)
         documented[graph] = tuple(
             tuple(TensorSpec(name, dtype, axes(shape, sides)) for arrow, name, dtype, shape in rows if arrow == side)
             for side in "→←"
         )
-    assert documented == contract(dataclasses.replace(MODEL, memory_pool=pool))
+    assert documented == contract(dataclasses.replace(MODEL, memory_pool=pool)) | words_contract(WORDS)
 
 
 def axes(shape: str, sides: dict[str, int]) -> tuple[int | str, ...]:
