@@ -6,14 +6,29 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import monotonic
+from typing import Protocol, TypeVar
 
 from sam2edge.errors import InputError
 from sam2edge.runtime.media.grabber import Grabbed
-from sam2edge.runtime.model.graphs import Embedding
 from sam2edge.runtime.model.result import FrameResult
-from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.types import Frame
 
 MODES = ("latency", "throughput")
+
+Encoded = TypeVar("Encoded")
+
+
+class Tracker(Protocol[Encoded]):
+    """What `stream` uses of a VideoTracker or a Follower."""
+
+    @property
+    def frame_index(self) -> int: ...
+
+    def looks_at(self, frame_index: int) -> bool: ...
+
+    def encode(self, frame: Frame) -> Encoded: ...
+
+    def track(self, frame: Frame | Encoded) -> FrameResult: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +40,7 @@ class Tracked:
     delay: float
 
 
-def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latency") -> Iterator[Tracked]:
+def stream(frames: Iterable[Grabbed], tracker: Tracker[Encoded], mode: str = "latency") -> Iterator[Tracked]:
     """Track every frame that a grabber gives; the caller may prompt and remove objects between two of them.
 
     The results have the frames' times and are the same in both modes. Raises InputError at once for an unknown mode,
@@ -33,7 +48,7 @@ def stream(frames: Iterable[Grabbed], tracker: VideoTracker, mode: str = "latenc
 
     Args:
         frames: a Grabber.
-        tracker: is given every frame.
+        tracker: a VideoTracker or a Follower, which is given every frame.
         mode: "latency" takes a frame, tracks it and yields it before it takes the next. "throughput" reads and encodes
             the next frame in a thread while the current one is tracked: more frames a second where a core or a GPU is
             idle, each up to one frame later. The frame read ahead is lost when the iteration ends early. Without
@@ -55,17 +70,17 @@ def _checked(frames: Iterable[object]) -> Iterator[Grabbed]:
         yield grabbed
 
 
-def _as_they_come(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator[Tracked]:
+def _as_they_come(frames: Iterable[Grabbed], tracker: Tracker[Encoded]) -> Iterator[Tracked]:
     for grabbed in frames:
         result = tracker.track(grabbed.pixels)
         yield _tracked(grabbed, result)
 
 
-def _encoded_ahead(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator[Tracked]:
+def _encoded_ahead(frames: Iterable[Grabbed], tracker: Tracker[Encoded]) -> Iterator[Tracked]:
     waiting = iter(frames)
     following = tracker.frame_index + 1
 
-    def prepare(index: int) -> tuple[Grabbed, Embedding | None] | None:
+    def prepare(index: int) -> tuple[Grabbed, Encoded | None] | None:
         grabbed = next(waiting, None)
         if grabbed is None:
             return None
@@ -73,7 +88,7 @@ def _encoded_ahead(frames: Iterable[Grabbed], tracker: VideoTracker) -> Iterator
 
     thread = ThreadPoolExecutor(1)
     try:
-        coming: Future[tuple[Grabbed, Embedding | None] | None] = thread.submit(prepare, following)
+        coming: Future[tuple[Grabbed, Encoded | None] | None] = thread.submit(prepare, following)
         while (prepared := coming.result()) is not None:
             following += 1
             coming = thread.submit(prepare, following)

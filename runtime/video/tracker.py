@@ -118,6 +118,11 @@ class VideoTracker(Closeable):
         """Number of the frame last given, -1 before the first."""
         return self._index
 
+    @property
+    def max_objects(self) -> int:
+        """How many objects may be tracked at a time."""
+        return self._max_objects
+
     def looks_at(self, frame_index: int) -> bool:
         """Tell whether `track` looks at the frame of this number: if there are objects, and track_every allows it."""
         return bool(self._ids) and frame_index % self._track_every == 0
@@ -237,6 +242,15 @@ class VideoTracker(Closeable):
         if self._tracked:
             self._tracked.delete(row)
         self._before_prompts.pop(self._ids.pop(row), None)
+
+    @in_turn
+    def rename(self, object_id: int, new_id: int) -> None:
+        """Give an object another id. Raises ObjectIdError if it is not tracked or the new id is another object's."""
+        row, new_id = self._row(object_id), check_object_id(new_id)
+        if new_id in self._ids and self._ids[row] != new_id:
+            raise ObjectIdError(f"object {new_id} is tracked already; remove() it first, or take another id")
+        old_id, self._ids[row] = self._ids[row], new_id
+        self._before_prompts = {new_id if key == old_id else key: was for key, was in self._before_prompts.items()}
 
     def _row(self, object_id: int) -> int:
         self._graphs.check_open()

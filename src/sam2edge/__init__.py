@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sam2edge.runtime.model.logits import stability_score as stability_score
     from sam2edge.runtime.model.prompts import Prompt as Prompt
     from sam2edge.runtime.model.result import FrameResult as FrameResult
+    from sam2edge.runtime.video.follower import Follower as Follower
     from sam2edge.runtime.video.predictor import VideoPredictor as VideoPredictor
     from sam2edge.runtime.video.stream import stream as stream
     from sam2edge.runtime.video.tracker import VideoTracker as VideoTracker
@@ -61,6 +62,7 @@ _PUBLIC = {
     "runtime.model.logits": ["stability_score"],
     "runtime.model.prompts": ["Prompt"],
     "runtime.model.result": ["FrameResult"],
+    "runtime.video.follower": ["Follower"],
     "runtime.video.predictor": ["VideoPredictor"],
     "runtime.video.stream": ["stream"],
     "runtime.video.tracker": ["VideoTracker"],

@@ -252,6 +252,25 @@ def test_earlier_frames_that_cannot_be_prompted(tracker: VideoTracker, clip: Fra
     assert tracker.prompt(2, box=BLOCK, earlier=Earlier(3, embedding)).object_ids == (1, 2)
 
 
+def test_rename(tracker: VideoTracker, clip: Frames) -> None:
+    """Under its new id an object is what it was, to prompts and to what takes them back, too."""
+    list(play(tracker, clip[:3], {0: [(1, {"box": BALL}), (2, {"box": BLOCK})]}))
+    tracker.prompt(2, points=[(262, 60)])
+    before = tracker.prompt(1, points=[(138, 84)])
+    tracker.rename(1, 7)
+    tracker.rename(7, 7)
+    with pytest.raises(ObjectIdError, match="object 2 is tracked already"):
+        tracker.rename(7, 2)
+    with pytest.raises(ObjectIdError, match="object 1 is not tracked; tracked are"):
+        tracker.rename(1, 3)
+    after = tracker.clear_prompts(2)
+    assert after.object_ids == tracker.object_ids == (7, 2)
+    assert_same(after.logits[0], before.logits[0])
+    assert tracker.clear_prompts(7).object_ids == (7, 2)
+    assert tracker.track(clip[3]).object_ids == (7, 2)
+    assert tracker.max_objects == 2
+
+
 def test_reset(tracker: VideoTracker, clip: Frames, undisturbed: list[FrameResult]) -> None:
     assert len(list(play(tracker, clip[:3], SESSION))) == len(undisturbed)
     tracker.reset()
