@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"
 NANO = REPO / "samples" / "nano"
+WORD_DETECTOR = REPO / "samples" / "words"
 
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 

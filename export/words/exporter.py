@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer as HubTokenizer
 from torch import Tensor
@@ -16,26 +17,27 @@ from sam2edge.bundle.words import (
     TEXT_ENCODER,
     TOKENIZER,
     WORDS_GRAPHS,
-    Tokenizer,
+    TokenizerFile,
     WordsManifest,
-    WordsModel,
     replacing_words,
     words_contract,
     write_words_manifest,
 )
+from sam2edge.errors import BundleError, SourceError
 from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.parity import check_parity, compare_graph, parity_frames
 from sam2edge.export.words.detector import Detector
 from sam2edge.export.words.reference import reference_detections, reference_queries
-from sam2edge.export.words.source import load_words_source
+from sam2edge.export.words.source import WordsSource, load_words_source
 from sam2edge.export.words.text_encoder import TextEncoder
 from sam2edge.files import sha256, user_path
+from sam2edge.runtime.words.tokenizer import Tokenizer
 from sam2edge.types import Progress
 
 LIMIT = 1e-4
 """Largest relative error of an output with which a graph may leave the exporter."""
 _TEXTS = ("cat", "red cup", "a photo of a dog", "traffic light", "person on a bike", "ÅÄÖ 42!")
-"""Texts whose queries are compared with PyTorch's; those that are too long for a vocabulary of bytes are left out."""
+"""Texts whose queries are compared with PyTorch's; those that are too long for a small vocabulary are left out."""
 
 
 def export_words(
@@ -97,7 +99,7 @@ def write_words(
 
     with torch.inference_mode():
         progress(f"exporting {TEXT_ENCODER}", 0.1)
-        ids = _ids(HubTokenizer.from_str(loaded.tokenizer), numbers)
+        ids = _ids(directory / TOKENIZER, loaded)
         encoded = reference_queries(loaded, ids)
         add(TEXT_ENCODER, TextEncoder(loaded), {"ids": ids}, encoded)
         del loaded.model.base_model.text_model  # is 40 % of the weights, and the detector does not need it
@@ -107,16 +109,26 @@ def write_words(
     check_parity({f"words/{name}": graph for name, graph in graphs.items()}, LIMIT)
     origin = bundles.Source(loaded.name, loaded.sha256, "", loaded.size, loaded.family)
     file = directory / TOKENIZER
-    tokenizer = Tokenizer(file.name, sha256(file), file.stat().st_size)
+    tokenizer = TokenizerFile(file.name, sha256(file), file.stat().st_size)
     ordered = {name: graphs[name] for name in WORDS_GRAPHS}
     write_words_manifest(directory, WordsManifest(origin, numbers, ordered, tokenizer, frames_name, loaded.licence))
 
 
-def _ids(tokenizer: HubTokenizer, numbers: WordsModel) -> Tensor:
-    """Return the tokens [Q,L] of _TEXTS, as the runtime gives them to the text encoder, and of the longest text."""
-    rows = [tokens for text in _TEXTS if len(tokens := tokenizer.encode(text).ids) <= numbers.context]
-    longest = max(rows, key=len)
-    middle = longest[1:-1] * numbers.context
-    rows.append([longest[0], *middle[: numbers.context - 2], longest[-1]])
-    padded = [row + [numbers.pad_token] * (numbers.context - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.int32)
+def _ids(file: Path, source: WordsSource) -> Tensor:
+    """Return the tokens [Q,L] of _TEXTS, and of a text of the greatest length, as the runtime makes them.
+
+    Raises SourceError for a tokenizer that the runtime cannot read, or reads otherwise than the package tokenizers.
+    """
+    numbers, reference = source.numbers, HubTokenizer.from_str(source.tokenizer)
+    texts = [text for text in _TEXTS if len(reference.encode(text).ids) <= numbers.context]
+    try:
+        rows = Tokenizer(file, numbers).table(texts)
+    except BundleError as error:
+        raise SourceError(f"{source.name} has a tokenizer that is not CLIP's: {error}") from error
+    for text, row in zip(texts, rows, strict=True):
+        expected = reference.encode(text).ids
+        if row.tolist() != expected + [numbers.pad_token] * (numbers.context - len(expected)):
+            raise SourceError(f"{source.name} has a tokenizer that reads {text!r} otherwise than CLIP's")
+    full = np.full(numbers.context, rows[0, 1])
+    full[0], full[-1] = numbers.start_token, numbers.end_token
+    return torch.from_numpy(np.vstack([rows, full]))

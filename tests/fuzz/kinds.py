@@ -37,6 +37,7 @@ from sam2edge.bundle.engines import (
     Tensor,
     write_manifest,
 )
+from sam2edge.bundle.words import WordsBundle
 from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.cli import main
@@ -46,9 +47,10 @@ from sam2edge.runtime.media.mask_files import encode_labels, read_masks
 from sam2edge.ui.player import Player
 from sam2edge.ui.server import Server
 from sam2edge.ui.session import Session
-from tests.conftest import NANO
+from tests.conftest import NANO, WORD_DETECTOR
 from tests.fuzz import mutations
 from tests.helpers import write_palette
+from tests.unit.test_words_bundle import write_words
 
 SIZE = (48, 64)
 TARGET = Target(TENSORRT, "10.3.0", "Orin", 8, "", ("8.7",))
@@ -163,6 +165,11 @@ def _open_bundle(shared: Shared, manifest: Path) -> None:
         _check_masks(tracker.prompt(1, points=[[20, 20]]).logits)
 
 
+def _words_bundle(shared: Shared, folder: Path, random: Random) -> Path:
+    write_words(folder / "words")
+    return folder / "words" / "manifest.json"
+
+
 def _engines(shared: Shared, folder: Path, random: Random) -> Path:
     profile = ((1, 2), (1, 2), (4, 2))
     engines = {}
@@ -195,6 +202,18 @@ def _directory(shared: Shared, folder: Path, random: Random) -> Path:
     for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
         shutil.copy(NANO / file, folder)
     return folder / "config.json"
+
+
+def _word_detector(shared: Shared, folder: Path, random: Random) -> Path:
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copy(WORD_DETECTOR / file, folder)
+    return folder / random.choice(("config.json", "tokenizer.json"))
+
+
+def _load_words(shared: Shared, file: Path) -> None:
+    from sam2edge.export.words.source import load_words_source
+
+    load_words_source(file.parent)
 
 
 def _safetensors(shared: Shared, folder: Path, random: Random) -> Path:
@@ -466,9 +485,11 @@ def _play(shared: Shared, file: Path) -> None:
 
 KINDS = {
     "manifest.json": Kind(_bundle, mutations.json_file, _open_bundle),
+    "words/manifest.json": Kind(_words_bundle, mutations.json_file, lambda shared, file: WordsBundle.open(file.parent)),
     "engines.json": Kind(_engines, mutations.json_file, _open_engines),
     "recipe.json": Kind(_recipe, mutations.json_file, lambda shared, file: Recipe.read(file)),
     "config.json": Kind(_directory, mutations.json_file, _load),
+    "word detector": Kind(_word_detector, mutations.json_file, _load_words),
     "safetensors": Kind(_safetensors, mutations.file, _load),
     "pt": Kind(_pickle, _spoil_content, _load),
     "tracker's prompt": Kind(_prompt, mutations.arguments, _give_prompt),

@@ -13,7 +13,7 @@ import pytest
 
 from sam2edge.bundle import Bundle, Graph, Parity, Source, replacing
 from sam2edge.bundle.words import (
-    Tokenizer,
+    TokenizerFile,
     WordsBundle,
     WordsManifest,
     WordsModel,
@@ -41,7 +41,7 @@ def write_words(directory: Path, model: WordsModel = MODEL) -> None:
     file = directory / "tokenizer.json"
     file.write_text("{}")
     source = Source("google/owl", "ab" * 32, "", "B/16", "OWLv2")
-    tokenizer = Tokenizer(file.name, sha256(file), 2)
+    tokenizer = TokenizerFile(file.name, sha256(file), 2)
     write_words_manifest(directory, WordsManifest(source, model, graphs, tokenizer, "clip.mp4", "apache-2.0"))
 
 

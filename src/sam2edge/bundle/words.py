@@ -99,7 +99,7 @@ def words_contract(model: WordsModel) -> dict[str, tuple[tuple[TensorSpec, ...],
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerFile:
     """The file that says how texts become tokens."""
 
     file: str
@@ -123,7 +123,7 @@ class WordsManifest:
     source: Source
     model: WordsModel
     graphs: dict[str, Graph]
-    tokenizer: Tokenizer
+    tokenizer: TokenizerFile
     parity_frames: str
     licence: str = ""
 
@@ -196,7 +196,7 @@ def _manifest_from(data: dict[str, Any]) -> WordsManifest:
     tokens = model.start_token, model.end_token, model.pad_token
     if model.context < 3 or not all(0 <= token < model.vocabulary for token in tokens) or len(set(tokens)) < 3:
         raise ValueError("context must be 3 or more, and the three special tokens be different ones of the vocabulary")
-    graphs, tokenizer = graphs_from(data["graphs"], WORDS_GRAPHS), typed(Tokenizer, data["tokenizer"])
+    graphs, tokenizer = graphs_from(data["graphs"], WORDS_GRAPHS), typed(TokenizerFile, data["tokenizer"])
     frames, licence = str(data["parity_frames"]), str(data.get("licence", ""))
     return WordsManifest(typed(Source, data["source"]), model, graphs, tokenizer, frames, licence)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from transformers import Owlv2ForObjectDetection, OwlViTForObjectDetection
 
 from sam2edge import Bundle
 from sam2edge.bundle.words import DETECTOR, TEXT_ENCODER, WORDS_GRAPHS, WordsBundle, words_contract
+from sam2edge.errors import SourceError
 from sam2edge.export.words import export_words, write_words
 from sam2edge.export.words.source import CLIP
 from sam2edge.runtime.backends.base import Array, open_backend
@@ -151,3 +153,13 @@ def test_export_replaces_the_words_of_a_bundle(
     assert {path.name for path in copy.iterdir()} == {path.name for path in nano_words.path.iterdir()}
     assert bundle.graph("detector").inputs[0].shape == ("B", 64, 64, 3)
     assert bundle.graph_path("detector") == copy / "words" / "detector.onnx"
+
+
+def test_a_tokenizer_that_is_not_clips(owl_model: Callable[[str], Path], tmp_path: Path) -> None:
+    owl, out = shutil.copytree(owl_model("owlv2"), tmp_path / "owl"), tmp_path / "words"
+    out.mkdir()
+    tokenizer = json.loads((owl / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["normalizers"].pop()
+    (owl / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(SourceError, match=r"owl has a tokenizer that is not CLIP's: .*its normalizer is NFC Replace"):
+        write_words(owl, out)
