@@ -1,12 +1,14 @@
 """Resize frames to the model's square as SAM 2's image processor does: bilinear with antialiasing, in 8 bits.
 
 OpenCV has no antialiased bilinear filter (INTER_LINEAR aliases when shrinking, INTER_AREA is a box), so the
-triangle filter is applied here as a banded matrix, one axis after the other. Normalisation is in the encoder graph.
+triangle filter is applied here as a banded matrix, one axis after the other. So is the bicubic one of
+OWL-ViT. Normalisation is in the encoder graph.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TypeVar
 
 import cv2
@@ -19,6 +21,7 @@ _BLOCK = 64
 """Output rows that share one dense piece of the banded filter matrix."""
 
 Pixels = TypeVar("Pixels", np.uint8, np.float32)
+Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
 def check_frame(frame: object, size: tuple[int, int] | None = None, what: str = "a frame") -> npt.NDArray[np.uint8]:
@@ -64,43 +67,57 @@ def fit(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.u
     return fitted
 
 
-def resize(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
-    """Resize [H,W] or [H,W,3] to [size,size,…], bilinearly with antialiasing; uint8 is rounded after each axis.
+def triangle(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the weights of pixels by their distance from where they are sampled: those of bilinear filters."""
+    return np.clip(1.0 - distance, 0.0, None)
 
-    The result is that of torch.nn.functional.interpolate(mode="bilinear", antialias=True), which transformers' image
-    processor calls: width first, then height.
+
+def cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the weights of bicubic filters, as `triangle`: Keys' with a = -0.5, as in Pillow and PyTorch."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+def resize(pixels: npt.NDArray[Pixels], size: int, kernel: Kernel = triangle) -> npt.NDArray[Pixels]:
+    """Resize [H,W] or [H,W,3] to [size,size,…], with antialiasing; uint8 is rounded after each axis.
+
+    The result is that of torch.nn.functional.interpolate(antialias=True), bilinear or bicubic, which transformers'
+    image processors call: width first, then height.
     """
-    across = cv2.transpose(_filter_rows(cv2.transpose(pixels), size))
-    return _filter_rows(across, size)
+    across = cv2.transpose(_filter_rows(cv2.transpose(pixels), size, kernel))
+    return _filter_rows(across, size, kernel)
 
 
-def _filter_rows(pixels: npt.NDArray[Pixels], size: int) -> npt.NDArray[Pixels]:
+def _filter_rows(pixels: npt.NDArray[Pixels], size: int, kernel: Kernel) -> npt.NDArray[Pixels]:
     if len(pixels) == size:
         return pixels
     flat = pixels.reshape(len(pixels), -1)
     out = np.empty((size, flat.shape[1]), pixels.dtype)
-    for start, first, weights in _bands(len(pixels), size):
+    for start, first, weights in _bands(len(pixels), size, kernel):
         rows = weights @ flat[first : first + weights.shape[1]].astype(np.float32)
         if pixels.dtype == np.uint8:
+            if kernel is cubic:  # which overshoots
+                rows = np.clip(rows, 0, 255)
             rows += 0.5  # the cast truncates: ties go up, as in PyTorch's fixed point (np.rint: to even)
         out[start : start + len(weights)] = rows
     return out.reshape(size, *pixels.shape[1:])
 
 
-def filter_weights(source: int, target: int) -> npt.NDArray[np.float32]:
-    """Return the triangle filter from `source` rows to `target` as a matrix [target,source]."""
+def filter_weights(source: int, target: int, kernel: Kernel = triangle) -> npt.NDArray[np.float32]:
+    """Return the filter from `source` rows to `target` as a matrix [target,source]."""
     scale = source / target
     centres = (np.arange(target) + 0.5) * scale
     distance = np.abs(np.arange(source) + 0.5 - centres[:, None]) / max(scale, 1.0)
-    triangles = np.clip(1.0 - distance, 0.0, None)
-    weights: npt.NDArray[np.float32] = (triangles / triangles.sum(axis=1, keepdims=True)).astype(np.float32)
-    return weights
+    weights = kernel(distance)
+    normalised: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalised
 
 
 @functools.lru_cache(maxsize=8)
-def _bands(source: int, target: int) -> tuple[tuple[int, int, npt.NDArray[np.float32]], ...]:
-    """Return the triangle filter in blocks: first output row, first input row, weights."""
-    weights = filter_weights(source, target)
+def _bands(source: int, target: int, kernel: Kernel) -> tuple[tuple[int, int, npt.NDArray[np.float32]], ...]:
+    """Return the filter in blocks: first output row, first input row, weights."""
+    weights = filter_weights(source, target, kernel)
     bands = []
     for start in range(0, target, _BLOCK):
         block = weights[start : start + _BLOCK]
