@@ -254,7 +254,7 @@ def test_detector_boxes(nano: Bundle, short: Path, tmp_path: Path) -> None:
     file = tmp_path / "tracks.jsonl"
     clip = short / "clip.mp4"
     printed = run("detector_boxes.py", nano.path, clip, file).splitlines()
-    assert [line.split(" at")[0] for line in printed] == [f"frame 0: object {n}" for n in (1, 2, 3)]
+    assert [line.split(" (")[0] for line in printed] == [f"frame 0: object {n}" for n in (1, 2, 3)]
     masks = [rle.decode(tracked["segmentation"]) for tracked in tracks(file)[20]["objects"]]
     for true in (1, 2, 3):
         assert max(iou(mask, true_masks(true)[20]) for mask in masks) > 0.7
@@ -262,7 +262,7 @@ def test_detector_boxes(nano: Bundle, short: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps({"5": [[101, 47, 178, 124]], "10": [[101, 47, 180, 126], [205, 20, 305, 110]]}))
     printed = run("detector_boxes.py", nano.path, clip, file, boxes).splitlines()
-    assert [line.split(" at")[0] for line in printed[:2]] == ["frame 5: object 1", "frame 10: object 2"]
+    assert [line.split(" (")[0] for line in printed[:2]] == ["frame 5: object 1", "frame 10: object 2"]
 
 
 def test_robot(nano: Bundle, tmp_path: Path) -> None:

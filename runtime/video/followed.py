@@ -102,8 +102,10 @@ class FollowedObjects:
 
     def note(self, result: FrameResult) -> FrameResult:
         """Note which objects are in view on a new frame, and give up those that have not been for long."""
-        for object_id in self._in_view(result):
-            self._objects[object_id].seen = result.frame_index
+        for object_id, state in zip(result.object_ids, result.states, strict=True):
+            one = self._objects.get(object_id)
+            if one and state == "visible" and not one.doubles:
+                one.seen = result.frame_index
         for object_id, one in list(self._objects.items()):
             if result.frame_index - one.seen > self.forget_after:
                 result = self._drop(object_id, result)
@@ -117,10 +119,10 @@ class FollowedObjects:
             for object_id, shape in visible_shapes(seen.result).items()
             if object_id in self.tracker.object_ids
         }
-        free = set(range(len(found.words)))
-        hits = self._match(found, free, shapes)
+        free, number = set(range(len(found.words))), seen.result.frame_index
+        hits = self._match(found, free, shapes, number)
         result = self._drop_doubles(shapes, hits, result)
-        result = self._judge_unconfirmed(shapes, hits, result)
+        result = self._judge_unconfirmed(hits, number, result)
         for n in sorted(free, key=lambda n: -found.scores[n]):
             word, box = found.words[n], found.boxes[n]
             if (other := self._covering(word, box, shapes)) is not None:
@@ -130,7 +132,7 @@ class FollowedObjects:
         self._is_first = False
         return result
 
-    def _match(self, found: Detections, free: set[int], shapes: Mapping[int, Shape]) -> set[int]:
+    def _match(self, found: Detections, free: set[int], shapes: Mapping[int, Shape], number: int) -> set[int]:
         """Give objects the detections that fit best, take these out of `free`, and return the objects that got one.
 
         Those that are shown come first: what waits to be confirmed may be one of them that was lost.
@@ -149,6 +151,7 @@ class FollowedObjects:
         for object_id in hits:
             one = self._objects[object_id]
             one.hits, one.misses, one.box = one.hits + 1, 0, shapes[object_id].box
+            one.seen = max(one.seen, number)  # also where the tracker is in doubt
             one.others.clear()
         return hits
 
@@ -172,16 +175,17 @@ class FollowedObjects:
                 self._say("dropped", object_id, _DOUBLE)
         return result
 
-    def _judge_unconfirmed(self, shapes: Mapping[int, Shape], hits: set[int], result: FrameResult) -> FrameResult:
+    def _judge_unconfirmed(self, hits: set[int], number: int, result: FrameResult) -> FrameResult:
+        """Show what was found on frame `number` often enough, and end what was not found for too long."""
         for object_id, one in list(self._objects.items()):
             if object_id in hits:
                 if self._is_trial(object_id) and one.hits >= self.confirm:
-                    result = self._join(object_id, result)
+                    result = self._join(object_id, number, result)
             elif one.hits < self.confirm:
                 one.misses += 1
                 if one.misses == _MISSES:
                     result = self._drop(object_id, result)
-                    self._end("dropped", object_id, "was found only once")
+                    self._end("dropped", object_id, "was not confirmed")
         return result
 
     def _covering(self, word: str, box: Floats, shapes: Mapping[int, Shape]) -> int | None:
@@ -197,7 +201,8 @@ class FollowedObjects:
             one.misses = 0  # something is there
             if one.others[word] == _RENAMED:
                 one.word, one.others = word, Counter()
-                self._say("renamed", object_id, "has a new word")
+                if not self._is_trial(object_id):
+                    self._say("renamed", object_id, "has a new word")
 
     def _try(self, word: str, box: Floats, seen: SeenFrame, result: FrameResult) -> FrameResult:
         """Prompt a box that no mask agrees with; only the mask that it gives says whether it is another object."""
@@ -219,7 +224,9 @@ class FollowedObjects:
         if new is None or any(self._is_same(new, word, object_id, shape) for object_id, shape in shapes.items()):
             return self._drop(trial_id, result)
         self._objects[trial_id] = _Object(word, new.box, result.frame_index)
-        return self._join(trial_id, result) if self._is_first or self.confirm == 1 else result
+        if self._is_first or self.confirm == 1:
+            result = self._join(trial_id, seen.result.frame_index, result)
+        return result
 
     def _is_same(self, new: Shape, word: str, object_id: int, known: Shape) -> bool:
         if self._word(object_id) != word:
@@ -233,13 +240,13 @@ class FollowedObjects:
         lost = [object_id for object_id in result.lost if object_id in self._objects and self._word(object_id) == word]
         return self._drop(min(lost, key=lambda object_id: self._objects[object_id].seen), result) if lost else result
 
-    def _join(self, trial_id: int, result: FrameResult) -> FrameResult:
-        """Give a trial the id of the nearest object of its word that is out of view, or a new one."""
-        new, in_view = self._objects[trial_id], self._in_view(result)
+    def _join(self, trial_id: int, number: int, result: FrameResult) -> FrameResult:
+        """Give a trial, found on frame `number`, the id of the nearest of its word out of view since, or a new one."""
+        new = self._objects[trial_id]
         lost = {
             object_id: float(np.abs(one.box - new.box).sum())
             for object_id, one in self._objects.items()
-            if one.word == new.word and object_id > 0 and object_id not in in_view
+            if one.word == new.word and object_id > 0 and (one.seen < number or one.doubles)
         }
         if lost:
             object_id = min(lost, key=lambda object_id: lost[object_id])
@@ -251,14 +258,6 @@ class FollowedObjects:
         self._say("found" if lost else "new", object_id, "is found again" if lost else "is new")
         renamed = tuple(object_id if other == trial_id else other for other in result.object_ids)
         return replace(result, object_ids=renamed)
-
-    def _in_view(self, result: FrameResult) -> set[int]:
-        """Return which objects are in view, and not in another one's mask."""
-        return {
-            object_id
-            for object_id, state in zip(result.object_ids, result.states, strict=True)
-            if state == "visible" and object_id in self._objects and not self._objects[object_id].doubles
-        }
 
     def _drop(self, object_id: int, result: FrameResult) -> FrameResult:
         """Let the tracker forget an object, if it has it."""

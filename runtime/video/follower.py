@@ -38,8 +38,8 @@ class Event:
     Attributes:
         frame_index: the frame last given when it happened.
         kind: "new": an object has joined. "found": a lost one is followed again, under its id. "renamed": one has
-            another word now. "dropped": one is not shown any more; it had another one's mask, or only one detection
-            found it. "lost": one is given up that was out of view for long. "full": one could not join, as the tracker
+            another word now. "dropped": one is not shown any more; it had another one's mask, or was not
+            confirmed. "lost": one is given up that was out of view for long. "full": one could not join, as the tracker
             has its max_objects; said once for each word. "late": a detection took too long and was not used.
         object_id: None for "full" and "late".
         word: "" for "late".

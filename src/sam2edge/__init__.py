@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sam2edge.runtime.video.predictor import VideoPredictor as VideoPredictor
     from sam2edge.runtime.video.stream import stream as stream
     from sam2edge.runtime.video.tracker import VideoTracker as VideoTracker
+    from sam2edge.runtime.words.detections import Detections as Detections
 
 # ONNX Runtime reads this when it is imported, which only modules of this package do. From 1.31 on it otherwise keeps a
 # device id in the user's cache folder and reports to Microsoft, on Linux too.
@@ -66,6 +67,7 @@ _PUBLIC = {
     "runtime.video.predictor": ["VideoPredictor"],
     "runtime.video.stream": ["stream"],
     "runtime.video.tracker": ["VideoTracker"],
+    "runtime.words.detections": ["Detections"],
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names}
 

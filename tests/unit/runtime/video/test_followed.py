@@ -189,6 +189,18 @@ def test_another_word_for_a_known_object() -> None:
     assert scene.said == [("new", 1, "cup"), ("renamed", 1, "mug")]
 
 
+def test_another_word_for_what_is_not_shown() -> None:
+    """The same, and nothing is said of it before it is shown."""
+    scene = Scene(confirm=3)
+    scene.step()
+    scene.step(("cup", LEFT))
+    for _ in range(3):
+        assert scene.step(("mug", LEFT)) == {}
+    scene.step(("mug", LEFT))
+    assert scene.step(("mug", LEFT)) == {1: "mug"}
+    assert scene.said == [("new", 1, "mug")]
+
+
 def test_full() -> None:
     """What finds no room is said once; a lost object of the word makes room, and is found again."""
     scene = Scene(max_objects=1)
@@ -213,6 +225,30 @@ def test_forgotten_for_good() -> None:
     scene.step(("cup", LEFT))
     assert scene.step(("cup", LEFT)) == {2: "cup"}
     assert scene.said == [("new", 1, "cup"), ("lost", 1, "cup"), ("new", 2, "cup")]
+
+
+def test_an_object_that_the_tracker_doubts() -> None:
+    """As long as detections find it where its mask is, it is neither given up nor is another one given its id."""
+    scene = Scene(forget_after=5)
+    for _ in range(2):
+        scene.step(("cup", LEFT))
+    scene.tracker.lost = (1,)
+    for _ in range(2):
+        scene.pass_by(3)
+        scene.step(("cup", LEFT), ("cup", RIGHT))
+    assert scene.objects.ids == (1, 2)
+    assert kinds(scene) == ["new", "new"]
+
+
+def test_an_object_that_leaves_while_the_detector_looks() -> None:
+    """It was in view on the frame that the detector saw: what was found elsewhere is another one."""
+    scene = Scene(confirm=1)
+    scene.step(("cup", LEFT))
+    scene.pass_by()
+    before = scene.seen()
+    scene.tracker.boxes[1] = None
+    scene.pass_by(3)
+    assert scene.step(("cup", LEFT), ("cup", RIGHT), seen=before) == {1: "cup", 2: "cup"}
 
 
 def test_what_a_detection_of_an_earlier_frame_means() -> None:
