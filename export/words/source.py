@@ -26,6 +26,7 @@ CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954,
 
 _COMPUTED = (".position_ids", "box_bias")
 """Ends of the names of tensors that older releases of transformers saved, and that follow from the configuration."""
+_TOKENIZERS = ((TOKENIZER,), ("vocab.json", "merges.txt"))
 _WIDTHS = {768: "B", 1024: "L"}
 
 
@@ -201,17 +202,11 @@ def _numbers(
 
 
 def _read_tokenizer(directory: Path) -> Tokenizer:
-    """Read tokenizer.json, or make it from the two files that transformers wrote before there was one."""
-    file = directory / TOKENIZER
-    older = [directory / name for name in ("vocab.json", "merges.txt")]
-    if not file.is_file() and not all(path.is_file() for path in older):
+    """Read the tokenizer as transformers does, with the tokens that tokenizer_config.json adds: "!" fills up texts."""
+    if not any(all((directory / name).is_file() for name in names) for names in _TOKENIZERS):
         raise SourceError(f"{directory} has neither {TOKENIZER} nor vocab.json and merges.txt; download it again")
     try:
-        if file.is_file():
-            tokenizer = Tokenizer.from_file(str(file))
-        else:
-            vocabulary, merges = map(str, older)
-            tokenizer = CLIPTokenizerFast(vocab=vocabulary, merges=merges).backend_tokenizer
+        tokenizer: Tokenizer = CLIPTokenizerFast.from_pretrained(directory, local_files_only=True).backend_tokenizer
     except Exception as error:  # of a class that tokenizers does not have
         raise SourceError(f"{directory}: its tokenizer cannot be read: {reason(error)}; download it again") from error
     tokenizer.no_padding()

@@ -74,6 +74,9 @@ def test_a_tokenizer_of_two_files(owl: Path) -> None:
     made = Tokenizer.from_str(load_words_source(owl).tokenizer)
     for text in ("red cup", "Ünïcode & 42 cats!", ""):
         assert made.encode(text).ids == whole.encode(text).ids
+    (owl / "tokenizer_config.json").write_text('{"pad_token": "!", "model_max_length": 16}')
+    made = Tokenizer.from_str(load_words_source(owl).tokenizer)
+    assert made.encode("cup!").ids == [*whole.encode("cup").ids[:-1], 0, whole.encode("").ids[-1]]
 
 
 def without(owl: Path, name: str) -> None:
