@@ -164,10 +164,9 @@ def box_loss(boxes, truth):
 
 
 def focal_loss(logits, truth, weights):
-    """Return the focal loss of logits, added up; objects and their absence weigh about the same."""
+    """Return the focal loss of logits, added up."""
     right = torch.where(truth, logits, -logits)
-    balance = 0.6 - 0.2 * truth.float()
-    return -(weights * balance * torch.sigmoid(-right) ** 1.5 * F.logsigmoid(right)).sum()
+    return -0.5 * (weights * torch.sigmoid(-right) ** 1.5 * F.logsigmoid(right)).sum()
 
 
 class Trainer:
@@ -193,7 +192,7 @@ class Trainer:
             Muon(matrices, args.lr),
             torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0),
         )
-        self.rng = np.random.default_rng(args.seed + 1)
+        self.rng = np.random.default_rng((args.seed, 1))  # never the held-out pictures, whose seed is one number
         self.steps, self.minutes = 0, 0.0
         self.state = args.out / "state.pt"
         if self.state.exists():
@@ -299,8 +298,8 @@ def parse_arguments():
     parser.add_argument("--steps", type=int, help="stop after so many steps; go on by calling again")
     parser.add_argument("--batch", type=int, default=16, help="pictures per step (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1.2e-3, help="highest learning rate (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="not the one of the held-out pictures")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights, and of what is drawn")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: %(default)s)")
     parser.add_argument("--evaluate", action="store_true", help="only measure the model in OUT")
     return parser.parse_args()
 
