@@ -163,6 +163,11 @@ def test_an_edited_detector_is_noticed_when_it_is_used(bundle: Path) -> None:
         opened.graph_path("detector")
 
 
+def test_a_word_detector_is_no_bundle(bundle: Path) -> None:
+    with pytest.raises(ForeignFileError, match=r"bundle/words is the word detector of a bundle: give .*/bundle$"):
+        Bundle.open(bundle / "words")
+
+
 def test_replacing_words(bundle: Path) -> None:
     before = read(bundle)
 

@@ -145,6 +145,9 @@ def read_manifest(directory: Path) -> Manifest:
         raise ForeignFileError(
             f"{directory} is {kind.value}, not a bundle: give the directory that `sam2edge export` wrote"
         )
+    bundle = directory.absolute().parent
+    if directory.name == WORDS and path_kind(bundle) is PathKind.BUNDLE:
+        raise ForeignFileError(f"{directory} is the word detector of a bundle: give {bundle}")
     if not directory.is_dir():
         raise MissingFileError(
             f"{directory}: no such bundle directory; make one with `sam2edge export SOURCE {directory}`"
