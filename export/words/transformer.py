@@ -49,5 +49,6 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return vectors of length 1."""
-        length = torch.linalg.norm(x, dim=-1, keepdim=True)
+        # not ReduceL2, which opset 18 changes, and so the conversion to 16 bits would have to
+        length = (x * x).sum(dim=-1, keepdim=True).sqrt()
         return x / (length + self.least if self.least else length)
