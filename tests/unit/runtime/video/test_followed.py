@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from sam2edge import FrameResult, VideoTracker
+from sam2edge.errors import BackendError
 from sam2edge.runtime.video.followed import FollowedObjects, SeenFrame
 from sam2edge.runtime.video.tracker import Earlier
 from sam2edge.runtime.words.detections import Detections
@@ -267,6 +269,24 @@ def test_what_a_detection_of_an_earlier_frame_means() -> None:
     }
     assert scene.tracker.encoded == 1
     assert [earlier and earlier.frame_index for earlier in scene.tracker.earlier] == [None, 1, 1]
+
+
+def test_a_prompt_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done until then counts, and the next detection goes on from there."""
+    scene = Scene()
+    prompt = scene.tracker.prompt
+
+    def fail(object_id: int, box: npt.NDArray[Any], earlier: Earlier | None) -> FrameResult:
+        if box[0] == RIGHT[0]:
+            raise BackendError("out of memory")
+        return prompt(object_id, box, earlier)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.tracker, "prompt", fail)
+        with pytest.raises(BackendError, match="out of memory"):
+            scene.step(("cup", LEFT), ("cup", RIGHT))
+    assert scene.objects.ids == scene.tracker.object_ids == (1,)
+    assert scene.step(("cup", LEFT), ("cup", RIGHT)) == {1: "cup", 2: "cup"}
 
 
 def test_objects_that_the_user_removes_or_prompts() -> None:
