@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -54,6 +55,20 @@ def test_what_is_read(owl: Path) -> None:
     source = load_words_source(owl, 64)
     assert (source.licence, source.mean, source.std) == ("apache-2.0", (0.5,) * 3, (0.25,) * 3)
     assert source.numbers.image_size == 64
+
+
+def test_a_model_id_is_fetched_from_the_hub(owl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(name: str, **options: object) -> str:
+        asked.append((name, options["allow_patterns"]))
+        return str(owl)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert is_word_detector("google/owlv2")
+    assert load_words_source("google/owlv2").name == "google/owlv2"
+    assert [name for name, _ in asked] == ["google/owlv2"] * 2
+    assert asked[1][1] == ["*.json", "*.safetensors", "merges.txt", "README.md"]
 
 
 def test_weights_that_older_transformers_saved(owl: Path) -> None:
