@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_FOR_THE_RUNTIME = ("torch", "transformers", "onnx", "sam2edge.export", "sam2edge.calibration")
+NOT_FOR_THE_RUNTIME = ("torch", "transformers", "tokenizers", "onnx", "sam2edge.export", "sam2edge.calibration")
 """What importing sam2edge and tracking must do without."""
 
 _BLOCK = """\

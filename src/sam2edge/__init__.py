@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from sam2edge.runtime.video.stream import stream as stream
     from sam2edge.runtime.video.tracker import VideoTracker as VideoTracker
     from sam2edge.runtime.words.detections import Detections as Detections
+    from sam2edge.runtime.words.detector import WordDetector as WordDetector
+    from sam2edge.runtime.words.words import Words as Words
 
 # ONNX Runtime reads this when it is imported, which only modules of this package do. From 1.31 on it otherwise keeps a
 # device id in the user's cache folder and reports to Microsoft, on Linux too.
@@ -68,6 +70,8 @@ _PUBLIC = {
     "runtime.video.stream": ["stream"],
     "runtime.video.tracker": ["VideoTracker"],
     "runtime.words.detections": ["Detections"],
+    "runtime.words.detector": ["WordDetector"],
+    "runtime.words.words": ["Words"],
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names}
 

@@ -31,6 +31,16 @@ with sam2edge.ImagePredictor(sys.argv[1]) as predictor:
 print(result.frame_index, result.masks.shape, *(name for name in sys.modules if name.startswith("sam2edge.")))
 """
 
+WORDS = """
+import numpy as np
+import sam2edge
+frame = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+with sam2edge.WordDetector(sys.argv[1]) as detector:
+    words = detector.words(["red cup"], others=["plate"]) + detector.words_like(frame, (20, 20, 80, 80), "this")
+    words.save("words.npz")
+    print(len(detector.detect(frame, sam2edge.Words.load("words.npz"), 0.0).words) > 0)
+"""
+
 THREADS = """
 import os
 import numpy
@@ -57,6 +67,10 @@ def test_tracking_without_pytorch(nano: Bundle, tmp_path: Path) -> None:
     assert "sam2edge.runtime.video.tracker" in printed
     assert "sam2edge.export" not in printed
     assert "sam2edge.calibration" not in printed
+
+
+def test_words_without_pytorch_and_tokenizers(nano_words: Bundle, tmp_path: Path) -> None:
+    assert run_blocked(WORDS, nano_words.path, cwd=tmp_path) == "True\n"
 
 
 @pytest.mark.parametrize("code", [TRACK, "from sam2edge import cli; cli.main(['doctor'])"], ids=["track", "doctor"])

@@ -100,13 +100,16 @@ class Bundle:
 
     def graph(self, name: str) -> Graph:
         """Return what the manifest says about one of the four graphs, or about the word detector's "detector"."""
-        return self._words().manifest.graphs[name] if name == DETECTOR else self.manifest.graphs[name]
+        return self.word_detector().manifest.graphs[name] if name == DETECTOR else self.manifest.graphs[name]
 
     def graph_path(self, name: str) -> Path:
         """Return the path of a graph's file; BundleError for "detector" if the bundle has no word detector."""
-        return self._words().graph_path(name) if name == DETECTOR else self.path / self.manifest.graphs[name].file
+        return (
+            self.word_detector().graph_path(name) if name == DETECTOR else self.path / self.manifest.graphs[name].file
+        )
 
-    def _words(self) -> WordsBundle:
+    def word_detector(self) -> WordsBundle:
+        """Return the word detector, as `words`; BundleError if there is none."""
         if self.words is None:
             raise BundleError(f"{self.path}: has no word detector; add one with `{EXPORT_WORDS}`")
         return self.words
