@@ -14,7 +14,6 @@ import onnx
 from sam2edge import bundle as bundles
 from sam2edge.bundle import Bundle, Model
 from sam2edge.bundle.engines import (
-    ENGINES,
     MEMORY_ATTENTION,
     RESIZE,
     TENSORRT,
@@ -26,13 +25,15 @@ from sam2edge.bundle.engines import (
     Tensor,
     check_replaceable,
     default_directory,
+    engine_names,
     write_manifest,
 )
+from sam2edge.bundle.words import DETECTOR
 from sam2edge.engines import timing_cache
 from sam2edge.engines.float_weights import with_float_weights
 from sam2edge.engines.layer_precision import check_precision, count_precisions
 from sam2edge.engines.low_precision import BF16, FP16, ends, island_nodes, lowered, small_weights
-from sam2edge.engines.profiles import PRESETS, Preset, profile
+from sam2edge.engines.profiles import PRESETS, Preset, detector_profile, profile
 from sam2edge.engines.resize import resize_graph
 from sam2edge.engines.rewrites import FORMS, rewrite
 from sam2edge.errors import BuildError, EngineError, InputError
@@ -66,7 +67,7 @@ def build(
     check: Callable[[Engines], None] = lambda engines: None,
     progress: Progress = lambda message, fraction: None,
 ) -> Engines:
-    """Build the engines of a bundle, one graph after the other, which takes minutes.
+    """Build the engines of a bundle and of its word detector, one graph after the other, which takes minutes.
 
     Engines that are already at `out` stay until all new ones are built and checked.
 
@@ -104,11 +105,10 @@ def build(
         return current
     with bundles.replacing(directory, check_replaceable) as new:
         engines: dict[str, Engine] = {}
-        for index, name in enumerate(ENGINES):
-            file = new / f"{name}.engine"
-            engines[name] = builder.build(
-                opened, name, precision, file, _part(progress, name, index), attention=attention
-            )
+        names = engine_names(opened)
+        for index, name in enumerate(names):
+            file, part = new / f"{name}.engine", _part(progress, name, index, len(names))
+            engines[name] = builder.build(opened, name, precision, file, part, attention=attention)
             check_memory(engines, preset)
         check(builder.finished(new, precision, engines))
     progress("done", 1.0)
@@ -138,7 +138,9 @@ def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision:
     """Return the existing engines if they are what would be built."""
     try:
         engines = Engines.open(directory, bundle, builder.target)
-        for name in ENGINES:
+        if engines.manifest.engines.keys() != set(engine_names(bundle)):
+            return None
+        for name in engines.manifest.engines:
             engines.read(name)
     except EngineError:
         return None
@@ -147,14 +149,16 @@ def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision:
     attends_alike = manifest.engines[MEMORY_ATTENTION].attention == attention
     built = (manifest.target, manifest.precision, manifest.limits, manifest.workspace)
     same = built == (builder.target, precision, preset.limits, preset.workspace)
-    return engines if same and resizes_alike and attends_alike else None
+    detector = manifest.engines.get(DETECTOR)
+    detects_alike = detector is None or detector.graph_sha256 == bundle.graph(DETECTOR).sha256
+    return engines if same and resizes_alike and attends_alike and detects_alike else None
 
 
-def _part(progress: Progress, name: str, index: int) -> Progress:
+def _part(progress: Progress, name: str, index: int, count: int) -> Progress:
     """Turn the progress of one graph into that of the whole build."""
 
     def report(message: str, fraction: float) -> None:
-        progress(f"{name}: {message}" if message else name, (index + fraction) / len(ENGINES))
+        progress(f"{name}: {message}" if message else name, (index + fraction) / count)
 
     return report
 
@@ -186,7 +190,7 @@ class _Prepared:
 def _load_graph(bundle: Bundle, name: str) -> tuple[onnx.ModelProto, str]:
     """Return a graph of the bundle, or the one that resizes frames, and its sha256."""
     if name != RESIZE:
-        return onnx.load(bundle.graph_path(name)), bundle.manifest.graphs[name].sha256
+        return onnx.load(bundle.graph_path(name)), bundle.graph(name).sha256
     model = resize_graph(bundle.model.image_size)
     return model, hashlib.sha256(model.SerializeToString()).hexdigest()
 
@@ -279,10 +283,13 @@ class EngineBuilder:
         """
         begin = time.perf_counter()
         progress("", 0.0)
-        precision = "fp32" if name == RESIZE else precision  # its results are whole numbers, as on the host
+        if name == RESIZE:
+            precision = "fp32"  # its results are whole numbers, as on the host
+        elif precision == "int8" and bundle.graph(name).precision != "int8":
+            precision = "fp16"  # a word detector may have stayed as it was
         form = self.attention_form(bundle.model, precision, attention) if name == MEMORY_ATTENTION else ""
         graph = _prepare(bundle, name, form, precision, self.api.reads_half_scales, float_io)
-        shapes = profile(bundle.model, self.preset.limits, name)
+        shapes = self._shapes(bundle, name)
         self.api.errors.clear()
         content = self._compile(name, graph, precision, shapes, progress)
         if content is None:
@@ -314,6 +321,11 @@ class EngineBuilder:
             activation_bytes=engine.activation_bytes,
             seconds=round(time.perf_counter() - begin, 1),
         )
+
+    def _shapes(self, bundle: Bundle, name: str) -> dict[str, Shapes]:
+        if name == DETECTOR and bundle.words:
+            return detector_profile(bundle.words.model, self.preset.limits)
+        return profile(bundle.model, self.preset.limits, name)
 
     def finished(self, directory: Path, precision: str, engines: dict[str, Engine]) -> Engines:
         """Write engines.json beside the engines of all graphs."""

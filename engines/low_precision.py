@@ -27,7 +27,10 @@ QDQ_OPSET = 19, 9
 BF16_OPSET = 22, 10
 """The first opset in which Conv, Sin and Cos have BF16, and the version of the format."""
 
-HOST_TENSORS = frozenset({"points", "mask_input", "mask", "masks", "iou", "ious", "object_score"})
+HOST_TENSORS = frozenset(
+    {"points", "mask_input", "mask", "masks", "iou", "ious", "object_score"}
+    | {"queries", "boxes", "logits", "objectness", "embeddings"}
+)
 """Inputs and outputs that stay float32 in FP16 graphs: those that the host writes, reads or compares.
 
 The others (features, high_res_0, high_res_1, conditioned, memory, pointer, pointers) only pass from graph to graph.
@@ -87,6 +90,8 @@ _ISLANDS = (
         "sine codes of a pointer's age, which grows without limit: FP16 has steps of 1 radian from age 15360 on",
         optional=True,  # SAM 2.0 has no temporal codes of pointers
     ),
+    Fp32Island("detector", r"/corners/", "places of boxes: near 1, FP16 has steps of half a pixel of 1024"),
+    Fp32Island("detector", r"/unit/", "lengths of embeddings: sums of squares may be beyond 65504"),
     Fp32Island(
         "memory_encoder", r"/soft_mask/", "mask logits at the frame's size: rounded, pixels near 0 change sides"
     ),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sam2edge.bundle import Model, contract
+from sam2edge.bundle import Model, TensorSpec, contract
 from sam2edge.bundle.engines import RESIZE, Limits
+from sam2edge.bundle.words import DETECTOR, WordsModel, words_contract
 from sam2edge.runtime.backends.tensorrt_api import Shape, Shapes
 
 
@@ -58,8 +60,16 @@ def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
         "K": (1, pointers, pointers),
         "P": (0, 2, limits.points + 1),  # the last point is padding
     }
-    inputs, _ = contract(model)[graph]
+    return _dynamic(contract(model)[graph][0], axes)
 
+
+def detector_profile(model: WordsModel, limits: Limits) -> dict[str, Shapes]:
+    """Return the same of the word detector, which looks at one frame, usually for four words."""
+    axes = {"B": (1, 1, 1), "Q": (1, min(4, limits.words), limits.words)}
+    return _dynamic(words_contract(model)[DETECTOR][0], axes)
+
+
+def _dynamic(inputs: Iterable[TensorSpec], axes: Mapping[str, tuple[int, int, int]]) -> dict[str, Shapes]:
     def at(shape: tuple[int | str, ...], which: int) -> Shape:
         return tuple(axes[side][which] if isinstance(side, str) else side for side in shape)
 

@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.bundle.words import DETECTOR
 from sam2edge.engines.estimate.cost import Cost, graph_cost, least_bytes, seconds
 from sam2edge.engines.estimate.devices import Device
 from sam2edge.engines.low_precision import FP16, lowered
@@ -39,14 +40,22 @@ class Bound:
         return Bound(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
+_WORDS = 4
+"""Words that a word detector looks for; 30 more change its cost by less than one hundredth."""
+
+
 def frame_sizes(bundle: Bundle, objects: int) -> dict[str, int]:
     """Return the sizes of the graphs' dynamic axes for a frame on which all objects have a full bank."""
     model = bundle.model
-    return {"B": 1, "N": objects, "T": model.memory_frames + 1, "K": model.max_pointers, "P": 2}
+    return {"B": 1, "N": objects, "T": model.memory_frames + 1, "K": model.max_pointers, "P": 2, "Q": _WORDS}
+
+
+def _names(bundle: Bundle) -> tuple[str, ...]:
+    return GRAPHS if bundle.words is None else (*GRAPHS, DETECTOR)
 
 
 def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Bound]:
-    """Return the lower bounds of each graph for a frame with this number of objects.
+    """Return the lower bounds of each graph for a frame with this number of objects, and of the word detector.
 
     FP16 takes at least the time of its arithmetic at full speed, and of moving inputs, outputs and weights once. INT8
     is for products with weights, as in `sam2edge calibrate`: the other products of attention and what passes between
@@ -54,7 +63,7 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
     """
     sizes, bandwidth, speed = frame_sizes(bundle, objects), device.bandwidth * 1e9, device.fp16 * 1e12
     bounds = {}
-    for name in GRAPHS:
+    for name in _names(bundle):
         model = onnx.load(bundle.graph_path(name))
         weights, factors = _weights(model)
         alone = graph_cost(model, sizes)
@@ -76,7 +85,7 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
 def parts(bundle: Bundle, device: Device, objects: int, count: int) -> Iterator[tuple[str, str, int, int, float]]:
     """Yield the slowest parts of each graph as it is written: graph, part, FLOP, bytes moved, seconds."""
     flops, bandwidth = device.fp16 * 1e12, device.bandwidth * 1e9
-    for name in GRAPHS:
+    for name in _names(bundle):
         costs_of: dict[str, list[Cost]] = defaultdict(list)
         model = lowered(onnx.load(bundle.graph_path(name)), FP16)
         for cost in graph_cost(model, frame_sizes(bundle, objects), fused=True):

@@ -31,7 +31,7 @@ class Detector(nn.Module):
         self.norm_before = vision.pre_layernorm
         self.blocks = nn.ModuleList(Block(layer, side**2 + 1) for layer in vision.encoder.layers)
         self.norm_after, self.norm_merged = vision.post_layernorm, model.layer_norm
-        self.head_box, self.place = model.box_head, frozen(model.compute_box_bias(side, side))
+        self.head_box, self.corners = model.box_head, Corners(model.compute_box_bias(side, side))
         self.head_objectness = model.objectness_head if numbers.objectness else None
         words = model.class_head
         self.head_embedding, self.head_shift, self.head_scale = words.dense0, words.logit_shift, words.logit_scale
@@ -40,9 +40,7 @@ class Detector(nn.Module):
     def forward(self, image: Tensor, queries: Tensor) -> tuple[Tensor, ...]:
         """Detect in a batch of images."""
         x = self._encode(image)
-        centre, half = (self.head_box(x) + self.place).sigmoid().split(2, dim=-1)
-        half = half * 0.5
-        boxes = torch.cat([centre - half, centre + half], dim=-1)
+        boxes = self.corners(self.head_box(x))
         embeddings = self.unit(self.head_embedding(x))
         similarity = embeddings @ self.unit(queries).transpose(0, 1)
         logits = (similarity + self.head_shift(x)) * (self.elu(self.head_scale(x)) + 1)
@@ -60,6 +58,20 @@ class Detector(nn.Module):
             x = block(x)
         x = self.norm_after(x)
         return self.norm_merged(x[:, 1:] * x[:, :1])
+
+
+class Corners(nn.Module):
+    """What the box head says of each patch [B,P,4] → x0 y0 x1 y1 in fractions of the square; it stays FP32."""
+
+    def __init__(self, place: Tensor) -> None:
+        super().__init__()
+        self.place = frozen(place)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn centres and sizes beside the patches' own into corners."""
+        centre, half = (x + self.place).sigmoid().split(2, dim=-1)
+        half = half * 0.5
+        return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def _patches(projection: nn.Conv2d, std: tuple[float, ...]) -> nn.Conv2d:

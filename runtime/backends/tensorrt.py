@@ -25,7 +25,8 @@ from sam2edge.bundle.engines import (
     default_directory,
     engine_directories,
 )
-from sam2edge.errors import BackendError, DamagedEngineError, EngineError
+from sam2edge.bundle.words import DETECTOR, read_words_manifest, words_contract
+from sam2edge.errors import BackendError, DamagedEngineError, EngineError, StaleEngineError
 from sam2edge.files import user_path
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.base import GraphRunner
@@ -92,12 +93,25 @@ class TensorRTBackend(CudaBackend):
 
         Raises StaleEngineError or DamagedEngineError; BackendError if the bundle has no engines or memory runs out.
         """
+        if graph.stem == DETECTOR:
+            return self._open_detector(graph)
         bundle, engines = self._engines(graph.parent)
         names = [name for name, listed in bundle.manifest.graphs.items() if listed.file == graph.name]
         if not names:
             raise BackendError(f"{graph}: not a graph of the bundle")
         inputs, outputs = contract(bundle.model)[names[0]]
         return self._runner(engines, names[0], graph.name, inputs, outputs)
+
+    def _open_detector(self, graph: Path) -> GraphRunner:
+        """Load the engine of BUNDLE/words/detector.onnx, which engines need not have for anything else."""
+        words = read_words_manifest(graph.parent)
+        bundle, engines = self._engines(graph.parent.parent)
+        engine = engines.manifest.engines.get(DETECTOR)
+        if engine is None or engine.graph_sha256 != words.graphs[DETECTOR].sha256:
+            what = "were built before the bundle got this word detector"
+            again = f"{build_command(bundle.path, self.target.product)} --precision {engines.manifest.precision}"
+            raise StaleEngineError(f"{engines.path}: {what}; build them again with `{again}`")
+        return self._runner(engines, DETECTOR, graph.name, *words_contract(words.model)[DETECTOR])
 
     def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
         """Load the engine that resizes frames; None for frames larger than it was built for."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from sam2edge import checks
 from sam2edge.bundle import GRAPHS, Bundle
+from sam2edge.bundle.words import DETECTOR, WORDS
 from sam2edge.errors import DamagedEngineError, EngineError, InputError, StaleEngineError
 from sam2edge.files import user_path
 
@@ -27,7 +28,7 @@ RESIZE = "resize"
 MEMORY_ATTENTION = "memory_attention"
 """Name of the graph that has several forms (engines/rewrites.py)."""
 ENGINES = (*GRAPHS, RESIZE)
-"""Names of the bundle's graphs and the one that resizes frames."""
+"""Names of the bundle's graphs and the one that resizes frames, of which every bundle has engines."""
 MANIFEST = "engines.json"
 CACHE_SUFFIX = ".cache"
 """Of the file beside an engine that holds kernels compiled at its first use (runtime/backends/runtime_cache.py)."""
@@ -51,6 +52,7 @@ class Limits:
         points: Points of one prompt; a box counts as two.
         images: Images in one run of the image encoder.
         side: Rows and columns of frames that are resized on the GPU; larger frames are resized on the host.
+        words: Words in one run of the word detector, those to reject included.
     """
 
     objects: int = 16
@@ -60,6 +62,7 @@ class Limits:
     points: int = 16
     images: int = 1
     side: int = 1920
+    words: int = 32
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -167,6 +170,11 @@ class EngineManifest:
     engines: dict[str, Engine]
 
 
+def engine_names(bundle: Bundle) -> tuple[str, ...]:
+    """Return ENGINES, and the detector's name if the bundle has a word detector."""
+    return (*ENGINES, DETECTOR) if (bundle.path / WORDS).is_dir() else ENGINES
+
+
 def default_directory(bundle: Path, precision: str, product: str = TENSORRT) -> Path:
     """Return where the engines of a bundle are looked for: BUNDLE.engines/PRECISION, or for RTX in its folder `rtx`.
 
@@ -265,7 +273,7 @@ def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
 
 def _manifest_from(data: dict[str, Any]) -> EngineManifest:
     engines = {}
-    for name in ENGINES:
+    for name in (*ENGINES, *({DETECTOR} & data["engines"].keys())):
         engine = dict(data["engines"][name])
         for side in ("inputs", "outputs"):
             engine[side] = {tensor: _tensor(fields) for tensor, fields in engine[side].items()}
@@ -301,4 +309,4 @@ def check_replaceable(out: Path) -> None:
 def _is_ours(entry: Path) -> bool:
     """Tell whether a file is one of a build or of a runtime cache, also half of one that a killed process left."""
     name = entry.name.lstrip(".").partition(".")[0]
-    return entry.name == MANIFEST or (name in ENGINES and entry.suffix in (".engine", CACHE_SUFFIX))
+    return entry.name == MANIFEST or (name in (*ENGINES, DETECTOR) and entry.suffix in (".engine", CACHE_SUFFIX))

@@ -29,6 +29,7 @@ _LIMITS = {
     "points": ("--max-points", "points of one prompt"),
     "images": ("--max-batch", "images in one run of the image encoder"),
     "side": ("--max-side", "rows and columns of frames that are resized on the GPU"),
+    "words": ("--max-words", "words in one run of the word detector"),
 }
 
 

@@ -135,8 +135,9 @@ def test_auto_builds_each_engine_once_and_takes_the_fastest_mixture(run, fake, n
     assert rows[-1]["bytes"] == sum(engine.bytes for engine in engines.manifest.engines.values())
 
 
-def test_auto_takes_the_faster_form_of_the_memory_attention(run, fake, nano):
-    engines, trials = run(nano, "auto", narrow=0.5)
+def test_auto_takes_the_faster_form_of_the_memory_attention(run, fake, nano, nano_words):
+    engines, trials = run(nano_words, "auto", narrow=0.5)
+    assert engines.manifest.engines["detector"].precision == "fp16"
     assert [trial.name for trial in trials] == ["fp16/fp16 fused/fp16/fp16", "fp16/fp16 narrow/fp16/fp16"]
     assert engines.manifest.engines["memory_attention"].attention == "narrow"
     assert len(builds(fake)) == len(ENGINES) + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -81,6 +82,9 @@ EXPECTED = {
     ("efficienttam", "fp16", MANY): {"image_encoder": (10.3, 12), "mask_decoder": (61.8, 7)},
     ("efficienttam_1", "fp16", MANY): {"memory_attention": (106.7, 3)},
     ("efficienttam_1", "fp16", ONE): {"memory_attention": (22.1, 0)},
+    ("nano_words", "fp16", MANY): {"detector": (8.3, 2)},
+    ("nano_words", "bf16", MANY): {"detector": (8.3, 2)},
+    ("owlvit", "fp16", MANY): {"detector": (8.3, 2)},
     ("tiny", "fp16", MANY): {"image_encoder": (40.4, 12), "memory_attention": (122.5, 3)},
 }
 """For each graph the MB that activations take, and how many attentions become one kernel."""
@@ -95,6 +99,11 @@ WARNINGS = {
     " (foreignNode) Converting conv weight scales to fp32.",
 }
 """What the compiler says of INT8 convolutions, whose scales are FP16."""
+
+
+@pytest.fixture(scope="module")
+def owlvit(with_words: Callable[[str], Bundle]) -> Bundle:
+    return with_words("owlvit")
 
 
 @pytest.fixture(scope="module")
