@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +16,6 @@ from sam2edge.types import Floats
 
 _FORMAT = "sam2edge-queries"
 _AGAIN = "make them again with a detector's words() and save()"
-_DAMAGED = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged file or another one raises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +86,7 @@ class Words:
             known = (about["format"], about["schema"]) == (_FORMAT, 1)
         except OSError as error:
             raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
-        except _DAMAGED as error:
+        except Exception as error:  # damage surfaces as an exception of numpy, zipfile, zlib or json
             raise InputError(f"{file}: not words that were saved, or damaged ({error}); {_AGAIN}") from error
         shape = len(words.names), *queries.shape[1:]
         if not known or not texts or queries.ndim != 2 or queries.dtype != np.float32 or queries.shape != shape:

@@ -44,6 +44,7 @@ from sam2edge.cli import main
 from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError, Sam2EdgeError
 from sam2edge.runtime.media.mask_files import encode_labels, read_masks
+from sam2edge.runtime.words.words import Words
 from sam2edge.ui.player import Player
 from sam2edge.ui.server import Server
 from sam2edge.ui.session import Session
@@ -438,6 +439,11 @@ def _read_labels(shared: Shared, file: Path) -> None:
     assert all(mask.any() and mask.shape == truth[0].shape for mask in read_masks(file).values())
 
 
+def _queries(shared: Shared, folder: Path, random: Random) -> Path:
+    Words(("cup", "dog"), ("cat",), np.eye(3, 8, dtype=np.float32), "OWLv2 base", "0" * 64).save(folder / "words.npz")
+    return folder / "words.npz"
+
+
 def _npz(shared: Shared, folder: Path, random: Random) -> Path:
     np.savez_compressed(folder / "masks.npz", labels=np.eye(8, dtype=np.uint8)[None])
     return folder / "masks.npz"
@@ -499,6 +505,7 @@ KINDS = {
     "prompts.jsonl": Kind(_prompt_file, mutations.json_file, _track_prompts),
     "image": Kind(_images, mutations.file, _read_image),
     "label image": Kind(_labels, mutations.file, _read_labels),
+    "words.npz": Kind(_queries, mutations.file, lambda shared, file: Words.load(file)),
     "npz": Kind(_npz, mutations.file, _read_npz),
     "mask": Kind(_mask_words, mutations.file, _segment_mask),
     "video": Kind(_video, mutations.file, _play),

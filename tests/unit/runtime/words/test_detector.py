@@ -225,21 +225,22 @@ def test_more_like_this(detector: WordDetector, frames: Frames) -> None:
     assert overlaps(found.boxes[0], np.array([BLOCK], np.float32))[0] > 0.7
 
 
+@pytest.mark.parametrize(("kind", "size"), [("owlv2", 320), ("owlvit", 96)])
 def test_more_like_a_whole_picture_is_as_in_transformers(
-    with_words: Callable[[str], Bundle], owl_model: Callable[[str], Path]
+    kind: str, size: int, with_words: Callable[[str], Bundle], owl_model: Callable[[str], Path]
 ) -> None:
-    """There the best objectness of all boxes counts, and here of those around a box: so give that very box."""
-    frame = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
-    reference = Reference("owlv2", owl_model("owlv2"))
+    """OWLv2's there is that of all boxes with the best objectness, and here of those around a box: so give that one."""
+    frame = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    reference = Reference(kind, owl_model(kind))
     with torch.inference_mode():
         pixels = reference.pixels(frame)
         outputs = reference.model.image_guided_detection(pixels, pixels)
         grid = reference.model.image_embedder(pixels)[0]
         chosen = reference.model.embed_image_query(grid.reshape(1, -1, grid.shape[-1]), grid)[1]
-    centre, half = outputs.query_pred_boxes[0, int(chosen)].numpy().reshape(2, 2) * ([[1], [0.5]])
-    box = np.concatenate([centre - half, centre + half]).clip(0, 1) * 320
-    with WordDetector(with_words("owlv2")) as detector:
-        found = detector.detect(frame, detector.words_like(frame, box, "it"), 0.0, 1.0)
+    centre, reach = outputs.query_pred_boxes[0, int(chosen)].numpy().reshape(2, 2) * ([[1], [0.5]])
+    box = np.concatenate([centre - reach, centre + reach]) if kind == "owlv2" else np.array([0, 0, 1, 1])
+    with WordDetector(with_words(kind)) as detector:
+        found = detector.detect(frame, detector.words_like(frame, box.clip(0, 1) * size, "it"), 0.0, 1.0)
     assert abs(found.scores[0] - torch.sigmoid(outputs.logits.max()).item()) < 2e-3
 
 
