@@ -8,11 +8,9 @@ levels.) OWL-ViT's works in 8 bits; one level is left. Normalisation is in the d
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from sam2edge.bundle.words import WordsModel
 from sam2edge.runtime.model.resize import cubic, resize
@@ -31,29 +29,25 @@ def square_size(size: tuple[int, int], model: WordsModel) -> Floats:
 
 
 def _letterboxed(frame: Frame, size: int) -> Frame:
-    """Pad with black to a square, at the bottom or the right; blur if it shrinks; resize bilinearly; round once."""
+    """Pad with black to a square, at the bottom or the right; blur if it shrinks; resize bilinearly; round once.
+
+    Of the square, only the part is computed that is not black. Its sides are multiples of what becomes whole pixels.
+    """
     side = max(frame.shape[:2])
-    pixels = frame if side <= size else _blurred(frame, (side / size - 1) / 2)
-    square = _padded(pixels.astype(np.float32, copy=False), side, side)
-    resized = cv2.resize(square, (size, size), interpolation=cv2.INTER_LINEAR)
-    rounded: Frame = np.rint(resized).astype(np.uint8)
-    return rounded
-
-
-def _blurred(frame: Frame, sigma: float) -> Floats:
-    """Return a frame that is padded to a square, as far as anything of it is left there after the blur."""
-    radius, side = math.ceil(3 * sigma), max(frame.shape[:2])
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    # Twice the radius: what is reflected at an edge that is not the square's own must be black.
-    height, width = (min(length + 2 * radius, side) for length in frame.shape[:2])
-    blurred: Floats = cv2.sepFilter2D(
-        _padded(frame, height, width), cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT_101
-    )
-    return blurred
-
-
-def _padded(pixels: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
-    rows, columns = pixels.shape[:2]
-    padded: npt.NDArray[Any] = cv2.copyMakeBorder(pixels, 0, height - rows, 0, width - columns, cv2.BORDER_CONSTANT)
-    return padded
+    sigma = max(side / size - 1, 0) / 2
+    radius, unit = math.ceil(3 * sigma), side // math.gcd(side, size)
+    # Twice the radius, since what is reflected at an edge that is not the square's own must be black.
+    height, width = (min(-(-(length + 2 * radius + 1) // unit) * unit, side) for length in frame.shape[:2])
+    rows, columns = frame.shape[:2]
+    part = cv2.copyMakeBorder(frame, 0, height - rows, 0, width - columns, cv2.BORDER_CONSTANT)
+    if radius:
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        kernel /= kernel.sum()
+        pixels = cv2.sepFilter2D(part, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+    else:
+        pixels = part.astype(np.float32)
+    shape = height * size // side, width * size // side
+    square = np.zeros((size, size, 3), np.uint8)
+    resized = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    square[: shape[0], : shape[1]] = cv2.convertScaleAbs(resized)  # which rounds
+    return square
