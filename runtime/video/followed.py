@@ -19,8 +19,6 @@ from sam2edge.types import Floats, Frame
 
 _SAME, _SAME_OF_OTHER_WORD = 0.5, 0.7
 """IoU above which two masks are one object's. A shirt may cover much of the person who wears it."""
-_PART = 0.7
-"""Or, of one word, so much of the new mask is within a known one."""
 _MISSES = 3
 """Detections in a row that must miss an object that is not confirmed before it goes."""
 _DOUBLES = 2
@@ -220,18 +218,23 @@ class FollowedObjects:
         trial_id = min((0, *self.tracker.object_ids)) - 1
         result = self.tracker.prompt(trial_id, box=box, earlier=earlier)
         shapes = visible_shapes(result)
-        new = shapes.pop(trial_id, None)
-        if new is None or any(self._is_same(new, word, object_id, shape) for object_id, shape in shapes.items()):
+        new = shapes.get(trial_id)
+        if new is None or self._is_known(trial_id, word, shapes):
             return self._drop(trial_id, result)
         self._objects[trial_id] = _Object(word, new.box, result.frame_index)
         if self._is_first or self.confirm == 1:
             result = self._join(trial_id, seen.result.frame_index, result)
         return result
 
-    def _is_same(self, new: Shape, word: str, object_id: int, known: Shape) -> bool:
-        if self._word(object_id) != word:
-            return new.iou(known) > _SAME_OF_OTHER_WORD
-        return new.iou(known) > _SAME or new.shared(known) > _PART * new.area
+    def _is_known(self, trial_id: int, word: str, shapes: Mapping[int, Shape]) -> bool:
+        """Tell whether the mask of a trial is that of another object, or, of the same word, a part of it."""
+        new = shapes[trial_id]
+        for object_id, shape in shapes.items():
+            of_word = self._word(object_id) == word
+            is_same = new.iou(shape) > (_SAME if of_word else _SAME_OF_OTHER_WORD)
+            if object_id != trial_id and (is_same or (of_word and new.is_part(shape))):
+                return True
+        return False
 
     def _with_room(self, word: str, result: FrameResult) -> FrameResult:
         """Let the tracker drop an object that is lost, if it is full: the new one is perhaps the same."""
@@ -241,15 +244,17 @@ class FollowedObjects:
         return self._drop(min(lost, key=lambda object_id: self._objects[object_id].seen), result) if lost else result
 
     def _join(self, trial_id: int, number: int, result: FrameResult) -> FrameResult:
-        """Give a trial, found on frame `number`, the id of the nearest of its word out of view since, or a new one."""
-        new = self._objects[trial_id]
-        lost = {
-            object_id: float(np.abs(one.box - new.box).sum())
-            for object_id, one in self._objects.items()
-            if one.word == new.word and object_id > 0 and (one.seen < number or one.doubles)
-        }
+        """Show a trial that was found on frame `number`, under the id of a lost one of its word, or under a new one."""
+        new, shapes = self._objects[trial_id], visible_shapes(result)
+        of_word = [n for n, one in self._objects.items() if one.word == new.word and n > 0]
+        # SAM 2 may have begun to find the lost one itself, perhaps after that frame
+        lost = [n for n in of_word if n in shapes and trial_id in shapes and shapes[n].is_part(shapes[trial_id])]
+        if not lost and trial_id in shapes and self._is_known(trial_id, new.word, shapes):
+            del self._objects[trial_id]
+            return self._drop(trial_id, result)
+        lost = lost or [n for n in of_word if self._objects[n].seen < number or self._objects[n].doubles]
         if lost:
-            object_id = min(lost, key=lambda object_id: lost[object_id])
+            object_id = min(lost, key=lambda n: float(np.abs(self._objects[n].box - new.box).sum()))
             result = self._drop(object_id, result)
         else:
             self._last_id = object_id = max(self._last_id, *self.tracker.object_ids) + 1

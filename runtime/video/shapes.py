@@ -15,6 +15,9 @@ _AGREES = 0.5
 _INSIDE, _FILLED = 0.8, 0.25
 """Or the object is partly hidden: so much of the mask is in the box, of which it fills so much."""
 
+_PART = 0.7
+"""So much of a mask that is a part of another one is within that."""
+
 
 @dataclass(frozen=True, eq=False)
 class Shape:
@@ -42,6 +45,10 @@ class Shape:
         """Return the IoU of the two masks."""
         shared = self.shared(other)
         return shared / (self.area + other.area - shared)
+
+    def is_part(self, other: Shape) -> bool:
+        """Tell whether this mask is the same as another one or a part of it."""
+        return self.shared(other) > _PART * self.area
 
     def _cut(self, box: Floats) -> Bools:
         x0, y0, x1, y1 = np.maximum(np.rint(box - np.tile(self.box[:2], 2)), 0).astype(int).tolist()

@@ -145,6 +145,32 @@ def test_an_object_that_sam_finds_itself_is_not_found_twice() -> None:
     assert kinds(scene) == ["new"]
 
 
+def test_an_object_that_sam_finds_itself_while_the_detector_looks() -> None:
+    """At first only a part of it, perhaps: what the detector found takes its place."""
+    scene = Scene()
+    for _ in range(2):
+        scene.step(("cup", LEFT))
+    scene.tracker.boxes[1] = None
+    scene.step(("cup", RIGHT))
+    before = scene.seen()
+    scene.tracker.boxes.update({1: (24, 5, 30, 15), -1: MIDDLE})
+    assert scene.step(("cup", RIGHT), seen=before) == {1: "cup"}
+    assert scene.tracker.boxes == {1: MIDDLE}
+    assert kinds(scene) == ["new", "found"]
+
+
+def test_a_new_object_that_another_one_takes_over() -> None:
+    """By the time at which it is confirmed it has a part of that one's mask."""
+    scene = Scene()
+    for _ in range(2):
+        scene.step(("cup", LEFT))
+    scene.step(("cup", LEFT), ("cup", RIGHT))
+    before = scene.seen()
+    scene.tracker.boxes[-1] = (4, 6, 10, 12)
+    assert scene.step(("cup", LEFT), ("cup", RIGHT), seen=before) == {1: "cup"}
+    assert scene.tracker.boxes == {1: LEFT}
+
+
 def test_a_mask_that_is_known_is_no_new_object() -> None:
     """The box did not fit the known mask, but gives the same one, or a part of it."""
     scene = Scene()
