@@ -67,7 +67,7 @@ class EncodedFrame:
 class Follower(Closeable):
     """Finds objects by words and follows them. It is used like the VideoTracker that it prompts, also in `stream`.
 
-    Results have the `words` of their objects. Ids count from 1; until `reset`, none is given twice. When the detector
+    Results have the `words` of their objects. Ids count up; until `reset`, none is given twice. When the detector
     runs and what its answers mean is in docs/explanation/following.md. Any thread may call any method: calls wait for
     each other, except for `encode`.
 
@@ -85,6 +85,7 @@ class Follower(Closeable):
         background: let the detector run in a thread of its own, one detection at a time, while frames go on. What it
             finds is prompted on the frame that it saw and brought forward. Results then depend on how long it takes.
         max_age: frames after which such a detection is dropped.
+        first_id: the first id that an object gets. Ids below it are left to prompts that come later.
         on_event: called with each Event at the end of the call that caused it.
 
     Raises:
@@ -104,6 +105,7 @@ class Follower(Closeable):
         forget_after: int = 250,
         background: bool = False,
         max_age: int = 50,
+        first_id: int = 1,
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
         if not isinstance(tracker, VideoTracker):
@@ -118,6 +120,7 @@ class Follower(Closeable):
         self._confirm = checks.integer("confirm", confirm, 1)
         self._forget_after = checks.integer("forget_after", forget_after, 1)
         self._max_age = checks.integer("max_age", max_age, 1)
+        self._first_id = checks.integer("first_id", first_id, 1)
         self._on_event = on_event
         self._counts: Counter[str] = Counter()
         self._events: list[Event] = []
@@ -129,6 +132,7 @@ class Follower(Closeable):
     def _start(self) -> None:
         rules = self._score, self._confirm, self._forget_after
         self._objects = FollowedObjects(self._tracker, *rules, self._note_event)
+        self._objects.reserve(self._first_id - 1)
         self._detected: int | None = None  # the frame that was last given to the detector
         self._running: tuple[SeenFrame, Future[Detections]] | None = None
 
@@ -186,6 +190,27 @@ class Follower(Closeable):
                 seen = SeenFrame(result, pixels.copy(), embedding)
                 self._running = seen, self._thread.submit(self._detect, seen.pixels)
             return self._told(result)
+
+    def look(self, frame: Frame, result: FrameResult) -> FrameResult:
+        """Give the detector the frame last given at once, and wait for it: for a follower made after its frame came.
+
+        Args:
+            frame: the pixels of that frame, RGB uint8 [H,W,3].
+            result: what the tracker found in it.
+
+        Returns:
+            The result with what was found.
+
+        Raises:
+            FrameError: The result is of another frame. Otherwise what the tracker and the detector raise.
+        """
+        with self._turn:
+            check_frame(frame)
+            if result.frame_index != self.frame_index:
+                raise FrameError(f"the result is of frame {result.frame_index}, but {self.frame_index} came last")
+            found = self._detect(frame)
+            self._detected = self.frame_index
+            return self._told(self._use(SeenFrame(result, frame, None), found, result))
 
     def _is_due(self, index: int) -> bool:
         """Tell whether it is time for a detection, on a frame of which the tracker has masks to compare it with."""

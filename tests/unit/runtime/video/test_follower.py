@@ -93,6 +93,18 @@ def test_objects_of_one_word(clip: Frames, follow: Follow) -> None:
     assert results[-1].words == ("thing",) * 3
 
 
+def test_a_follower_that_is_made_late(clip: Frames, tracker: VideoTracker, follow: Follow) -> None:
+    """It looks at the frame that its tracker has; what was prompted there stays, and has no word."""
+    tracker.track(clip[0])
+    prompted = tracker.prompt(1, box=BALL)
+    follower = follow(Scripted(clip), first_id=5)
+    found = follower.look(clip[0], prompted)
+    assert (found.object_ids, found.words) == ((1, 5, 6), ("", "blue block", "yellow star"))
+    assert follower.track(clip[1]).object_ids == (1, 5, 6)
+    with pytest.raises(FrameError, match="the result is of frame 0, but 1 came last"):
+        follower.look(clip[1], prompted)
+
+
 def test_only_false_alarms(clip: Frames, follow: Follow) -> None:
     """What the first detection finds goes when no other one finds it; later ones are not even shown."""
     follower = follow(Scripted(clip, ["dog"], misses=1, false=1, seed=4))
