@@ -270,6 +270,18 @@ def with_words(made_once: MadeOnce, nano: Bundle, owl_model: Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
+def shapes(made_once: MadeOnce, nano: Bundle) -> Bundle:
+    """The bundled model with the bundled word detector, which knows drawn shapes."""
+    from sam2edge.export.words import export_words
+
+    def make(folder: Path) -> None:
+        shutil.copytree(nano.path, folder, copy_function=os.link)
+        export_words(NANO.parent / "words", folder)
+
+    return Bundle.open(made_once("nano-shapes", make))
+
+
+@pytest.fixture(scope="session")
 def nano_words(with_words: Callable[[str], Bundle]) -> Bundle:
     """The bundled model with a random OWLv2 at 96; its tokenizer knows "red", "cup" and "cat" as tokens, else bytes."""
     return with_words("owlv2")

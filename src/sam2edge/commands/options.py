@@ -108,7 +108,8 @@ def min_iou(args: argparse.Namespace) -> float:
 def refuse_ignored(args: argparse.Namespace, *names: str, without: str) -> None:
     """Raise an InputError for options that were given but do nothing `without` another one."""
     for name in names:
-        if getattr(args, name) not in (None, False):
+        value = getattr(args, name)
+        if value is not None and value is not False:  # 0 counts
             raise InputError(f"--{name.replace('_', '-')} does nothing without {without}")
 
 

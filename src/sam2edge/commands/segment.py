@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ from sam2edge.commands import ERROR, options
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.options import file_path
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
+from sam2edge.commands.words import Search, add_words, check_words, found_line, open_search
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
 
 if TYPE_CHECKING:
@@ -35,13 +38,18 @@ _GRID_OPTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
-    """A mask of one image; logits are those of its bounding box, None where `--auto` found it."""
+    """A mask of one image; logits are those of its bounding box, None where `--auto` found it.
+
+    word and score are those of the detection, "" and None where no word found it.
+    """
 
     object_id: int
     mask: PackedMask
     predicted_iou: float
     stability_score: float
     logits: Floats | None = None
+    word: str = ""
+    score: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what the JSON says of it; the box is COCO's: x, y, width, height."""
@@ -54,18 +62,21 @@ class _Segment:
             "bbox": list(self.mask.bounds),
             "predicted_iou": round(self.predicted_iou, 6),
             "stability_score": round(self.stability_score, 6),
+            **({} if self.score is None else {"word": self.word, "score": round(self.score, 6)}),
         }
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Segment images: the objects that points, boxes and masks mark, the same in every image, or everything. A "
-        "prompt without an ID is a new object; prompts with the same ID belong to one object. Coordinates are pixels."
+        "Segment images: the objects that points, boxes and masks mark, the same in every image, what words name, or "
+        "everything. A prompt without an ID is a new object; prompts with the same ID belong to one object. "
+        "Coordinates are pixels."
     )
     options.add_bundle(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder of images or a 'pattern'")
     options.add_range(parser)
     add_prompts(parser)
+    add_words(parser)
     parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
     for name, (kind, text) in _GRID_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"with --auto: {text}")
@@ -90,9 +101,11 @@ def _segment(args: argparse.Namespace) -> int:
     images, failures = find_images(args.images)
     targets = _targets(images, args)
     place = ""
-    done = count = 0
+    done = 0
+    words: list[str] = []
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(StatusLine())
+        search = stack.enter_context(open_search(args))
         predictor = stack.enter_context(ImagePredictor(args.bundle, options.backend(args)))
         find: Callable[[Frame], list[_Segment]]
         if args.auto:
@@ -102,7 +115,7 @@ def _segment(args: argparse.Namespace) -> int:
             )
             find = functools.partial(_everything, generator)
         else:
-            find = functools.partial(_prompted, predictor, prompts)
+            find = functools.partial(_marked, predictor, prompts, search)
         lines = None
         if args.json and images:
             args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -111,23 +124,31 @@ def _segment(args: argparse.Namespace) -> int:
             place = f"{number}/{len(images)} images, {path.name}"
             status.show(place)
             try:
-                count += _segment_one(path, target, find, args, lines)
+                words += _segment_one(path, target, find, args, lines)
                 done += 1
             except BackendError:
                 raise
             except Sam2EdgeError as error:
                 failures.append(str(error) if str(error).startswith(str(path)) else f"{path}: {error}")
-    print(f"{done} of {len(images)} images, {count} masks: {args.output}")
+    print(f"{done} of {len(images)} images, {len(words)} masks: {args.output}")
+    if search:
+        print(found_line(search.words.texts, words))
     for failure in failures:
         print(f"sam2edge: error: {failure}", file=sys.stderr)
     return ERROR if failures else 0
 
 
 def _check(args: argparse.Namespace, prompts: Mapping[int, Prompt]) -> None:
-    if not prompts and not args.auto:
-        raise PromptError("nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --auto")
-    if prompts and args.auto:
-        raise PromptError("--auto finds everything and takes no --point, --box or --mask; give one or the other")
+    check_words(args)
+    if not prompts and not args.auto and args.words is None:
+        raise PromptError(
+            "nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --words 'red cup', or "
+            "--auto"
+        )
+    if args.auto and (prompts or args.words is not None):
+        raise PromptError(
+            "--auto finds everything and takes no --point, --box, --mask or --words; give one or the other"
+        )
     if not args.auto:
         options.refuse_ignored(args, *_GRID_OPTIONS, without="--auto")
     options.check_bundle_first(args, "sam2edge segment BUNDLE IMAGE")
@@ -164,8 +185,8 @@ def _labels(target: Path) -> Path:
 
 def _segment_one(
     path: Path, target: Path, find: Callable[[Frame], list[_Segment]], args: argparse.Namespace, lines: TextIO | None
-) -> int:
-    """Segment an image, write the outputs that were asked for, and return the number of masks."""
+) -> list[str]:
+    """Segment an image, write the outputs that were asked for, and return the word of each mask."""
     from sam2edge.runtime.media import overlay
     from sam2edge.runtime.media.image_files import read_image, write_image
     from sam2edge.runtime.media.mask_files import write_labels
@@ -173,10 +194,11 @@ def _segment_one(
     image = read_image(path, args.range)
     segments = find(image)
     ids, masks = [segment.object_id for segment in segments], [segment.mask for segment in segments]
+    words = [segment.word for segment in segments]
     if args.auto:
         picture = overlay.draw_everything(image, masks)
     else:
-        picture = overlay.draw_masks(image, ids, (mask.unpack() for mask in masks))
+        picture = overlay.draw_masks(image, ids, (mask.unpack() for mask in masks), words)
     write_image(target, picture)
     if args.labels:
         write_labels(_labels(target), _label_image(image.shape[:2], segments))
@@ -191,7 +213,7 @@ def _segment_one(
             print(json.dumps(line), file=lines, flush=True)
         except OSError as error:
             raise MediaError(f"{args.json}: cannot be written: {error.strerror}") from error
-    return len(segments)
+    return words
 
 
 def _label_image(size: tuple[int, ...], segments: Sequence[_Segment]) -> LabelImage:
@@ -215,33 +237,46 @@ def _everything(generator: AutomaticMaskGenerator, image: Frame) -> list[_Segmen
     ]
 
 
-def _prompted(predictor: ImagePredictor, prompts: Mapping[int, Prompt], image: Frame) -> list[_Segment]:
-    """Segment each prompt; a single click takes the best of three masks."""
+def _marked(
+    predictor: ImagePredictor, prompts: Mapping[int, Prompt], search: Search | None, image: Frame
+) -> list[_Segment]:
+    """Segment what prompts mark and what words find, whose ids follow those of the prompts."""
+    from sam2edge.runtime.model.prompts import Prompt
+
+    predictor.set_image(image)
+    segments = [_segment_prompt(predictor, object_id, prompt, image) for object_id, prompt in prompts.items()]
+    if search:
+        found = search.detector.detect(image, search.words, threshold=search.score)
+        first = max(prompts, default=0) + 1
+        for object_id, box, score, word in zip(itertools.count(first), found.boxes, found.scores, found.words):
+            segment = _segment_prompt(predictor, object_id, Prompt(box=box), image)
+            segments.append(dataclasses.replace(segment, word=word, score=float(score)))
+    return segments
+
+
+def _segment_prompt(predictor: ImagePredictor, object_id: int, prompt: Prompt, image: Frame) -> _Segment:
+    """Segment a prompt on the predictor's image; a single click takes the best of three masks."""
     import numpy as np
 
     from sam2edge.runtime.media.packed import PackedMask
     from sam2edge.runtime.model.logits import stability_score
     from sam2edge.runtime.model.prompts import EncodedPrompt
 
-    predictor.set_image(image)
-    segments = []
-    for object_id, prompt in prompts.items():
-        with prompt.naming():
-            mask = None
-            if prompt.mask is not None:
-                mask = EncodedPrompt.of_mask(prompt.mask, image.shape[:2], predictor.model).logits
-            is_click = prompt.points is not None and np.size(prompt.points) == 2 and prompt.box is None and mask is None
-            logits, ious, _ = predictor.predict(
-                point_coords=prompt.points,
-                point_labels=prompt.labels,
-                box=prompt.box,
-                mask_input=mask,
-                multimask_output=is_click,
-                return_logits=True,
-            )
-        best = int(ious.argmax())
-        stability = float(stability_score(logits[best]))
-        packed = PackedMask.pack(logits[best] > 0)
-        inside = logits[best][packed.place].copy()  # not a view, which would keep the whole image's
-        segments.append(_Segment(object_id, packed, float(ious[best]), stability, inside))
-    return segments
+    with prompt.naming():
+        mask = None
+        if prompt.mask is not None:
+            mask = EncodedPrompt.of_mask(prompt.mask, image.shape[:2], predictor.model).logits
+        is_click = prompt.points is not None and np.size(prompt.points) == 2 and prompt.box is None and mask is None
+        logits, ious, _ = predictor.predict(
+            point_coords=prompt.points,
+            point_labels=prompt.labels,
+            box=prompt.box,
+            mask_input=mask,
+            multimask_output=is_click,
+            return_logits=True,
+        )
+    best = int(ious.argmax())
+    stability = float(stability_score(logits[best]))
+    packed = PackedMask.pack(logits[best] > 0)
+    inside = logits[best][packed.place].copy()  # not a view, which would keep the whole image's
+    return _Segment(object_id, packed, float(ious[best]), stability, inside)

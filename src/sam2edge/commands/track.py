@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
@@ -30,6 +30,7 @@ from sam2edge.commands.options import (
     file_path,
 )
 from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
+from sam2edge.commands.words import Search, add_words, check_words, found_line, open_search
 from sam2edge.errors import InputError, PromptError
 from sam2edge.files import user_path
 
@@ -37,10 +38,16 @@ if TYPE_CHECKING:
     from sam2edge.runtime.media.grabber import Grabbed, Grabber, Statistics
     from sam2edge.runtime.media.sinks import Sink
     from sam2edge.runtime.model.result import FrameResult
+    from sam2edge.runtime.video.follower import Event, Follower
+    from sam2edge.runtime.video.stream import Tracker
     from sam2edge.runtime.video.tracker import VideoTracker
 
 _FPS_IF_UNKNOWN = 25.0
 _KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
+_WORD_OBJECTS = 16
+"""Objects that words may find, beside those of the prompts."""
+_REPORTED = ("full", "late")
+"""The follower's events that take something away from the user."""
 _RECENT = 10_000
 """Number of frames whose delays are kept."""
 _PATIENCE = 0.2
@@ -49,8 +56,9 @@ _PATIENCE = 0.2
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Track objects through a video or what a camera sees. A prompt without an ID is a new object; prompts with the "
-        "same ID belong to one object; on another frame they correct it. Coordinates are pixels of the prompted frame."
+        "Track objects through a video or what a camera sees: what prompts mark, and what words name. A prompt without "
+        "an ID is a new object; prompts with the same ID belong to one object; on another frame they correct it. "
+        "Coordinates are pixels of the prompted frame."
     )
     add_bundle(parser)
     parser.add_argument("source", metavar="SOURCE", help=SOURCES)
@@ -63,6 +71,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the frame of the prompts that are without @FRAME (default: 0)",
     )
+    add_words(parser, following=True)
     parser.add_argument(
         "--policy",
         choices=("every", "latest"),
@@ -113,6 +122,7 @@ def _track(args: argparse.Namespace) -> int:
     prompts = gather(args.prompts, _frame(args))
     waiting = collections.deque(prompts)
     count, number, delays = 0, -1, collections.deque[float](maxlen=_RECENT)
+    found: dict[int, str] = {}
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(StatusLine())
         source = stack.enter_context(
@@ -124,13 +134,21 @@ def _track(args: argparse.Namespace) -> int:
         # Entered before the sinks: no signal may interrupt their closing.
         stop = stack.enter_context(stop_on_signal())
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source, status.report)]
+        search = stack.enter_context(open_search(args))
         knobs = {name: getattr(args, name) for name in _KNOBS}
-        max_objects = len({given.object_id for given in prompts})
+        ids = {given.object_id for given in prompts}
+        max_objects = len(ids) + _WORD_OBJECTS * (search is not None)
         tracker = stack.enter_context(VideoTracker(args.bundle, backend(args), max_objects=max_objects, **knobs))
+        following: VideoTracker | Follower = tracker
+        if search:
+            first_id = max(ids, default=0) + 1
+            following = stack.enter_context(_follower(args, tracker, search, first_id, source.live, status.report))
+        start = 0 if search else waiting[0].frame
         started = time.perf_counter()
-        for grabbed, result in _results(_frames(source, stop), tracker, waiting, args.mode, status.report):
+        for grabbed, result in _results(_frames(source, stop), following, start, waiting, args.mode, status.report):
             for sink in sinks:
                 sink.write(grabbed.pixels, result)
+            found.update(_named(result))
             count, number = count + 1, grabbed.number
             delays.append(time.monotonic() - grabbed.arrived)
             fps = count / (time.perf_counter() - started)
@@ -139,6 +157,8 @@ def _track(args: argparse.Namespace) -> int:
             if stop.is_set() or any(sink.closed_by_user for sink in sinks):
                 break
     outputs, faults = ", ".join(map(str, _outputs(args))), _faults(source.statistics)
+    if search:
+        print(found_line(search.words.texts, found.values()))
     if stop.is_set():
         kept = f", which are kept in {outputs}" if outputs else ""
         print(f"sam2edge: interrupted after {count} frames{faults}{kept}", file=sys.stderr)
@@ -158,8 +178,11 @@ def _track(args: argparse.Namespace) -> int:
 
 def _check_track(args: argparse.Namespace) -> None:
     check_bundle_first(args, "sam2edge track BUNDLE SOURCE")
-    if not args.prompts:
-        raise PromptError("nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png")
+    check_words(args)
+    if not args.prompts and args.words is None:
+        raise PromptError(
+            "nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --words 'red cup'"
+        )
     if not (_outputs(args) or args.window):
         raise InputError("nothing to write: give -o out.mp4 or --masks DIR or --json FILE")
     if len(args.frame or ()) > 1:
@@ -213,14 +236,43 @@ def _frames(source: Grabber, stop: threading.Event) -> Iterator[Grabbed]:
             yield grabbed
 
 
+def _follower(
+    args: argparse.Namespace,
+    tracker: VideoTracker,
+    search: Search,
+    first_id: int,
+    live: bool,
+    report: Callable[[str], None],
+) -> Follower:
+    """Return what finds the words' objects; on a live source, frames do not wait for it."""
+    from sam2edge.runtime.video.follower import Follower
+
+    def tell(event: Event) -> None:
+        if event.kind in _REPORTED:
+            report(str(event))
+
+    every = {} if args.words_every is None else {"every": args.words_every}
+    return Follower(
+        tracker,
+        search.detector,
+        search.words,
+        score=search.score,
+        first_id=first_id,
+        background=live,
+        on_event=tell,
+        **every,
+    )
+
+
 def _results(
     frames: Iterator[Grabbed],
-    tracker: VideoTracker,
+    tracker: VideoTracker | Follower,
+    start: int,
     waiting: collections.deque[GivenPrompt],
     mode: str,
     report: Callable[[str], None],
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
-    """Yield frames with results: without objects before the first prompt, and tracked from there.
+    """Yield frames with results: without objects before frame `start`, and tracked from there.
 
     Prompts are taken out of `waiting` when their frame, or, if that was dropped, the next one comes.
     """
@@ -228,11 +280,11 @@ def _results(
     from sam2edge.runtime.video.stream import stream
 
     for grabbed in frames:
-        if grabbed.number >= waiting[0].frame:
+        if grabbed.number >= start:
             frames = itertools.chain([grabbed], frames)
             break
         yield grabbed, FrameResult.empty(grabbed.number, grabbed.pixels.shape[:2], grabbed.time)
-    for tracked in stream(frames, tracker, mode):
+    for tracked in stream(frames, cast("Tracker[Any]", tracker), mode):
         result, number = tracked.result, tracked.grabbed.number
         while waiting and waiting[0].frame <= number:
             given = waiting.popleft()
@@ -246,6 +298,11 @@ def _results(
                     result = tracker.prompt(given.object_id, **given.prompt.arguments)
         # The tracker counts the frames that it is given.
         yield tracked.grabbed, dataclasses.replace(result, frame_index=number, time=tracked.grabbed.time)
+
+
+def _named(result: FrameResult) -> Iterator[tuple[int, str]]:
+    """Yield the objects that words found, and their words."""
+    yield from ((object_id, word) for object_id, word in zip(result.object_ids, result.words, strict=False) if word)
 
 
 def _faults(statistics: Statistics) -> str:

@@ -227,8 +227,15 @@ def refused(message: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --auto"),
-        ((*POINT, "--auto"), "--auto finds everything and takes no --point, --box or --mask; give one or the other"),
+        (
+            (),
+            "nothing to segment: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --words 'red cup', or "
+            "--auto",
+        ),
+        (
+            (*POINT, "--auto"),
+            "--auto finds everything and takes no --point, --box, --mask or --words; give one or the other",
+        ),
         (("--point", "1"), "--point 1: expected 2 or 3 numbers with commas between"),
         ((*POINT, "--points-per-side", "4"), "--points-per-side does nothing without --auto"),
         (("--auto", "--points-per-side", "0"), "--points-per-side must be an integer of at least 1 but got 0"),

@@ -156,7 +156,10 @@ def test_an_object_that_is_removed(run, tracker, video, out, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("{video} --json {out}", "nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png"),
+        (
+            "{video} --json {out}",
+            "nothing to track: give --point x,y or --box x0,y0,x1,y1 or --mask file.png, or --words",
+        ),
         ("{video} --point 1,1", "nothing to write: give -o out.mp4 or --masks DIR or --json FILE"),
         ("{video} --point 1,1 --frame=-1 --json {out}", "--frame -1: frames are counted from 0"),
         ("{video} --point 1 --json {out}", "--point 1: expected 2 or 3 numbers with commas between"),
