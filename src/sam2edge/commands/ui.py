@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from sam2edge.commands.options import (
@@ -16,10 +17,11 @@ from sam2edge.commands.options import (
     file_path,
 )
 from sam2edge.commands.track import stop_on_signal
+from sam2edge.commands.words import SCORE, add_words, check_words, open_search
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Serve a page on this machine only: click objects in a video and follow them."
+    parser.description = "Serve a page on this machine only: click objects in a video, or name them, and follow them."
     add_bundle(parser)
     parser.add_argument("source", metavar="SOURCE", nargs="?", help=f"{SOURCES}; the page can open others")
     parser.add_argument(
@@ -34,6 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=8620, metavar="N", help="port of the page; 0 takes a free one (default: 8620)"
     )
     add_range(parser)
+    add_words(parser)
     add_backend(parser)
     parser.set_defaults(verb=_ui)
 
@@ -41,21 +44,30 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _ui(args: argparse.Namespace) -> int:
     check_bundle_first(args, "sam2edge ui BUNDLE SOURCE")
     check_outputs(directories=(args.output,))
+    check_words(args)
+    from sam2edge.bundle import Bundle
     from sam2edge.runtime.video.tracker import VideoTracker
+    from sam2edge.runtime.words.detector import WordDetector
     from sam2edge.ui.player import Player
     from sam2edge.ui.server import Server
     from sam2edge.ui.session import Session
 
-    # Signals are handled outside: none may interrupt the closing of the files that are being saved.
-    with (
-        stop_on_signal() as stop,
-        VideoTracker(args.bundle, backend(args)) as tracker,
-        Session(tracker, args.output, args.range) as session,
-    ):
+    with contextlib.ExitStack() as stack:
+        # Signals are handled outside: none may interrupt the closing of the files that are being saved.
+        stop = stack.enter_context(stop_on_signal())
+        search = stack.enter_context(open_search(args))
+        bundle = Bundle.open(args.bundle)
+        detector, score = (search.detector, search.score) if search else (None, SCORE)
+        if detector is None and bundle.words is not None:
+            detector = stack.enter_context(WordDetector(bundle, backend(args)))
+        tracker = stack.enter_context(VideoTracker(bundle, backend(args)))
+        session = stack.enter_context(Session(tracker, args.output, args.range, detector=detector, score=score))
+        if search:
+            session.look_for_words(search.words)
         if args.source is not None:
             session.open(args.source)
         player = Player(session)
-        with Server(player, args.port) as server:
-            print(f"{server.url}\nOpen this address in a browser; Ctrl-C ends.", flush=True)
-            player.run(stop)
+        server = stack.enter_context(Server(player, args.port))
+        print(f"{server.url}\nOpen this address in a browser; Ctrl-C ends.", flush=True)
+        player.run(stop)
     return 0

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import monotonic
 from typing import Concatenate, ParamSpec
@@ -135,6 +135,11 @@ class Player:
     def remove(self, object_id: int) -> None:
         """Forget an object, as Session.remove does."""
         self._session.remove(object_id)
+
+    @_in_its_thread
+    def look_for(self, texts: Sequence[str]) -> None:
+        """Look for words, as Session.look_for does."""
+        self._session.look_for(texts)
 
     @_in_its_thread
     def save(self, on: bool) -> None:

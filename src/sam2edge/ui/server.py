@@ -276,6 +276,11 @@ def _click(player: Player, body: dict[str, Any]) -> None:
     player.click(Click(object_id, x, y, label), seen)
 
 
+def _look_for(player: Player, body: dict[str, Any]) -> None:
+    words = _field(body, "words", str)
+    player.look_for([word.strip() for word in words.split(",") if word.strip()])
+
+
 _CALLS: dict[str, Callable[[Player, dict[str, Any]], None]] = {
     "open": _open,
     "restart": lambda player, body: player.restart(),
@@ -285,5 +290,6 @@ _CALLS: dict[str, Callable[[Player, dict[str, Any]], None]] = {
     "click": _click,
     "undo": lambda player, body: player.undo(),
     "remove": lambda player, body: player.remove(_field(body, "object", int)),
+    "words": _look_for,
     "save": lambda player, body: player.save(_field(body, "on", bool)),
 }

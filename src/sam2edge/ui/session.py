@@ -1,4 +1,4 @@
-"""What a person does with a video, one call after another: open, advance, click, undo, remove, save."""
+"""What a person does with a video, one call after another: open, advance, click, undo, remove, look for words, save."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from sam2edge.bundle.words import EXPORT_WORDS
 from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.grabber import Grabbed, Grabber
@@ -16,7 +18,10 @@ from sam2edge.runtime.media.prompt_files import PromptLine, write_prompts
 from sam2edge.runtime.media.sinks import JsonSink, MaskSink, make_directory
 from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.result import FrameResult
+from sam2edge.runtime.video.follower import Follower
 from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.runtime.words.detector import WordDetector
+from sam2edge.runtime.words.words import Words
 from sam2edge.types import Frame
 from sam2edge.ui.view import Click, View
 
@@ -32,13 +37,25 @@ class Session(Closeable):
     Frames without objects are not tracked, so that looking for a place to start costs only decoding. A frame is saved
     when it is left, with its corrections. The caller closes the tracker, which is for this session alone.
 
-    value_range is for folders of images (`read_image`).
+    value_range is for folders of images (`read_image`). detector finds words: what scores at least `score`.
     serial counts the frames that were shown, over all sources; first is its value at the current source's first frame.
     message says what last happened to the source.
     """
 
-    def __init__(self, tracker: VideoTracker, output: Path, value_range: ValueRange | None = None) -> None:
+    def __init__(
+        self,
+        tracker: VideoTracker,
+        output: Path,
+        value_range: ValueRange | None = None,
+        *,
+        detector: WordDetector | None = None,
+        score: float = 0.3,
+    ) -> None:
         self._tracker, self._output, self._range = tracker, output, value_range
+        self._detector, self._score = detector, score
+        self._words: Words | None = None  # what is looked for, in every source
+        self._follower: Follower | None = None  # looks for it in the open one
+        self._found: dict[int, str] = {}  # the objects that it has found
         self._word = ""
         self._name: str | None = None
         self._grabber: Grabber | None = None
@@ -86,6 +103,7 @@ class Session(Closeable):
             folder=str(self._saver.folder) if self._saver else None,
             saved=self._saver.frames if self._saver else 0,
             message=self.message,
+            words=None if self._detector is None else ", ".join(self._words.texts if self._words else ()),
         )
 
     def open(self, word: str, name: str | None = None) -> None:
@@ -111,6 +129,7 @@ class Session(Closeable):
             self._grabber, self._word, self._name = grabber, word, name or grabber.name
             self._show(first)
             self.first = self.serial
+            self._follow()
 
     def restart(self) -> None:
         """Open the same video again; raise InputError if there is none, or if it is live."""
@@ -135,9 +154,25 @@ class Session(Closeable):
             self._save_frame()
         finally:
             self._show(grabbed)
-            if self._tracker.object_ids:
-                self._keep(self._tracker.track(grabbed.pixels))
+            if self._follower or self._tracker.object_ids:
+                self._keep(self._tracking.track(grabbed.pixels))
         return True
+
+    def look_for(self, texts: Sequence[str]) -> None:
+        """Look for words in the current frame and follow what they name from there on, and in sources opened later.
+
+        What was found by other words before is forgotten; without texts, nothing is looked for any more. Raises
+        InputError, and changes nothing, if there is no detector or if it does not take the texts.
+        """
+        if self._detector is None:
+            raise InputError(f"this bundle has no word detector; `{EXPORT_WORDS}` adds one")
+        self.look_for_words(self._detector.words(texts) if texts else None)
+
+    def look_for_words(self, words: Words | None) -> None:
+        """Look for words that the detector has made, as `look_for` does; None ends it."""
+        self._words = words
+        self._forget_found()
+        self._follow()
 
     def click(self, click: Click) -> None:
         """Mark a pixel of the current frame as part of an object or not; a new id makes a new object.
@@ -155,15 +190,15 @@ class Session(Closeable):
             raise PromptError("there is no click on this frame to take back")
         object_id = self._clicks[-1].object_id
         kept = self._clicks_on(object_id)[:-1]
-        self._keep(self._tracker.clear_prompts(object_id))
+        self._keep(self._tracking.clear_prompts(object_id))
         self._clicks.pop()
         for count in range(1, len(kept) + 1):  # each click refines the mask of those before it
             self._prompt(kept[:count])
 
     def remove(self, object_id: int) -> None:
         """Forget an object; raise ObjectIdError if it is not tracked."""
-        self._tracker.remove(object_id)
-        if object_id in self._came and object_id not in self._removed:
+        self._tracking.remove(object_id)
+        if object_id in self._came and object_id not in (*self._removed, *self._found):
             self._removed.append(object_id)
         if self._result is not None:
             rest = self._result.without(object_id)
@@ -186,17 +221,59 @@ class Session(Closeable):
         """Close the source and finish the files; further calls do nothing."""
         self._leave()
 
+    @property
+    def _tracking(self) -> VideoTracker | Follower:
+        """What frames and prompts are given to."""
+        return self._follower or self._tracker
+
+    def _follow(self) -> None:
+        """Look for the words in the current frame, and from there on."""
+        if self._detector is None or self._words is None or self._pixels is None:
+            return
+        if not self._tracker.object_ids:
+            self._tracker.reset()
+            self._keep(self._tracker.track(self._pixels))
+        result = self._result or FrameResult.empty(self._number, self._pixels.shape[:2])
+        self._follower = Follower(
+            self._tracker,
+            self._detector,
+            self._words,
+            score=self._score,
+            first_id=max(self._tracker.object_ids, default=0) + 1,
+            background=self.live,
+        )
+        index = self._tracker.frame_index
+        self._keep(self._follower.look(self._pixels, dataclasses.replace(result, frame_index=index)))
+        missing = [word for word in self._words.texts if word not in self._found.values()]
+        if missing:
+            self.message = f"not found on this frame: {', '.join(missing)}"
+
+    def _forget_found(self) -> None:
+        """Stop looking for words and forget what they found, also what is not shown yet."""
+        if self._follower:
+            self._follower.close()
+        self._follower = None
+        for object_id in self._tracker.object_ids:
+            if object_id < 0 or object_id in self._found:
+                self.remove(object_id)
+        self._found = {}
+
     def _show(self, grabbed: Grabbed) -> None:
         self._history += self._lines()
-        self._came, self._removed = self._tracker.object_ids, []
+        self._came, self._removed = self._tracking.object_ids, []
         self._pixels, self._number, self._time, self._result = grabbed.pixels, grabbed.number, grabbed.time, None
         self._clicks = []
         self.serial += 1
 
     def _lines(self) -> list[PromptLine]:
-        """Return what was done on the current frame: each click with those before it, whose mask it refines."""
+        """Return what was done on the current frame: each click with those before it, whose mask it refines.
+
+        Clicks on what words found are left out: without the words there is no such object.
+        """
         lines = [PromptLine(self._number, object_id, remove=True) for object_id in self._removed]
         for n, click in enumerate(self._clicks, 1):
+            if click.object_id in self._found:
+                continue
             clicks = [other for other in self._clicks[:n] if other.object_id == click.object_id]
             points, labels = tuple((other.x, other.y) for other in clicks), tuple(other.label for other in clicks)
             lines.append(PromptLine(self._number, click.object_id, points, labels))
@@ -208,16 +285,18 @@ class Session(Closeable):
     def _prompt(self, clicks: list[Click]) -> None:
         if self._pixels is None:
             raise PromptError("there is no frame to click on; open a video or a camera first")
-        if not self._tracker.object_ids:
+        if not (self._follower or self._tracker.object_ids):
             self._tracker.reset()
             self._tracker.track(self._pixels)
         points, labels = [(click.x, click.y) for click in clicks], [click.label for click in clicks]
-        self._keep(self._tracker.prompt(clicks[0].object_id, points=points, labels=labels))
+        self._keep(self._tracking.prompt(clicks[0].object_id, points=points, labels=labels))
 
     def _keep(self, result: FrameResult) -> None:
         # The tracker counts from the first click, the files from the start of the video.
         named = dataclasses.replace(result, frame_index=self._number, time=self._time)
         self._result = named if result.object_ids else None
+        words = zip(result.object_ids, result.words, strict=False)  # a tracker's result has none
+        self._found |= {object_id: word for object_id, word in words if word}
 
     def _save_frame(self) -> None:
         """Save the current frame, which is about to be left."""
@@ -246,6 +325,7 @@ class Session(Closeable):
             self._grabber, self._word, self._name = None, "", None
             self._pixels, self._result, self._number = None, None, -1
             self._clicks, self._history, self._removed = [], [], []
+            self._forget_found()
             for object_id in self._tracker.object_ids:
                 self._tracker.remove(object_id)
 

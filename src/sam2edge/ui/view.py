@@ -38,7 +38,9 @@ class View:
 
     serial counts the frames that were shown, over all sources; number and count belong to the source. pixels are RGB
     uint8 [H,W,3]. folder is where masks are being saved, and saved how many frames were. message says what last
-    happened to the source. The player sets version (a new one for every change), playing and rate (frames per second).
+    happened to the source. words are those that are looked for, with
+    commas between, None without a word detector. The player sets version (a new one for every change), playing and rate
+    (frames per second).
     """
 
     source: str | None
@@ -53,6 +55,7 @@ class View:
     folder: str | None
     saved: int
     message: str
+    words: str | None = None
     version: int = 0
     playing: bool = False
     rate: float = 0.0
@@ -61,9 +64,10 @@ class View:
     def state(self) -> dict[str, Any]:
         """Everything but the pixels, for JSON; whole numbers are the centres of the frame's pixels."""
         size = (0, 0) if self.pixels is None else self.pixels.shape[:2]
-        names = ("source", "live", "ended", "serial", "number", "count", "folder", "saved", "message", "version")
+        names = ("source", "live", "ended", "serial", "number", "count", "folder", "saved", "message", "words")
         return {
             **{name: getattr(self, name) for name in names},
+            "version": self.version,
             "playing": self.playing,
             "rate": round(self.rate, 1),
             "height": size[0],
@@ -119,8 +123,16 @@ def _objects(result: FrameResult) -> list[dict[str, Any]]:
             "id": object_id,
             "color": css_color(object_id),
             "state": state,
+            "word": word,
             "iou": finite(round(float(iou), 3)),
             "outlines": outlines(mask),
         }
-        for object_id, state, iou, mask in zip(result.object_ids, result.states, result.ious, result.masks, strict=True)
+        for object_id, state, iou, mask, word in zip(
+            result.object_ids,
+            result.states,
+            result.ious,
+            result.masks,
+            result.words or [""] * len(result.object_ids),
+            strict=True,
+        )
     ]

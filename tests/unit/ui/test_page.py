@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2edge import WordDetector
 from sam2edge.runtime.media.sources import ArraySource, VideoSource
 from sam2edge.ui import session as session_module
 from sam2edge.ui.server import Server
+from sam2edge.ui.session import Session
 from tests.helpers import CLIP, iou
 from tests.unit.ui.conftest import TRUTH, playing
 from tests.webdriver import Browser
@@ -114,6 +116,28 @@ def test_open_click_track(page):
     assert min(overlaps[1]) > 0.7
     assert min(overlaps[2]) > 0.7
     assert iou(tinted(page, 30), np.isin(TRUTH[30], (1, 2))) > 0.7
+
+
+def test_words(browser, tracker, shapes, tmp_path):
+    """What the field names is outlined and listed by its word; emptied, it is gone."""
+    with (
+        WordDetector(shapes) as detector,
+        Session(tracker, tmp_path, detector=detector) as session,
+        playing(session) as player,
+        Server(player) as server,
+    ):
+        browser.open(server.url)
+        open_clip(browser)
+        browser.type("#words", "red ball\n")
+        wait_for_objects(browser, 1)
+        browser.wait("document.querySelector('.name').textContent == 'red ball 1'")
+        assert iou(drawn(browser, 1), TRUTH[0] == 1) > 0.8
+        browser.press("right")  # not in the field any more
+        wait_for_frame(browser, 1)
+        browser.run("document.getElementById('words').value = ''")
+        browser.type("#words", "\n")
+        wait_for_objects(browser)
+        browser.open("about:blank")
 
 
 def test_play_and_pause(page, session):

@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from sam2edge import WordDetector
 from sam2edge.errors import InputError
 from sam2edge.ui import server as module
 from sam2edge.ui.server import Server
+from sam2edge.ui.session import Session
 from tests.helpers import CLIP
 from tests.simulated import failing
 from tests.unit.ui.conftest import playing
@@ -57,6 +59,31 @@ def view(ask, after=-1, have=-1):
     assert status == 200
     line, _, jpeg = content.partition(b"\n")
     return json.loads(line), cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB) if jpeg else None
+
+
+def test_words(tracker, shapes, tmp_path):
+    with (
+        WordDetector(shapes) as detector,
+        Session(tracker, tmp_path, detector=detector) as session,
+    ):
+        session.open(str(CLIP))
+        with playing(session) as player, Server(player) as server:
+            url = urlsplit(server.url)
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+
+            def look_for(words):
+                connection.request("POST", f"{url.path}words", json.dumps({"words": words}))
+                response = connection.getresponse()
+                return response.status, json.loads(response.read()).get("error")
+
+            assert look_for(" red ball, ") == (200, None)
+            assert [thing["word"] for thing in player.wait(-1, 1).state["objects"]] == ["red ball"]
+            assert look_for("cup, cup")[0] == 400
+            assert look_for(3) == (400, "words must be a string but got 3")
+            assert look_for("") == (200, None)
+            state = player.wait(-1, 1).state
+            assert (state["words"], state["objects"]) == ("", [])
+            connection.close()
 
 
 # which requests are answered

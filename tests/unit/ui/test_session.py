@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2edge import VideoTracker, cli
+from sam2edge import VideoTracker, WordDetector, cli
 from sam2edge.errors import InputError, MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.sources import VideoSource
@@ -147,6 +147,72 @@ def test_a_source_that_fails(session, simulate):
     with pytest.raises(MediaError, match="gone"):
         session.advance()
     assert session.ended
+
+
+# words
+
+
+@pytest.fixture
+def word_session(tracker, shapes, tmp_path):
+    """A session of a bundle with a word detector, with the clip open."""
+    with (
+        WordDetector(shapes) as detector,
+        module.Session(tracker, tmp_path / "saved", detector=detector) as session,
+    ):
+        session.open(str(CLIP))
+        yield session
+
+
+def found(session):
+    result = session.view().result
+    return () if result is None else tuple(zip(result.object_ids, result.words, strict=True))
+
+
+def test_words_are_found_on_the_frame_and_followed(word_session):
+    word_session.look_for(["red ball", "a dog"])
+    view = word_session.view()
+    assert (view.words, view.message) == ("red ball, a dog", "not found on this frame: a dog")
+    assert found(word_session) == ((1, "red ball"),)
+    for number in range(1, 4):
+        word_session.advance()
+        assert iou(word_session.view().result.masks[0], TRUTH[number] == 1) > 0.8
+    assert word_session.view().message == ""
+
+
+def test_words_and_clicks(word_session, tmp_path):
+    """What was clicked stays when words come and go; clicks on what they found are not saved as prompts."""
+    word_session.save(True)
+    word_session.click(BLOCK)
+    word_session.look_for(["red ball"])
+    assert found(word_session) == ((2, ""), (3, "red ball"))
+    word_session.click(Click(3, 140, 90, 1))
+    word_session.advance()
+    word_session.look_for([])
+    assert (word_session.view().words, word_session.view().result.object_ids) == ("", (2,))
+    word_session.advance()
+    assert word_session.view().result.object_ids == (2,)
+    word_session.save(False)
+    lines = [json.loads(line) for line in (tmp_path / "saved" / "001" / "prompts.jsonl").read_text().splitlines()]
+    assert [line["object"] for line in lines] == [2]
+
+
+def test_words_are_looked_for_in_the_next_source(word_session):
+    word_session.look_for(["red ball"])
+    word_session.advance()
+    word_session.restart()
+    assert found(word_session) == ((1, "red ball"),)
+    word_session.remove(1)
+    assert found(word_session) == ()
+
+
+def test_words_that_are_refused_change_nothing(word_session, session):
+    word_session.look_for(["red ball"])
+    with pytest.raises(InputError, match="endoftext"):
+        word_session.look_for(["<|endoftext|>"])
+    assert (word_session.view().words, found(word_session)) == ("red ball", ((1, "red ball"),))
+    assert session.view().words is None
+    with pytest.raises(InputError, match="this bundle has no word detector"):
+        session.look_for(["red ball"])
 
 
 # clicks

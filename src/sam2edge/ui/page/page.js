@@ -52,6 +52,8 @@ async function show(next, picture) {
   $("play").classList.toggle("on", state.playing);
   $("play").disabled = $("step").disabled = !ready || (state.ended && !state.playing);
   $("restart").disabled = !ready;
+  $("look").hidden = state.words === null;
+  if (state.words !== null && document.activeElement !== $("words")) $("words").value = state.words;
   $("restart").hidden = $("progress").hidden = state.live;
   $("progress").value = state.count ? Math.min(1, (state.number + 1) / state.count) : 0;
   const total = state.count ? ` / ${state.count - 1}` : "";
@@ -75,6 +77,7 @@ function list() {
   const wanted = shown.map((object) => {
     const row = rows.get(object.id) ?? newRow(object.id);
     row.setAttribute("aria-current", String(object.id === selected));
+    row.querySelector(".name").textContent = `${object.word || "Object"} ${object.id}`;
     row.querySelector(".chip").style.background = object.color || "var(--line)";
     row.querySelector(".state").textContent =
       object.state === "visible" ? `IoU ${object.iou?.toFixed(2) ?? "unknown"}` : object.state;
@@ -89,7 +92,7 @@ function list() {
 function newRow(id) {
   const row = document.createElement("li");
   row.dataset.object = id;
-  row.innerHTML = `<button type="button" class="pick"><span class="chip"></span><span>Object ${id}</span>
+  row.innerHTML = `<button type="button" class="pick"><span class="chip"></span><span class="name"></span>
     <span class="state"></span></button><button type="button" class="drop" title="Remove object ${id}">✕</button>`;
   row.querySelector(".pick").onclick = () => select(id);
   row.querySelector(".drop").onclick = () => {
@@ -127,6 +130,10 @@ $("stage").addEventListener("contextmenu", (event) => event.preventDefault());
 $("open").addEventListener("submit", (event) => {
   event.preventDefault();
   open($("source").value, "open", { source: $("source").value });
+});
+$("look").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (await ask("words", { words: $("words").value })) $("words").blur(); // from now on keys control the video
 });
 $("choose").onclick = () => $("file").click();
 $("file").addEventListener("change", () => {
