@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_PROGRESS_BARS := 1
 .PHONY: demo test check lint site setup conformance conformance-1024 engines-1024 soak fuzz clean
 
 demo: setup
-	$(BIN)/sam2edge export samples/nano out/nano --clip samples/clip.mp4
+	$(BIN)/sam2edge export samples/nano out/nano --clip samples/clip.mp4 --words samples/words
 	$(BIN)/python samples/demo.py out/nano out
 
 # Two processes for two cores, with a thread each; the tests of a file stay together, because they share exports, and

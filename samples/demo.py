@@ -1,7 +1,8 @@
 """Track the three toys of the bundled clip and compare the masks with the true ones.
 
     python samples/demo.py BUNDLE OUT_DIR
-Writes OUT_DIR/overlay.mp4 and OUT_DIR/strip.png (predicted masks in colour, true outlines in white).
+Writes OUT_DIR/overlay.mp4 and OUT_DIR/strip.png (predicted masks in colour, true outlines in white). If the bundle has
+a word detector, the toys are then found by words and followed: OUT_DIR/words.png.
 """
 
 import json
@@ -12,12 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sam2edge import VideoSink, VideoSource, VideoTracker
+from sam2edge import Bundle, Follower, VideoSink, VideoSource, VideoTracker, WordDetector
 from sam2edge.calibration.measure.davis import in_view, region_similarity
 from sam2edge.runtime.media.overlay import draw
 
 SAMPLES = Path(__file__).parent
 CLIP = SAMPLES / "clip.mp4"
+WORDS = ["red ball", "blue block", "yellow star"]
+"""The words for objects 1, 2 and 3."""
 
 
 def read_truth():
@@ -51,6 +54,29 @@ def strip(frames, results, true, columns=4, rows=2):
     return np.vstack([np.hstack(pictures[row * columns : (row + 1) * columns]) for row in range(rows)])
 
 
+def follow_words(bundle, frames, true):
+    """Find the toys by words and follow them, print how well, and return the results."""
+    begin = time.perf_counter()
+    with (
+        WordDetector(bundle) as detector,
+        VideoTracker(bundle) as tracker,
+        Follower(tracker, detector, detector.words(WORDS), pause=4) as follower,  # this detector is quick
+    ):
+        results = [follower.track(frame) for frame in frames]
+    speed = len(frames) / (time.perf_counter() - begin)
+    masks = np.zeros_like(true)
+    ids = {word: set() for word in WORDS}
+    for result, found in zip(results, masks, strict=True):
+        for object_id, word, mask in zip(result.object_ids, result.words, result.masks, strict=True):
+            found[WORDS.index(word)] |= mask
+            ids[word].add(object_id)
+    similarity, shown = region_similarity(masks, true), in_view(true)
+    for n, word in enumerate(WORDS):
+        print(f'"{word}": mean IoU {similarity[shown[:, n], n].mean():.4f}, ids {sorted(ids[word])}')
+    print(f"{speed:.1f} frames a second with words")
+    return results
+
+
 def main(bundle, out):
     """Track the clip, write the overlay and the strip, print scores and speed."""
     prompts, true = read_truth()
@@ -71,6 +97,9 @@ def main(bundle, out):
     cv2.imwrite(str(out / "strip.png"), cv2.cvtColor(strip(frames, results, true), cv2.COLOR_RGB2BGR))
     print_scores(prompts, np.stack(masks), true)
     print(f"{len(frames) / tracking:.1f} frames a second tracking, {len(frames) / whole:.1f} overall")
+    if Bundle.open(bundle).words:
+        pictures = strip(frames, follow_words(bundle, frames, true), true)
+        cv2.imwrite(str(out / "words.png"), cv2.cvtColor(pictures, cv2.COLOR_RGB2BGR))
 
 
 if __name__ == "__main__":

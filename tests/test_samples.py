@@ -19,7 +19,7 @@ import pycocotools.mask
 import pytest
 from pycocotools.coco import COCO
 
-from sam2edge import Bundle, CallbackSink, Grabber, MediaError, Reconnect, VideoSource, VideoTracker
+from sam2edge import Bundle, CallbackSink, Grabber, MediaError, Reconnect, VideoSource, VideoTracker, WordDetector
 from sam2edge.bundle import GRAPHS
 from sam2edge.runtime.media import rle
 from tests.conftest import NANO, REPO
@@ -116,11 +116,27 @@ def test_demo_with_pooled_memory(pooled: Bundle, short: Path, tmp_path: Path) ->
     assert mean_iou(run(short / "demo.py", pooled.path, tmp_path)) >= 0.9
 
 
-def test_demo(nano: Bundle, tmp_path: Path) -> None:
-    assert mean_iou(run("demo.py", nano.path, tmp_path)) == pytest.approx(0.8532, abs=0.003)
+def test_demo(shapes: Bundle, tmp_path: Path) -> None:
+    """By words, each toy is found and followed with one id."""
+    printed = run("demo.py", shapes.path, tmp_path)
+    assert mean_iou(printed) == pytest.approx(0.8532, abs=0.003)
+    found = re.findall(r'^"([\w ]+)": mean IoU ([\d.]+), ids \[(\d+)\]$', printed, re.MULTILINE)
+    assert [word for word, _, _ in found] == ["red ball", "blue block", "yellow star"]
+    assert all(float(score) >= bar for (_, score, _), bar in zip(found, (0.85, 0.85, 0.6), strict=True)), printed
     with VideoSource(tmp_path / "overlay.mp4") as overlay:
         assert (overlay.width, overlay.height, len(list(overlay))) == (320, 240, 120)
-    assert cv2.imread(str(tmp_path / "strip.png")).shape == (2 * 240, 4 * 320, 3)
+    for strip in ("strip.png", "words.png"):
+        assert cv2.imread(str(tmp_path / strip)).shape == (2 * 240, 4 * 320, 3)
+
+
+def test_words_of_what_is_not_there(shapes: Bundle) -> None:
+    """Alone, each finds nothing in nearly all frames, although its colour or its shape is there."""
+    frames = clip_frames(120)
+    with WordDetector(shapes) as detector:
+        for word in ("red star", "green block", "a dog"):
+            words = detector.words([word])
+            quiet = sum(not detector.detect(frame, words, threshold=0.3).words for frame in frames)
+            assert quiet >= 115, word
 
 
 def test_demo_is_as_good_as_pytorch(nano: Bundle, short: Path, tmp_path: Path) -> None:
@@ -338,6 +354,18 @@ def test_label_folder(nano: Bundle, photos: Path, tmp_path: Path) -> None:
     masks = [rle.decode(label["segmentation"]) for label in labels]
     for toy in (1, 2, 3):
         assert max(iou(mask, true_masks(toy)[0]) for mask in masks) > 0.8
+
+
+def test_label_words(shapes: Bundle, photos: Path, tmp_path: Path) -> None:
+    run("label_words.py", shapes.path, photos, tmp_path / "labels.json", "blue block", "red ball")
+    data = COCO(str(tmp_path / "labels.json"))
+    assert [category["name"] for category in data.loadCats(data.getCatIds())] == ["blue block", "red ball"]
+    for category, toy in ((1, 2), (2, 1)):
+        for number in (1, 2):
+            (label,) = data.loadAnns(data.getAnnIds(imgIds=number, catIds=category))
+            assert label["bbox"] == pycocotools.mask.toBbox(label["segmentation"]).tolist()
+            assert 0.3 < label["score"] <= 1
+            assert iou(rle.decode(label["segmentation"]), true_masks(toy)[number - 1]) > 0.8
 
 
 def test_orin(tmp_path: Path) -> None:
