@@ -19,6 +19,7 @@ from sam2edge.bundle import Model, TensorSpec, contract
 from sam2edge.bundle.words import WordsModel, words_contract
 from tests.conftest import REPO
 from tests.documents import PAGES
+from tests.helpers import write_samples
 
 MODEL = Model(1024, 256, 64, 6, 16, 0, 1, True, ((0.0,) * 4,) * 4, 0.0, (0.0,) * 256)
 WORDS = WordsModel(1024, 16, 512, 16, 49408, 49406, 49407, 0, letterbox=True, objectness=True)
@@ -88,6 +89,18 @@ def test_image_example(run_examples: Callable[[str], list[str]]) -> None:
     assert first.startswith("(1, 240, 320) ")
     assert all(0.5 < float(number) <= 1 for number in re.findall(r"\[(.*?)\]", first))
     assert [line.split()[0] for line in others] == [str(index) for index in range(20)]
+
+
+def test_words_example(run_examples: Callable[[str], list[str]], shapes: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "out" / "nano").unlink()
+    (tmp_path / "out" / "nano").symlink_to(shapes.path)
+    write_samples(tmp_path / "short", 4)
+    (tmp_path / "samples").unlink()
+    (tmp_path / "short").rename(tmp_path / "samples")
+    (printed,) = run_examples("docs/how-to/words.md")
+    assert set(ast.literal_eval(printed.splitlines()[0])) == {"red ball", "blue block"}
+    assert printed.splitlines()[-1].startswith("3 (1, 2) ")
+    assert (tmp_path / "out" / "words.npz").exists()
 
 
 def test_confidence_example(run_examples: Callable[[str], list[str]]) -> None:
