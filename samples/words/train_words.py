@@ -30,7 +30,7 @@ COLOUR_NAMES, SHAPE_NAMES = list(COLOURS), list(SHAPES)
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps of matrices along their momentum with all singular values made equal, which learns shapes much faster.
+    """Steps of matrices along their momentum, with all singular values made equal: rare directions are learned, too.
 
     The step is as large as AdamW's would be. It is computed in float32: torch.optim.Muon takes bfloat16, which
     older processors emulate.

@@ -88,7 +88,7 @@ def depth(rng, shape, size, x, y):
         qx, qy = np.abs(x) - half + corner, np.abs(y) - half * (0.85 + 0.15 * k) + corner
         return corner - np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) - np.minimum(np.maximum(qx, qy), 0)
     if shape == "star":
-        ray = 0.2 + 0.12 * k
+        ray = 0.17 + 0.14 * k
         return 0.9 * (size * (1 - ray + ray * np.cos(5 * np.arctan2(y, x))) - np.hypot(x, y))
     if shape == "triangle":
         y = y + size * 0.2
