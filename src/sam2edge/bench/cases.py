@@ -14,6 +14,8 @@ from sam2edge.errors import BackendError
 
 WARM_UP = 24
 """Frames that are not timed: the bank fills in 7, its pointers in 16, and then a frame is recorded."""
+WORDS_FRAMES = 20
+"""Most frames on which a word detector is timed, which takes seconds for each on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class BenchmarkCase:
     """What is run."""
 
     name: str
-    kind: str  # "track" (frames as a user has them), "stages" (waits around every graph, to time it) or "pytorch"
+    kind: str  # "track" (frames as a user has them), "stages" (waits around every graph), "words" or "pytorch"
     model: str  # path of the bundle, or source of PyTorch's model
     backend: str  # its name; for PyTorch "eager" or "compile"
     objects: int
@@ -42,7 +44,7 @@ class BenchmarkCase:
 class Measured:
     """What was measured, times in ms and memory in MiB; None where it is not available."""
 
-    median: float  # from a frame in memory to its masks on the host
+    median: float  # from a frame in memory to its masks on the host; of kind "words", to its boxes
     p90: float
     p99: float
     fps: float  # frames per second, in throughput mode more than 1/median

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sam2edge.bench.cases import BenchmarkCase, Result, run_case
+from sam2edge.bench.cases import WORDS_FRAMES, BenchmarkCase, Result, run_case
 from sam2edge.bench.scene import Scene
 from sam2edge.bundle import Bundle
 from sam2edge.bundle.engines import RTX, TENSORRT, build_command, engine_directories
@@ -75,6 +75,9 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
     cases, missing = _pytorch(settings)
     for case in own:
         cases += _tracking(settings, case, settings.modes)
+    if settings.bundles[0].words:
+        frames = min(settings.frames, WORDS_FRAMES)
+        cases += [dataclasses.replace(case, kind="words", frames=frames) for case in itertools.compress(own, same)]
     memory = settings.bundles[0].model.memory_frames
     counts = [*(count for count in settings.memory_frames if count < memory), memory]
     cases += [dataclasses.replace(best, memory_frames=count) for count in counts if settings.memory_frames]
@@ -167,7 +170,7 @@ def _threads(settings: Settings, backend: str) -> int | None:
 def run(
     cases: Sequence[BenchmarkCase], progress: Progress = lambda message, fraction: None
 ) -> tuple[list[Result], list[str]]:
-    """Run the cases; return the results, and the reason for each case of PyTorch that failed. Others may not fail."""
+    """Run the cases; return the results, and why cases of PyTorch or of words failed. Others may not fail."""
     results: list[Result] = []
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
@@ -178,9 +181,12 @@ def run(
             try:
                 measured = run_case(case, str(file))
             except BackendError as error:
-                if case.kind != "pytorch":
+                if case.kind not in ("pytorch", "words"):
                     raise
                 failed.append(str(error))
+                continue
+            if case.kind == "words":
+                results.append(Result(case, measured))
                 continue
             reference = references.setdefault(case.objects, file)
             with np.load(reference) as expected, np.load(file) as masks:

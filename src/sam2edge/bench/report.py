@@ -28,6 +28,7 @@ TIMED = (
     "not spent waiting for the backend. GPU: memory of all processes at the end beyond that at the start. IoU: over "
     f"the first {WARM_UP} frames, with the true masks and with the first row with as many objects."
 )
+WORDS_TIMED = "Word detector, four words: from a frame to boxes on the host, in ms; words were encoded before."
 STAGES_TIMED = "Stages: on a GPU with a wait before and after every graph, so a frame takes longer; medians in ms."
 
 
@@ -71,7 +72,7 @@ _OPTIONAL = ("build s", "IoU true")
 
 def frame_table(results: Sequence[Result]) -> list[list[str]]:
     """Return the times of whole frames, a line for each case after the head."""
-    whole = [result for result in results if result.case.kind != "stages"]
+    whole = [result for result in results if result.case.kind in ("track", "pytorch")]
     columns = [[name, *map(cell, whole)] for name, cell in _COLUMNS]
     kept = [column for column in columns if column[0] not in _OPTIONAL or set(column[1:]) != {NONE}]
     return [list(line) for line in zip(*kept, strict=True)]
@@ -84,6 +85,17 @@ def stage_table(results: Sequence[Result]) -> list[list[str]]:
         if stages := result.measured.stages:
             times = [f"{ms:.2f}" for ms in (*(stages[name] for name in STAGES), result.measured.median)]
             table.append([result.case.name, result.case.backend, str(result.case.objects), *times])
+    return table
+
+
+def words_table(results: Sequence[Result]) -> list[list[str]]:
+    """Return the times of word detectors, a line for each case after the head; the head alone without any."""
+    table = [["model", "backend", "median ms", "p90", "first", "load", "RSS MiB", "GPU MiB"]]
+    for result in results:
+        if result.case.kind == "words":
+            ms = result.measured
+            times = [f"{value:.1f}" for value in (ms.median, ms.p90, ms.first, ms.load)]
+            table.append([result.case.name, result.case.backend, *times, _number(ms.rss), _number(ms.gpu)])
     return table
 
 
@@ -138,7 +150,7 @@ def waterfall_table(results: Sequence[Result]) -> list[list[str]]:
 def pictures(results: Sequence[Result]) -> dict[str, str]:
     """Return SVGs by file name, only those for which there are cases."""
     drawn = {}
-    whole = [result for result in results if result.case.kind != "stages"]
+    whole = [result for result in results if result.case.kind in ("track", "pytorch")]
     objects: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for result in whole:
         case = result.case
@@ -201,9 +213,10 @@ def write_plots(directory: Path, results: Sequence[Result], missing: Sequence[st
         write(directory / name, svg)
     tables = [
         f'<div style="overflow-x: auto; font-size: 12px; white-space: nowrap">{html_table(table)}</div>'
-        for table in (frame_table(results), stage_table(results), waterfall_table(results))
+        for table in (frame_table(results), stage_table(results), words_table(results), waterfall_table(results))
+        if table[1:]
     ]
-    notes = [TIMED, STAGES_TIMED, f"Not measured: {'; '.join(missing)}."]
+    notes = [TIMED, STAGES_TIMED, WORDS_TIMED, f"Not measured: {'; '.join(missing)}."]
     parts = ["<h1>Benchmark</h1>", f"<p>{html.escape(machine())}</p>", *drawn.values(), *tables]
     parts += [f"<p>{html.escape(note)}</p>" for note in notes]
     write(directory / "bench.html", page("sam2edge: benchmark", parts))

@@ -26,6 +26,8 @@ from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 from sam2edge.runtime.media.grabber import Grabbed
 from sam2edge.runtime.video.stream import stream
 from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.runtime.words.detector import WordDetector
+from sam2edge.runtime.words.words import Words
 from sam2edge.types import Bools, Frame
 
 Boxes = npt.NDArray[np.float64]
@@ -33,6 +35,7 @@ Waits = Mapping[str, float]
 Tracked = Generator[tuple[Bools, float, Waits], None, None]
 """For each frame: masks [N,H,W], seconds from the frame to them, and seconds waited for the backend (see Recorder)."""
 _POWER_SECONDS = 1.0
+_WORDS, _WORDS_WARM_UP = 4, 2
 
 
 def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
@@ -75,13 +78,46 @@ def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
     )
 
 
+def measure_words(case: BenchmarkCase) -> Measured:
+    """Measure the word detector alone, looking for four words; which ones does not matter for the time."""
+    frames, before = case.scene.frames(1), _memory()
+    start = time.perf_counter()
+    bundle = Bundle.open(case.model)
+    detector = WordDetector(bundle, _backend(case))
+    load = time.perf_counter() - start
+    source = bundle.word_detector().manifest.source
+    texts = tuple(f"word {number}" for number in range(_WORDS))
+    words = Words(texts, (), np.eye(_WORDS, detector.model.dim, dtype=np.float32), source.title, source.sha256)
+    delays = []
+    with detector:
+        for frame in itertools.islice(itertools.cycle(frames), _WORDS_WARM_UP + case.frames):
+            begin = time.perf_counter()
+            detector.detect(frame, words)
+            delays.append(1e3 * (time.perf_counter() - begin))
+    (gpu, _), (gpu_end, end) = before, _memory()
+    median, p90, p99 = np.percentile(timed := delays[_WORDS_WARM_UP:], (50, 90, 99)).tolist()
+    return Measured(
+        median=median,
+        p90=p90,
+        p99=p99,
+        fps=1e3 / float(np.mean(timed)),
+        first=delays[0],
+        load=1e3 * load,
+        rss=None if end is None else end - sum(frame.nbytes for frame in frames) / 2**20,
+        gpu=None if gpu is None or gpu_end is None else gpu_end - gpu,
+    )
+
+
+def _backend(case: BenchmarkCase) -> Backend:
+    if case.engines:
+        return TensorRTBackend(case.engines, case.backend)
+    return open_backend(case.backend, threads=case.threads)
+
+
 def _open_tracker(case: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
     start = time.perf_counter()
     bundle = Bundle.open(case.model)
-    if case.engines:
-        backend: Backend = TensorRTBackend(case.engines, case.backend)
-    else:
-        backend = open_backend(case.backend, threads=case.threads)
+    backend = _backend(case)
     # not in throughput mode, where two threads wait
     timed = Recorder(backend, bundle if case.kind == "stages" else None) if case.mode == "latency" else None
     tracker = VideoTracker(bundle, timed or backend, max_objects=case.objects, memory_frames=case.memory_frames)
@@ -161,7 +197,7 @@ def main(text: str) -> int:
     job = json.loads(text)
     case = BenchmarkCase(**{**job["case"], "scene": Scene(**job["case"]["scene"])})
     try:
-        measured = measure(case, job["masks"])
+        measured = measure_words(case) if case.kind == "words" else measure(case, job["masks"])
     except Sam2EdgeError as error:
         print(error, file=sys.stderr)
         return 2

@@ -71,6 +71,9 @@ def _bench(args: argparse.Namespace) -> int:
     print_table(report.frame_table(results))
     print(f"\n{report.STAGES_TIMED}")
     print_table(report.stage_table(results))
+    if (detectors := report.words_table(results))[1:]:
+        print(f"\n{report.WORDS_TIMED}")
+        print_table(detectors)
     print()
     print_table(report.waterfall_table(results))
     print(f"\nnot measured: {'; '.join(missing)}")

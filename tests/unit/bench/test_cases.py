@@ -70,6 +70,17 @@ def test_host_memory_holds_no_second_copy_of_the_masks(nano: Bundle, monkeypatch
     assert 0 < measured.rss < 0.75 * WARM_UP * 4 * 480 * 640 / 2**20
 
 
+def test_words(nano_words: Bundle) -> None:
+    start = time.perf_counter()
+    measured = worker.measure_words(case(nano_words, kind="words", scene=Scene()))
+    whole = 1e3 * (time.perf_counter() - start)
+    assert 0 < measured.median <= measured.p90 <= measured.p99
+    assert 4 * measured.median < whole
+    assert 0 < measured.load < whole
+    assert 50 < measured.rss < 5000  # with all that tests imported
+    assert measured.stages == {}
+
+
 def test_stages(nano: Bundle) -> None:
     measured = worker.measure(case(nano, kind="stages"))
     assert list(measured.stages) == [*GRAPHS, "rest"]

@@ -86,6 +86,31 @@ def test_columns_without_values_are_left_out() -> None:
     assert "IoU true" not in head
 
 
+def test_words_are_a_table_of_their_own() -> None:
+    words = result(5, "words", name="b")
+    assert report.frame_table([*RESULTS, words]) == report.frame_table(RESULTS)
+    assert waterfall([*RESULTS, words]) == waterfall(RESULTS)
+    assert report.words_table(RESULTS)[1:] == []
+    _, line = report.words_table([*RESULTS, words])
+    assert line == ["b", "onnx", "200.0", "40.0", "60.0", "70.0", "–", "–"]
+
+
+def test_words_are_planned_and_may_fail(nano_words: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines may be older than the words of their bundle."""
+    cases, _ = plan.plan(Settings((nano_words,), objects=(1,), memory_frames=(), modes=("latency",), frames=100))
+    *_, words = cases
+    assert [case.kind for case in cases] == ["track", "stages", "words"]
+    assert (words.frames, words.step) == (20, "")
+
+    def fail(case: BenchmarkCase, masks: str) -> Measured:
+        raise BackendError("no detector")
+
+    monkeypatch.setattr(plan, "run_case", fail)
+    assert plan.run([words]) == ([], ["no detector"])
+    monkeypatch.setattr(plan, "run_case", lambda case, masks: RESULTS[0].measured)
+    assert plan.run([words]) == ([Result(words, RESULTS[0].measured)], [])
+
+
 def test_stage_table() -> None:
     _, line = report.stage_table(RESULTS)
     assert line == ["b fp32", "onnx", "1", "10.00", "20.00", "30.00", "40.00", "5.00", "26.32"]
