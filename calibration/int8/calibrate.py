@@ -14,7 +14,8 @@ import onnx
 
 from sam2edge import bundle as bundles, checks
 from sam2edge.bundle import GRAPHS, RECIPE, Bundle, Calibration
-from sam2edge.bundle.words import carry_words
+from sam2edge.bundle.words import DETECTOR, carry_words
+from sam2edge.calibration.int8.detector import WordSearch, calibrate_detector
 from sam2edge.calibration.int8.quantize import quantize
 from sam2edge.calibration.int8.ranges import (
     Ranges,
@@ -26,7 +27,7 @@ from sam2edge.calibration.int8.ranges import (
     read_ranges,
     write_ranges,
 )
-from sam2edge.calibration.int8.recipe import Recipe, blocks
+from sam2edge.calibration.int8.recipe import MAX_EXCLUDED, Recipe, blocks
 from sam2edge.calibration.int8.sensitivity import Effect, block_effects, sensitivity
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.comparison import RECORDED_FRAMES, Comparison
@@ -39,9 +40,6 @@ from sam2edge.errors import GateError, InputError
 from sam2edge.files import sha256, user_path
 from sam2edge.runtime.media.image_files import ValueRange
 from sam2edge.types import Progress
-
-MAX_EXCLUDED = 8
-"""Blocks that may be kept out of INT8. If more would be needed, the clips, the ranges or the threshold are at fault."""
 
 StrPath = str | os.PathLike[str]
 
@@ -56,6 +54,7 @@ def calibrate(
     value_range: ValueRange | None = None,
     recipe: Recipe | None = None,
     gate: Gate | None = DEFAULT_GATE,
+    search: WordSearch | None = None,
     cache: Path | None = None,
     progress: Progress = lambda message, fraction: None,
 ) -> Bundle:
@@ -74,6 +73,7 @@ def calibrate(
         recipe: which layers stay in floating point; None for the default one.
         gate: what INT8 must pass on every clip, compared with `bundle` in closed loop. As long as it fails, blocks are
             kept out of INT8. Reports are written into OUT.report. None: nothing is measured.
+        search: the words with which the word detector becomes INT8 too; None: it stays as it is.
         cache: directory for the ranges of each clip.
         progress: called with what is being done.
 
@@ -82,19 +82,28 @@ def calibrate(
 
     Raises:
         InputError: an argument is wrong.
-        BundleError: `bundle` cannot be used, or something other than a bundle lies at `out`.
+        BundleError: `bundle` cannot be used, has no word detector for a `search`, or something other than a bundle
+            lies at `out`.
         MediaError: a clip cannot be read.
         PromptError: a prompt is wrong, or no object was found in a clip.
         BuildError: the recipe is of another graph.
         GateError: the gate still fails with blocks kept out.
     """
     source, opened, given, recipe = _checked(bundle, clips, prompts, frames, value_range, recipe)
+    words = None
+    if search is not None:
+        _check_graph(source, DETECTOR, recipe)
+        words = search.words(source)
     out = user_path(out)
     if out.resolve() == source.path.resolve():
         raise InputError(f"{out}: is the bundle that is calibrated; write to another directory")
     with bundles.replacing(out) as directory:
         carry_words(directory, source.path, out)
-        ranges, recorded, hashes = _collect(source, opened, given, frames, cache, progress)
+        ranges, records, hashes = _collect(source, opened, given, frames, cache, progress)
+        detections: dict[str, float] = {}
+        if search is not None and words is not None:
+            recipe, differing = calibrate_detector(source, directory, opened, records, words, search, recipe, progress)
+            detections = differing.numbers() if differing else {}
         iou: dict[str, float] = {}
         if gate is None:
             int8 = write_graphs(source, directory, ranges, recipe, progress)
@@ -119,7 +128,8 @@ def calibrate(
             iou = {name: agreement.mean for name, agreement in latest if agreement}
         recipe.write(file := directory / RECIPE)
         origin = {name: graph.sha256 for name, graph in source.manifest.graphs.items()}
-        calibration = Calibration(RECIPE, sha256(file), file.stat().st_size, recorded, hashes, origin, iou)
+        recorded = sum(map(len, records))
+        calibration = Calibration(RECIPE, sha256(file), file.stat().st_size, recorded, hashes, origin, iou, detections)
         bundles.write_manifest(directory, dataclasses.replace(int8.manifest, calibration=calibration))
     return Bundle.open(out)
 
@@ -157,16 +167,19 @@ def _checked(
         raise InputError("there are no clips to calibrate on; give at least one")
     if len(given) != len(clips):
         raise InputError(f"prompts must be one for each of {len(clips)} clips but are {len(given)}")
-    for name, graph in source.manifest.graphs.items():
-        if graph.precision != "fp32":
-            raise InputError(
-                f"{source.path}: {name} is {graph.precision}, but only fp32 graphs can be calibrated; give the "
-                "exported bundle"
-            )
     recipe = recipe or Recipe()
-    for name in GRAPHS:  # raises for layers that do not exist
-        island_nodes(load_graph(source.graph_path(name)).graph, recipe.of(name))
+    for name in GRAPHS:
+        _check_graph(source, name, recipe)
     return source, [Clip(path, value_range=value_range) for path in clips], given, recipe
+
+
+def _check_graph(source: Bundle, name: str, recipe: Recipe) -> None:
+    """Raise InputError for a graph that is not FP32, BuildError for layers in the recipe that do not exist."""
+    if (precision := source.graph(name).precision) != "fp32":
+        raise InputError(
+            f"{source.path}: {name} is {precision}, but only fp32 graphs can be calibrated; give the exported bundle"
+        )
+    island_nodes(load_graph(source.graph_path(name)).graph, recipe.of(name))
 
 
 def _prompts(source: Bundle, clip: Clip, given: Prompts | None) -> Prompts:
@@ -180,12 +193,12 @@ def _collect(
     frames: int,
     cache: Path | None,
     progress: Progress,
-) -> tuple[Ranges, int, dict[str, str]]:
-    """Return the ranges over all clips, the number of recorded frames, and the hash of each clip by its name."""
+) -> tuple[Ranges, list[list[int]], dict[str, str]]:
+    """Return the ranges over all clips, the recorded frames of each, and the hash of each clip by its name."""
     directory = prepare_cache(cache)
     ranges: Ranges = {name: {} for name in GRAPHS}
     hashes: dict[str, str] = {}
-    recorded = 0
+    records = []
     for number, (clip, given) in enumerate(zip(clips, prompts, strict=True)):
 
         def show(message: str, fraction: float, number: int = number) -> None:
@@ -194,7 +207,7 @@ def _collect(
         show(f"reading {clip.name}", 0.0)
         length, hashes[clip.name] = _read(clip)
         record = spread(length, max(2, frames // len(clips)))
-        recorded += len(record)
+        records.append(record)
         file = directory / f"{cache_key(source, hashes[clip.name], record, given)}.npz"
         of_clip = read_ranges(file)
         if of_clip is None:
@@ -205,7 +218,7 @@ def _collect(
         for graph, largest in of_clip.items():
             for name, value in largest.items():
                 ranges[graph][name] = max(value, ranges[graph].get(name, 0.0))
-    return ranges, recorded, hashes
+    return ranges, records, hashes
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def collect(
     if not prompts:
         raise InputError("nothing to track: there are no prompts for the first frame")
     with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
-        observer = _Observer(bundle, Path(directory))
+        observer = Observer(bundle, Path(directory), tuple(bundle.manifest.graphs))
         with VideoTracker(bundle, observer, max_objects=len(prompts)) as tracker:
             for number, frame in enumerate(clip):
                 observer.recording = number in record
@@ -62,11 +62,14 @@ def collect(
     return observer.ranges
 
 
-class _Observer(Backend):
-    """ONNX Runtime on the CPU, which runs the observed graphs while `recording`."""
+class Observer(Backend):
+    """ONNX Runtime on the CPU, which runs observed forms of some graphs of a bundle while `recording`.
 
-    def __init__(self, bundle: Bundle, directory: Path) -> None:
-        self._names = {bundle.graph_path(name): name for name in bundle.manifest.graphs}
+    `ranges` then has the largest magnitude of every layer's input so far.
+    """
+
+    def __init__(self, bundle: Bundle, directory: Path, graphs: Iterable[str]) -> None:
+        self._names = {bundle.graph_path(name): name for name in graphs}
         self._directory, self._inner = directory, open_backend("onnx")
         self.ranges: Ranges = {}
         self.recording = False
@@ -81,7 +84,7 @@ class _Observer(Backend):
 
 
 class _ObservedRunner(GraphRunner):
-    def __init__(self, observer: _Observer, name: str, plain: GraphRunner, observed: GraphRunner) -> None:
+    def __init__(self, observer: Observer, name: str, plain: GraphRunner, observed: GraphRunner) -> None:
         self._observer, self._name, self._plain, self._observed = observer, name, plain, observed
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

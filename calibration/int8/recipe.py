@@ -12,6 +12,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from sam2edge.bundle import GRAPHS
+from sam2edge.bundle.words import DETECTOR
 from sam2edge.calibration.int8.quantize import layers
 from sam2edge.engines.low_precision import Fp32Island, island_nodes
 from sam2edge.errors import InputError
@@ -38,8 +39,12 @@ KEPT = (
         "mask_decoder", r"/mask_embed/", "reads a mask or earlier logits, which a clip tracked from boxes never shows"
     ),
     Fp32Island("mask_decoder", r"/(iou|score)_head/", "few weights; their outputs are compared with thresholds"),
+    Fp32Island(DETECTOR, r"/patches/", "reads pixels, as that of the image encoder"),
+    Fp32Island(DETECTOR, r"/head_", "few weights; boxes and scores are read from them"),
 )
 """Layers that stay in floating point by default."""
+
+_GRAPHS = (*GRAPHS, DETECTOR)
 
 _PATTERNS = {
     "image_encoder": (r"/blocks\.(\d+)/", r"/(?:level|high_res)_"),
@@ -49,8 +54,13 @@ _PATTERNS = {
         r"/layers\.(\d+)/linear",
     ),
     "mask_decoder": (r"/layers\.(\d+)/", r"/hypernetworks\."),
+    DETECTOR: (r"/blocks\.(\d+)/",),
 }
 """Beginnings of node names, with the number of a block. Other layers form a block with their module."""
+
+
+MAX_EXCLUDED = 8
+"""Blocks that may be kept out of INT8. If more would be needed, the clips, the ranges or the threshold are at fault."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for island in self.kept:
-            if island.graph not in GRAPHS:
-                raise InputError(f"recipe: no graph is called {island.graph!r}; choose from {', '.join(GRAPHS)}")
+            if island.graph not in _GRAPHS:
+                raise InputError(f"recipe: no graph is called {island.graph!r}; choose from {', '.join(_GRAPHS)}")
 
     def of(self, graph: str) -> tuple[Fp32Island, ...]:
         """Return what stays in floating point in a graph."""

@@ -21,10 +21,11 @@ from sam2edge.calibration.int8.recipe import Block, Recipe, blocks
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.closed_loop import Agreement, compare, track_clip
 from sam2edge.calibration.measure.comparison import RECORDED_FRAMES
-from sam2edge.calibration.measure.graph_errors import graph_errors
+from sam2edge.calibration.measure.graph_errors import output_errors
 from sam2edge.calibration.measure.page import bars, csv_text, html_table, page, write
 from sam2edge.calibration.measure.recorder import Recorded
 from sam2edge.calibration.measure.targets import Prompts
+from sam2edge.runtime.backends.base import open_backend
 from sam2edge.types import Progress
 
 FRAMES = 24
@@ -48,35 +49,36 @@ def block_effects(
     recorded: Sequence[Recorded],
     track: Callable[[Bundle], Agreement] | None = None,
     progress: Progress = lambda message, fraction: None,
+    graphs: Sequence[str] = GRAPHS,
 ) -> list[Effect]:
     """Measure the blocks that a recipe has in INT8, the largest error first, on ONNX Runtime's CPU provider.
 
-    Errors are those on the recorded FP32 runs of all four graphs; `track` compares a bundle with FP32 in closed loop.
+    Errors are those on the recorded FP32 runs of these graphs; `track` compares a bundle with FP32 in closed loop.
     """
     effects: list[Effect] = []
-    models = {name: load_graph(source.graph_path(name)) for name in GRAPHS}
+    models = {name: load_graph(source.graph_path(name)) for name in graphs}
     todo = [block for name, model in models.items() for block in blocks(model, name, recipe.of(name))]
     for number, block in enumerate(todo):
         progress(f"measuring {block.graph} {block.nodes}", number / len(todo))
         name = block.graph
         model = quantize(models[name], name, ranges[name], (*recipe.of(name), block.others()))
         with tempfile.TemporaryDirectory(prefix="sam2edge-") as directory:
-            bundle = _with_graph(source, Path(directory), name, model)
-            errors = graph_errors(bundle, [run for run in recorded if run.graph == name], "onnx")[name]
+            file = Path(directory) / source.graph_path(name).name
+            onnx.save(model, str(file))
+            runner = open_backend("onnx").open(file)
+            errors = output_errors(runner, (run for run in recorded if run.graph == name))
             output = max(errors, key=lambda output: errors[output].rms)
-            agreement = track(bundle) if track else None
+            agreement = track(_with_graph(source, file)) if track else None
         effects.append(Effect(block, errors[output].rms, output, agreement))
     return sorted(effects, key=lambda effect: -effect.error)
 
 
-def _with_graph(source: Bundle, directory: Path, name: str, model: onnx.ModelProto) -> Bundle:
-    """Make a bundle in an empty directory that differs from the source in one graph; its manifest is not written."""
-    for other, graph in source.manifest.graphs.items():
-        if other == name:
-            onnx.save(model, str(directory / graph.file))
-        else:
-            (directory / graph.file).symlink_to(source.graph_path(other).resolve())
-    return Bundle(directory, source.manifest)
+def _with_graph(source: Bundle, file: Path) -> Bundle:
+    """Return a bundle with a graph alone in its directory in place of the source's; its manifest is not written."""
+    for name, graph in source.manifest.graphs.items():
+        if graph.file != file.name:
+            (file.parent / graph.file).symlink_to(source.graph_path(name).resolve())
+    return Bundle(file.parent, source.manifest)
 
 
 def sensitivity(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sam2edge.bundle import Bundle
 from sam2edge.calibration.measure.recorder import Recorded
-from sam2edge.runtime.backends.base import Array, Backend, open_backend
+from sam2edge.runtime.backends.base import Array, Backend, GraphRunner, open_backend
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,18 @@ def graph_errors(bundle: Bundle, recorded: Sequence[Recorded], backend: str | Ba
     opened, errors = open_backend(backend), {}
     for graph in dict.fromkeys(run.graph for run in recorded):
         runner = opened.open(bundle.graph_path(graph))
-        sums: dict[str, _Sums] = {}
-        for run in recorded:
-            if run.graph == graph:
-                outputs = runner.run(run.inputs)
-                for name, expected in run.outputs.items():
-                    sums.setdefault(name, _Sums()).add(outputs[name], expected)
-        errors[graph] = {name: total.error() for name, total in sums.items()}
+        errors[graph] = output_errors(runner, [run for run in recorded if run.graph == graph])
     return errors
+
+
+def output_errors(runner: GraphRunner, recorded: Iterable[Recorded]) -> dict[str, OutputError]:
+    """Feed the recorded inputs of one graph to another form of it and compare the outputs."""
+    sums: dict[str, _Sums] = {}
+    for run in recorded:
+        outputs = runner.run(run.inputs)
+        for name, expected in run.outputs.items():
+            sums.setdefault(name, _Sums()).add(outputs[name], expected)
+    return {name: total.error() for name, total in sums.items()}
 
 
 def largest(errors: dict[str, OutputError]) -> float:

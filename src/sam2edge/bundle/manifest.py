@@ -53,6 +53,7 @@ class Calibration:
         clips: The sha256 of each clip's pixels, by the clip's name.
         source: The sha256 of each FP32 graph.
         iou: Mean IoU with the FP32 masks in closed loop, by the clip's name; empty if it was not measured.
+        detections: How an INT8 word detector differs from the FP32 one (calibration/measure/detections.py).
     """
 
     file: str
@@ -62,6 +63,7 @@ class Calibration:
     clips: dict[str, str]
     source: dict[str, str]
     iou: dict[str, float] = field(default_factory=dict)
+    detections: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

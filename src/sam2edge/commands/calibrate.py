@@ -50,6 +50,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--frames", type=int, default=64, metavar="N", help="frames to record, of all clips together (default: 64)"
     )
     parser.add_argument("--recipe", type=file_path, metavar="FILE", help="layers that stay FP32, as in OUT/recipe.json")
+    parser.add_argument(
+        "--words",
+        metavar="WORDS",
+        help="make the word detector INT8, too, and compare what it finds for these words: 'red cup, person'",
+    )
     add_gate(parser)
     parser.add_argument("--no-gate", action="store_true", help="write INT8 without measuring it")
     parser.add_argument(
@@ -68,14 +73,20 @@ def _calibrate(args: argparse.Namespace) -> int:
     check_outputs(directories=(args.sensitivity,))
     with StatusLine() as status, optional_packages("calibrating"):
         from sam2edge.calibration.int8.calibrate import calibrate, calibrated_sensitivity
+        from sam2edge.calibration.int8.detector import WordSearch
         from sam2edge.calibration.int8.recipe import Recipe
         from sam2edge.calibration.int8.sensitivity import table, write_sensitivity
         from sam2edge.calibration.measure.clip import Clip
+        from sam2edge.calibration.measure.detections import DEFAULT_DETECTION_GATE
         from sam2edge.calibration.measure.gate import Gate
         from sam2edge.calibration.measure.report import report_directory
 
         recipe = Recipe.read(args.recipe) if args.recipe else Recipe()
         gate = None if args.no_gate else Gate(min_iou(args))
+        search = None
+        if args.words is not None:
+            texts = [text.strip() for text in args.words.split(",")]
+            search = WordSearch(texts, gate=None if args.no_gate else DEFAULT_DETECTION_GATE)
         given = [prompts] if prompts else None
         common: dict[str, Any] = {
             "frames": args.frames,
@@ -89,7 +100,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             print_table(table(effects))
             files = write_sensitivity(args.sensitivity, Clip(args.clips[0]), effects)
             print(f"wrote {', '.join(map(str, files))}\n")
-        bundle = calibrate(args.bundle, args.out, args.clips, given, gate=gate, **common)
+        bundle = calibrate(args.bundle, args.out, args.clips, given, gate=gate, search=search, **common)
     _print(bundle, recipe, report_directory(args.out))
     return 0
 
@@ -106,4 +117,9 @@ def _print(bundle: Bundle, given: Recipe, report: Path) -> None:
         print(f"kept out of INT8: {island.graph} {island.nodes} ({island.reason})")
     for clip, iou in bundle.manifest.calibration.iou.items():
         print(f"mean IoU with FP32 on {clip}: {iou:.4f}; for other clips, run `sam2edge verify`")
+    if found := bundle.manifest.calibration.detections:
+        print(
+            f"word detector: {found['kept']:.3f} of {found['found']:.0f} detections kept, {found['new']:.3f} new; "
+            f"error of boxes {found['box']:.3f}, of scores {found['score']:.3f}"
+        )
     print(f"report in {report}")

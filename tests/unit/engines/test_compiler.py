@@ -15,6 +15,10 @@ import pytest
 from sam2edge import Bundle
 from sam2edge.bundle import contract
 from sam2edge.bundle.engines import Limits
+from sam2edge.bundle.words import carry_words
+from sam2edge.calibration.int8.detector import WordSearch, calibrate_detector
+from sam2edge.calibration.int8.recipe import Recipe
+from sam2edge.calibration.measure.clip import Clip
 from sam2edge.engines import build
 from sam2edge.engines.profiles import PRESETS, Preset
 from sam2edge.errors import BuildError
@@ -22,6 +26,7 @@ from sam2edge.export.memory_attention import MemoryAttention
 from sam2edge.export.onnx_file import write_onnx
 from sam2edge.export.source import load_source
 from tests.conftest import NANO
+from tests.helpers import CLIP
 from tools.compile_listing import compile_graph
 
 pytestmark = pytest.mark.skipif(
@@ -85,6 +90,7 @@ EXPECTED = {
     ("nano_words", "fp16", MANY): {"detector": (8.3, 2)},
     ("nano_words", "bf16", MANY): {"detector": (8.3, 2)},
     ("owlvit", "fp16", MANY): {"detector": (8.3, 2)},
+    ("words_int8", "int8", MANY): {"detector": (8.3, 2)},
     ("tiny", "fp16", MANY): {"image_encoder": (40.4, 12), "memory_attention": (122.5, 3)},
 }
 """For each graph the MB that activations take, and how many attentions become one kernel."""
@@ -104,6 +110,18 @@ WARNINGS = {
 @pytest.fixture(scope="module")
 def owlvit(with_words: Callable[[str], Bundle]) -> Bundle:
     return with_words("owlvit")
+
+
+@pytest.fixture(scope="module")
+def words_int8(nano_words: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The random OWLv2 in INT8."""
+    out, clip = tmp_path_factory.mktemp("words-int8"), Clip(CLIP, 2)
+    search = WordSearch(["red cup"], gate=None)
+    carry_words(out, nano_words.path)
+    calibrate_detector(
+        nano_words, out, [clip], [[0, 1]], search.words(nano_words), search, Recipe(), lambda message, fraction: None
+    )
+    return Bundle(out, nano_words.manifest)
 
 
 @pytest.fixture(scope="module")
