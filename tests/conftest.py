@@ -288,6 +288,18 @@ def nano_words(with_words: Callable[[str], Bundle]) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def trained(nano: Bundle, made_once: MadeOnce) -> Bundle:
+    """The bundled model with the bundled word detector."""
+    from sam2edge.export.words import export_words
+
+    def make(folder: Path) -> None:
+        shutil.copytree(nano.path, folder, copy_function=os.link)
+        export_words(WORD_DETECTOR, folder)
+
+    return Bundle.open(made_once("nano-trained-words", make))
+
+
+@pytest.fixture(scope="session")
 def prompts() -> Prompts:
     """The prompts of the bundled clip's objects on its first frame."""
     clip = json.loads((REPO / "samples" / "clip.json").read_text())

@@ -18,12 +18,14 @@ from sam2edge.calibration.int8.sensitivity import Effect, block_effects
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.detections import (
     DEFAULT_DETECTION_GATE,
+    SCORE,
     DetectionComparison,
     DetectionErrors,
     DetectionGate,
+    nothing_found,
 )
 from sam2edge.calibration.measure.recorder import Recorded
-from sam2edge.errors import GateError, InputError
+from sam2edge.errors import GateError
 from sam2edge.files import sha256
 from sam2edge.runtime.backends.base import Array, open_backend
 from sam2edge.runtime.words.detections import Detections
@@ -32,8 +34,6 @@ from sam2edge.runtime.words.pixels import square_image
 from sam2edge.runtime.words.words import Words
 from sam2edge.types import Frame, Progress
 
-SCORE = 0.3
-"""The score above which a detection counts, as in `sam2edge track`."""
 _RANKED_FRAMES = 3
 """Frames on which blocks are ranked; their arrays are held in memory."""
 
@@ -115,10 +115,7 @@ def calibrate_detector(
         _write(source, directory, ranges, recipe)
         return recipe, None
     if not any((found.scores > search.score).any() for found in reference):
-        raise InputError(
-            f"the word detector finds nothing in the clips that is {' or '.join(map(repr, search.texts))} with a score "
-            f"above {search.score:g}, so INT8 cannot be compared; give words for what they show, or other clips"
-        )
+        raise nothing_found(search.texts, search.score)
     ranked: list[Effect] | None = None
     for excluded in range(MAX_EXCLUDED + 1):
         _write(source, directory, ranges, recipe)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from sam2edge import checks
+from sam2edge.calibration.measure.clip import Clip
+from sam2edge.calibration.measure.configurations import Configuration
+from sam2edge.errors import InputError
 from sam2edge.runtime.model.boxes import overlaps
 from sam2edge.runtime.words.detections import Detections
+from sam2edge.runtime.words.detector import WordDetector
 
 SAME = 0.5
 """IoU of two boxes of one word from which they are the same object's."""
+SCORE = 0.3
+"""The score above which a detection counts, as in `sam2edge track`."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,19 @@ class DetectionErrors:
         worst_box, worst_score: The same of the worst.
     """
 
-    found: int
+    found: float
     kept: float
     new: float
     box: float
     score: float
     worst_box: float
     worst_score: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kept:.3f} of {self.found:.0f} detections kept, {self.new:.3f} new; "
+            f"error of boxes {self.box:.3f}, of scores {self.score:.3f}"
+        )
 
     def numbers(self) -> dict[str, float]:
         """Return them by name."""
@@ -109,6 +122,39 @@ class DetectionComparison:
         return DetectionErrors(
             self._found, 1 - self._lost / found, self._new / found, box, score, worst_box, worst_score
         )
+
+
+def compare_detectors(
+    reference: Configuration, others: Sequence[Configuration], clip: Clip, texts: Sequence[str]
+) -> list[DetectionErrors]:
+    """Look for words in every frame of a clip with several detectors, and compare each with the first.
+
+    Raises:
+        InputError: Words cannot be encoded, or the reference finds none.
+        BackendError: A detector cannot be run. BundleError: A bundle has none.
+    """
+    with ExitStack() as stack:
+        first, *rest = (
+            stack.enter_context(WordDetector(configuration.bundle, configuration.backend))
+            for configuration in (reference, *others)
+        )
+        words, comparisons = first.words(texts), [DetectionComparison(SCORE) for _ in others]
+        for frame in clip:
+            expected = first.detect(frame, words, SCORE / 2)
+            for detector, comparison in zip(rest, comparisons, strict=True):
+                comparison.add(expected, detector.detect(frame, words, SCORE / 2))
+    errors = [comparison.errors() for comparison in comparisons]
+    if errors and not errors[0].found:
+        raise nothing_found(texts, SCORE)
+    return errors
+
+
+def nothing_found(texts: Sequence[str], score: float) -> InputError:
+    """Return the error for words that name nothing in clips, which so cannot be compared."""
+    return InputError(
+        f"the word detector finds nothing in the clips that is {' or '.join(map(repr, texts))} with a score above "
+        f"{score:g}, so there is nothing to compare; give words for what they show, or other clips"
+    )
 
 
 def _matched(first: Detections, second: Detections) -> Sequence[tuple[int, int, float]]:

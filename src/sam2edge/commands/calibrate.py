@@ -107,6 +107,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def _print(bundle: Bundle, given: Recipe, report: Path) -> None:
     from sam2edge.calibration.int8.recipe import Recipe
+    from sam2edge.calibration.measure.detections import DetectionErrors
 
     size = sum(graph.bytes for graph in bundle.manifest.graphs.values())
     print(f"wrote {bundle.path}: INT8, {size / 2**20:.1f} MiB")
@@ -118,8 +119,5 @@ def _print(bundle: Bundle, given: Recipe, report: Path) -> None:
     for clip, iou in bundle.manifest.calibration.iou.items():
         print(f"mean IoU with FP32 on {clip}: {iou:.4f}; for other clips, run `sam2edge verify`")
     if found := bundle.manifest.calibration.detections:
-        print(
-            f"word detector: {found['kept']:.3f} of {found['found']:.0f} detections kept, {found['new']:.3f} new; "
-            f"error of boxes {found['box']:.3f}, of scores {found['score']:.3f}"
-        )
+        print(f"word detector: {DetectionErrors(**found)}")
     print(f"report in {report}")

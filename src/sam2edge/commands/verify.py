@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
     from sam2edge.calibration.measure.clip import Clip, TrueMasks
     from sam2edge.calibration.measure.configurations import Configuration
+    from sam2edge.calibration.measure.detections import DetectionErrors
     from sam2edge.calibration.measure.targets import Prompts
 
 
@@ -39,6 +40,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     options.add_truth(parser)
     add_prompts(parser)
+    parser.add_argument(
+        "--words", metavar="WORDS", help="also compare what the word detectors find for these words: 'red cup, person'"
+    )
     parser.add_argument("--frames", type=int, metavar="N", help="only the clip's first N frames (default: all)")
     parser.add_argument("--report", type=file_path, metavar="DIR", help="write report.json and report.html")
     options.add_gate(parser)
@@ -51,11 +55,14 @@ def _verify(args: argparse.Namespace) -> int:
     from sam2edge.bundle import Bundle
     from sam2edge.calibration.measure.clip import Clip, TrueMasks
     from sam2edge.calibration.measure.comparison import Comparison, RangeRatios
+    from sam2edge.calibration.measure.detections import DEFAULT_DETECTION_GATE
     from sam2edge.calibration.measure.gate import Gate
     from sam2edge.calibration.measure.report import table, write_report
 
     gate, clip = Gate(min_mean_iou=options.min_iou(args)), Clip(args.clip, args.frames, args.range)
     bundle = Bundle.open(args.bundle)
+    if args.words is not None:
+        bundle.word_detector()  # raises now rather than after the clip was tracked
     truth = TrueMasks(args.truth, args.clip) if args.truth else None
     configurations, missing = _configurations(bundle, args)
     range_ratios: RangeRatios | None = None
@@ -83,15 +90,21 @@ def _verify(args: argparse.Namespace) -> int:
         for other in others
         if other.errors is None
     ]
+    detectors = _compare_words(bundle, configurations, clip, args, missing)
     if missing:
         print(f"not measured: {'; '.join(missing)}")
     if args.report:
         print("wrote " + ", ".join(map(str, write_report(args.report, clip, gate, measurements))))
+    print(*(f"word detector of {name}: {errors}" for name, errors in detectors), sep="\n", end="\n" * bool(detectors))
     failed = [(other.configuration.name, other.verdict) for other in others if other.verdict and other.verdict.failures]
     for name, verdict in failed:
         hint = f"; {verdict.sensitive} differs most" if verdict.sensitive else ""
         print(f"{name}: {'; '.join(verdict.failures)}{hint}")
-    return FAILED if failed else 0
+    refused = [(name, DEFAULT_DETECTION_GATE.failures(errors)) for name, errors in detectors]
+    for name, failures in refused:
+        if failures:
+            print(f"word detector of {name}: {'; '.join(failures)}")
+    return FAILED if failed or any(failures for _, failures in refused) else 0
 
 
 def _configurations(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Configuration], list[str]]:
@@ -110,6 +123,29 @@ def _configurations(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Conf
     if not args.candidate:
         missing.append("other precisions (give their bundles as --candidate)")
     return configurations, missing
+
+
+def _compare_words(
+    bundle: Bundle, configurations: list[Configuration], clip: Clip, args: argparse.Namespace, missing: list[str]
+) -> list[tuple[str, DetectionErrors]]:
+    """Compare the word detectors of configurations with the bundle's on the CPU; add to `missing` what has none."""
+    if args.words is None:
+        return []
+    from sam2edge.calibration.measure.configurations import Configuration
+    from sam2edge.calibration.measure.detections import compare_detectors
+
+    source, others = bundle.word_detector().manifest.source, []
+    for configuration in configurations:
+        words = configuration.bundle.words
+        if configuration.files == {} or (configuration.bundle is bundle and configuration.engines is None):
+            continue  # PyTorch, whose parity is in the manifest, and the reference itself
+        if words is None or words.manifest.source.sha256 != source.sha256:
+            missing.append(f"words with {configuration.name} (it has no or another word detector)")
+            continue
+        others.append(configuration)
+    texts = [text.strip() for text in args.words.split(",")]
+    errors = compare_detectors(Configuration("FP32", bundle, "onnx"), others, clip, texts)
+    return [(other.name, found) for other, found in zip(others, errors, strict=True)]
 
 
 def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse.Namespace) -> Prompts:

@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import os
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
 from sam2edge import cli
+from sam2edge.calibration.measure import detections
 from sam2edge.calibration.measure.clip import Clip
 from tests.conftest import NANO, REPO
 from tests.unit.commands.conftest import without
@@ -112,6 +115,26 @@ def test_errors(run, nano, arguments, message):
     code, lines, err = run(nano.path, *arguments, frames=3)
     assert (code, lines) == (2, [])
     assert message in err
+
+
+def test_words(run, trained, nano, tmp_path, monkeypatch):
+    copy = shutil.copytree(trained.path, tmp_path / "copy", copy_function=os.link)
+    box = ["--box", "101,47,176,122", "--words", "red ball, blue block"]
+    code, lines, err = run(trained.path, "--candidate", copy, "--candidate", nano.path, *box, frames=2)
+    assert (code, err) == (0, "")
+    same = "1.000 of 4 detections kept, 0.000 new; error of boxes 0.000, of scores 0.000"
+    assert lines[-1] == f"word detector of copy fp32: {same}"
+    assert "words with nano fp32 (it has no or another word detector)" in lines[-2]
+    monkeypatch.setattr(detections, "_matched", lambda first, second: [])
+    code, lines, err = run(trained.path, "--candidate", copy, *box, frames=2)
+    assert (code, err) == (1, "")
+    assert lines[-1].startswith("word detector of copy fp32: 0.000 of 4 detections are kept, below 0.95; the share of")
+
+
+def test_words_without_a_detector(run, nano, half):
+    code, _, err = run(nano.path, "--candidate", half.path, "--box", "101,47,176,122", "--words", "cup", frames=2)
+    assert code == 2
+    assert "has no word detector; add one with" in err
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])

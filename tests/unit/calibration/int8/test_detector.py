@@ -1,44 +1,32 @@
 """The word detector in INT8: it finds what FP32 finds, and wrong ranges are caught."""
 
-import os
 import re
-import shutil
 
 import pytest
 
 from sam2edge import Bundle, cli
 from sam2edge.bundle.words import DETECTOR, carry_words
-from sam2edge.calibration.int8 import detector as module
+from sam2edge.calibration.int8 import detector as module, sensitivity
 from sam2edge.calibration.int8.calibrate import calibrate
 from sam2edge.calibration.int8.detector import WordSearch, calibrate_detector
 from sam2edge.calibration.int8.recipe import Recipe
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.errors import BundleError, GateError, InputError
-from sam2edge.export.words import export_words
-from tests.conftest import WORD_DETECTOR
 from tests.helpers import CLIP, write_frames
 
 SEARCH = WordSearch(["red ball", "blue block", "yellow star"])
 NUMBERS = [0, 6, 12, 18, 24, 30]
 
 
-@pytest.fixture(scope="module")
-def source(nano, tmp_path_factory):
-    """The bundled model with the bundled word detector."""
-    bundle = shutil.copytree(nano.path, tmp_path_factory.mktemp("source") / "nano", copy_function=os.link)
-    export_words(WORD_DETECTOR, bundle)
-    return Bundle.open(bundle)
-
-
 @pytest.fixture
-def run(source, tmp_path):
+def run(trained, tmp_path):
     """Return a function that makes the detector INT8 by a few of the bundled clip's frames."""
-    carry_words(tmp_path, source.path)
+    carry_words(tmp_path, trained.path)
 
     def run(search=SEARCH, recipe=Recipe()):  # noqa: B008
-        words = search.words(source)
+        words = search.words(trained)
         clips = [Clip(CLIP, NUMBERS[-1] + 1)]
-        return calibrate_detector(source, tmp_path, clips, [NUMBERS], words, search, recipe, lambda *_: None)
+        return calibrate_detector(trained, tmp_path, clips, [NUMBERS], words, search, recipe, lambda *_: None)
 
     return run
 
@@ -46,28 +34,27 @@ def run(source, tmp_path):
 def spoil(monkeypatch, factor):
     """Multiply the ranges that are seen by `factor(activation)`."""
     quantize = module.quantize
-    monkeypatch.setattr(
-        module,
-        "quantize",
-        lambda model, graph, ranges, kept: quantize(
-            model, graph, {name: factor(name) * value for name, value in ranges.items()}, kept
-        ),
-    )
+
+    def spoiled(model, graph, ranges, kept):
+        return quantize(model, graph, {name: factor(name) * value for name, value in ranges.items()}, kept)
+
+    for where in (module, sensitivity):
+        monkeypatch.setattr(where, "quantize", spoiled)
 
 
-def test_it_finds_what_fp32_finds(source, run, tmp_path):
-    before = source.graph_path(DETECTOR).read_bytes()
+def test_it_finds_what_fp32_finds(trained, run, tmp_path):
+    before = trained.graph_path(DETECTOR).read_bytes()
     recipe, errors = run()
     assert recipe == Recipe()
     assert errors.found >= 15
     assert (errors.kept, errors.new) == (1, 0)
     assert 0 < errors.box < 0.05
     assert 0 < errors.score < 0.02
-    quantized = Bundle(tmp_path, source.manifest)
+    quantized = Bundle(tmp_path, trained.manifest)
     graph = quantized.graph(DETECTOR)
     assert (graph.precision, graph.parity) == ("int8", {})
     assert graph.bytes < 0.45 * len(before)  # a third of its weights are in heads, which stay
-    assert source.graph_path(DETECTOR).read_bytes() == before  # which had the same file
+    assert trained.graph_path(DETECTOR).read_bytes() == before  # which had the same file
 
 
 def test_a_block_with_a_wrong_range_is_kept_out(run, monkeypatch):
@@ -97,19 +84,19 @@ def test_words_that_find_nothing(run):
         run(WordSearch(["a dog"]))
 
 
-def test_the_command_and_the_bundle(source, nano, prompts, tmp_path, monkeypatch, capsys):
+def test_the_command_and_the_bundle(trained, nano, prompts, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     frames, out = tmp_path / "frames", tmp_path / "out"
     write_frames(frames, Clip(CLIP, 3))
     rest = ["--clip", str(frames), "--box", "101,47,176,122"]
-    assert cli.main(["calibrate", str(source.path), str(out), *rest, "--words", "red ball, blue block"]) == 0
+    assert cli.main(["calibrate", str(trained.path), str(out), *rest, "--words", "red ball, blue block"]) == 0
     assert "\nword detector: 1.000 of 6 detections kept, 0.000 new; error of boxes 0.0" in capsys.readouterr().out
     bundle = Bundle.open(out)
     assert bundle.graph(DETECTOR).precision == "int8"
     assert bundle.manifest.calibration.detections["kept"] == 1
     with pytest.raises(InputError, match="detector is int8, but only fp32 graphs can be calibrated"):
-        calibrate(Bundle(out, source.manifest), tmp_path / "again", [frames], search=SEARCH)
+        calibrate(Bundle(out, trained.manifest), tmp_path / "again", [frames], search=SEARCH)
     with pytest.raises(BundleError, match="has no word detector; add one with"):
         calibrate(nano, tmp_path / "again", [frames], search=SEARCH)
-    without = calibrate(source, out, [frames], [prompts], gate=None, cache=tmp_path / "cache")
+    without = calibrate(trained, out, [frames], [prompts], gate=None, cache=tmp_path / "cache")
     assert without.graph(DETECTOR).precision == "fp32"

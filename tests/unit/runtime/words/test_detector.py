@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +20,7 @@ from sam2edge import Bundle, WordDetector, Words
 from sam2edge.errors import BackendError, BundleError, FrameError, InputError, PromptError
 from sam2edge.runtime.backends.base import Array, Backend, GraphRunner, open_backend
 from sam2edge.runtime.model.boxes import overlaps
-from tests.conftest import WORD_DETECTOR, MadeOnce
+from tests.conftest import WORD_DETECTOR
 from tests.helpers import BALL, BLOCK, Counting, Frames, clip_frames
 from tests.unit.runtime.words.test_pixels import owlv2, owlvit
 
@@ -36,18 +34,6 @@ TEXTS, OTHERS = ["red ball", "a blue block", "yellow star"], ["cat", "yellow"]
 @pytest.fixture(scope="module")
 def frames() -> Frames:
     return clip_frames(3)
-
-
-@pytest.fixture(scope="module")
-def trained(nano: Bundle, made_once: MadeOnce) -> Bundle:
-    """The bundled model with the bundled word detector."""
-    from sam2edge.export.words import export_words
-
-    def make(folder: Path) -> None:
-        shutil.copytree(nano.path, folder, copy_function=os.link)
-        export_words(WORD_DETECTOR, folder)
-
-    return Bundle.open(made_once("nano-trained-words", make))
 
 
 @pytest.fixture(scope="module")
