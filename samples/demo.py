@@ -60,7 +60,7 @@ def follow_words(bundle, frames, true):
     with (
         WordDetector(bundle) as detector,
         VideoTracker(bundle) as tracker,
-        Follower(tracker, detector, detector.words(WORDS), pause=4) as follower,  # this detector is quick
+        Follower(tracker, detector, detector.words(WORDS)) as follower,
     ):
         results = [follower.track(frame) for frame in frames]
     speed = len(frames) / (time.perf_counter() - begin)

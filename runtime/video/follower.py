@@ -99,7 +99,7 @@ class Follower(Closeable):
         words: Any,
         *,
         every: int = 25,
-        pause: int = 8,
+        pause: int = 5,
         score: float = 0.3,
         confirm: int = 2,
         forget_after: int = 250,

@@ -18,6 +18,7 @@ from sam2edge.commands.options import (
     optional_packages,
 )
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
+from sam2edge.commands.words import split_words
 from sam2edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         gate = None if args.no_gate else Gate(min_iou(args))
         search = None
         if args.words is not None:
-            texts = [text.strip() for text in args.words.split(",")]
+            texts = split_words(args.words, "--words")
             search = WordSearch(texts, gate=None if args.no_gate else DEFAULT_DETECTION_GATE)
         given = [prompts] if prompts else None
         common: dict[str, Any] = {

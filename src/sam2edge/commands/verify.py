@@ -10,6 +10,7 @@ from sam2edge.commands import FAILED, options
 from sam2edge.commands.console import StatusLine, print_table
 from sam2edge.commands.options import file_path
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
+from sam2edge.commands.words import split_words
 from sam2edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _verify(args: argparse.Namespace) -> int:
     gate, clip = Gate(min_mean_iou=options.min_iou(args)), Clip(args.clip, args.frames, args.range)
     bundle = Bundle.open(args.bundle)
     if args.words is not None:
+        split_words(args.words, "--words")
         bundle.word_detector()  # raises now rather than after the clip was tracked
     truth = TrueMasks(args.truth, args.clip) if args.truth else None
     configurations, missing = _configurations(bundle, args)
@@ -143,7 +145,7 @@ def _compare_words(
             missing.append(f"words with {configuration.name} (it has no or another word detector)")
             continue
         others.append(configuration)
-    texts = [text.strip() for text in args.words.split(",")]
+    texts = split_words(args.words, "--words")
     errors = compare_detectors(Configuration("FP32", bundle, "onnx"), others, clip, texts)
     return [(other.name, found) for other, found in zip(others, errors, strict=True)]
 

@@ -68,9 +68,9 @@ def test_a_detector_that_is_right(clip: Frames, follow: Follow) -> None:
         "frame 0: object 2 (blue block) is new",
     ]
     assert {event.kind for event in events[3:]} == {"found"}
-    # Once to confirm what the first detection found, then every 25 frames, and while the star is away, every 8
-    assert detector.looked_at[:3] == [0, 8, 33]
-    assert set(np.diff(detector.looked_at[3:])) == {8}
+    # Once to confirm what the first detection found, then every 25 frames, and while the star is away, every 5
+    assert detector.looked_at[:3] == [0, 5, 30]
+    assert set(np.diff(detector.looked_at[2:])) == {5, 25}
     assert follower.counts == {"detections": len(detector.looked_at), "new": 3, "found": len(events) - 3}
 
 
