@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sam2edge import checks
 from sam2edge.commands.options import backend, refuse_ignored
 from sam2edge.errors import InputError
 
@@ -58,6 +57,8 @@ def add_words(parser: argparse.ArgumentParser, *, following: bool = False) -> No
 
 def check_words(args: argparse.Namespace) -> None:
     """Raise an InputError, before any work is done, for words that are none and options that are wrong."""
+    from sam2edge import checks
+
     dependent = [name for name in ("not", "words_score", "words_every") if hasattr(args, name)]
     if args.words is None:
         refuse_ignored(args, *dependent, without="--words")
