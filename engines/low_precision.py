@@ -29,7 +29,7 @@ BF16_OPSET = 22, 10
 
 HOST_TENSORS = frozenset(
     {"points", "mask_input", "mask", "masks", "iou", "ious", "object_score"}
-    | {"queries", "boxes", "logits", "objectness", "embeddings"}
+    | {"image", "queries", "boxes", "logits", "objectness", "embeddings"}
 )
 """Inputs and outputs that stay float32 in FP16 graphs: those that the host writes, reads or compares.
 

@@ -11,7 +11,7 @@ from sam2edge.export.words.transformer import Block, Unit
 
 
 class Detector(nn.Module):
-    """image uint8 [B,S,S,3] RGB, queries [Q,D] → boxes [B,P,4], logits [B,P,Q], (objectness [B,P],) embeddings [B,P,D].
+    """image float32 [B,S,S,3] in 0…255, queries [Q,D] → boxes [B,P,4], logits [B,P,Q], (objectness [B,P],) embeddings.
 
     At another size than the model's own, position codes and the places of boxes are upstream's for that size
     (`interpolate_pos_encoding`), as constants.
@@ -49,8 +49,7 @@ class Detector(nn.Module):
 
     def _encode(self, image: Tensor) -> Tensor:
         """Return the features [B,P,C] of the patches."""
-        # cast first: TensorRT takes bytes as a network's input, but no layer of it except a cast reads them
-        x = self.patches(image.float().permute(0, 3, 1, 2) - self.mean)
+        x = self.patches(image.permute(0, 3, 1, 2) - self.mean)
         x = reshape(x, 0, x.shape[1], -1).transpose(1, 2)
         # the class token is in the position codes; an Expand of it would compute the size of the batch
         x = self.norm_before(torch.cat([x[:, :1] * 0, x], dim=1) + self.position)

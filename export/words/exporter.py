@@ -104,7 +104,7 @@ def write_words(
         add(TEXT_ENCODER, TextEncoder(loaded), {"ids": ids}, encoded)
         del loaded.model.base_model.text_model  # is 40 % of the weights, and the detector does not need it
         progress(f"exporting {DETECTOR}", 0.4)
-        inputs = {"image": torch.from_numpy(image[:1]), "queries": encoded["queries"]}
+        inputs = {"image": torch.from_numpy(image[:1]).float(), "queries": encoded["queries"]}
         add(DETECTOR, Detector(loaded), inputs, reference_detections(loaded, **inputs))
     check_parity({f"words/{name}": graph for name, graph in graphs.items()}, LIMIT)
     origin = bundles.Source(loaded.name, loaded.sha256, "", loaded.size, loaded.family)

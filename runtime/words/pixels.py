@@ -1,8 +1,9 @@
-"""Frames as word detectors take them: the square images of transformers' processors, in 8 bits.
+"""Frames as word detectors take them: the square images of transformers' processors.
 
-The processors are those on torchvision, transformers' default. OWLv2's works in floats, and rounding its result costs
-half a level. (Its variant on SciPy mirrors where it enlarges and repeats the border here, and differs there by up to 76
-levels.) OWL-ViT's works in 8 bits; one level is left. Normalisation is in the detector's graph.
+The processors are those on torchvision, transformers' default. OWLv2's works in floats: rounded to 8 bits, its result
+would move scores of the bundled detector by 0.003. (Its variant on SciPy mirrors where it enlarges and repeats the
+border here, and differs there by up to 76 levels.) OWL-ViT's works in 8 bits; one level is left. Normalisation is in
+the detector's graph.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from sam2edge.runtime.model.resize import cubic, resize
 from sam2edge.types import Floats, Frame
 
 
-def square_image(frame: Frame, model: WordsModel) -> Frame:
-    """Return a frame, RGB uint8 [H,W,3], as the detector takes it: uint8 [S,S,3]."""
-    return _letterboxed(frame, model.image_size) if model.letterbox else resize(frame, model.image_size, cubic)
+def square_image(frame: Frame, model: WordsModel) -> Floats:
+    """Return a frame, RGB uint8 [H,W,3], as the detector takes it: float32 [S,S,3] in 0…255."""
+    size = model.image_size
+    return _letterboxed(frame, size) if model.letterbox else resize(frame, size, cubic).astype(np.float32)
 
 
 def square_size(size: tuple[int, int], model: WordsModel) -> Floats:
@@ -28,8 +30,8 @@ def square_size(size: tuple[int, int], model: WordsModel) -> Floats:
     return np.array([width, height, width, height], np.float32)
 
 
-def _letterboxed(frame: Frame, size: int) -> Frame:
-    """Pad with black to a square, at the bottom or the right; blur if it shrinks; resize bilinearly; round once.
+def _letterboxed(frame: Frame, size: int) -> Floats:
+    """Pad with black to a square, at the bottom or the right; blur if it shrinks; resize bilinearly.
 
     Of the square, only the part is computed that is not black. Its sides are multiples of what becomes whole pixels.
     """
@@ -47,7 +49,6 @@ def _letterboxed(frame: Frame, size: int) -> Frame:
     else:
         pixels = part.astype(np.float32)
     shape = height * size // side, width * size // side
-    square = np.zeros((size, size, 3), np.uint8)
-    resized = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    square[: shape[0], : shape[1]] = cv2.convertScaleAbs(resized)  # which rounds
+    square = np.zeros((size, size, 3), np.float32)
+    square[: shape[0], : shape[1]] = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_LINEAR)
     return square

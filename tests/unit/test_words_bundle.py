@@ -62,7 +62,7 @@ def test_contract() -> None:
     assert tables(MODEL) == {
         "text_encoder": ("ids int32[Q,16]", "queries float32[Q,32]"),
         "detector": (
-            "image uint8[B,64,64,3]; queries float32[Q,32]",
+            "image float32[B,64,64,3]; queries float32[Q,32]",
             "boxes float32[B,16,4]; logits float32[B,16,Q]; objectness float32[B,16]; embeddings float32[B,16,32]",
         ),
     }
@@ -120,7 +120,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[BundleError], str, str]] = 
         for name, (keys, value, message) in {
             "newer schema": (("schema",), 2, "update sam2edge or export the word detector again"),
             "missing entry": (DETECTOR, None, "detector"),
-            "another size": (("model", "image_size"), 96, r"inputs of detector are image uint8\[B,64,.*says.*\[B,96,"),
+            "another size": (
+                ("model", "image_size"),
+                96,
+                r"detector are image float32\[B,64,.*says.*\[B,96,",
+            ),
             "another family": (
                 ("model", "objectness"),
                 False,

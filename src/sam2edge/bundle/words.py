@@ -87,7 +87,7 @@ def words_contract(model: WordsModel) -> dict[str, tuple[tuple[TensorSpec, ...],
     return {
         TEXT_ENCODER: ((TensorSpec("ids", "int32", ("Q", model.context)),), (queries,)),
         DETECTOR: (
-            (TensorSpec("image", "uint8", ("B", size, size, 3)), queries),
+            (TensorSpec("image", "float32", ("B", size, size, 3)), queries),
             (
                 TensorSpec("boxes", "float32", ("B", boxes, 4)),
                 TensorSpec("logits", "float32", ("B", boxes, "Q")),

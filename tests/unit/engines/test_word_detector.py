@@ -33,7 +33,7 @@ def inputs(bundle: Bundle, words: int) -> dict[str, Array]:
     assert bundle.words
     model, random = bundle.words.model, np.random.default_rng(0)
     queries = random.standard_normal((words, model.dim)).astype(np.float32)
-    image = random.integers(0, 256, (1, model.image_size, model.image_size, 3), np.uint8)
+    image = random.uniform(0, 255, (1, model.image_size, model.image_size, 3)).astype(np.float32)
     return {"image": image, "queries": queries / np.linalg.norm(queries, axis=1, keepdims=True)}
 
 
@@ -79,7 +79,7 @@ def low(bundle: Bundle, kind: LowPrecision, values: Mapping[str, Array], folder:
     return open_backend("onnx").open(folder / "graph.onnx").run(values)
 
 
-@pytest.mark.parametrize(("kind", "pixels", "score"), [(FP16, 0.2, 0.003), (BF16, 2.5, 0.03)])
+@pytest.mark.parametrize(("kind", "pixels", "score"), [(FP16, 0.2, 0.003), (BF16, 2.5, 0.05)])
 @pytest.mark.parametrize("family", ["owlv2", "owlvit"])
 def test_boxes_and_scores_hardly_change(
     with_words: Any, kind: LowPrecision, pixels: float, score: float, family: str, tmp_path: Path

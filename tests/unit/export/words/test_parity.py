@@ -45,12 +45,12 @@ def encode(words: WordsBundle, texts: list[str]) -> npt.NDArray[np.int32]:
     return np.array([encoding.ids for encoding in tokenizer.encode_batch(texts)], np.int32)
 
 
-def images(count: int, size: int) -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+def images(count: int, size: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
 
 
 @torch.inference_mode()
-def expected(model: Any, ids: npt.NDArray[np.int32], pictures: npt.NDArray[np.uint8]) -> dict[str, Array]:
+def expected(model: Any, ids: npt.NDArray[np.int32], pictures: npt.NDArray[np.float32]) -> dict[str, Array]:
     """Return what a model of transformers computes for texts and pictures, in the contract's terms."""
     mean, std = torch.tensor(CLIP)[..., None, None]
     pixels = (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 - mean) / std
