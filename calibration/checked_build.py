@@ -20,8 +20,8 @@ from sam2edge.bundle.engines import (
     Engines,
     check_replaceable,
     default_directory,
-    engine_names,
 )
+from sam2edge.bundle.words import DETECTOR
 from sam2edge.calibration.choose import Assignment, Trial, Variant, choose, name
 from sam2edge.calibration.int8.ranges import range_ratios
 from sam2edge.calibration.measure.clip import Clip
@@ -186,9 +186,10 @@ def _auto(
         for graph, taken in assigned(trials[-1].assignment).items():
             (new / taken.file).rename(new / f"{graph}.engine")
             chosen[graph] = dataclasses.replace(taken, file=f"{graph}.engine")
-        for extra in engine_names(bundle)[len(ENGINES) :]:  # the word detector, which tracks nothing
-            file = new / f"{extra}.engine"
-            chosen[extra] = builder.build(bundle, extra, lowest[-1], file, lambda message, fraction: None)
+        if DETECTOR in bundle.graph_names:  # it tracks nothing, so that no trial says anything about it
+            file = new / f"{DETECTOR}.engine"
+            chosen[DETECTOR] = builder.build(bundle, DETECTOR, lowest[-1], file, lambda message, fraction: None)
+            check_memory(chosen, builder.preset)
         for loser in new.glob("*.*.engine"):
             loser.unlink()
         builder.finished(new, AUTO, chosen)

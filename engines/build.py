@@ -25,7 +25,6 @@ from sam2edge.bundle.engines import (
     Tensor,
     check_replaceable,
     default_directory,
-    engine_names,
     write_manifest,
 )
 from sam2edge.bundle.words import DETECTOR
@@ -105,7 +104,7 @@ def build(
         return current
     with bundles.replacing(directory, check_replaceable) as new:
         engines: dict[str, Engine] = {}
-        names = engine_names(opened)
+        names = (*opened.graph_names, RESIZE)
         for index, name in enumerate(names):
             file, part = new / f"{name}.engine", _part(progress, name, index, len(names))
             engines[name] = builder.build(opened, name, precision, file, part, attention=attention)
@@ -138,7 +137,7 @@ def _current(directory: Path, bundle: Bundle, builder: EngineBuilder, precision:
     """Return the existing engines if they are what would be built."""
     try:
         engines = Engines.open(directory, bundle, builder.target)
-        if engines.manifest.engines.keys() != set(engine_names(bundle)):
+        if engines.manifest.engines.keys() != {*bundle.graph_names, RESIZE}:
             return None
         for name in engines.manifest.engines:
             engines.read(name)
@@ -323,8 +322,8 @@ class EngineBuilder:
         )
 
     def _shapes(self, bundle: Bundle, name: str) -> dict[str, Shapes]:
-        if name == DETECTOR and bundle.words:
-            return detector_profile(bundle.words.model, self.preset.limits)
+        if name == DETECTOR:
+            return detector_profile(bundle.word_detector().model, self.preset.limits)
         return profile(bundle.model, self.preset.limits, name)
 
     def finished(self, directory: Path, precision: str, engines: dict[str, Engine]) -> Engines:

@@ -20,6 +20,7 @@ from typing import Any
 
 from sam2edge import Bundle
 from sam2edge.bundle.engines import ENGINES, RTX, Engine, Limits
+from sam2edge.bundle.words import DETECTOR
 from sam2edge.engines.build import EngineBuilder
 from sam2edge.engines.profiles import Preset
 from sam2edge.engines.rewrites import FORMS
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp16")
     parser.add_argument("--attention", choices=tuple(FORMS))
     parser.add_argument("--objects", type=int, default=1)
-    parser.add_argument("--graph", choices=ENGINES, nargs="+", default=ENGINES)
+    parser.add_argument("--graph", choices=(*ENGINES, DETECTOR), nargs="+", default=ENGINES)
     parser.add_argument("--names", type=int, default=0, metavar="N", help="print the N most frequent kernels")
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle)

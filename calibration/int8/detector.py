@@ -18,7 +18,6 @@ from sam2edge.calibration.int8.sensitivity import Effect, block_effects
 from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.detections import (
     DEFAULT_DETECTION_GATE,
-    SCORE,
     DetectionComparison,
     DetectionErrors,
     DetectionGate,
@@ -28,6 +27,7 @@ from sam2edge.calibration.measure.recorder import Recorded
 from sam2edge.errors import GateError
 from sam2edge.files import sha256
 from sam2edge.runtime.backends.base import Array, open_backend
+from sam2edge.runtime.words import SCORE
 from sam2edge.runtime.words.detections import Detections
 from sam2edge.runtime.words.detector import WordDetector
 from sam2edge.runtime.words.pixels import square_image
@@ -93,8 +93,8 @@ def calibrate_detector(
     """
 
     def frames() -> Iterator[Frame]:
-        for clip, chosen in zip(clips, numbers, strict=True):
-            yield from (frame for number, frame in enumerate(clip) if number in set(chosen))
+        for clip, chosen in zip(clips, map(set, numbers), strict=True):
+            yield from (frame for number, frame in enumerate(clip) if number in chosen)
 
     count = sum(map(len, numbers))
 

@@ -13,13 +13,12 @@ from sam2edge.calibration.measure.clip import Clip
 from sam2edge.calibration.measure.configurations import Configuration
 from sam2edge.errors import InputError
 from sam2edge.runtime.model.boxes import overlaps
+from sam2edge.runtime.words import SCORE
 from sam2edge.runtime.words.detections import Detections
 from sam2edge.runtime.words.detector import WordDetector
 
 SAME = 0.5
 """IoU of two boxes of one word from which they are the same object's."""
-SCORE = 0.3
-"""The score above which a detection counts, as in `sam2edge track`."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import ModelProto, TensorProto
 
-from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.bundle.words import DETECTOR
+from sam2edge.bundle import Bundle
 from sam2edge.engines.estimate.cost import Cost, graph_cost, least_bytes, seconds
 from sam2edge.engines.estimate.devices import Device
 from sam2edge.engines.low_precision import FP16, lowered
@@ -50,10 +49,6 @@ def frame_sizes(bundle: Bundle, objects: int) -> dict[str, int]:
     return {"B": 1, "N": objects, "T": model.memory_frames + 1, "K": model.max_pointers, "P": 2, "Q": _WORDS}
 
 
-def _names(bundle: Bundle) -> tuple[str, ...]:
-    return GRAPHS if bundle.words is None else (*GRAPHS, DETECTOR)
-
-
 def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Bound]:
     """Return the lower bounds of each graph for a frame with this number of objects, and of the word detector.
 
@@ -63,7 +58,7 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
     """
     sizes, bandwidth, speed = frame_sizes(bundle, objects), device.bandwidth * 1e9, device.fp16 * 1e12
     bounds = {}
-    for name in _names(bundle):
+    for name in bundle.graph_names:
         model = onnx.load(bundle.graph_path(name))
         weights, factors = _weights(model)
         alone = graph_cost(model, sizes)
@@ -85,7 +80,7 @@ def graph_bounds(bundle: Bundle, device: Device, objects: int) -> dict[str, Boun
 def parts(bundle: Bundle, device: Device, objects: int, count: int) -> Iterator[tuple[str, str, int, int, float]]:
     """Yield the slowest parts of each graph as it is written: graph, part, FLOP, bytes moved, seconds."""
     flops, bandwidth = device.fp16 * 1e12, device.bandwidth * 1e9
-    for name in _names(bundle):
+    for name in bundle.graph_names:
         costs_of: dict[str, list[Cost]] = defaultdict(list)
         model = lowered(onnx.load(bundle.graph_path(name)), FP16)
         for cost in graph_cost(model, frame_sizes(bundle, objects), fused=True):

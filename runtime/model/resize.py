@@ -1,8 +1,8 @@
 """Resize frames to the model's square as SAM 2's image processor does: bilinear with antialiasing, in 8 bits.
 
-OpenCV has no antialiased bilinear filter (INTER_LINEAR aliases when shrinking, INTER_AREA is a box), so the
-triangle filter is applied here as a banded matrix, one axis after the other. So is the bicubic one of
-OWL-ViT. Normalisation is in the encoder graph.
+OpenCV has no antialiased bilinear filter (INTER_LINEAR aliases when shrinking, INTER_AREA is a box), so the triangle
+filter is applied here as a banded matrix, one axis after the other. So is the bicubic one of OWL-ViT. Normalisation is
+in the encoder graph.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from sam2edge.runtime.model.resize import check_frame
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.followed import FollowedObjects, Kind, SeenFrame
 from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.runtime.words import SCORE
 from sam2edge.runtime.words.detections import Detections
 from sam2edge.types import Frame
 
@@ -100,7 +101,7 @@ class Follower(Closeable):
         *,
         every: int = 25,
         pause: int = 5,
-        score: float = 0.3,
+        score: float = SCORE,
         confirm: int = 2,
         forget_after: int = 250,
         background: bool = False,

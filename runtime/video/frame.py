@@ -198,6 +198,7 @@ class TrackedFrame:
         memory = self._graphs.zeros("memory_encoder", "memory", 1)
         pointer = self._graphs.zeros("mask_decoder", "pointer", 1)
         self._graphs.upload((encoded, memory), (seen.pointer, pointer))
+        # The bank first: what it keeps of a row that is then not written is overwritten by the row's next object
         bank.write(self.count, 0, memory[0], pointer[0], conditioning=True)
         self.write(self.count, ObjectStates(first=no, prompted=no, **outputs))
         self.times[-1] = age

@@ -17,7 +17,7 @@ from typing import Any
 
 from sam2edge import checks
 from sam2edge.bundle import GRAPHS, Bundle
-from sam2edge.bundle.words import DETECTOR, WORDS
+from sam2edge.bundle.words import DETECTOR
 from sam2edge.errors import DamagedEngineError, EngineError, InputError, StaleEngineError
 from sam2edge.files import user_path
 
@@ -168,11 +168,6 @@ class EngineManifest:
     limits: Limits
     workspace: int
     engines: dict[str, Engine]
-
-
-def engine_names(bundle: Bundle) -> tuple[str, ...]:
-    """Return ENGINES, and the detector's name if the bundle has a word detector."""
-    return (*ENGINES, DETECTOR) if (bundle.path / WORDS).is_dir() else ENGINES
 
 
 def default_directory(bundle: Path, precision: str, product: str = TENSORRT) -> Path:

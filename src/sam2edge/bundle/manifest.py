@@ -100,6 +100,11 @@ class Bundle:
         directory = self.path / WORDS
         return WordsBundle.open(directory) if directory.is_dir() else None
 
+    @property
+    def graph_names(self) -> tuple[str, ...]:
+        """The four graphs' names, and "detector" if the bundle has a word detector."""
+        return (*GRAPHS, DETECTOR) if (self.path / WORDS).is_dir() else GRAPHS
+
     def graph(self, name: str) -> Graph:
         """Return what the manifest says about one of the four graphs, or about the word detector's "detector"."""
         return self.word_detector().manifest.graphs[name] if name == DETECTOR else self.manifest.graphs[name]

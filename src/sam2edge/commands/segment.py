@@ -106,7 +106,8 @@ def _segment(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(StatusLine())
         search = stack.enter_context(open_search(args))
-        predictor = stack.enter_context(ImagePredictor(args.bundle, options.backend(args)))
+        bundle = search.bundle if search else args.bundle
+        predictor = stack.enter_context(ImagePredictor(bundle, options.backend(args)))
         find: Callable[[Frame], list[_Segment]]
         if args.auto:
             grid = {name: getattr(args, name) for name in _GRID_OPTIONS if getattr(args, name) is not None}

@@ -135,10 +135,11 @@ def _track(args: argparse.Namespace) -> int:
         stop = stack.enter_context(stop_on_signal())
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source, status.report)]
         search = stack.enter_context(open_search(args))
+        bundle = search.bundle if search else args.bundle
         knobs = {name: getattr(args, name) for name in _KNOBS}
         ids = {given.object_id for given in prompts}
         max_objects = len(ids) + _WORD_OBJECTS * (search is not None)
-        tracker = stack.enter_context(VideoTracker(args.bundle, backend(args), max_objects=max_objects, **knobs))
+        tracker = stack.enter_context(VideoTracker(bundle, backend(args), max_objects=max_objects, **knobs))
         following: VideoTracker | Follower = tracker
         if search:
             first_id = max(ids, default=0) + 1

@@ -17,7 +17,7 @@ from sam2edge.commands.options import (
     file_path,
 )
 from sam2edge.commands.track import stop_on_signal
-from sam2edge.commands.words import SCORE, add_words, check_words, open_search
+from sam2edge.commands.words import add_words, check_words, open_search
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def _ui(args: argparse.Namespace) -> int:
     check_words(args)
     from sam2edge.bundle import Bundle
     from sam2edge.runtime.video.tracker import VideoTracker
+    from sam2edge.runtime.words import SCORE
     from sam2edge.runtime.words.detector import WordDetector
     from sam2edge.ui.player import Player
     from sam2edge.ui.server import Server
@@ -56,9 +57,9 @@ def _ui(args: argparse.Namespace) -> int:
         # Signals are handled outside: none may interrupt the closing of the files that are being saved.
         stop = stack.enter_context(stop_on_signal())
         search = stack.enter_context(open_search(args))
-        bundle = Bundle.open(args.bundle)
+        bundle = search.bundle if search else Bundle.open(args.bundle)
         detector, score = (search.detector, search.score) if search else (None, SCORE)
-        if detector is None and bundle.words is not None:
+        if not search and bundle.words:
             detector = stack.enter_context(WordDetector(bundle, backend(args)))
         tracker = stack.enter_context(VideoTracker(bundle, backend(args)))
         session = stack.enter_context(Session(tracker, args.output, args.range, detector=detector, score=score))

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING
 
 from sam2edge.commands.options import backend, refuse_ignored
 from sam2edge.errors import InputError
+from sam2edge.runtime.words import SCORE
 
 if TYPE_CHECKING:
+    from sam2edge.bundle import Bundle
     from sam2edge.runtime.words.detector import WordDetector
     from sam2edge.runtime.words.words import Words
 
 _FILE = ".npz"
-SCORE = 0.3
 
 
 @dataclass(frozen=True)
 class Search:
-    """A detector, the words that it looks for, and what a box must score to be one of their objects."""
+    """A bundle's detector, the words that it looks for, and what a box must score to be one of their objects."""
 
+    bundle: Bundle
     detector: WordDetector
     words: Words
     score: float
@@ -83,12 +85,14 @@ def open_search(args: argparse.Namespace) -> Iterator[Search | None]:
     if args.words is None:
         yield None
         return
+    from sam2edge.bundle import Bundle
     from sam2edge.runtime.words.detector import WordDetector
     from sam2edge.runtime.words.words import Words
 
-    with WordDetector(args.bundle, backend(args)) as detector:
+    bundle = Bundle.open(args.bundle)
+    with WordDetector(bundle, backend(args)) as detector:
         words = Words.load(args.words) if _is_file(args.words) else detector.words(*_texts(args))
-        yield Search(detector, words, SCORE if args.words_score is None else args.words_score)
+        yield Search(bundle, detector, words, SCORE if args.words_score is None else args.words_score)
 
 
 def split_words(text: str, origin: str) -> list[str]:

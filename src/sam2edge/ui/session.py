@@ -20,6 +20,7 @@ from sam2edge.runtime.media.sources import open_source
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.follower import Follower
 from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.runtime.words import SCORE
 from sam2edge.runtime.words.detector import WordDetector
 from sam2edge.runtime.words.words import Words
 from sam2edge.types import Frame
@@ -49,7 +50,7 @@ class Session(Closeable):
         value_range: ValueRange | None = None,
         *,
         detector: WordDetector | None = None,
-        score: float = 0.3,
+        score: float = SCORE,
     ) -> None:
         self._tracker, self._output, self._range = tracker, output, value_range
         self._detector, self._score = detector, score

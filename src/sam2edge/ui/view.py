@@ -38,9 +38,8 @@ class View:
 
     serial counts the frames that were shown, over all sources; number and count belong to the source. pixels are RGB
     uint8 [H,W,3]. folder is where masks are being saved, and saved how many frames were. message says what last
-    happened to the source. words are those that are looked for, with
-    commas between, None without a word detector. The player sets version (a new one for every change), playing and rate
-    (frames per second).
+    happened to the source. words are those that are looked for, with commas between, None without a word detector. The
+    player sets version (a new one for every change), playing and rate (frames per second).
     """
 
     source: str | None
