@@ -21,6 +21,8 @@ from sam2edge.types import Bools
 
 # Seven groups of five bits hold any difference between two runs of a mask of up to 2³¹ pixels.
 _MAX_GROUPS = 7
+_MAX_PIXELS = 2**28
+"""Of run lengths that came from outside: a frame of 16384×16384."""
 
 
 class Rle(TypedDict):
@@ -42,15 +44,41 @@ def encode_uncompressed(mask: Bools | PackedMask) -> dict[str, list[int]]:
     return {"size": list(packed.size), "counts": packed.runs().tolist()}
 
 
+def check(value: object) -> Rle:
+    """Return run lengths that came from outside if `decode` would take them, else raise InputError.
+
+    This takes no more memory than the text: the size, which may be an invention, is not allocated.
+    """
+    if not isinstance(value, Mapping) or value.keys() != {"size", "counts"}:
+        raise InputError('COCO run lengths must be {"size": [height, width], "counts": "…"}')
+    size, counts = value["size"], value["counts"]
+    sides = size if isinstance(size, (list, tuple)) else ()
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise InputError(f"the size of run lengths must be [height, width] but is {str(size)[:40]}")
+    height, width = sides
+    if height * width > _MAX_PIXELS:
+        raise InputError(f"the size of run lengths is {height}×{width}; at most {_MAX_PIXELS} pixels are taken")
+    if not isinstance(counts, (str, bytes)):
+        raise InputError("run lengths must be COCO's compressed ones, a string, not a list of numbers")
+    _runs(height, width, counts)
+    return {"size": [height, width], "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+
+
 def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     """Return the mask (bool [H,W]) of run lengths from `encode` or pycocotools; InputError if they are damaged."""
     height, width = rle["size"]
-    runs = _unpack(rle["counts"])
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise InputError(f"the run lengths do not add up to {height}×{width} pixels: {rle['counts']!r}")
+    runs = _runs(height, width, rle["counts"])
     values = np.arange(len(runs)) % 2 == 1
     mask: npt.NDArray[np.bool_] = np.repeat(values, runs).reshape(width, height).T
     return mask
+
+
+def _runs(height: int, width: int, counts: str | bytes) -> npt.NDArray[np.int64]:
+    """Return the lengths of the runs of zeros and ones in turn."""
+    runs = _unpack(counts)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise InputError(f"the run lengths do not add up to {height}×{width} pixels: {counts[:40]!r}")
+    return runs
 
 
 def _packed(mask: Bools | PackedMask) -> PackedMask:
@@ -78,14 +106,14 @@ def _pack(runs: npt.NDArray[np.int64]) -> str:
 
 
 def _unpack(counts: str | bytes) -> npt.NDArray[np.int64]:
-    text = counts.encode("utf-8") if isinstance(counts, str) else counts
+    text = (counts if counts.isascii() else "").encode("ascii") if isinstance(counts, str) else counts
     groups = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not len(groups) or groups.min() < 0 or groups.max() > 63 or groups[-1] & 0x20:
-        raise InputError(f"not COCO run lengths: {counts!r}")
+        raise InputError(f"not COCO run lengths: {counts[:40]!r}")
     ends = np.flatnonzero((groups & 0x20) == 0)
     lengths = np.diff(ends, prepend=-1)
     if lengths.max() > _MAX_GROUPS:
-        raise InputError(f"a run length is too long: {counts!r}")
+        raise InputError(f"a run length is too long: {counts[:40]!r}")
     starts = ends - lengths + 1
     place = 5 * (np.arange(len(groups)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((groups & 0x1F) << place, starts)

@@ -43,7 +43,9 @@ from sam2edge.calibration.measure.clip import Clip, TrueMasks
 from sam2edge.cli import main
 from sam2edge.closeable import Closeable
 from sam2edge.errors import MediaError, Sam2EdgeError
+from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.mask_files import encode_labels, read_masks
+from sam2edge.runtime.media.prompt_files import parse_prompts, schedule
 from sam2edge.runtime.words.words import Words
 from sam2edge.ui.player import Player
 from sam2edge.ui.server import Server
@@ -355,10 +357,43 @@ def _prompt_file(shared: Shared, folder: Path, random: Random) -> Path:
         {"frame": 0, "object": 2, "mask": "mask.png"},
         {"frame": 1, "object": 1, "points": [[20, 20]]},
         {"frame": 1, "object": 2, "remove": True},
+        {"frame": 1, "source": "frames", "object": 2, "mask": _run_lengths()},
     ]
     file = folder / "prompts.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
+
+
+def _run_lengths() -> dict[str, Any]:
+    return dict(rle.encode(np.indices(SIZE).sum(axis=0) % 40 < 20))
+
+
+def _prompts_text(shared: Shared, folder: Path, random: Random) -> list[dict[str, Any]]:
+    return [
+        {"object": 2, "points": [[20, 20], [30.5, 25]], "labels": [1, 0], "box": [5, 6, 40, 41]},
+        {"object": 1, "remove": True},
+        {"mask": _run_lengths()},
+    ]
+
+
+def _spoil_text(random: Random, lines: list[dict[str, Any]]) -> str:
+    """Spoil prompts for a network, as an array or lines, and now and then the text."""
+    spoilt = mutations.value(random, lines)
+    text = json.dumps(spoilt)
+    if random.random() < 0.5 and isinstance(spoilt, list):
+        text = "\n".join(map(json.dumps, spoilt))
+    return text if random.random() < 0.8 else mutations.bytes_of(random, text.encode()).decode("utf-8", "replace")
+
+
+def _parse_prompts(shared: Shared, given: str | list[dict[str, Any]]) -> None:
+    """Read prompts as a server does, which checks all of them before it gives any."""
+    text = given if isinstance(given, str) else json.dumps(given)
+    lines = schedule(parse_prompts(text, "PROMPTS"), shared.tracker.object_ids)
+    for line in lines:
+        line.check(SIZE)
+    for line in lines:
+        assert line.remove or _known(line.prompt.arguments, "points", "box", "mask")
+        assert parse_prompts(str(line), "again") == [line]
 
 
 def _track_prompts(shared: Shared, file: Path) -> None:
@@ -503,6 +538,7 @@ KINDS = {
     "words": Kind(_words, _spoil_words, _command),
     "page's call": Kind(_call, _spoil_body, _post),
     "prompts.jsonl": Kind(_prompt_file, mutations.json_file, _track_prompts),
+    "PROMPTS": Kind(_prompts_text, _spoil_text, _parse_prompts),
     "image": Kind(_images, mutations.file, _read_image),
     "label image": Kind(_labels, mutations.file, _read_labels),
     "words.npz": Kind(_queries, mutations.file, lambda shared, file: Words.load(file)),

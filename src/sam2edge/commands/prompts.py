@@ -1,24 +1,22 @@
-"""--point, --box, --mask and --prompts of the verbs that take prompts: text in, `Prompt`s out."""
+"""--point, --box, --mask and --prompts of the verbs that take prompts: text in, lines of prompts out."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
-import itertools
+import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sam2edge.errors import ObjectIdError, PromptError
+from sam2edge.files import user_path
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    import numpy.typing as npt
-
+    from sam2edge.runtime.media.prompt_files import PromptLine
     from sam2edge.runtime.model.prompts import Prompt
 
 _COORDINATES = {"--point": 2, "--box": 4}
@@ -106,68 +104,27 @@ class Option:
         return (match[group] if match else None) or ""
 
 
-@dataclass
-class GivenPrompt:
-    """The prompt that options, or a line of a file, give for one object on a frame.
+def gather(options: Sequence[Option], frame: int = 0, source: str | None = None) -> list[PromptLine]:
+    """Gather the options in the order of the frames; see `schedule`.
 
-    object_id is 0 for a new object until it gets an id. origin is how the prompt was given. Options for the same object
-    and frame are one prompt; lines are prompts of their own.
+    Args:
+        options: Those for the same object and frame are one prompt; lines of files are prompts of their own.
+        frame: That of options and lines without one.
+        source: What is tracked: of a file of prompts, the lines of other sources are left out. None for verbs that
+            know no source, which take no such files.
     """
+    from sam2edge.runtime.media.prompt_files import schedule
 
-    object_id: int
-    frame: int
-    origin: str
-    is_line: bool = False
-    points: list[tuple[float, float]] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    box: tuple[float, ...] | None = None
-    mask: npt.NDArray[np.bool_] | None = None
-    remove: bool = False
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt that trackers take."""
-        from sam2edge.runtime.model.prompts import Prompt
-
-        return Prompt(self.points or None, self.labels or None, self.box, self.mask, self.origin)
-
-    @property
-    def marks_object(self) -> bool:
-        """Whether it says where the object is, and not only where it is not."""
-        return any(self.labels) or self.box is not None or self.mask is not None
-
-    def add(self, other: GivenPrompt) -> None:
-        """Add another option for the same object and frame."""
-        for kind in ("box", "mask"):
-            if getattr(self, kind) is not None and getattr(other, kind) is not None:
-                raise ObjectIdError(
-                    f"{other.origin}: duplicate {kind} for object {self.object_id}; give other objects other IDs"
-                )
-        self.points += other.points
-        self.labels += other.labels
-        self.box, self.mask = self.box or other.box, other.mask if self.mask is None else self.mask
-        self.origin += f" {other.origin}"
-
-
-def gather(options: Sequence[Option], frame: int = 0) -> list[GivenPrompt]:
-    """Gather the options by object and frame, in the order of the frames.
-
-    Options without a frame are for `frame`. Those without an ID are new objects with the lowest ids that are free.
-    """
-    given = [prompt for option in options for prompt in _read(option, frame)]
-    taken = {prompt.object_id for prompt in given}
-    free = (number for number in itertools.count(1) if number not in taken)
-    prompts: dict[object, GivenPrompt] = {}
-    for prompt in given:
-        prompt.object_id = prompt.object_id or next(free)
-        key = prompt.object_id, prompt.frame, prompt.origin if prompt.is_line else ""
-        if key in prompts:
-            prompts[key].add(prompt)
-        else:
-            prompts[key] = prompt
-    ordered = sorted(prompts.values(), key=lambda prompt: prompt.frame)
-    _check_starts(ordered)
-    return ordered
+    lines: dict[object, PromptLine] = {}
+    for option in options:
+        if option.kind == "prompts":
+            for line in _read_file(option.text, frame, source):
+                lines[len(lines)] = line
+            continue
+        for line in _read(option, frame).in_lengths():
+            key = (line.object_id, line.frame) if line.object_id else len(lines)
+            lines[key] = _joined(lines[key], line) if key in lines else line
+    return schedule(lines.values())
 
 
 def prompts_by_id(options: Sequence[Option]) -> dict[int, Prompt]:
@@ -182,59 +139,52 @@ def prompts_by_id(options: Sequence[Option]) -> dict[int, Prompt]:
     return prompts
 
 
-def _check_starts(prompts: Sequence[GivenPrompt]) -> None:
-    """Raise an error for an object that is first said where it is not, or that is removed before there is one."""
-    known: set[int] = set()
-    for prompt in prompts:
-        if prompt.remove:
-            if prompt.object_id not in known:
-                raise ObjectIdError(
-                    f"{prompt.origin}: object {prompt.object_id} is not tracked on frame {prompt.frame}"
-                )
-            known.remove(prompt.object_id)
-        elif prompt.object_id in known or prompt.marks_object:
-            known.add(prompt.object_id)
-        else:
-            raise PromptError(
-                f"{prompt.origin}: only says where the new object {prompt.object_id} is not; give it the ID of the "
-                "object that it belongs to, as --box 1:x0,y0,x1,y1 --point 1:x,y,0"
+def _joined(line: PromptLine, other: PromptLine) -> PromptLine:
+    """Return two options for the same object and frame as one prompt."""
+    for kind in ("box", "mask"):
+        if getattr(line, kind) is not None and getattr(other, kind) is not None:
+            raise ObjectIdError(
+                f"{other.origin}: duplicate {kind} for object {line.object_id}; give other objects other IDs"
             )
+    return dataclasses.replace(
+        line,
+        points=line.points + other.points,
+        labels=line.labels + other.labels,
+        box=line.box or other.box,
+        mask=line.mask or other.mask,
+        origin=f"{line.origin} {other.origin}",
+    )
 
 
-def _read(option: Option, frame: int) -> Iterator[GivenPrompt]:
-    """Yield the prompts of an option: one, or those of the objects of a label image or of the lines of a file."""
-    if option.kind == "prompts":
-        yield from _read_lines(option.text, frame)
-        return
-    start = option.object_id, option.frame(frame), str(option)
+def _read(option: Option, frame: int) -> PromptLine:
+    """Read an option other than --prompts."""
+    from sam2edge.runtime.media.prompt_files import PromptLine
+
+    line = PromptLine(option.frame(frame), option.object_id, origin=str(option))
     if option.kind == "mask":
-        yield from _read_masks(option.value, *start)
-    elif option.kind == "box":
-        yield GivenPrompt(*start, box=tuple(option.numbers(4)))
-    else:
-        x, y, *label = option.numbers(2, 3)
-        if label and not label[0].is_integer():
-            raise PromptError(f"{option}: the label must be 1 (on the object) or 0 (not on it)")
-        yield GivenPrompt(*start, points=[(x, y)], labels=[int(label[0]) if label else 1])
+        return dataclasses.replace(line, mask=user_path(option.value))
+    if option.kind == "box":
+        return dataclasses.replace(line, box=tuple(option.numbers(4)))
+    x, y, *label = option.numbers(2, 3)
+    if label and not label[0].is_integer():
+        raise PromptError(f"{option}: the label must be 1 (on the object) or 0 (not on it)")
+    return dataclasses.replace(line, points=((x, y),), labels=(int(label[0]) if label else 1,))
 
 
-def _read_masks(
-    file: str | Path, object_id: int, frame: int, origin: str, *, is_line: bool = False
-) -> Iterator[GivenPrompt]:
-    from sam2edge.runtime.media.mask_files import read_masks
-
-    for label, mask in read_masks(file, wanted=object_id or None).items():
-        which = f"{origin} (object {label})" if label and not object_id else origin
-        yield GivenPrompt(object_id or label or 0, frame, which, is_line, mask=mask)
-
-
-def _read_lines(file: str, frame: int) -> Iterator[GivenPrompt]:
+def _read_file(file: str, frame: int, source: str | None) -> list[PromptLine]:
+    """Read the lines of a file that are about the source."""
     from sam2edge.runtime.media.prompt_files import read_prompts
 
-    for line in read_prompts(file):
-        start = line.object_id or 0, frame if line.frame is None else line.frame, line.origin
-        prompts = [GivenPrompt(*start, True)] if line.mask is None else _read_masks(line.mask, *start, is_line=True)
-        for prompt in prompts:
-            prompt.points, prompt.labels = list(line.points), list(line.labels)
-            prompt.box, prompt.remove = line.box, line.remove
-            yield prompt
+    lines = read_prompts(file, frame)
+    named = [line for line in lines if line.source is not None]
+    if source is None and named:
+        raise PromptError(f"{named[0].origin}: names a source, which only `track` and `label` take; leave it out")
+    chosen = [line for line in lines if line.source is None or _is_same(str(line.source), str(source))]
+    if not chosen:
+        others = sorted({str(line.source) for line in named})
+        raise PromptError(f"{file}: has no prompt for {source}, only for {', '.join(others[:9])}")
+    return chosen
+
+
+def _is_same(path: str, other: str) -> bool:
+    return path == other or (os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other))

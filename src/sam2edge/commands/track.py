@@ -29,13 +29,14 @@ from sam2edge.commands.options import (
     check_outputs,
     file_path,
 )
-from sam2edge.commands.prompts import GivenPrompt, add_prompts, gather
+from sam2edge.commands.prompts import add_prompts, gather
 from sam2edge.commands.words import Search, add_words, check_words, found_line, open_search
 from sam2edge.errors import InputError, PromptError
 from sam2edge.files import user_path
 
 if TYPE_CHECKING:
     from sam2edge.runtime.media.grabber import Grabbed, Grabber, Statistics
+    from sam2edge.runtime.media.prompt_files import PromptLine
     from sam2edge.runtime.media.sinks import Sink
     from sam2edge.runtime.model.result import FrameResult
     from sam2edge.runtime.video.follower import Event, Follower
@@ -119,7 +120,7 @@ def _track(args: argparse.Namespace) -> int:
     from sam2edge.runtime.media.sources import open_source
     from sam2edge.runtime.video.tracker import VideoTracker
 
-    prompts = gather(args.prompts, _frame(args))
+    prompts = gather(args.prompts, _frame(args), args.source)
     waiting = collections.deque(prompts)
     count, number, delays = 0, -1, collections.deque[float](maxlen=_RECENT)
     found: dict[int, str] = {}
@@ -129,8 +130,7 @@ def _track(args: argparse.Namespace) -> int:
             Grabber(lambda: open_source(args.source, value_range=args.range), args.policy, report=status.report)
         )
         for given in prompts:
-            if not given.remove:
-                given.prompt.check((source.height, source.width))
+            given.check((source.height, source.width))
         # Entered before the sinks: no signal may interrupt their closing.
         stop = stack.enter_context(stop_on_signal())
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source, status.report)]
@@ -269,7 +269,7 @@ def _results(
     frames: Iterator[Grabbed],
     tracker: VideoTracker | Follower,
     start: int,
-    waiting: collections.deque[GivenPrompt],
+    waiting: collections.deque[PromptLine],
     mode: str,
     report: Callable[[str], None],
 ) -> Iterator[tuple[Grabbed, FrameResult]]:
@@ -295,8 +295,9 @@ def _results(
                 tracker.remove(given.object_id)
                 result = result.without(given.object_id)
             else:
-                with given.prompt.naming():
-                    result = tracker.prompt(given.object_id, **given.prompt.arguments)
+                prompt = given.prompt
+                with prompt.naming():
+                    result = tracker.prompt(given.object_id, **prompt.arguments)
         # The tracker counts the frames that it is given.
         yield tracked.grabbed, dataclasses.replace(result, frame_index=number, time=tracked.grabbed.time)
 

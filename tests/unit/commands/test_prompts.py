@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2edge.commands.prompts import Option, add_prompts, gather, join_coordinates, prompts_by_id
+from sam2edge.commands.prompts import add_prompts, gather, join_coordinates, prompts_by_id
 from sam2edge.errors import MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.mask_files import encode_labels
 from tests.helpers import box_mask
@@ -34,26 +34,26 @@ def timed(*words, frame=0):
 
 def test_objects_without_id_are_numbered_in_the_order_given():
     assert given("--point", "1,2", "--box", "3,4,5,6", "--point", "7.5,8") == [
-        (1, {"points": [(1, 2)], "labels": [1]}),
+        (1, {"points": ((1, 2),), "labels": (1,)}),
         (2, {"box": (3, 4, 5, 6)}),
-        (3, {"points": [(7.5, 8)], "labels": [1]}),
+        (3, {"points": ((7.5, 8),), "labels": (1,)}),
     ]
 
 
 def test_objects_without_id_take_the_ids_that_are_free():
     prompts = given("--point", "1,2", "--point", "3,4", "--point", "1:5,6", "--point", "3:7,8")
     assert [(object_id, prompt["points"]) for object_id, prompt in prompts] == [
-        (2, [(1, 2)]),
-        (4, [(3, 4)]),
-        (1, [(5, 6)]),
-        (3, [(7, 8)]),
+        (2, ((1, 2),)),
+        (4, ((3, 4),)),
+        (1, ((5, 6),)),
+        (3, ((7, 8),)),
     ]
 
 
 def test_points_and_a_box_with_one_id_are_one_prompt():
     assert given("--point", "7:1,2", "--point", "9:3,3", "--box", "7:0,0,9,9", "--point", "7:5,6,0") == [
-        (7, {"points": [(1, 2), (5, 6)], "labels": [1, 0], "box": (0, 0, 9, 9)}),
-        (9, {"points": [(3, 3)], "labels": [1]}),
+        (7, {"points": ((1, 2), (5, 6)), "labels": (1, 0), "box": (0, 0, 9, 9)}),
+        (9, {"points": ((3, 3),), "labels": (1,)}),
     ]
 
 
@@ -61,9 +61,9 @@ def test_prompts_are_for_their_own_frames():
     """In the order of the frames; those without one are for the default, and an id may come again on another frame."""
     words = ("--point", "7,8@3", "--box", "2:1", "1", "9", "9@60", "--point", "1,2", "--point", "1:5,6@4")
     assert timed(*words, frame=2) == [
-        (2, 4, [(1, 2)]),
-        (3, 3, [(7, 8)]),
-        (4, 1, [(5, 6)]),
+        (2, 4, ((1, 2),)),
+        (3, 3, ((7, 8),)),
+        (4, 1, ((5, 6),)),
         (60, 2, (1, 1, 9, 9)),
     ]
 
@@ -166,6 +166,12 @@ def test_label_images_give_an_object_for_each_id(tmp_path):
     assert gather(parsed("--mask", tmp_path / "a.png"))[0].origin == f"--mask {tmp_path / 'a.png'} (object 1)"
 
 
+def test_an_id_without_file_and_one_of_a_label_image_are_the_same_object(tmp_path):
+    write_labels(tmp_path / "a.png", 3, 1)
+    with pytest.raises(ObjectIdError, match=r"a.png \(object 3\): duplicate mask for object 3"):
+        gather(parsed("--mask", f"3:{tmp_path / 'a.png'}", "--mask", tmp_path / "a.png"))
+
+
 def test_an_id_picks_an_object_of_a_label_image(tmp_path):
     labels = write_labels(tmp_path / "several.png", 3, 1, 255)
     write_labels(tmp_path / "one.png", 3)
@@ -195,56 +201,34 @@ def test_a_file_of_prompts(tmp_path):
     (tmp_path / "p.jsonl").write_text(LINES)
     prompts = gather(parsed("--point", "3,3", "--prompts", tmp_path / "p.jsonl"), frame=1)
     assert [(each.frame, each.object_id, each.points, each.labels, each.box, each.remove) for each in prompts] == [
-        (1, 1, [(3, 3)], [1], None, False),
-        (1, 7, [], [], (1, 1, 9, 9), False),
-        (1, 3, [], [], None, False),
-        (4, 2, [(1, 2), (3, 4.5)], [1, 0], None, False),
-        (4, 2, [(1, 2), (3, 4.5), (5, 6)], [1, 0, 1], None, False),
-        (9, 7, [], [], None, True),
-        (9, 7, [(8, 8)], [1], None, False),
+        (1, 1, ((3, 3),), (1,), None, False),
+        (1, 7, (), (), (1, 1, 9, 9), False),
+        (1, 3, (), (), None, False),
+        (4, 2, ((1, 2), (3, 4.5)), (1, 0), None, False),
+        (4, 2, ((1, 2), (3, 4.5), (5, 6)), (1, 0, 1), None, False),
+        (9, 7, (), (), None, True),
+        (9, 7, ((8, 8),), (1,), None, False),
     ]
-    assert np.array_equal(prompts[2].mask, box_mask(4, 4, 30, 30))
+    assert np.array_equal(prompts[2].prompt.mask, box_mask(4, 4, 30, 30))
     assert prompts[2].origin == f"{tmp_path / 'p.jsonl'}, line 6"
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("", "p.jsonl: holds no prompts"),
-        ("[1", "p.jsonl, line 1: is not JSON: "),
-        ("[" * 99999, "p.jsonl, line 1: is not JSON: "),
-        ("\n3", "p.jsonl, line 2: must be a JSON object but is 3"),
-        (
-            '{"point": [1, 2]}',
-            "line 1: unknown field 'point'; the fields are frame, object, points, labels, box, mask, ",
-        ),
-        ('{"object": 1}', "line 1: needs points, a box, a mask or remove"),
-        ('{"points": [[1, 2, 3]]}', "line 1: points must be a list of [x, y] but is [[1, 2, 3]]"),
-        ('{"points": [[1, true]]}', "line 1: points must be a list of [x, y] but is [[1, true]]"),
-        ('{"points": [[1, 2]], "labels": [1, 1]}', "line 1: has 1 points but 2 labels; give one for each"),
-        ('{"points": [[1, 2]], "labels": [0]}', "line 1: only says where the new object 1 is not"),
-        ('{"box": [1, 2, 3]}', "line 1: box must be [x0, y0, x1, y1] but is [1, 2, 3]"),
-        ('{"box": [1, 2, 3, 4], "frame": -1}', "line 1: frame must be a whole number from 0 but is -1"),
-        ('{"box": [1, 2, 3, 4], "object": 0}', "line 1: object must be a whole number from 1 but is 0"),
-        ('{"mask": "gone.png"}', "gone.png: no such mask file"),
-        ('{"mask": 3}', "line 1: mask must be the name of an image file but is 3"),
-        ('{"object": 1, "remove": true}', "line 1: object 1 is not tracked on frame 0"),
-        ('{"object": 1, "remove": true, "box": [1, 2, 3, 4]}', "line 1: remove needs the object's id and nothing else"),
-    ],
-)
-def test_wrong_lines(tmp_path, line, message):
-    (tmp_path / "p.jsonl").write_text(line)
-    with pytest.raises((PromptError, MediaError, ObjectIdError)) as caught:
-        gather([Option("prompts", str(tmp_path / "p.jsonl"))])
-    assert message in str(caught.value)
-
-
-def test_files_that_hold_no_prompts(tmp_path):
-    (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(PromptError, match=r"p.jsonl: is not a file of prompts: expected JSON lines in UTF-8"):
-        gather([Option("prompts", str(tmp_path / "p.jsonl"))])
-    with pytest.raises(MediaError, match=r"gone.jsonl: cannot be read: No such file"):
-        gather([Option("prompts", str(tmp_path / "gone.jsonl"))])
+def test_lines_of_other_sources_are_left_out(tmp_path, monkeypatch):
+    """A file for many videos serves to track one of them again; what has no source is for any."""
+    lines = ['{"box": [1, 1, 9, 9]}', *(f'{{"source": "{name}.mp4", "points": [[3, 3]]}}' for name in "ab")]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.chdir(tmp_path)
+    options = parsed("--prompts", tmp_path / "p.jsonl")
+    assert [each.origin for each in gather(options, source="a.mp4")] == [
+        f"{tmp_path / 'p.jsonl'}, line 1",
+        f"{tmp_path / 'p.jsonl'}, line 2",
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines[1:]))
+    with pytest.raises(PromptError, match=r"p.jsonl: has no prompt for c.mp4, only for .*a.mp4, .*b.mp4"):
+        gather(options, source="c.mp4")
+    with pytest.raises(PromptError, match=r"p.jsonl, line 1: names a source, which only `track` and `label` take"):
+        prompts_by_id(options)
 
 
 def test_verbs_with_one_frame_take_one_prompt_for_an_object(tmp_path):
