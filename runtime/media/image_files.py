@@ -99,6 +99,13 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = No
         encoded = np.fromfile(path, np.uint8)
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
+    return decode_image(encoded, path, value_range)
+
+
+def decode_image(
+    encoded: npt.NDArray[np.uint8], path: Path | str, value_range: ValueRange | None = None
+) -> npt.NDArray[np.uint8]:
+    """Return an image from the bytes of its file, as `read_image` does; `path` is what errors call it."""
     pixels = _decoded(path, encoded)
     grey_or_colour = _TO_RGB.get(1 if pixels.ndim == 2 else pixels.shape[2])
     if grey_or_colour is None:
@@ -135,7 +142,7 @@ def write_image(path: str | os.PathLike[str], pixels: npt.NDArray[np.uint8] | np
         raise MediaError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _decoded(path: Path, encoded: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+def _decoded(path: Path | str, encoded: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """Return what OpenCV decodes: of any depth and number of channels, blue first."""
     if not len(encoded):
         raise MediaError(f"{path}: no image that OpenCV can read: the file is empty")
@@ -165,7 +172,7 @@ def _is_whole(encoded: npt.NDArray[np.uint8]) -> bool:
     return True
 
 
-def _default_range(path: Path, pixels: npt.NDArray[Any]) -> ValueRange:
+def _default_range(path: Path | str, pixels: npt.NDArray[Any]) -> ValueRange:
     """Return the range of 16-bit values that use it; MediaError for all others, of which nothing says what is white."""
     finite = pixels[np.isfinite(pixels)] if pixels.dtype.kind == "f" else pixels
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from sam2edge import __version__, commands
-from sam2edge.commands import bench, build, calibrate, doctor, export, inspect, segment, track, ui, verify
+from sam2edge.commands import bench, build, calibrate, doctor, export, inspect, segment, track, triton, ui, verify
 from sam2edge.commands.prompts import join_coordinates
 from sam2edge.errors import GateError, Sam2EdgeError
 
@@ -29,6 +29,7 @@ VERBS = {
     "track": (track, "track objects through a video"),
     "segment": (segment, "segment images: what is prompted, or everything"),
     "ui": (ui, "click objects and follow them on a web page"),
+    "triton": (triton, "write a model repository for NVIDIA Triton"),
     "verify": (verify, "compare graphs with PyTorch, or with each other, on a clip"),
     "bench": (bench, "measure speed, memory and power on this machine"),
     "doctor": (doctor, "check this machine's setup"),

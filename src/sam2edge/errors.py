@@ -8,6 +8,7 @@
     ├── GateError
     ├── BackendError
     ├── MediaError
+    ├── StreamError
     └── InputError (also a ValueError): FrameError, PromptError, ObjectIdError
 
 Messages say what was wrong, what was expected and what to do.
@@ -76,6 +77,10 @@ class BackendError(Sam2EdgeError):
 
 class MediaError(Sam2EdgeError):
     """A video or image cannot be read or written."""
+
+
+class StreamError(Sam2EdgeError):
+    """A server does not know a stream, or has as many as it takes."""
 
 
 class InputError(Sam2EdgeError, ValueError):

@@ -13,10 +13,10 @@ PACKAGE = REPO / "src" / "sam2edge"
 ORDER = (
     "bundle checks closeable errors files types __version__ < runtime < runtime.backends < runtime.model < "
     "runtime.media < runtime.words < runtime.video runtime.image < engines export < calibration.measure < "
-    "calibration.int8 < calibration < bench ui < commands < cli"
+    "calibration.int8 < calibration < bench ui labelling serving < commands < cli"
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER.split(" < ")) for room in rooms.split()}
-OPTIONAL = ("cv2", "onnx", "onnxruntime", "pycuda", "tensorrt", "torch", "transformers")
+OPTIONAL = ("cv2", "onnx", "onnxruntime", "pycuda", "tensorrt", "torch", "transformers", "triton_python_backend_utils")
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,386 @@
+"""The two models of the repository that `sam2edge triton` writes, for Triton's Python backend.
+
+A request is copied when it comes and answered from a thread, so that images are decoded, and masks encoded, while the
+graphs run for another stream. The graphs run for one request at a time. Requests of one stream are answered in their
+order, and no more than two of them are taken from Triton's queue: what comes faster than it is tracked waits there.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from sam2edge.bundle import Bundle, Model
+from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError, Sam2EdgeError, StreamError
+from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
+from sam2edge.runtime.image.predictor import ImagePredictor
+from sam2edge.runtime.media.image_files import decode_image
+from sam2edge.runtime.media.packed import PackedMask
+from sam2edge.runtime.media.prompt_files import PromptLine, parse_prompts, schedule
+from sam2edge.runtime.model.prompts import EncodedPrompt
+from sam2edge.runtime.model.resize import check_frame
+from sam2edge.runtime.model.result import FrameResult
+from sam2edge.runtime.video.tracker import VideoTracker
+from sam2edge.serving.repository import BUNDLE, Settings
+from sam2edge.serving.streams import Stream, Streams
+from sam2edge.serving.tensors import INPUTS, Found
+from sam2edge.types import Frame
+
+_AHEAD = 2
+"""Requests of a stream that are taken at a time: one that is tracked, and one that is decoded meanwhile."""
+_TRIAL, _TRIAL_BOX = np.zeros((64, 64, 3), np.uint8), (8, 8, 40, 40)
+"""The frame and the box with which a model is tried before it is ready."""
+_GRID = {"points_per_side": int, "pred_iou_thresh": float, "stability_score_thresh": float}
+"""Parameters of a request that finds everything."""
+_WORDS = {
+    "; remove(object_id) ends the tracking of an object": '; {"object": ID, "remove": true} ends the tracking',
+    " (a predictor also takes normalize_coords=False)": "",
+}
+"""What errors say to a Python program, and what to say to a client."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a request holds, copied, since its tensors go when the model has taken it.
+
+    Attributes:
+        stream: Its id, 0 for a request without one.
+        start: Whether it is the stream's first.
+        end: Whether it is the stream's last.
+        inputs: By name.
+        wanted: Names of the outputs that were asked for.
+        parameters: Whatever else the client said.
+    """
+
+    stream: Hashable
+    start: bool
+    end: bool
+    inputs: Mapping[str, Any]
+    wanted: frozenset[str]
+    parameters: Mapping[str, Any]
+
+    @staticmethod
+    def read(request: Any) -> Request:
+        """Read one of Triton's requests."""
+        inputs = {}
+        for name in INPUTS:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                values = tensor.as_numpy()
+                inputs[name] = values[0] if values.dtype == np.object_ else values.copy()
+        flags = request.flags()
+        return Request(
+            request.correlation_id(),
+            bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START),
+            bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END),
+            inputs,
+            frozenset(request.requested_output_names()),
+            json.loads(request.parameters() or "{}"),
+        )
+
+    def pixels(self) -> Frame | None:
+        """Return the frame, decoded; None without one. FrameError or MediaError if it is none."""
+        if "FRAME" in self.inputs and "ENCODED" in self.inputs:
+            raise FrameError("got both FRAME and ENCODED; give one of them")
+        if "ENCODED" in self.inputs:
+            return decode_image(np.frombuffer(self.inputs["ENCODED"], np.uint8), "ENCODED")
+        return check_frame(self.inputs["FRAME"], what="FRAME") if "FRAME" in self.inputs else None
+
+    def prompts(self, frame: int, size: tuple[int, int], known: Sequence[int], model: Model) -> list[PromptLine]:
+        """Return the prompts, numbered and checked, removals first.
+
+        Args:
+            frame: Number of the frame that they come with.
+            size: (H,W) of it.
+            known: The objects that are tracked already.
+            model: The model that they are for.
+
+        Raises:
+            InputError: One of them is wrong.
+        """
+        lines = parse_prompts(self.inputs.get("PROMPTS", b""), "PROMPTS", frame)
+        for line in lines:
+            if line.frame != frame:
+                raise PromptError(
+                    f"{line.origin}: is for frame {line.frame} but came with frame {frame}; send it with its frame, "
+                    "and leave the number out"
+                )
+        lines = schedule(sorted(lines, key=lambda line: not line.remove), known)
+        for line in lines:
+            line.check(size)
+            if line.mask is not None:  # which may be too small for the model
+                line.prompt.encode(size, model)
+        return lines
+
+
+class _Server(ABC):
+    """What Triton calls a model; `initialize`, `execute` and `finalize` are its methods."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the bundle and try the graphs, so that a model that is ready works."""
+        try:
+            _check_numpy()
+            self._settings = Settings.from_config(json.loads(args["model_config"]))
+            bundle = Bundle.open(Path(args["model_repository"]) / args["model_version"] / BUNDLE)
+            self._model = bundle.model
+            self._open(bundle, open_backend(self._settings.backend, threads=self._settings.threads))
+        except Sam2EdgeError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        self._turn = threading.Lock()
+        self._queues: dict[Hashable, deque[Future[None]]] = {}
+        self._threads = ThreadPoolExecutor(_AHEAD * (self._settings.streams + 1), "sam2edge")
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Take requests, whose answers are sent when they are ready."""
+        for given in requests:
+            request, sender = Request.read(given), given.get_response_sender()
+            self._queues = {key: queue for key, queue in self._queues.items() if not queue[-1].done()}
+            queue = self._queues.setdefault(request.stream, deque())
+            while len(queue) >= _AHEAD:
+                wait([queue.popleft()])
+            before = queue[-1] if queue else None
+            queue.append(self._threads.submit(self._serve, request, sender, before))
+
+    def finalize(self) -> None:
+        """Answer what was taken, and free everything."""
+        self._threads.shutdown()
+        self._close()
+
+    def _serve(self, request: Request, sender: Any, before: Future[None] | None) -> None:
+        try:
+            outputs = self._find(request, before).outputs(request.wanted)
+            response = pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+        except Sam2EdgeError as error:
+            response = _refusal(error)
+        except Exception as error:  # whatever it is, the client waits for an answer, and other streams go on
+            pb_utils.Logger.log_error(traceback.format_exc())
+            response = _refusal(BackendError(f"{type(error).__name__}: {error} (the server's log has more)"))
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _find(self, request: Request, before: Future[None] | None) -> Found:
+        """Decode the frame at once and look at it when the request before it in its stream was answered."""
+        try:
+            frame = request.pixels()
+        finally:
+            if before:
+                wait([before])
+        with self._turn:
+            return self._look(request, frame)
+
+    @abstractmethod
+    def _open(self, bundle: Bundle, backend: Backend) -> None:
+        """Open what looks at frames, and try it."""
+
+    @abstractmethod
+    def _look(self, request: Request, frame: Frame | None) -> Found:
+        """Find what was asked for."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Free what was opened."""
+
+
+class VideoModel(_Server):
+    """Tracks objects in streams: a sequence of requests is a stream, and each of its requests a frame.
+
+    The order within a request: all is checked, then the frame is tracked, then objects are removed, then prompted. An
+    error leaves the stream as it was, unless the request ends it.
+    """
+
+    def _open(self, bundle: Bundle, backend: Backend) -> None:
+        most = self._settings.max_objects
+        self._streams = Streams(
+            lambda: VideoTracker(bundle, backend, max_objects=most), self._settings.streams, self._settings.idle
+        )
+        tracker = self._streams.begin("trial").tracker
+        self._max_objects = tracker.max_objects  # fewer than asked for, if engines take no more
+        tracker.track(_TRIAL)
+        tracker.prompt(1, box=_TRIAL_BOX)
+        tracker.track(_TRIAL)
+        self._streams.end("trial")
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        super().initialize(args)
+        self._finished = threading.Event()
+        self._reaper = threading.Thread(target=self._reap, name="sam2edge-reaper", daemon=True)
+        self._reaper.start()
+
+    def _reap(self) -> None:
+        while not self._finished.wait(min(1.0, self._settings.idle / 4)):
+            with self._turn:
+                self._streams.reap()
+
+    def _close(self) -> None:
+        self._finished.set()
+        self._reaper.join()
+        self._streams.close()
+
+    def _find(self, request: Request, before: Future[None] | None) -> Found:
+        try:
+            return super()._find(request, before)
+        finally:
+            if request.end:  # for Triton the stream has ended, even if its last frame is broken
+                with self._turn:
+                    self._streams.end(request.stream)
+
+    def _look(self, request: Request, frame: Frame | None) -> Found:
+        stream = None if request.start else self._streams.find(request.stream)
+        last = stream.result if stream else None
+        if stream:
+            stream.used = time.monotonic()
+        if frame is not None:
+            size, number = frame.shape[:2], last.frame_index + 1 if last else 0
+            if last and size != last.frame_size:
+                raise FrameError(
+                    f"frame size changed from {last.frame_size[1]}×{last.frame_size[0]} to {size[1]}×{size[0]}; resize "
+                    "the frames, or begin another stream with sequence_start"
+                )
+        elif last and (request.end or "PROMPTS" in request.inputs):
+            size, number = last.frame_size, last.frame_index
+        else:
+            raise FrameError("got neither FRAME nor ENCODED; only prompts about the last frame and the end need none")
+        known = stream.tracker.object_ids if stream else ()
+        lines = request.prompts(number, size, known, self._model)
+        self._check_room(lines, known)
+        if stream is None:
+            stream = self._streams.begin(request.stream, only_request=request.end)
+        try:
+            stream.result = _advance(stream, frame, lines)
+        except Sam2EdgeError:
+            if request.start:
+                self._streams.end(request.stream)
+            raise
+        stream.used = time.monotonic()
+        return Found.on_frame(stream.result)
+
+    def _check_room(self, lines: Sequence[PromptLine], known: Collection[int]) -> None:
+        tracked = set(known)
+        for line in lines:
+            if line.remove:
+                tracked.remove(line.object_id)
+            else:
+                tracked.add(line.object_id)
+            if len(tracked) > self._max_objects:
+                raise ObjectIdError(
+                    f"{line.origin}: {self._max_objects} objects are tracked already; remove one, or serve more "
+                    "(sam2edge triton --max-objects)"
+                )
+
+
+def _advance(stream: Stream, frame: Frame | None, lines: Sequence[PromptLine]) -> FrameResult:
+    """Track a frame, if there is one, remove and prompt objects, and return the result."""
+    tracker = stream.tracker
+    result = stream.result if frame is None else tracker.track(frame)
+    assert result is not None
+    for line in lines:
+        if line.remove:
+            tracker.remove(line.object_id)
+            result = result.without(line.object_id)
+        else:
+            result = tracker.prompt(line.object_id, **line.prompt.arguments)
+    return result
+
+
+class ImageModel(_Server):
+    """Segments images, each by itself: what prompts mark, or with the parameter `everything` whatever there is."""
+
+    def _open(self, bundle: Bundle, backend: Backend) -> None:
+        self._predictor = ImagePredictor(bundle, backend)
+        self._predictor.set_image(_TRIAL)
+        self._predictor.predict(box=_TRIAL_BOX)
+
+    def _close(self) -> None:
+        self._predictor.close()
+
+    def _look(self, request: Request, frame: Frame | None) -> Found:
+        if frame is None:
+            raise FrameError("got neither FRAME nor ENCODED; give one of them")
+        grid = _grid(request.parameters)
+        if grid is None:
+            return self._marked(request, frame)
+        if "PROMPTS" in request.inputs:
+            raise PromptError("got PROMPTS and the parameter everything; give one of them")
+        found = AutomaticMaskGenerator(self._predictor, **grid).find(frame)
+        ious = np.array([candidate.iou for candidate in found], np.float32)
+        return Found(frame.shape[:2], tuple(range(1, len(found) + 1)), ious, [candidate.mask for candidate in found])
+
+    def _marked(self, request: Request, frame: Frame) -> Found:
+        lines = request.prompts(0, frame.shape[:2], (), self._model)
+        if not lines:
+            raise PromptError(
+                'got no PROMPTS; give {"points": [[x, y]]}, {"box": [x0, y0, x1, y1]} or {"mask": …}, or the parameter '
+                "everything"
+            )
+        seen: set[int] = set()
+        for line in lines:
+            if line.remove or line.object_id in seen:
+                raise PromptError(f"{line.origin}: on an image every object takes one prompt, and none is removed")
+            seen.add(line.object_id)
+        self._predictor.set_image(frame)
+        segments = [self._segment(line, frame) for line in lines]
+        ious = np.array([iou for _, iou in segments], np.float32)
+        return Found(frame.shape[:2], tuple(line.object_id for line in lines), ious, [mask for mask, _ in segments])
+
+    def _segment(self, line: PromptLine, frame: Frame) -> tuple[PackedMask, float]:
+        prompt = line.prompt
+        mask = None
+        if prompt.mask is not None:
+            mask = EncodedPrompt.of_mask(prompt.mask, frame.shape[:2], self._model).logits
+        is_click = len(line.points) == 1 and prompt.box is None and mask is None
+        with prompt.naming():
+            logits, ious, _ = self._predictor.predict(
+                prompt.points, prompt.labels, prompt.box, mask, multimask_output=is_click, return_logits=True
+            )
+        best = int(ious.argmax())
+        return PackedMask.pack(logits[best] > 0), float(ious[best])
+
+
+def _grid(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the mask generator's arguments; None without the parameter `everything`."""
+    for name, value in parameters.items():
+        if name != "everything" and name not in _GRID:
+            raise InputError(f"unknown parameter {name!r}; the parameters are everything, {', '.join(_GRID)}")
+        if name in _GRID and not parameters.get("everything"):
+            raise InputError(f"the parameter {name} does nothing without everything")
+        if type(value) is not _GRID.get(name, bool):
+            raise InputError(f"the parameter {name} must be of type {_GRID.get(name, bool).__name__} but is {value!r}")
+    if not parameters.get("everything"):
+        return None
+    return {name: value for name, value in parameters.items() if name in _GRID}
+
+
+def _refusal(error: Sam2EdgeError) -> Any:
+    """Return the response that the client raises as an InferenceServerException."""
+    codes = {StreamError: pb_utils.TritonError.UNAVAILABLE, BackendError: pb_utils.TritonError.INTERNAL}
+    code = next((code for kind, code in codes.items() if isinstance(error, kind)), pb_utils.TritonError.INVALID_ARG)
+    message = str(error)
+    for python, words in _WORDS.items():
+        message = message.replace(python, words)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _check_numpy() -> None:
+    """Raise BackendError where the server and numpy do not understand each other.
+
+    The Python backend before 24.12 misreads the arrays of numpy 2, and dies at the first text that it gets.
+    """
+    values = np.arange(1, 4, dtype=np.int32)
+    tensor = pb_utils.Tensor("values", values)
+    if not (pb_utils.Tensor.from_dlpack("values", tensor.to_dlpack()).as_numpy() == values).all():
+        raise BackendError(
+            f"this Triton cannot read arrays of numpy {np.__version__}: install 'numpy<2' and "
+            "'opencv-python-headless<5' for its Python, or take Triton 24.12 or newer"
+        )
