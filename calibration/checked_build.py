@@ -55,6 +55,7 @@ def build_checked(
     prompts: Prompts | None = None,
     gate: Gate = DEFAULT_GATE,
     preset: Preset = PRESETS["desktop"],
+    gpu: int | None = None,
     force: bool = False,
     progress: Progress = lambda message, fraction: None,
 ) -> tuple[Engines, list[Trial]]:
@@ -76,7 +77,7 @@ def build_checked(
         check_bundle_precision(opened, precision)
     directory = default_directory(opened.path, precision, product) if out is None else user_path(out)
     check_replaceable(directory)
-    builder = EngineBuilder.here(preset, product, compute_capabilities)
+    builder = EngineBuilder.here(preset, product, compute_capabilities, gpu)
     if prompts is None:
         prompts = automatic_prompts(reference, clip.first(), "onnx", min(3, preset.limits.objects))
     fp32 = Configuration("FP32", reference, "onnx")
@@ -102,6 +103,7 @@ def build_checked(
             product=product,
             compute_capabilities=compute_capabilities,
             preset=preset,
+            gpu=gpu,
             force=force,
             check=check,
             progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -28,6 +29,7 @@ from sam2edge.bundle.engines import (
     write_manifest,
 )
 from sam2edge.bundle.words import DETECTOR
+from sam2edge.checks import integer
 from sam2edge.engines import timing_cache
 from sam2edge.engines.float_weights import with_float_weights
 from sam2edge.engines.layer_precision import check_precision, count_precisions
@@ -38,6 +40,7 @@ from sam2edge.engines.rewrites import FORMS, rewrite
 from sam2edge.errors import BuildError, EngineError, InputError
 from sam2edge.files import user_path
 from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.cuda.context import primary
 from sam2edge.runtime.backends.tensorrt import this_target
 from sam2edge.runtime.backends.tensorrt_api import Shapes, TensorRT
 from sam2edge.types import Progress
@@ -62,6 +65,7 @@ def build(
     product: str = TENSORRT,
     compute_capabilities: Collection[str] = (),
     preset: Preset = PRESETS["desktop"],
+    gpu: int | None = None,
     force: bool = False,
     check: Callable[[Engines], None] = lambda engines: None,
     progress: Progress = lambda message, fraction: None,
@@ -80,19 +84,20 @@ def build(
         product: "tensorrt", or "tensorrt-rtx" for TensorRT for RTX, which needs no GPU to build.
         compute_capabilities: For RTX, the GPUs to build for, such as "8.6"; default all from 8.0.
         preset: The sizes that the engines must accept, and how much memory they may take.
+        gpu: The number of the GPU that engines are built on and for, as open_backend's; RTX needs none.
         force: Build again what is there already for the same bundle, machine and options.
         check: Called with the engines at the end; they are discarded if it raises.
         progress: Called with a message and the fraction done.
 
     Raises:
-        EngineError: There is no TensorRT or, but for RTX, no GPU.
+        EngineError: There is no TensorRT or, but for RTX, no such GPU.
         BuildError: TensorRT failed, or an engine got another precision.
         BundleError: The bundle cannot be used, or the engines not be written.
         InputError: The bundle has no graphs for this precision, or the product no such compute capability.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     check_bundle_precision(opened, precision)
-    builder = EngineBuilder.here(preset, product, compute_capabilities)
+    builder = EngineBuilder.here(preset, product, compute_capabilities, gpu)
     if reason := builder.refusal(precision):
         raise InputError(reason)
     attention = builder.attention_form(opened.model, precision, attention)
@@ -225,17 +230,21 @@ def _prepare(bundle: Bundle, graph: str, form: str, precision: str, half_scales:
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """Builds single engines for one target and preset."""
+    """Builds single engines for one target and preset, on the GPU of a number."""
 
     api: TensorRT
     target: Target
     preset: Preset
+    gpu: int = 0
 
     @staticmethod
-    def here(preset: Preset, product: str = TENSORRT, compute_capabilities: Collection[str] = ()) -> EngineBuilder:
+    def here(
+        preset: Preset, product: str = TENSORRT, compute_capabilities: Collection[str] = (), gpu: int | None = None
+    ) -> EngineBuilder:
         """Make one with a product on this machine; arguments and errors are those of `build`."""
         api = tensorrt_api.load(product)
-        return EngineBuilder(api, _target(api, compute_capabilities), preset)
+        number = 0 if gpu is None else integer("gpu", gpu, 0)
+        return EngineBuilder(api, _target(api, compute_capabilities, gpu), preset, number)
 
     def attention_form(self, model: Model, precision: str, asked: str | None = None) -> str:
         """Return the form of the memory attention that was asked for, or else the one that suits.
@@ -290,7 +299,8 @@ class EngineBuilder:
         graph = _prepare(bundle, name, form, precision, self.api.reads_half_scales, float_io)
         shapes = self._shapes(bundle, name)
         self.api.errors.clear()
-        content = self._compile(name, graph, precision, shapes, progress)
+        with self._on_gpu():
+            content = self._compile(name, graph, precision, shapes, progress)
         if content is None:
             text, memory_ran_out = self.api.explain_errors()
             if not memory_ran_out:
@@ -300,7 +310,8 @@ class EngineBuilder:
                 "--max-prompts or --workspace, or use --profile jetson"
             )
         try:
-            engine = self.api.describe(content, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
+            with self._on_gpu():
+                engine = self.api.describe(content, {tensor: usual for tensor, (_, usual, _) in shapes.items()})
         except EngineError as error:
             raise BuildError("; ".join([f"{name}: {error}", *self.api.errors])) from error
         check_precision(name, precision, counts := count_precisions(engine.layers), graph.quantized)
@@ -320,6 +331,10 @@ class EngineBuilder:
             activation_bytes=engine.activation_bytes,
             seconds=round(time.perf_counter() - begin, 1),
         )
+
+    def _on_gpu(self) -> contextlib.AbstractContextManager[None]:
+        """Make the GPU the one on which TensorRT works in this thread, which is the first unless it is told."""
+        return primary(self.gpu).active() if self.gpu else contextlib.nullcontext()
 
     def _shapes(self, bundle: Bundle, name: str) -> dict[str, Shapes]:
         if name == DETECTOR:
@@ -369,8 +384,8 @@ def narrow_bytes(model: Model, limits: Limits) -> int:
     return 5 * scores
 
 
-def _target(api: TensorRT, asked: Collection[str]) -> Target:
-    """Return what engines are built for: this machine, or GPUs of compute capabilities."""
+def _target(api: TensorRT, asked: Collection[str], gpu: int | None) -> Target:
+    """Return what engines are built for: a GPU of this machine, or GPUs of compute capabilities."""
     known = api.compute_capabilities
     if not known:
         if asked:
@@ -378,7 +393,9 @@ def _target(api: TensorRT, asked: Collection[str]) -> Target:
                 "compute capabilities can be chosen for TensorRT for RTX only: "
                 f"{api.title} builds for the GPU of this machine"
             )
-        return this_target(api)
+        return this_target(api, gpu or 0)
+    if gpu is not None:
+        raise InputError(f"gpu must be left out for {api.title}, which builds without a GPU")
     if unknown := sorted(set(asked).difference(known)):
         raise InputError(
             f"{api.title} does not build for compute capability {', '.join(unknown)}; it knows {', '.join(known)}. For "

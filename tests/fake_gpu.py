@@ -1,18 +1,21 @@
-"""A stand-in for a GPU: pycuda.driver, the calls of libcuda, sessions of ONNX Runtime and a whole backend on it.
+"""A stand-in for two GPUs: pycuda.driver, the calls of libcuda, sessions of ONNX Runtime and a whole backend on one.
 
 It is strict where mistakes would otherwise not show. Queued work happens when its stream is waited for, and not before,
 and only up to the event that is waited for; page-locked memory is read and written then. Memory that was freed, or that
 is not the GPU's, cannot be used. New memory holds noise. A recorded graph reads and writes the addresses that it was
 recorded with; waiting for a stream that is being recorded spoils the recording. Objects that are freed while no context
-is current are lost (`lost`), and a thread must not end with a context on its stack (`check`).
+is current are lost (`lost`), and a thread must not end with a context on its stack (`check`). Memory, streams, events,
+recorded graphs and sessions belong to one GPU, and its context must be current when they are used.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 import threading
 import weakref
+from collections import Counter
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -35,19 +38,23 @@ NAMES = {
 
 
 class Gpu:
-    """The GPU. `faults`: the error codes of calls, the memory in bytes, and whether a kernel has failed.
+    """The GPUs, which `devices` describes (name, compute capability, memory, multiprocessors).
 
-    After the last, queued work is lost, and waiting and leaving the context fail; on a real GPU, for good.
+    `faults`: the error codes of calls, the memory in bytes, and whether a kernel has failed. After the last,
+    queued work is lost, and waiting and leaving the context fail; on a real GPU, for good.
     """
 
     def __init__(self):
         codes = dict.fromkeys(("begin_capture", "end_capture", "instantiate", "launch"), 0)
         self.faults = SimpleNamespace(**codes, mem_limit=1 << 40, kernel=False)
+        self.devices = [("Fake RTX", (8, 9), 8 << 30, 46)] * 2
         self.addresses = itertools.count(0x7F00_0000_0000, 1 << 32)
         self.blocks = {}
+        self.owners = {}
         self.pinned = {}
         self.streams = weakref.WeakValueDictionary()
         self.graphs = {}
+        self.graph_owners = {}
         self.launched = {}
         self.handles = itertools.count(1)
         self.lost = []
@@ -64,8 +71,7 @@ class Gpu:
         monkeypatch.setitem(sys.modules, "pycuda", package)
         monkeypatch.setitem(sys.modules, "pycuda.driver", self.driver)
         monkeypatch.setattr(driver, "library", lambda: self.libcuda)
-        primary = context.Context(self.driver)
-        monkeypatch.setattr(context, "_primary", lambda: primary)
+        monkeypatch.setattr(context, "_primary", functools.cache(lambda gpu: context.Context(self.driver, gpu)))
 
     @property
     def stack(self):
@@ -80,15 +86,19 @@ class Gpu:
         assert self.lost == []
         assert not any(self.stacks.values())
 
-    def need_context(self, what):
+    def need_context(self, what, gpu=None):
+        """Return the number of the GPU whose context is current, which must be `gpu` unless that is None."""
         if not self.stack:
             raise self.driver.LogicError(f"{what} failed: invalid device context - no currently active context?")
+        assert gpu in (None, self.stack[-1].gpu), f"{what} on GPU {gpu} with the context of GPU {self.stack[-1].gpu}"
+        return self.stack[-1].gpu
 
-    def memory(self, address, size):
-        """Return the bytes at an address, uint8 [size], which must belong to one array."""
+    def memory(self, address, size, gpu):
+        """Return the bytes at an address, uint8 [size], which must belong to one array on that GPU."""
         assert address, "a null address"
         for begin, block in self.blocks.copy().items():  # other threads free meanwhile
             if begin <= address and address + size <= begin + len(block):
+                assert self.owners[begin] == gpu, f"GPU {gpu} reads or writes memory of GPU {self.owners[begin]}"
                 return block[address - begin : address - begin + size]
         raise AssertionError(f"{size} bytes at {address:#x} are no memory of the GPU, or were freed")
 
@@ -116,26 +126,27 @@ class Gpu:
         return find
 
     def queue(self, stream, operation):
-        self.need_context("launch")
         stream = self.streams[stream] if isinstance(stream, int) else stream
+        self.need_context("launch", stream.gpu)
         if stream.spoilt:
             raise self.driver.LogicError("launch failed: operation failed due to a previous error during capture")
         (stream.pending if stream.capturing is None else stream.capturing).append(operation)
 
     def queue_run(self, stream, run, inputs, outputs):
         """Queue a run of a graph; inputs and outputs are (dtype, shape, address), an output's shape may be None."""
+        gpu = self.streams[stream].gpu
 
         def operation():
-            results = run({name: self.read(*place) for name, place in inputs.items()})
+            results = run({name: self.read(*place, gpu) for name, place in inputs.items()})
             for name, (dtype, shape, address) in outputs.items():
                 assert (results[name].dtype, results[name].shape) == (dtype, shape or results[name].shape)
-                put(self.memory(address, results[name].nbytes), results[name])
+                put(self.memory(address, results[name].nbytes, gpu), results[name])
 
         self.queue(stream, operation)
 
-    def read(self, dtype, shape, address):
-        """Return a copy of an array on the GPU."""
-        return self.memory(address, int(np.prod(shape)) * dtype.itemsize).copy().view(dtype).reshape(shape)
+    def read(self, dtype, shape, address, gpu):
+        """Return a copy of an array on a GPU."""
+        return self.memory(address, int(np.prod(shape)) * dtype.itemsize, gpu).copy().view(dtype).reshape(shape)
 
 
 def make_driver(gpu):
@@ -168,13 +179,14 @@ def make_driver(gpu):
     class DeviceAllocation(Freed):
         def __init__(self, size):
             self.address = next(gpu.addresses)
+            gpu.owners[self.address] = gpu.need_context("mem_alloc")
             gpu.blocks[self.address] = np.random.default_rng(self.address).integers(0, 255, size, np.uint8)
 
         def __int__(self):
             return self.address
 
         def free(self):
-            gpu.need_context("mem_free")
+            gpu.need_context("mem_free", gpu.owners[self.address])
             del gpu.blocks[self.address]
             self.gone = True
 
@@ -193,7 +205,7 @@ def make_driver(gpu):
     class Stream(Freed):
         def __init__(self, flags=0):
             assert flags == 1, "a stream that waits for the default stream"
-            gpu.need_context("Stream")
+            self.gpu = gpu.need_context("Stream")
             self.handle, self.pending = next(gpu.handles) << 8, []
             self.capturing, self.spoilt = None, False
             gpu.streams[self.handle] = self
@@ -203,7 +215,7 @@ def make_driver(gpu):
             self.gone = True
 
         def synchronize(self):
-            gpu.need_context("synchronize")
+            gpu.need_context("synchronize", self.gpu)
             if self.capturing is not None:
                 self.spoilt = True
                 raise LogicError("cuStreamSynchronize failed: operation not permitted when stream is capturing")
@@ -223,25 +235,29 @@ def make_driver(gpu):
     class Event(Freed):
         def __init__(self, flags=0):
             assert flags == 2, "an event that takes the time"
-            gpu.need_context("Event")
+            self.gpu = gpu.need_context("Event")
             self.stream, self.mark = None, None
 
         def free(self):
             self.gone = True
 
         def record(self, stream=None):
-            gpu.need_context("record")
+            gpu.need_context("record", self.gpu)
+            assert stream.gpu == self.gpu, "an event of another GPU"
             assert stream.capturing is None, "becomes part of the recording, and can then not be waited for"
             self.stream, self.mark = stream, lambda: None
             stream.pending.append(self.mark)
 
         def synchronize(self):
-            gpu.need_context("synchronize")
+            gpu.need_context("synchronize", self.gpu)
             check_kernels("cuEventSynchronize")
             if self.mark in self.stream.pending:
                 self.stream.run(self.mark)
 
     class Context:
+        def __init__(self, ordinal):
+            self.gpu = ordinal
+
         def push(self):
             gpu.stack.append(self)
 
@@ -249,6 +265,16 @@ def make_driver(gpu):
         def pop():
             gpu.stack.pop()
             check_kernels("cuCtxPopCurrent")
+
+    class Device:
+        def __init__(self, ordinal):
+            if ordinal >= len(gpu.devices):
+                raise LogicError("cuDeviceGet failed: invalid device ordinal")
+            self.retain_primary_context = lambda: Context(ordinal)
+
+        @staticmethod
+        def count():
+            return len(gpu.devices)
 
     def mem_alloc(size):
         gpu.need_context("mem_alloc")
@@ -265,26 +291,26 @@ def make_driver(gpu):
     def memcpy_htod_async(dest, src, stream=None):
         size = src.nbytes
         now = gpu.on_host(src if gpu.is_pinned(src) or stream.capturing is not None else src.copy())
-        gpu.queue(stream, lambda: put(gpu.memory(dest, size), now()))
+        gpu.queue(stream, lambda: put(gpu.memory(dest, size, stream.gpu), now()))
 
     def memcpy_dtoh_async(dest, src, stream=None):
         size, then = dest.nbytes, gpu.on_host(dest)
         gpu.downloaded += size
-        gpu.queue(stream, lambda: put(then(), gpu.memory(src, size)))
+        gpu.queue(stream, lambda: put(then(), gpu.memory(src, size, stream.gpu)))
         if not gpu.is_pinned(dest) and stream.capturing is None:
             stream.synchronize()
 
     def memcpy_dtod_async(dest, src, size, stream=None):
-        gpu.queue(stream, lambda: put(gpu.memory(dest, size), gpu.memory(src, size)))
+        gpu.queue(stream, lambda: put(gpu.memory(dest, size, stream.gpu), gpu.memory(src, size, stream.gpu)))
 
     def memset_d8_async(dest, data, size, stream=None):
-        gpu.queue(stream, lambda: put(gpu.memory(dest, size), np.full(size, data, np.uint8)))
+        gpu.queue(stream, lambda: put(gpu.memory(dest, size, stream.gpu), np.full(size, data, np.uint8)))
 
-    for thing in (Error, MemoryError, LogicError, LaunchError, Stream, Event, Context, mem_alloc, pagelocked_empty,
-                  memcpy_htod_async, memcpy_dtoh_async, memcpy_dtod_async, memset_d8_async):  # fmt: skip
+    for thing in (Error, MemoryError, LogicError, LaunchError, Stream, Event, Context, Device, mem_alloc,
+                  pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async, memcpy_dtod_async,
+                  memset_d8_async):  # fmt: skip
         setattr(cuda, thing.__name__, thing)
     cuda.gpu, cuda.init = gpu, lambda: None
-    cuda.Device = lambda ordinal: SimpleNamespace(retain_primary_context=Context)
     return cuda
 
 
@@ -298,14 +324,40 @@ class LibCuda:
     def __init__(self, gpu):
         self._gpu = gpu
 
+    def cuInit(self, flags):  # noqa: N802
+        return 0
+
+    def cuDeviceGetCount(self, count):  # noqa: N802
+        count._obj.value = len(self._gpu.devices)
+        return 0
+
+    def cuDeviceGet(self, device, index):  # noqa: N802
+        device._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, title, size, device):  # noqa: N802
+        title.value = self._gpu.devices[device.value][0].encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, memory, device):  # noqa: N802
+        memory._obj.value = self._gpu.devices[device.value][2]
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
+        _, capability, _, multiprocessors = self._gpu.devices[device.value]
+        value._obj.value = {75: capability[0], 76: capability[1], 16: multiprocessors}[attribute]
+        return 0
+
     def cuStreamBeginCapture_v2(self, stream, mode):  # noqa: N802
         assert mode.value == 2
+        self._gpu.need_context("begin_capture", self._gpu.streams[stream.value].gpu)
         if not self._gpu.faults.begin_capture:
             self._gpu.streams[stream.value].capturing = []
         return self._gpu.faults.begin_capture
 
     def cuStreamEndCapture(self, stream, graph):  # noqa: N802
         ended = self._gpu.streams[stream.value]
+        self._gpu.need_context("end_capture", ended.gpu)
         operations, code = ended.capturing, INVALIDATED if ended.spoilt else self._gpu.faults.end_capture
         ended.capturing, ended.spoilt = None, False
         if not code:
@@ -316,12 +368,14 @@ class LibCuda:
     def cuGraphInstantiateWithFlags(self, executable, graph, flags):  # noqa: N802
         if not self._gpu.faults.instantiate:
             executable._obj.value = next(self._gpu.handles)
+            self._gpu.graph_owners[executable._obj.value] = self._gpu.need_context("instantiate")
             self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value])
         return self._gpu.faults.instantiate
 
     def cuGraphLaunch(self, executable, stream):  # noqa: N802
         if self._gpu.faults.launch:
             return self._gpu.faults.launch
+        self._gpu.need_context("launch", self._gpu.graph_owners[executable.value])
         self._gpu.launches += 1
         self._gpu.launched[executable.value] = stream.value
         for operation in self._gpu.graphs[executable.value]:
@@ -368,7 +422,7 @@ class Session:
         assert enable_fallback == 0, "prints, and tries the CPU"
         self._gpu = gpu
         self._stream = int(settings["user_compute_stream"])
-        rest = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        rest = {"device_id": str(gpu.streams[self._stream].gpu), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
         assert settings == {"user_compute_stream": str(self._stream), **rest}
         plain = onnxruntime.SessionOptions()
         plain.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -392,7 +446,7 @@ class Session:
         return self._session.get_outputs()
 
     def io_binding(self):
-        return Binding(self)
+        return Binding(self, self._gpu.streams[self._stream].gpu)
 
     def run_with_iobinding(self, binding, options):
         assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
@@ -410,7 +464,8 @@ class Session:
 class Binding:
     """The methods of onnxruntime.IOBinding that take addresses."""
 
-    def __init__(self, session):
+    def __init__(self, session, gpu):
+        self._gpu = gpu
         self._names = [{tensor.name for tensor in side} for side in (session.get_inputs(), session.get_outputs())]
         self.inputs, self.outputs = {}, {}
 
@@ -423,7 +478,7 @@ class Binding:
     def _bind(self, names, bound, name, device_type, device_id, element_type, shape, buffer_ptr):
         assert name in names
         assert buffer_ptr, "ONNX Runtime refuses a null pointer as an output"
-        assert (device_type, device_id) == ("cuda", 0)
+        assert (device_type, device_id) == ("cuda", self._gpu)
         assert all(type(side) is int for side in shape)
         bound[name] = (np.dtype(element_type), tuple(shape), buffer_ptr)
 
@@ -455,15 +510,24 @@ class SimulatedDevice(CudaBackend):
     resizes frames of up to 320 pixels. It counts new arrays and waits, and `done` has the graphs that have run.
     """
 
-    def __init__(self, half=False, resize=None):
-        super().__init__()
+    def __init__(self, half=False, resize=None, gpu=0):
+        super().__init__(gpu)
         self.half, self.resize, self._inner = half, resize, open_backend("onnx")
-        self.gpu, self.allocated, self.waits = self.context.cuda.gpu, 0, 0
+        self.machine = self.context.cuda.gpu
+        self.counts = Counter()  # which all users share
         self.done = []
 
     @property
+    def allocated(self):
+        return self.counts["allocated"]
+
+    @property
+    def waits(self):
+        return self.counts["waits"]
+
+    @property
     def replayed(self):
-        return self.gpu.launches
+        return self.machine.launches
 
     def open(self, graph):
         return _SimulatedRunner(self, graph.name, self._inner.open(graph))
@@ -472,22 +536,22 @@ class SimulatedDevice(CudaBackend):
         return self.open(self.resize) if self.resize and max(size) <= 320 else None
 
     def zeros(self, shape, dtype=np.float32):
-        self.allocated += 1
+        self.counts["allocated"] += 1
         return super().zeros(shape, dtype)
 
     def staging(self, shape, dtype=np.float32):
-        self.allocated += 1
+        self.counts["allocated"] += 1
         return super().staging(shape, dtype)
 
     def synchronize(self):
-        self.waits += 1
+        self.counts["waits"] += 1
         super().synchronize()
 
     def fence(self):
         wait = super().fence()
 
         def counted():
-            self.waits += 1
+            self.counts["waits"] += 1
             wait()
 
         return counted
@@ -517,4 +581,4 @@ class _SimulatedRunner(CudaRunner):
             self._backend.done.append(self._signature.name)
             return {name: array.astype(outputs[name][0]) for name, array in results.items()}
 
-        self._backend.gpu.queue_run(self._backend.stream.handle, run, inputs, outputs)
+        self._backend.machine.queue_run(self._backend.stream.handle, run, inputs, outputs)

@@ -58,8 +58,9 @@ def find_configurations(
     *,
     graphs: bool = True,
     engines: Collection[str] = (TENSORRT, RTX),
+    gpu: int = 0,
 ) -> tuple[list[Configuration], dict[Path, str]]:
-    """Find what can run here of each bundle: its ONNX files on a backend, and engines of these products.
+    """Find what can run here of each bundle: its ONNX files on a backend, and engines of these products on a GPU.
 
     Returns:
         The configurations, and by directory a line for engines that cannot be loaded here, with the reason.
@@ -72,7 +73,7 @@ def find_configurations(
             configurations.append(Configuration(f"{label} {precisions(bundle.manifest.graphs)}", bundle, backend))
         for product, directory in ((p, directory) for p in engines for directory in engine_directories(bundle.path, p)):
             try:
-                runner = TensorRTBackend(directory, product)
+                runner = TensorRTBackend(directory, product, gpu)
                 runner.open(bundle.graph_path("mask_decoder"))
                 files = read_manifest(directory, bundle).engines
             except (BackendError, EngineError) as error:

@@ -122,7 +122,7 @@ class Backend(ABC):
         steps()
 
     def forget(self) -> None:  # noqa: B027  nothing is recorded on the CPU
-        """Drop all recordings of `replay`, which keep their arrays alive."""
+        """Drop all recordings of `replay`, which keep their arrays alive; those of other users stay."""
 
     def synchronize(self) -> None:  # noqa: B027  nothing is queued on the CPU
         """Wait until all queued work is done; BackendError if it failed."""
@@ -138,27 +138,44 @@ class Backend(ABC):
         """Return a backend for another thread: the same device and arrays, with a stream of its own."""
         return self
 
+    def for_user(self) -> Backend:
+        """Return this backend for one of several users, as trackers that share it, with recordings of its own.
 
-def open_backend(name: str | Backend, *, threads: int | None = None) -> Backend:
+        The device, the stream and what is open there are the same: users in several threads take turns.
+        """
+        return self
+
+
+def open_backend(name: str | Backend, *, threads: int | None = None, gpu: int | None = None) -> Backend:
     """Open a backend by its name; a Backend is returned as it is.
+
+    Trackers and predictors that are given one Backend share what they open: weights are in memory once.
 
     Args:
         name: "onnx" (ONNX Runtime on the CPU), "onnx-cuda" (its CUDA provider), "tensorrt" or "tensorrt-rtx" (the
             engines that `sam2edge build`, for RTX with `--for rtx`, made of the bundle), or "auto": what works without
             any preparation, which is "onnx".
         threads: Of the CPU, for "onnx"; as many as there are cores by default.
+        gpu: The GPU's number, for all others: from 0, as CUDA counts those of CUDA_VISIBLE_DEVICES; 0 by default.
 
     Raises:
         BackendError: The name is unknown, or this machine lacks what the backend needs.
-        InputError: `threads` is not a positive integer, or is given for a backend that does not run on the CPU.
+        InputError: `threads` or `gpu` is not such an integer, or is given for a backend that has none.
     """
-    options = {} if threads is None else {"threads": checks.integer("threads", threads, 1)}
+    given = {
+        **({} if threads is None else {"threads": checks.integer("threads", threads, 1)}),
+        **({} if gpu is None else {"gpu": checks.integer("gpu", gpu, 0)}),
+    }
     if not isinstance(name, Backend) and name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
-    if options and (isinstance(name, Backend) or BACKENDS[name] != BACKENDS["onnx"]):
+    on_cpu = not isinstance(name, Backend) and BACKENDS[name] == BACKENDS["onnx"]
+    if threads is not None and not on_cpu:
         raise InputError(f"threads must be left out for the backend {name}: they are those of the CPU, for onnx")
+    if gpu is not None and (on_cpu or isinstance(name, Backend)):
+        others = ", ".join(other for other in BACKENDS if BACKENDS[other] != BACKENDS["onnx"])
+        raise InputError(f"gpu must be left out for the backend {name}: it is for {others}")
     if isinstance(name, Backend):
         return name
     module, _, kind = BACKENDS[name].partition(":")
     make = operator.attrgetter(kind)(importlib.import_module(f"sam2edge.runtime.backends.{module}"))
-    return cast("Backend", make(**options))
+    return cast("Backend", make(**given))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -43,14 +45,42 @@ def new_session(
         raise BackendError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
 
 
+class Sessions:
+    """The sessions in use, one for a graph: each is closed when its last user is gone. Any thread may open one.
+
+    A file that has been replaced is another graph: who has the old one open keeps it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions = weakref.WeakValueDictionary[tuple[object, ...], onnxruntime.InferenceSession]()
+
+    def open(self, graph: Path, new: Callable[[Path], onnxruntime.InferenceSession]) -> onnxruntime.InferenceSession:
+        """Return the session of a graph, which `new` makes if there is none yet."""
+        try:
+            status = graph.stat()
+        except OSError:
+            return new(graph)  # says what is wrong
+        key = graph.resolve(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        with self._lock:
+            session = self._sessions.get(key)
+            if session is None:
+                session = self._sessions[key] = new(graph)
+            return session
+
+
 class OnnxBackend(Backend):
     """ONNX Runtime on the CPU, with as many threads as there are cores or as are given."""
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads
+        self._sessions = Sessions()
 
     def open(self, graph: Path) -> GraphRunner:
-        return _OnnxRunner(new_session(graph, "CPUExecutionProvider", {}, threads=self._threads), graph.name)
+        return _OnnxRunner(self._sessions.open(graph, self._session), graph.name)
+
+    def _session(self, graph: Path) -> onnxruntime.InferenceSession:
+        return new_session(graph, "CPUExecutionProvider", {}, threads=self._threads)
 
 
 class _OnnxRunner(GraphRunner):

@@ -14,7 +14,7 @@ from sam2edge.runtime.backends.base import Backend, GraphRunner
 from sam2edge.runtime.backends.cuda.backend import CudaBackend
 from sam2edge.runtime.backends.cuda.memory import CudaArray
 from sam2edge.runtime.backends.cuda.runner import CudaRunner, Signature
-from sam2edge.runtime.backends.onnx import new_session
+from sam2edge.runtime.backends.onnx import Sessions, new_session
 
 _PROVIDER = "CUDAExecutionProvider"
 _WITHOUT_CPU = {
@@ -29,23 +29,27 @@ _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)"
 class OnnxCudaBackend(CudaBackend):
     """ONNX Runtime on the GPU in float32. Each stream that opens a graph holds its weights once more.
 
-    Raises BackendError without onnxruntime-gpu, a GPU or pycuda.
+    Raises BackendError without onnxruntime-gpu, the GPU of that number or pycuda.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: int = 0) -> None:
         available = onnxruntime.get_available_providers()
         if _PROVIDER not in available:
             raise BackendError(
                 f"ONNX Runtime {onnxruntime.__version__} here has no {_PROVIDER} (it has {', '.join(available)}); "
                 'install onnxruntime-gpu in place of onnxruntime, or use backend="onnx"'
             )
-        super().__init__()
+        super().__init__(gpu)
+
+    def _begin_stream(self) -> None:
+        super()._begin_stream()
+        self._sessions = Sessions()
 
     replay = Backend.replay  # not recorded, since ONNX Runtime allocates during its runs
 
     def open(self, graph: Path) -> GraphRunner:
         with self.exclusive():
-            session = self._session(graph)
+            session = self._sessions.open(graph, self._session)
         specs = [
             tuple(TensorSpec(tensor.name, _DTYPES[tensor.type], tuple(tensor.shape)) for tensor in tensors)
             for tensors in (session.get_inputs(), session.get_outputs())
@@ -56,7 +60,7 @@ class OnnxCudaBackend(CudaBackend):
     def _session(self, graph: Path) -> onnxruntime.InferenceSession:
         """Open a session that runs the whole graph on the GPU; BackendError if it cannot."""
         options = {
-            "device_id": "0",
+            "device_id": str(self.gpu),
             "user_compute_stream": str(self.stream.handle),
             "use_tf32": "0",  # TF32 has the mantissa of FP16, and this backend is in float32
             # the default times every convolution for every new number of objects, while the video waits
@@ -90,7 +94,7 @@ class _Runner(CudaRunner):
             binding = self._session.io_binding()
             for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
                 for name, array in arrays.items():
-                    bind(name, "cuda", 0, array.dtype.type, array.shape, array.address)
+                    bind(name, "cuda", array.gpu, array.dtype.type, array.shape, array.address)
             self._session.run_with_iobinding(binding, self._options)
         except Exception as error:  # see onnx.new_session
             raise BackendError(f"{self._signature.name}: ONNX Runtime failed: {error}") from error

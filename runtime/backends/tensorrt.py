@@ -47,11 +47,11 @@ _ALIGNMENT = 256
 """Bytes, at a multiple of which TensorRT requires inputs and outputs to begin."""
 
 
-def this_target(api: TensorRT) -> Target:
-    """Return the product and GPU of this machine; EngineError without a GPU that the product runs on."""
+def this_target(api: TensorRT, number: int = 0) -> Target:
+    """Return the product and a GPU of this machine; EngineError without that GPU, or if the product runs on others."""
     title = PRODUCTS[api.PRODUCT].title
     try:
-        gpu = gpus.first_gpu()
+        gpu = gpus.find_gpu(number)
     except BackendError as error:
         raise EngineError(f"{title} needs an NVIDIA GPU, but {error}; see `sam2edge doctor`") from error
     if api.compute_capabilities and gpu.compute_capability not in api.compute_capabilities:
@@ -69,24 +69,25 @@ class TensorRTBackend(CudaBackend):
         engines: Directory of the engines. Default: BUNDLE.engines/PRECISION, for RTX BUNDLE.engines/rtx/PRECISION, with
             the first precision of sam2edge.bundle.engines.PREFERENCE that was built.
         product: "tensorrt", or "tensorrt-rtx" for TensorRT for RTX.
+        gpu: The GPU's number, as open_backend's.
 
     `target` is what engines must have been built for.
     """
 
-    def __init__(self, engines: str | os.PathLike[str] | None = None, product: str = TENSORRT) -> None:
+    def __init__(self, engines: str | os.PathLike[str] | None = None, product: str = TENSORRT, gpu: int = 0) -> None:
         try:
             self._api = tensorrt_api.load(product)
-            self.target = this_target(self._api)
+            self.target = this_target(self._api, gpu)
         except EngineError as error:
             raise BackendError(str(error)) from error
-        super().__init__()
+        super().__init__(gpu)
         self._directory = None if engines is None else user_path(engines)
         self._loaded = _LoadedEngines(self._api, self.target, threading.Lock(), weakref.WeakValueDictionary())
 
     @classmethod
-    def for_rtx(cls) -> TensorRTBackend:
+    def for_rtx(cls, gpu: int = 0) -> TensorRTBackend:
         """Make one for TensorRT for RTX."""
-        return cls(product=RTX)
+        return cls(product=RTX, gpu=gpu)
 
     def open(self, graph: Path) -> GraphRunner:
         """Load the engine of a bundle's graph file.

@@ -61,7 +61,7 @@ class Graphs:
         self, bundle: Bundle | str | os.PathLike[str], backend: str | Backend, names: tuple[str, ...], owner: str
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.backend, self.model, self._owner = open_backend(backend), opened.model, owner
+        self.backend, self.model, self._owner = open_backend(backend).for_user(), opened.model, owner
         self._bundle = opened.path
         self._files = {name: opened.graph_path(name) for name in names}
         self._contract = contract(opened.model)

@@ -47,19 +47,28 @@ class Recording:
 
 
 class CudaBackend(Backend):
-    """Arrays and copies on the first GPU, on a stream of its own; a subclass opens graphs.
+    """Arrays and copies on one GPU, on a stream of its own; a subclass opens graphs.
 
-    Any thread may call it, and one at a time is admitted. Raises BackendError without a driver, a GPU or pycuda.
+    Any thread may call it, and one at a time is admitted. `gpu` is the GPU's number in CUDA_VISIBLE_DEVICES. Raises
+    BackendError without a driver, that GPU or pycuda.
     """
 
-    def __init__(self) -> None:
-        self.context = primary()
+    def __init__(self, gpu: int = 0) -> None:
+        self.context = primary(gpu)
         self._memory = Memory(self.context)
         self._begin_stream()
+
+    @property
+    def gpu(self) -> int:
+        """The number of its GPU."""
+        return self.context.gpu
 
     def _begin_stream(self) -> None:
         self.stream = Stream(self.context, self._memory)
         self._lock = threading.RLock()
+        self._begin_use()
+
+    def _begin_use(self) -> None:
         self._seen: OrderedDict[Hashable, bool] = OrderedDict()
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self._under_way: Recording | None = None
@@ -82,6 +91,8 @@ class CudaBackend(Backend):
                 f"{source.dtype}{list(source.shape)} and {to.dtype}{list(to.shape)}"
             )
         for array in (source, to):
+            if isinstance(array, CudaArray) and array.gpu != self.gpu:
+                raise BackendError(f"copy() on GPU {self.gpu} got an array on GPU {array.gpu}")
             if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
                 raise BackendError("copy() needs contiguous arrays: copy whole entries of the first axis")
         if math.prod(source.shape) == 0:
@@ -153,12 +164,13 @@ class CudaBackend(Backend):
             self._seen.popitem(last=False)
 
     def forget(self) -> None:
-        """Drop all recordings, the resources of other runs, and memory that is kept for later."""
+        """Drop this user's recordings, the resources of its other runs, and memory that is kept for later."""
         with self.exclusive():
             self._recordings.clear()
             self._seen.clear()
             self._plain.clear()
-            self.stream.scratch.clear()
+            if not self.stream.runners:  # else other users would soon need as much again
+                self.stream.scratch.clear()
             self.stream.wait()
             self._memory.settle(keep=0)
 
@@ -187,6 +199,11 @@ class CudaBackend(Backend):
         """
         other = copy.copy(self)
         other._begin_stream()
+        return other
+
+    def for_user(self) -> Backend:
+        other = copy.copy(self)
+        other._begin_use()
         return other
 
     # For the runners of graphs.

@@ -1,4 +1,4 @@
-"""The GPU's primary context, which PyTorch, ONNX Runtime and TensorRT use too, made current only while it is needed.
+"""A GPU's primary context, which PyTorch, ONNX Runtime and TensorRT use too, made current only while it is needed.
 
 pycuda keeps a stack of contexts for each thread. A thread that ends with a context on its stack ends the process, and
 an object that is freed where its context is not current leaks with a warning. So every use of pycuda is inside
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sam2edge.errors import BackendError
+from sam2edge.runtime.backends.cuda import gpus
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream and the default stream, which PyTorch uses, do not wait for each other.
@@ -25,13 +26,15 @@ _lock = threading.Lock()
 
 
 class Context:
-    """The primary context of the first GPU in CUDA_VISIBLE_DEVICES; `cuda` is the module pycuda.driver."""
+    """The primary context of a GPU; `gpu` is its number, and `cuda` the module pycuda.driver."""
 
-    def __init__(self, cuda: Any) -> None:
-        self.cuda = cuda
+    def __init__(self, cuda: Any, gpu: int = 0) -> None:
+        self.cuda, self.gpu = cuda, gpu
         try:
             cuda.init()
-            self._primary = cuda.Device(0).retain_primary_context()
+            if gpu >= (count := cuda.Device.count()):
+                raise gpus.no_such_gpu(gpu, count)
+            self._primary = cuda.Device(gpu).retain_primary_context()
         except cuda.Error as error:
             raise BackendError(f"CUDA has no GPU for this process: {error}; see `sam2edge doctor`") from error
 
@@ -64,14 +67,14 @@ def out_of_memory(reason: str) -> BackendError:
     )
 
 
-def primary() -> Context:
-    """Return the context of this process; BackendError without pycuda or a GPU."""
+def primary(gpu: int = 0) -> Context:
+    """Return this process's context of a GPU; BackendError without pycuda or that GPU."""
     with _lock:
-        return _primary()
+        return _primary(gpu)
 
 
 @functools.cache
-def _primary() -> Context:
+def _primary(gpu: int) -> Context:
     try:
         import pycuda.driver
     except ImportError as error:
@@ -79,4 +82,4 @@ def _primary() -> Context:
             f"the GPU backends need pycuda ({error}): pip install pycuda, which compiles with the CUDA toolkit; see "
             "`sam2edge doctor`"
         ) from error
-    return Context(pycuda.driver)
+    return Context(pycuda.driver, gpu)

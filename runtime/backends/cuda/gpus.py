@@ -32,15 +32,14 @@ class GpuError(BackendError):
         self.part, self.detail, self.advice, self.missing = part, detail, advice, missing
 
 
-def first_gpu() -> Gpu:
-    """Return the GPU that CUDA programs use by default, or raise GpuError."""
-    if not count_gpus():
-        raise GpuError("GPU 0", "the driver has no GPU", "run nvidia-smi; see CUDA_VISIBLE_DEVICES", missing=True)
-    return find_gpu(0)
+def no_such_gpu(index: int, count: int) -> GpuError:
+    """Make the error for a GPU beyond those that the driver has."""
+    advice = "they are numbered from 0, after CUDA_VISIBLE_DEVICES; run nvidia-smi"
+    return GpuError(f"GPU {index}", f"the driver has {count or 'no GPU'}", advice, missing=True)
 
 
 def count_gpus() -> int:
-    """Start the driver and count its GPUs, or raise GpuError. Call this before the functions below."""
+    """Start the driver and count its GPUs, or raise GpuError."""
     part = "NVIDIA driver"
     try:
         driver.library()
@@ -61,8 +60,10 @@ def cuda_version() -> str:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
-def find_gpu(index: int) -> Gpu:
-    """Describe one GPU, or raise GpuError."""
+def find_gpu(index: int = 0) -> Gpu:
+    """Describe the GPU of a number, by default the one that CUDA programs use; raise GpuError if there is none."""
+    if index >= (count := count_gpus()):
+        raise no_such_gpu(index, count)
     device, memory, title = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
     major, minor, multiprocessors = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     ask = functools.partial(_call, f"GPU {index}", "run nvidia-smi")

@@ -35,9 +35,14 @@ _KEPT = 64 << 20
 class CudaArray:
     """A contiguous array in GPU memory at an address. It and each of its views keep the memory alive."""
 
-    def __init__(self, memory: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, memory: _Handle, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._memory, self.address, self.shape, self.dtype = memory, address, shape, dtype
         self.nbytes = math.prod(shape) * dtype.itemsize
+
+    @property
+    def gpu(self) -> int:
+        """The number of its GPU."""
+        return self._memory.gpu
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -67,8 +72,11 @@ class CudaArray:
         raise BackendError("this array is on the GPU: copy() it into one from staging(), then synchronize()")
 
 
+@dataclass(frozen=True, eq=False)
 class _Handle:
-    """Lives as long as an array on the GPU or a view of it."""
+    """Lives as long as an array on a GPU or a view of it."""
+
+    gpu: int
 
 
 @dataclass(eq=False)
@@ -145,7 +153,7 @@ class Memory:
         # TensorRT needs an address for empty arrays too
         size = max(-(-math.prod(shape) * kind.itemsize // _ALIGNMENT), 1) * _ALIGNMENT
         block = self._take(size)
-        handle = _Handle()
+        handle = _Handle(self._context.gpu)
         weakref.finalize(handle, self._drop, block)
         return CudaArray(handle, block.address, shape, kind)
 

@@ -64,8 +64,8 @@ class Signature:
             for spec in self.outputs
         }
 
-    def check_array(self, name: str, array: Any, shape: Shape) -> CudaArray:
-        """Return the array; BackendError unless it is on the GPU with this shape and the tensor's type."""
+    def check_array(self, name: str, array: Any, shape: Shape, gpu: int) -> CudaArray:
+        """Return the array; BackendError unless it is on this GPU with this shape and the tensor's type."""
         if not isinstance(array, CudaArray):
             raise BackendError(f"{self.name}: {name} must be an array on the GPU but is a {type(array).__name__}")
         if (array.shape, array.dtype) != (shape, self.dtypes[name]):
@@ -73,6 +73,8 @@ class Signature:
                 f"{self.name}: {name} must be {self.dtypes[name]}{_text(shape)} on the GPU but is "
                 f"{array.dtype}{_text(array.shape)}"
             )
+        if array.gpu != gpu:
+            raise BackendError(f"{self.name}: {name} is on GPU {array.gpu}, but this graph is open on GPU {gpu}")
         return array
 
     def as_device(self, name: str, array: Any) -> Array:
@@ -93,6 +95,7 @@ class CudaRunner(GraphRunner):
 
     def __init__(self, backend: CudaBackend, signature: Signature) -> None:
         self._backend, self._signature = backend, signature
+        backend.stream.runners.add(self)
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the type of any input or output as device array; BackendError for an unknown name."""
@@ -113,7 +116,7 @@ class CudaRunner(GraphRunner):
             on_gpu = {}
             for name, value in inputs.items():
                 if isinstance(value, CudaArray):
-                    on_gpu[name] = signature.check_array(name, value, value.shape)
+                    on_gpu[name] = signature.check_array(name, value, value.shape, backend.gpu)
                     continue
                 host = signature.as_device(name, value)
                 on_gpu[name] = backend.scratch((signature.name, name), host.shape, host.dtype)
@@ -131,11 +134,13 @@ class CudaRunner(GraphRunner):
         """Queue a run; BackendError for arrays that are not on the GPU or have a wrong name, shape or dtype."""
         signature, backend = self._signature, self._backend
         shapes = signature.check_inputs(inputs)
-        checked = {name: signature.check_array(name, array, tuple(array.shape)) for name, array in inputs.items()}
+        checked = {
+            name: signature.check_array(name, array, tuple(array.shape), backend.gpu) for name, array in inputs.items()
+        }
         for name in outputs:
             if name not in shapes:
                 raise BackendError(f"{signature.name} has no output {name}; it has {', '.join(shapes)}")
-        given = {name: signature.check_array(name, array, shapes[name]) for name, array in outputs.items()}
+        given = {name: signature.check_array(name, array, shapes[name], backend.gpu) for name, array in outputs.items()}
         with backend.exclusive():
             backend.hold(*checked.values(), *given.values())
             self._enqueue(checked, self._all_outputs(given, shapes))

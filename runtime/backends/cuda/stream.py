@@ -17,7 +17,7 @@ from sam2edge.runtime.backends.cuda.memory import CudaArray, Memory, Timeline
 class Stream:
     """A stream, whose work is waited for before it is destroyed; only that work uses the arrays in `scratch`.
 
-    One thread at a time may use it.
+    One thread at a time may use it. `runners` are the graphs that are open on it.
     """
 
     def __init__(self, context: Context, memory: Memory) -> None:
@@ -26,6 +26,7 @@ class Stream:
             self._made = [context.cuda.Stream(NON_BLOCKING), context.cuda.Event(DISABLE_TIMING)]
         self._timeline = memory.new_timeline()
         self.scratch: dict[Hashable, CudaArray] = {}
+        self.runners = weakref.WeakSet[Any]()
         weakref.finalize(self, _destroy_stream, context, memory, self._timeline, self._made, self.scratch)
 
     @property

@@ -35,6 +35,7 @@ class BenchmarkCase:
     step: str = ""  # of the waterfall: what differs from the step before; "" if this is no step
     scene: Scene = field(default_factory=Scene)
     threads: int | None = None  # as open_backend's
+    gpu: int | None = None  # as open_backend's
 
     def __str__(self) -> str:
         return f"{self.name}, {self.backend}, {self.kind}, {self.mode}, objects: {self.objects}"

@@ -19,6 +19,7 @@ from sam2edge.calibration.measure.configurations import Configuration, find_conf
 from sam2edge.calibration.measure.davis import region_similarity
 from sam2edge.checks import integer
 from sam2edge.errors import BackendError, InputError
+from sam2edge.runtime import BACKENDS
 from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.video.stream import MODES
 from sam2edge.types import Progress
@@ -45,6 +46,7 @@ class Settings:
     compare: str = ""  # source of PyTorch's model, which is measured together with ONNX Runtime's backends
     scene: Scene = dataclasses.field(default_factory=Scene)
     threads: int | None = None  # of the CPU, for ONNX Runtime; None for one a core
+    gpu: int | None = None  # its number, for the other backends; None for the first
 
     def __post_init__(self) -> None:
         integer("the number of timed frames", self.frames, 1)
@@ -65,7 +67,7 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
     Raises:
         BackendError: the backend is not here, or nothing runs with it. Also raises what the scene does.
     """
-    main = open_backend(settings.backend, threads=settings.threads)
+    open_backend(settings.backend, threads=settings.threads, gpu=settings.gpu)  # raises what is wrong with it
     settings.scene.boxes(1, settings.scene.frames(1)[0].shape[:2])  # raises here rather than in the first case
     configurations, refused = _configurations(settings)
     own = [_case(settings, configuration, settings.backend) for configuration in configurations]
@@ -83,11 +85,12 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
     cases += [dataclasses.replace(best, memory_frames=count) for count in counts if settings.memory_frames]
     for name in ("onnx", "onnx-cuda") if settings.compare else ():
         try:
-            other = open_backend(name, threads=_threads(settings, name))
+            threads, gpu = _place(settings, name)
+            open_backend(name, threads=threads, gpu=gpu)
         except BackendError as error:
             missing.append(f"{name} ({str(error).partition(';')[0]})")
         else:
-            if (type(other), vars(other)) != (type(main), vars(main)):
+            if BACKENDS[name] != BACKENDS[settings.backend]:
                 first = find_configurations(settings.bundles, name, engines=())[0][0]
                 cases += _tracking(settings, _case(settings, first, name), ("latency",))
     for precision, how in _LOWER.items():
@@ -101,7 +104,9 @@ def plan(settings: Settings) -> tuple[list[BenchmarkCase], list[str]]:
 def _configurations(settings: Settings) -> tuple[list[Configuration], list[str]]:
     """Find what runs with the backend: the first bundle's model in all its precisions, then the other bundles."""
     engines = {TENSORRT, RTX}.intersection([settings.backend])
-    found, refused = find_configurations(settings.bundles, settings.backend, graphs=not engines, engines=engines)
+    found, refused = find_configurations(
+        settings.bundles, settings.backend, graphs=not engines, engines=engines, gpu=settings.gpu or 0
+    )
     for bundle in settings.bundles:
         if not any(configuration.bundle is bundle for configuration in found):
             reasons = [refused[directory] for directory in engine_directories(bundle.path, settings.backend)]
@@ -160,11 +165,13 @@ def _tracking(settings: Settings, case: BenchmarkCase, modes: Sequence[str]) -> 
 def _case(settings: Settings, configuration: Configuration, backend: str) -> BenchmarkCase:
     model, engines = str(configuration.bundle.path.resolve()), str(configuration.engines or "")
     case = BenchmarkCase(configuration.name, "track", model, backend, settings.objects[0], settings.frames)
-    return dataclasses.replace(case, engines=engines, scene=settings.scene, threads=_threads(settings, backend))
+    threads, gpu = _place(settings, backend)
+    return dataclasses.replace(case, engines=engines, scene=settings.scene, threads=threads, gpu=gpu)
 
 
-def _threads(settings: Settings, backend: str) -> int | None:
-    return settings.threads if backend in ("auto", "onnx") else None
+def _place(settings: Settings, backend: str) -> tuple[int | None, int | None]:
+    """Return the threads and the GPU of a backend, which has either."""
+    return (settings.threads, None) if BACKENDS[backend] == BACKENDS["onnx"] else (None, settings.gpu)
 
 
 def run(

@@ -32,10 +32,10 @@ WORDS_TIMED = "Word detector, four words: from a frame to boxes on the host, in 
 STAGES_TIMED = "Stages: on a GPU with a wait before and after every graph, so a frame takes longer; medians in ms."
 
 
-def machine() -> str:
-    """Describe this machine."""
+def machine(results: Sequence[Result]) -> str:
+    """Describe this machine, and the GPU on which something was measured."""
     try:
-        gpu = gpus.first_gpu().name
+        gpu = gpus.find_gpu(max((result.case.gpu or 0 for result in results), default=0)).name
     except BackendError:
         gpu = "no GPU"
     cores = f"{os.cpu_count()} cores"
@@ -197,7 +197,7 @@ def write_csv(file: Path, results: Sequence[Result]) -> None:
 def write_json(file: Path, results: Sequence[Result], missing: Sequence[str]) -> None:
     """Write the same with the machine, what is timed, the waterfall, and what was not measured; MediaError as well."""
     content = {
-        "machine": machine(),
+        "machine": machine(results),
         "timed": TIMED,
         "rows": [_record(result) for result in results],
         "waterfall": [dataclasses.asdict(step) for step in waterfall(results)],
@@ -217,7 +217,7 @@ def write_plots(directory: Path, results: Sequence[Result], missing: Sequence[st
         if table[1:]
     ]
     notes = [TIMED, STAGES_TIMED, WORDS_TIMED, f"Not measured: {'; '.join(missing)}."]
-    parts = ["<h1>Benchmark</h1>", f"<p>{html.escape(machine())}</p>", *drawn.values(), *tables]
+    parts = ["<h1>Benchmark</h1>", f"<p>{html.escape(machine(results))}</p>", *drawn.values(), *tables]
     parts += [f"<p>{html.escape(note)}</p>" for note in notes]
     write(directory / "bench.html", page("sam2edge: benchmark", parts))
     return directory / "bench.html"

@@ -41,24 +41,24 @@ _WORDS, _WORDS_WARM_UP = 4, 2
 def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
     """Measure a case in this process. masks_file: an .npz for the masks of the warm-up, "" for none."""
     frames = case.scene.frames(case.objects)
-    boxes, memory = case.scene.boxes(case.objects, frames[0].shape[:2]), [_memory()]
+    boxes, memory = case.scene.boxes(case.objects, frames[0].shape[:2]), [_memory(case)]
     load, tracked = (_open_pytorch if case.kind == "pytorch" else _open_tracker)(case, itertools.cycle(frames), boxes)
     masks, warm_up = np.empty((WARM_UP, case.objects, *frames[0].shape[:2]), bool), []
     for number, (of_frame, delay, _) in enumerate(itertools.islice(tracked, WARM_UP)):
         masks[number] = of_frame  # the only copy, which is not counted as host memory below
         warm_up.append(delay)
-    memory.append(_memory())
+    memory.append(_memory(case))
     start = time.perf_counter()
     timed = [(delay, waits) for _, delay, waits in itertools.islice(tracked, case.frames)]
     whole = time.perf_counter() - start
-    memory.append(_memory())
+    memory.append(_memory(case))
     if masks_file:
         np.savez_compressed(masks_file, masks=masks)
     (gpu, _), (gpu_full, full), (gpu_end, end) = memory
     median, p90, p99 = np.percentile([1e3 * delay for delay, _ in timed], (50, 90, 99)).tolist()
     own = [delay - sum(waits.values()) for delay, waits in timed]
     clip = (sum(frame.nbytes for frame in frames) + masks.nbytes) / 2**20
-    watts = _watts(tracked)
+    watts = _watts(case, tracked)
     tracked.close()
     return Measured(
         median=median,
@@ -80,7 +80,7 @@ def measure(case: BenchmarkCase, masks_file: str = "") -> Measured:
 
 def measure_words(case: BenchmarkCase) -> Measured:
     """Measure the word detector alone, looking for four words; which ones does not matter for the time."""
-    frames, before = case.scene.frames(1), _memory()
+    frames, before = case.scene.frames(1), _memory(case)
     start = time.perf_counter()
     bundle = Bundle.open(case.model)
     detector = WordDetector(bundle, _backend(case))
@@ -94,7 +94,7 @@ def measure_words(case: BenchmarkCase) -> Measured:
             begin = time.perf_counter()
             detector.detect(frame, words)
             delays.append(1e3 * (time.perf_counter() - begin))
-    (gpu, _), (gpu_end, end) = before, _memory()
+    (gpu, _), (gpu_end, end) = before, _memory(case)
     median, p90, p99 = np.percentile(timed := delays[_WORDS_WARM_UP:], (50, 90, 99)).tolist()
     return Measured(
         median=median,
@@ -110,8 +110,8 @@ def measure_words(case: BenchmarkCase) -> Measured:
 
 def _backend(case: BenchmarkCase) -> Backend:
     if case.engines:
-        return TensorRTBackend(case.engines, case.backend)
-    return open_backend(case.backend, threads=case.threads)
+        return TensorRTBackend(case.engines, case.backend, case.gpu or 0)
+    return open_backend(case.backend, threads=case.threads, gpu=case.gpu)
 
 
 def _open_tracker(case: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) -> tuple[float, Tracked]:
@@ -158,8 +158,8 @@ def _open_pytorch(case: BenchmarkCase, frames: Iterator[Frame], boxes: Boxes) ->
     return load, follow()
 
 
-def _memory() -> tuple[float | None, float | None]:
-    return gpu_memory(), host_memory()
+def _memory(case: BenchmarkCase) -> tuple[float | None, float | None]:
+    return gpu_memory(case.gpu or 0), host_memory()
 
 
 def _stages(timed: Sequence[tuple[float, Waits]]) -> dict[str, float]:
@@ -181,11 +181,12 @@ def _true_iou(scene: Scene, objects: int, masks: Bools) -> float | None:
     return float(np.mean(ious)) if ious else None
 
 
-def _watts(tracked: Tracked) -> float | None:
+def _watts(case: BenchmarkCase, tracked: Tracked) -> float | None:
     """Return the mean power over at least another second, which is not timed: reading it takes the host's time."""
-    if power() is None:
+    gpu = case.gpu or 0
+    if power(gpu) is None:
         return None
-    with power_readings() as watts:
+    with power_readings(gpu) as watts:
         end = time.monotonic() + _POWER_SECONDS
         for _ in itertools.takewhile(lambda _: time.monotonic() < end, tracked):
             pass

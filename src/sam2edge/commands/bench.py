@@ -62,12 +62,14 @@ def _bench(args: argparse.Namespace) -> int:
         args.against or "",
         Scene(args.clip or "", str(args.truth or ""), args.range),
         args.threads,
+        args.gpu,
     )
     cases, missing = plan.plan(settings)
     with StatusLine() as status:
         results, failed = plan.run(cases, status.progress)
     missing += failed
-    print(f"{report.machine()}\n{settings.scene}, {settings.frames} frames a row\n{textwrap.fill(report.TIMED, 120)}\n")
+    print(f"{report.machine(results)}\n{settings.scene}, {settings.frames} frames a row")
+    print(f"{textwrap.fill(report.TIMED, 120)}\n")
     print_table(report.frame_table(results))
     print(f"\n{report.STAGES_TIMED}")
     print_table(report.stage_table(results))

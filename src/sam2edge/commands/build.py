@@ -14,8 +14,9 @@ from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.errors import InputError
 
 if TYPE_CHECKING:
-    from sam2edge.bundle.engines import Engines, Target
+    from sam2edge.bundle.engines import Engines
     from sam2edge.calibration.choose import Trial
+    from sam2edge.engines.build import EngineBuilder
     from sam2edge.runtime.backends.base import Backend
     from sam2edge.types import Progress
 
@@ -68,6 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="X.Y",
         help="with --for rtx: the GPUs to build for, such as 8.6 8.9 (default: all from 8.0)",
     )
+    options.add_gpu(parser, "to build on and for, with --for tensorrt")
     options.add_clip(parser, "that the engines must track as FP32 does")
     options.add_range(parser)
     add_prompts(parser)
@@ -123,6 +125,7 @@ def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, lis
         "product": _PRODUCTS[args.product],
         "compute_capabilities": args.compute_capability or (),
         "preset": (preset := dataclasses.replace(preset, limits=limits, workspace=workspace)),
+        "gpu": args.gpu,
         "force": args.force,
         "progress": progress,
     }
@@ -133,22 +136,23 @@ def _engines(args: argparse.Namespace, progress: Progress) -> tuple[Engines, lis
     from sam2edge.calibration.measure.clip import Clip
     from sam2edge.calibration.measure.gate import Gate
 
-    builder = EngineBuilder.here(preset, common["product"], common["compute_capabilities"])
+    builder = EngineBuilder.here(preset, common["product"], common["compute_capabilities"], args.gpu)
     prompts = prompts_by_id(args.prompts) or None
     clip, gate = Clip(args.clip, args.frames, args.range), Gate(options.min_iou(args))
     return build_checked(
-        args.bundle, clip, _opener(builder.target), args.output, source=args.fp32, prompts=prompts, gate=gate, **common
+        args.bundle, clip, _opener(builder), args.output, source=args.fp32, prompts=prompts, gate=gate, **common
     )
 
 
-def _opener(target: Target) -> Callable[[Engines], Backend]:
-    """Return what runs engines for a target; raise an error, before anything is built, if they cannot run here."""
+def _opener(builder: EngineBuilder) -> Callable[[Engines], Backend]:
+    """Return what runs a builder's engines; raise an error, before anything is built, if they cannot run here."""
     from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 
-    here = TensorRTBackend(product=target.product).target
+    target, gpu = builder.target, builder.gpu
+    here = TensorRTBackend(product=target.product, gpu=gpu).target
     if reasons := target.mismatches(here):
         raise InputError(f"--clip runs the engines on this machine, but they are {'; '.join(reasons)}")
-    return lambda engines: TensorRTBackend(engines.path, target.product)
+    return lambda engines: TensorRTBackend(engines.path, target.product, gpu)
 
 
 def _print(engines: Engines) -> None:

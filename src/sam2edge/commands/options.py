@@ -53,15 +53,25 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads of the CPU for --backend onnx (default: one for each core)"
     )
+    add_gpu(parser, "for the other backends")
+
+
+def add_gpu(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--gpu",
+        type=int,
+        metavar="N",
+        help=f"number of the GPU {text}: from 0, as CUDA counts those in CUDA_VISIBLE_DEVICES, or all (default: 0)",
+    )
 
 
 def backend(args: argparse.Namespace) -> str | Backend:
-    """Return what --backend names, opened if it has to be told --threads."""
-    if args.threads is None:
+    """Return what --backend names, opened if it has to be told --threads or --gpu."""
+    if args.threads is None and args.gpu is None:
         return str(args.backend)
     from sam2edge.runtime.backends.base import open_backend
 
-    return open_backend(args.backend, threads=args.threads)
+    return open_backend(args.backend, threads=args.threads, gpu=args.gpu)
 
 
 def add_clip(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:

@@ -114,7 +114,8 @@ def _configurations(bundle: Bundle, args: argparse.Namespace) -> tuple[list[Conf
     from sam2edge.bundle import Bundle
     from sam2edge.calibration.measure.configurations import Configuration, find_configurations, without_pytorch
 
-    configurations, refused = find_configurations([bundle, *map(Bundle.open, args.candidate)], options.backend(args))
+    bundles = [bundle, *map(Bundle.open, args.candidate)]
+    configurations, refused = find_configurations(bundles, options.backend(args), gpu=args.gpu or 0)
     missing = list(refused.values())
     if absent := without_pytorch(args.against, "--against"):
         missing.insert(0, absent)

@@ -60,7 +60,7 @@ def test_tracking(nano: Bundle, tmp_path: Path, mode: str) -> None:
 def test_host_memory_holds_no_second_copy_of_the_masks(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """The frames and masks that the benchmark keeps are no part of what tracking takes."""
 
-    def memory() -> tuple[None, float]:
+    def memory(measured: object) -> tuple[None, float]:
         return None, tracemalloc.get_traced_memory()[0] / 2**20
 
     monkeypatch.setattr(worker, "_memory", memory)
@@ -108,7 +108,7 @@ def test_recordings_are_replayed_unless_graphs_are_timed(
     nano: Bundle, monkeypatch: pytest.MonkeyPatch, kind: str, replayed: bool
 ) -> None:
     device = SimulatedDevice()
-    monkeypatch.setattr(worker, "open_backend", lambda name, threads: device)
+    monkeypatch.setattr(worker, "open_backend", lambda name, **place: device)
     assert worker.measure(case(nano, kind=kind)).median > 0
     assert (device.replayed > 0) is replayed
 
@@ -116,10 +116,10 @@ def test_recordings_are_replayed_unless_graphs_are_timed(
 def test_gpu_memory_and_power(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """GPU memory counts from before the graphs were opened; growth is that of the timed frames."""
     used = iter([100.0, 300.0, 310.0])
-    monkeypatch.setattr(worker, "gpu_memory", lambda: next(used))
+    monkeypatch.setattr(worker, "gpu_memory", lambda gpu: next(used))
     monkeypatch.setattr(worker, "host_memory", lambda: 500.0)
-    monkeypatch.setattr(worker, "power", lambda: 9.0)
-    monkeypatch.setattr(worker, "power_readings", lambda: contextlib.nullcontext([9.0, 10.0]))
+    monkeypatch.setattr(worker, "power", lambda gpu: 9.0)
+    monkeypatch.setattr(worker, "power_readings", lambda gpu: contextlib.nullcontext([9.0, 10.0]))
     monkeypatch.setattr(worker, "_POWER_SECONDS", 0.01)
     measured = worker.measure(case(nano))
     assert (measured.gpu, measured.growth, measured.watts) == (210, 10, 9.5)

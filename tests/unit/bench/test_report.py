@@ -208,11 +208,8 @@ def test_another_model_is_no_step(nano: Bundle, pooled: Bundle) -> None:
 @pytest.mark.usefixtures("gpu")
 def test_plan_of_a_device(nano: Bundle, nano_int8: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its precisions and throughput mode are steps; ONNX Runtime is another backend."""
-    real = plan.open_backend
-    monkeypatch.setattr(
-        plan, "open_backend", lambda name, **options: SimulatedDevice() if name == "gpu" else real(name, **options)
-    )
-    settings = Settings((nano, nano_int8), "gpu", (1,), memory_frames=(), compare="m")
+    monkeypatch.setattr(plan, "open_backend", lambda name, **place: SimulatedDevice())
+    settings = Settings((nano, nano_int8), "onnx-cuda", (1,), memory_frames=(), compare="m")
     cases, _ = plan.plan(settings)
     assert [(r.name.split()[-1], r.mode, r.step.partition(":")[0]) for r in cases if r.step][2:] == [
         ("fp32", "latency", "exported graphs with their rewrites"),
@@ -220,7 +217,7 @@ def test_plan_of_a_device(nano: Bundle, nano_int8: Bundle, monkeypatch: pytest.M
         ("int8", "throughput", "throughput mode"),
     ]
     assert [(r.name.split()[-1], r.backend, r.mode) for r in cases if r.kind == "track" and not r.step] == [
-        ("fp32", "gpu", "throughput"), ("fp32", "onnx", "latency")
+        ("fp32", "onnx-cuda", "throughput"), ("fp32", "onnx", "latency")
     ]  # fmt: skip
 
 

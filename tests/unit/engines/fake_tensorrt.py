@@ -33,6 +33,7 @@ Api = dict[str, dict[str, str]]
 VERSIONS = ("8.6.0", "10.3.0", "11.4.0.106")
 RTX = "1.7.1.116"
 """The version of TensorRT for RTX."""
+FIND_GPU = gpus.find_gpu
 FOLDERS = (SHARED / "tensorrt" / "api", SHARED / "tensorrt" / "api-rtx")
 
 LAYER_TYPES = {
@@ -115,6 +116,11 @@ class FakeTensorRT:
 
         return Limited
 
+    @property
+    def current(self):
+        """The number of the GPU on which TensorRT works: that of the current context, or the first."""
+        return self.gpu.stack[-1].gpu if self.gpu.stack else 0
+
     def make(self, kind, *arguments):
         return self.limited(kind)(*arguments)
 
@@ -126,7 +132,7 @@ def install(monkeypatch, version):
     fake.gpu.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # the front end, which may be missing
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings" if fake.is_rtx else "tensorrt", fake)
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", "8.9", 8 << 30, 46))
+    monkeypatch.setattr(gpus, "find_gpu", FIND_GPU)  # a test may have replaced it
     return fake
 
 
@@ -149,7 +155,7 @@ class Builder:
     def __init__(self, logger):
         if self._fake.faults.no_builder:
             raise TypeError("pybind11::init(): factory function returned nullptr")
-        self._logger = logger
+        self._logger, self._gpu = logger, self._fake.current
 
     def create_network(self, flags=0):
         self._fake.calls.append("create_network")
@@ -163,7 +169,8 @@ class Builder:
 
     def build_serialized_network(self, network, config):
         fake = self._fake
-        fake.calls.append(f"build {network.name}")
+        fake.calls.append(f"build {network.name}" + (f" on GPU {self._gpu}" if self._gpu else ""))
+        assert fake.current == self._gpu, "a builder of another GPU"
         fake.faults.during()
         monitor = vars(config).get("progress_monitor")
         if monitor is not None:
@@ -444,7 +451,7 @@ class Runtime:
     def get_engine_validity(self, content):
         fake = self._fake
         try:
-            gpu = gpus.first_gpu()
+            gpu = gpus.find_gpu(fake.current)
         except BackendError:
             self._logger.log(ILogger.INTERNAL_ERROR, "CUDA driver version is insufficient for CUDA runtime version")
             return fake.EngineValidity.INVALID, 0
@@ -485,6 +492,7 @@ class ICudaEngine:
         self._fake.engines.add(self)
         self._contexts = weakref.WeakSet()
         self._memory = self._fake.activation_bytes
+        self._gpu = self._fake.current
 
     def get_tensor_name(self, index):
         return self._names[index]
@@ -494,6 +502,7 @@ class ICudaEngine:
 
     def create_execution_context(self, strategy=None):
         self._fake.calls.append("context")
+        assert self._fake.current == self._gpu, "an engine of another GPU"
         if self._fake.faults.context_error:
             self._logger.log(ILogger.ERROR, self._fake.faults.context_error)
             return None
@@ -607,9 +616,10 @@ class IExecutionContext:
         }
 
         def run(inputs):
-            gpu.memory(memory, self._engine._memory)[:] = 0xEE
+            gpu.memory(memory, self._engine._memory, self._engine._gpu)[:] = 0xEE
             return self._engine._run(inputs)
 
+        assert gpu.streams[stream].gpu == self._engine._gpu, "a stream of another GPU"
         capturing = gpu.streams[stream].capturing is not None
         if fake.is_rtx:
             self._compile(capturing)
@@ -658,12 +668,12 @@ class IRuntimeCache:
         if not self._fake.gpu.stack:
             self._logger.log(ILogger.ERROR, "[Runtime Cache]: Failed to capture the device fingerprint")
             return None
-        return json.dumps([str(gpus.first_gpu()), sorted(self._kernels)]).encode()
+        return json.dumps([str(gpus.find_gpu(self._fake.current)), sorted(self._kernels)]).encode()
 
     def deserialize(self, blob):
         assert self._fake.gpu.stack, "[Runtime Cache]: No current CUDA context to validate against"
         gpu, kernels = json.loads(blob)
-        if gpu != str(gpus.first_gpu()):
+        if gpu != str(gpus.find_gpu(self._fake.current)):
             self._logger.log(ILogger.ERROR, "[Runtime Cache]: Fingerprint check failed; rejecting cache.")
             return False
         self._kernels.update(kernels)

@@ -24,8 +24,10 @@ from sam2edge.engines.build import EngineBuilder, build
 from sam2edge.engines.low_precision import HOST_TENSORS
 from sam2edge.engines.profiles import PRESETS, Preset, profile
 from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputError, StaleEngineError
+from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.cuda import driver, gpus
-from tests.unit.engines.fake_tensorrt import VERSIONS, FakeTensorRT, IBuilderConfig, edit_manifest, install
+from sam2edge.runtime.backends.tensorrt import this_target
+from tests.unit.engines.fake_tensorrt import RTX, VERSIONS, FakeTensorRT, IBuilderConfig, edit_manifest, install
 
 
 @pytest.fixture(autouse=True)
@@ -140,10 +142,27 @@ def test_bf16(monkeypatch, nano, tmp_path, version):
 )
 def test_bf16_where_it_does_not_exist(monkeypatch, nano, tmp_path, version, capability, message):
     fake = install(monkeypatch, version)
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Fake RTX", capability, 8 << 30, 46))
+    monkeypatch.setattr(gpus, "find_gpu", lambda *_: gpus.Gpu("Fake RTX", capability, 8 << 30, 46))
     with pytest.raises(InputError, match=message):
         build(nano, tmp_path / "out", precision="bf16")
     assert builds(fake) == []
+
+
+@OLDEST_AND_NEWEST
+def test_engines_for_the_second_gpu(fake, nano, tmp_path, monkeypatch, capsys):
+    """They are built on it: TensorRT takes the GPU whose context is current."""
+    fake.gpu.devices[1] = ("Other RTX", (8, 6), 8 << 30, 46)
+    out = tmp_path / "out"
+    assert main(["build", str(nano.path), "-o", str(out), "--gpu", "1"]) == 0
+    manifest = Engines.open(out, nano, this_target(tensorrt_api.load(), 1)).manifest
+    assert (manifest.target.gpu, manifest.target.compute_capabilities) == ("Other RTX", ("8.6",))
+    assert sum(call.startswith("build") and call.endswith(" on GPU 1") for call in fake.calls) == len(ENGINES)
+    capsys.readouterr()
+    assert main(["build", str(nano.path), "-o", str(out), "--gpu", "5"]) == 1
+    assert "TensorRT needs an NVIDIA GPU, but GPU 5: the driver has 2 (" in capsys.readouterr().err
+    install(monkeypatch, RTX)
+    with pytest.raises(InputError, match="gpu must be left out for TensorRT for RTX, which builds without a GPU"):
+        build(nano, out, product="tensorrt-rtx", gpu=0)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +391,7 @@ def test_orins_differ_in_multiprocessors_and_boards(monkeypatch, nano, tmp_path)
     """All of them have one name and one compute capability."""
 
     def orin(multiprocessors, board):
-        monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Orin", "8.7", 8 << 30, multiprocessors))
+        monkeypatch.setattr(gpus, "find_gpu", lambda *_: gpus.Gpu("Orin", "8.7", 8 << 30, multiprocessors))
         (tmp_path / "model").write_text(f"{board}\0")
         return EngineBuilder.here(PRESETS["jetson"]).target
 

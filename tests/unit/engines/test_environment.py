@@ -223,12 +223,15 @@ def test_driver_or_gpu_that_cannot_be_used(monkeypatch, libcuda, name, status, d
     assert advice in finding.advice
 
 
-def test_first_gpu(monkeypatch):
+def test_one_of_two_gpus(monkeypatch):
     use_driver(monkeypatch, Driver([(b"Orin", 8, 7, 8 << 30, 16), (b"other", 9, 0, 1, 1)]))
-    assert gpus.first_gpu() == gpus.Gpu("Orin", "8.7", 8 << 30, 16)
+    assert gpus.find_gpu() == gpus.Gpu("Orin", "8.7", 8 << 30, 16)
+    assert gpus.find_gpu(1) == gpus.Gpu("other", "9.0", 1, 1)
+    with pytest.raises(gpus.GpuError, match=r"GPU 3: the driver has 2 \(they are numbered from 0, after CUDA_VISIBLE"):
+        gpus.find_gpu(3)
     use_driver(monkeypatch, Driver())
     with pytest.raises(gpus.GpuError, match="GPU 0: the driver has no GPU"):
-        gpus.first_gpu()
+        gpus.find_gpu()
 
 
 def test_tensorrt_and_pycuda(monkeypatch):

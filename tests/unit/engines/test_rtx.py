@@ -32,14 +32,14 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def no_gpu(monkeypatch):
-    def missing():
+    def missing(number):
         raise gpus.GpuError("NVIDIA driver", "libcuda.so.1 is not there", "install the driver")
 
-    monkeypatch.setattr(gpus, "first_gpu", missing)
+    monkeypatch.setattr(gpus, "find_gpu", missing)
 
 
 def a_gpu(monkeypatch, name, capability):
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu(name, capability, 24 << 30, 46))
+    monkeypatch.setattr(gpus, "find_gpu", lambda *_: gpus.Gpu(name, capability, 24 << 30, 46))
 
 
 @pytest.fixture

@@ -421,6 +421,95 @@ def test_streams_work_side_by_side(gpu, backend):
     assert gpu.launches == 2 * 98
 
 
+# Users that share a backend
+
+
+def test_users_have_recordings_of_their_own(gpu, backend):
+    """Under keys that may be equal; what one of them forgets, the others keep."""
+    users = [backend.for_user() for _ in range(3)]
+    made = [counting(user) for user in users]
+
+    def frame(number, value):
+        source, result, steps, _ = made[number]
+        source[...] = value
+        users[number].replay("key", steps)
+        users[number].synchronize()
+        assert result.tolist() == [value] * 4
+
+    for value in range(5):
+        for number in range(3):
+            frame(number, 10 * number + value)
+    assert len(gpu.graphs) == 3
+    users[0].forget()
+    assert len(gpu.graphs) == 2
+    for number in range(3):
+        frame(number, 100 + number)
+    assert [len(calls) for *_, calls in made] == [4, 3, 3]
+    assert len(gpu.streams) == 2  # with that of the memory
+
+
+def test_threads_that_share_a_stream_take_turns(gpu, backend):
+    made = [(user := backend.for_user(), *counting(user)) for _ in range(3)]
+
+    def work(number):
+        user, source, result, steps, _ = made[number]
+        for frame in range(50):
+            source[...] = 1000 * number + frame
+            user.replay("key", steps)
+            user.fence()()
+            assert result.tolist() == [1000 * number + frame] * 4
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(work, range(3)))
+    assert gpu.launches == 3 * 48
+
+
+def test_the_last_of_many_users_is_recorded_too(gpu, backend):
+    """Each has two frames with two keys, far more in all than one user may have."""
+    made = [(user := backend.for_user(), *counting(user)) for _ in range(8)]
+    for _ in range(4):
+        for user, _, _, steps, _ in made:
+            for key in range(4):
+                user.replay(key, steps)
+            user.synchronize()
+    assert {len(calls) for *_, calls in made} == {12}
+    assert gpu.launches == 2 * 4 * 8
+
+
+# Several GPUs
+
+
+def test_two_gpus(gpu):
+    """Each thread queues on its own; the stand-in has the memory, streams and recordings of each apart."""
+    backends = [Copies(gpu=number) for number in (0, 1)]
+    made = [counting(backend) for backend in backends]
+
+    def work(number):
+        source, result, steps, _ = made[number]
+        for frame in range(20):
+            source[...] = frame
+            backends[number].replay("key", steps)
+            backends[number].fence()()
+            assert result.tolist() == [frame] * 4
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, range(2)))
+    assert [backend.gpu for backend in backends] == [backend.zeros((1,)).gpu for backend in backends] == [0, 1]
+    assert set(gpu.owners.values()) == {0, 1}
+
+
+def test_an_array_of_another_gpu(gpu, backend):
+    other = Copies(gpu=1)
+    for arrays in ((backend.zeros((4,)), other.staging((4,))), (other.zeros((4,)), backend.zeros((4,)))):
+        with pytest.raises(BackendError, match=r"copy\(\) on GPU 1 got an array on GPU 0"):
+            other.copy(*arrays)
+
+
+def test_a_gpu_that_is_not_there(gpu):
+    with pytest.raises(BackendError, match=r"GPU 3: the driver has 2 \(they are numbered from 0, after CUDA_VISIBLE"):
+        Copies(gpu=3)
+
+
 # What may be missing
 
 

@@ -131,7 +131,7 @@ def test_the_next_call_raises_an_error_of_the_memory_encoder(
 
                     def fail(inputs: object) -> None:
                         device.stream.pycuda.pending.clear()
-                        raise device.gpu.driver.LaunchError("an illegal memory access")
+                        raise device.machine.driver.LaunchError("an illegal memory access")
 
                     runner: Any = tracker._graphs._graphs["memory_encoder"]
                     patch.setattr(runner._inner, "run", fail)
@@ -148,10 +148,10 @@ def test_close_raises_an_error_of_the_memory_encoder(nano: Bundle, clip: Frames)
     tracker.track(clip[0])
     tracker.prompt(1, box=BALL)
     tracker.track(clip[1])
-    device.gpu.faults.kernel = True
+    device.machine.faults.kernel = True
     with pytest.raises(BackendError, match="an illegal memory access"):
         tracker.close()
-    device.gpu.faults.kernel = False
+    device.machine.faults.kernel = False
 
 
 @pytest.mark.parametrize("graph", ["image_encoder", "memory_attention", "mask_decoder", "memory_encoder"])
@@ -197,7 +197,7 @@ def test_a_correction_survives_the_loss_of_queued_work(
             tracker.track(clip[1])
             tracker.prompt(1, points=[[262, 60]])
             if failing:
-                monkeypatch.setattr(device, "fence", lambda: lose)
+                monkeypatch.setattr(SimulatedDevice, "fence", lambda device: lose)
                 with pytest.raises(BackendError, match="is lost"):
                     tracker.track(clip[2])
                 monkeypatch.undo()
@@ -219,7 +219,7 @@ def test_memory_may_run_out_at_any_moment(
         """Return the results if the call fails once, after `left` others, and whether it was called that often."""
         device = SimulatedDevice(resize=tmp_path / "resize.onnx")
         device._inner = inner
-        real, found = getattr(device, call), []
+        real, found = getattr(SimulatedDevice, call), []
 
         def failing(*arguments: object) -> object:
             nonlocal left
@@ -231,7 +231,7 @@ def test_memory_may_run_out_at_any_moment(
         with VideoTracker(nano, device, max_objects=2) as tracker, monkeypatch.context() as patch:
             tracker.track(clip[0])
             tracker.reset()
-            patch.setattr(device, call, failing)
+            patch.setattr(SimulatedDevice, call, failing)
             for step in (
                 lambda: tracker.track(clip[0, :200]),
                 lambda: tracker.prompt(1, box=BALL),

@@ -6,12 +6,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from sam2edge import VideoTracker
 from sam2edge.bundle import GRAPHS
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.base import open_backend
 from tests import cuda_kernels
 from tests.fake_gpu import Binding, Session, install_onnxruntime
-from tests.helpers import graph_inputs
+from tests.helpers import BALL, assert_close, assert_same, clip_frames, graph_inputs, play
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,26 @@ def test_everything_is_freed(gpu, nano):
     assert gpu.used
     del backend, runner
     assert (gpu.used, len(gpu.streams)) == (0, 0)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_trackers_on_one_backend(gpu, nano, monkeypatch, number):
+    """They share the session of a graph on a stream, on either GPU."""
+    opened, real = [], Session.__init__
+
+    def init(session, gpu, file, *arguments, **options):
+        opened.append(file)
+        real(session, gpu, file, *arguments, **options)
+
+    monkeypatch.setattr(Session, "__init__", init)
+    backend, frames = open_backend("onnx-cuda", gpu=number), clip_frames(3)
+    prompts = {0: [(1, {"box": BALL})]}
+    with VideoTracker(nano, backend) as one, VideoTracker(nano, backend) as two, VideoTracker(nano) as cpu:
+        found = [list(play(tracker, frames, prompts)) for tracker in (one, two, cpu)]
+        assert len(opened) == len(GRAPHS)
+    assert_close(found[0], found[2])
+    assert_same(found[0], found[1])
+    assert set(gpu.owners.values()) == {number}
 
 
 @pytest.mark.parametrize(("owner", "call"), [(Session, "run_with_iobinding"), (Binding, "bind_input")])

@@ -99,7 +99,7 @@ def test_kernels_are_written_while_tracking_goes_on(fake, bundle, monkeypatch):
 
 
 def another_gpu(monkeypatch, cache):
-    monkeypatch.setattr(gpus, "first_gpu", lambda: gpus.Gpu("Other RTX", "8.9", 8 << 30, 46))
+    monkeypatch.setattr(gpus, "find_gpu", lambda *_: gpus.Gpu("Other RTX", "8.9", 8 << 30, 46))
 
 
 def refused_by_nvidia(monkeypatch, cache):

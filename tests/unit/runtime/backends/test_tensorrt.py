@@ -27,7 +27,7 @@ from sam2edge.runtime.media.grabber import Grabbed
 from sam2edge.runtime.model.resize import filter_weights, resize
 from sam2edge.runtime.video.stream import stream
 from tests.conftest import REPO
-from tests.helpers import BALL, BLOCK, HEIGHT, WIDTH, assert_close, clip_frames, graph_inputs
+from tests.helpers import BALL, BLOCK, HEIGHT, WIDTH, assert_close, clip_frames, graph_inputs, play
 from tests.unit.engines.fake_tensorrt import VERSIONS, IExecutionContext, edit_manifest, install
 
 PRESET = dataclasses.replace(PRESETS["desktop"], limits=Limits(objects=4, prompts=8, points=3, images=3))
@@ -352,6 +352,57 @@ def test_two_trackers_in_two_threads(fake, built, nano):
     assert (fake.gpu.used, len(fake.gpu.pinned), len(fake.gpu.streams)) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_two_trackers_on_one_backend(fake, built, nano, number):
+    """Weights are on the GPU once, on either one; the first to close takes nothing from the other."""
+    frames, prompts = clip_frames(10), {0: [(1, {"box": BALL})]}
+    with VideoTracker(nano, TensorRTBackend(built("10.3.0", "fp32"))) as tracker:
+        expected = list(play(tracker, frames, prompts))
+    fake.calls.clear()
+    backend = TensorRTBackend(built("10.3.0", "fp32"), gpu=number)
+    with VideoTracker(nano, backend) as other:
+        with VideoTracker(nano, backend) as tracker:
+            for found, same, wanted in zip(
+                play(tracker, frames[:8], prompts), play(other, frames[:8], prompts), expected[:9], strict=True
+            ):
+                assert_close([found, same], [wanted] * 2, 1e-6)
+            assert fake.calls.count("deserialize") == len(ENGINES)
+            recorded = len(fake.gpu.graphs)
+        contexts, graphs, taken = fake.calls.count("context"), len(fake.gpu.graphs), fake.gpu.allocations
+        assert graphs == recorded // 2 > 0
+        for frame, wanted in zip(frames[8:], expected[9:], strict=True):
+            assert_close(other.track(frame), wanted, 1e-6)
+        assert (fake.calls.count("context"), len(fake.gpu.graphs)) == (contexts, graphs)
+        assert fake.gpu.allocations == taken
+    gc.collect()
+    assert (len(fake.engines), fake.gpu.used, len(fake.gpu.pinned)) == (0, 0, 0)
+
+
+def test_an_embedding_of_another_gpu(fake, built, nano):
+    backends = [TensorRTBackend(built("10.3.0", "fp32"), gpu=number) for number in range(2)]
+    frame = clip_frames(1)[0]
+    with VideoTracker(nano, backends[0]) as tracker, VideoTracker(nano, backends[1]) as other:
+        embedding = tracker.encode(frame)
+        other.track(frame)
+        other.prompt(1, box=BALL)
+        with pytest.raises(BackendError, match="on GPU 1 got an array on GPU 0"):
+            other.track(embedding)
+        runner = backends[1].open(nano.graph_path("memory_encoder"))
+        inputs = {**graph_inputs(nano, "memory_encoder", {"N": 1}), "features": embedding.features}
+        with pytest.raises(BackendError, match=r"features is on GPU 0, but this graph is open on GPU 1"):
+            runner.run(inputs)
+
+
+def test_engines_are_for_the_gpu_that_is_used(fake, built, nano):
+    fake.gpu.devices[1] = ("Other RTX", (8, 9), 8 << 30, 46)
+    assert TensorRTBackend(gpu=1).target.gpu == "Other RTX"
+    backend = TensorRTBackend(built("10.3.0", "fp32"), gpu=1)
+    with pytest.raises(StaleEngineError, match=r"built for GPU Fake RTX .* but this is Other RTX"):
+        backend.open(nano.graph_path("mask_decoder"))
+    with pytest.raises(BackendError, match=r"TensorRT needs an NVIDIA GPU, but GPU 2: the driver has 2 \("):
+        open_backend("tensorrt", gpu=2)
+
+
 def test_everything_is_freed(fake, built, nano):
     loop = Loop(TensorRTBackend(built("10.3.0", "fp32")), nano)
     for seed in range(4):
@@ -445,10 +496,10 @@ def test_without_tensorrt_or_a_gpu(fake, monkeypatch):
         with pytest.raises(BackendError, match=r"TensorRT cannot be imported .*`sam2edge doctor`"):
             open_backend("tensorrt")
 
-    def missing():
+    def missing(number):
         raise gpus.GpuError("NVIDIA driver", "libcuda.so.1 is not there", "install the driver")
 
-    monkeypatch.setattr(gpus, "first_gpu", missing)
+    monkeypatch.setattr(gpus, "find_gpu", missing)
     with pytest.raises(BackendError, match=r"needs an NVIDIA GPU.*install the driver.*`sam2edge doctor`"):
         open_backend("tensorrt")
 
