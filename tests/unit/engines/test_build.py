@@ -158,7 +158,7 @@ def test_engines_for_the_second_gpu(fake, nano, tmp_path, monkeypatch, capsys):
     assert (manifest.target.gpu, manifest.target.compute_capabilities) == ("Other RTX", ("8.6",))
     assert sum(call.startswith("build") and call.endswith(" on GPU 1") for call in fake.calls) == len(ENGINES)
     capsys.readouterr()
-    assert main(["build", str(nano.path), "-o", str(out), "--gpu", "5"]) == 1
+    assert main(["build", str(nano.path), "-o", str(out), "--gpu", "5"]) == 2
     assert "TensorRT needs an NVIDIA GPU, but GPU 5: the driver has 2 (" in capsys.readouterr().err
     install(monkeypatch, RTX)
     with pytest.raises(InputError, match="gpu must be left out for TensorRT for RTX, which builds without a GPU"):
