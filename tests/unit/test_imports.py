@@ -16,7 +16,18 @@ ORDER = (
     "calibration.int8 < calibration < bench ui labelling serving < commands < cli"
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER.split(" < ")) for room in rooms.split()}
-OPTIONAL = ("cv2", "onnx", "onnxruntime", "pycuda", "tensorrt", "torch", "transformers", "triton_python_backend_utils")
+OPTIONAL = (
+    "cv2",
+    "onnx",
+    "onnxruntime",
+    "pyarrow",
+    "pycuda",
+    "ray",
+    "tensorrt",
+    "torch",
+    "transformers",
+    "triton_python_backend_utils",
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:
