@@ -269,7 +269,7 @@ def test_the_command(fake, clock, nano, nano_int8, tmp_path, monkeypatch, capsys
 
 
 def test_the_command_says_what_is_missing(fake, nano, monkeypatch, capsys):
-    def no_pycuda():
+    def no_pycuda(gpu):
         raise BackendError("the GPU backends need pycuda")
 
     monkeypatch.setattr(context, "_primary", no_pycuda)

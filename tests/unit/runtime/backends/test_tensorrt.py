@@ -194,8 +194,9 @@ def test_segments_like_onnx(backend, nano):
 def test_build_measures_engines_on_a_clip(fake, nano, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     clip, out = REPO / "samples" / "clip.mp4", tmp_path / "out"
-    command = ["build", nano.path, "-o", out, "--clip", clip, "--frames", 4, "--box", "101,47,176,122"]
+    command = ["build", nano.path, "-o", out, "--clip", clip, "--frames", 4, "--box", "101,47,176,122", "--gpu", 1]
     assert main([str(word) for word in command]) == 0, capsys.readouterr().err
+    assert set(fake.gpu.owners.values()) == {1}
     assert (out / "image_encoder.engine").is_file()
     # each engine is inspected, and tracks; these contexts are freed, and each graph runs alone
     assert fake.calls.count("context") == 2 * len(ENGINES) + len(GRAPHS)
