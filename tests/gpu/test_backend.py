@@ -96,6 +96,29 @@ def test_onnx_cuda_beside_engines(nano: Bundle, clip: Frames, engines: Path, cud
     np.testing.assert_array_equal(masks(nano, TensorRTBackend(engines), clip), first)
 
 
+def test_trackers_that_share_a_backend(nano: Bundle, clip: Frames, engines: Path) -> None:
+    """In two threads, whose calls take turns on one stream; each has recordings of its own."""
+    backend = TensorRTBackend(engines)
+    expected = masks(nano, backend, clip)
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(lambda _: masks(nano, backend, clip), range(2)):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["onnx-cuda", "tensorrt"])
+def test_the_second_gpu(nano: Bundle, clip: Frames, name: str, request: pytest.FixtureRequest) -> None:
+    """Beside the first, in another thread."""
+    if name == "tensorrt":
+        request.getfixturevalue("engines")
+    try:
+        both = [open_backend(name, gpu=number) for number in range(2)]
+    except BackendError as error:
+        pytest.skip(str(error))
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda backend: masks(nano, backend, clip), both)
+    assert mean_iou(one, other) > 0.99
+
+
 # Last, since TensorRT 8.6 may end in an illegal memory access beside other work on the GPU
 
 
