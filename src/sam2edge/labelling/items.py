@@ -117,6 +117,11 @@ class Record:
         return cls(**fields)
 
 
+def part_key(key: str, number: int, count: int) -> str:
+    """Return the key of a part of an item, which no whole item can have."""
+    return f"{key}.{number}of{count}"
+
+
 def whole_key(key: str) -> str:
     """Return the key of the item that a key is of, or is of a part of."""
     return _PART.sub("", key)

@@ -30,8 +30,8 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError
 from sam2edge.labelling.items import Record, whole_key
 
-RUN = "run.json"
-_LABELS, _ITEMS, _FAILED, _TMP, _LOCK = "labels", "items", "failed", ".tmp", ".lock"
+RUN, LABELS = "run.json", "labels"
+_ITEMS, _FAILED, _TMP, _LOCK = "items", "failed", ".tmp", ".lock"
 _ABANDONED = 3600.0
 """Seconds after its last write from which a temporary folder is that of a killed worker."""
 
@@ -42,10 +42,6 @@ class Store(Closeable):
     def __init__(self, out: Path) -> None:
         self.out = out.absolute()
         self._lock: int | None = None
-
-    @property
-    def labels(self) -> Path:
-        return self.out / _LABELS
 
     def open_run(self, run: Mapping[str, Any]) -> None:
         """Begin a run or go on with it, alone: the folder is locked until `close`, or until this process is killed.
@@ -69,9 +65,9 @@ class Store(Closeable):
                 self._compare(run)
             else:
                 self._write(self.out / RUN, json.dumps(run, indent=1) + "\n")
-            for name in (_LABELS, _ITEMS, _FAILED, _TMP):
+            for name in (LABELS, _ITEMS, _FAILED, _TMP):
                 (self.out / name).mkdir(exist_ok=True)
-            self._sweep()
+            self._sweep(_ABANDONED)
         except OSError as error:
             raise InputError(f"{self.out}: cannot be written: {error.strerror or error}") from error
         except InputError:
@@ -134,8 +130,9 @@ class Store(Closeable):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Let others have the folder. Workers must have ended: what they were writing is removed."""
         if self._lock is not None:
+            self._sweep(0)
             os.close(self._lock)
             self._lock = None
 
@@ -154,7 +151,8 @@ class Store(Closeable):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(self._lock, 200).decode(errors="replace").strip()
-            self.close()
+            os.close(self._lock)
+            self._lock = None
             raise InputError(f"{self.out}: another run is writing there ({holder}); wait for its end") from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -177,10 +175,13 @@ class Store(Closeable):
                 "folder to -o"
             )
 
-    def _sweep(self) -> None:
-        """Remove what killed workers left; one that outlived its driver may still be writing."""
-        for entry in (self.out / _TMP).iterdir():
-            if time.time() - max(map(_written, (entry, *entry.rglob("*"))), default=0) > _ABANDONED:
+    def _sweep(self, age: float) -> None:
+        """Remove what killed workers left: what was last written so many seconds ago.
+
+        A worker that outlived its driver may still be writing, and ends within a frame.
+        """
+        for entry in (self.out / _TMP).glob("*"):
+            if time.time() - max(map(_written, (entry, *entry.rglob("*"))), default=0) >= age:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def _commit(self, key: str, folder: Path) -> None:
