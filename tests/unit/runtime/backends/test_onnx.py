@@ -74,7 +74,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Any]:
 def test_trackers_on_one_backend_have_one_session_of_a_graph(nano: Bundle, sessions: weakref.WeakSet[Any]) -> None:
     """Each as alone, also in threads at once; the last one closes them."""
     boxes = [BALL, BLOCK] * 2
-    frames = clip_frames(8)
+    frames = clip_frames(4)
 
     def track(backend: Backend, box: Any) -> list[Any]:
         with VideoTracker(nano, backend, max_objects=1) as tracker:
