@@ -146,7 +146,7 @@ def _version(distribution: str) -> str | None:
 def _gpus() -> Iterator[Finding]:
     try:
         count = gpus.count_gpus()
-        yield Finding("NVIDIA driver", "ok", f"runs CUDA up to {gpus.cuda_version()}, {count} GPU")
+        yield Finding("NVIDIA driver", "ok", f"runs CUDA up to {gpus.cuda_version()}, {count} GPU{'s' * (count != 1)}")
     except gpus.GpuError as error:
         yield _gpu_error(error)
         return

@@ -15,6 +15,7 @@ from sam2edge.bundle.words import DETECTOR, TEXT_ENCODER, WordsModel
 from sam2edge.closeable import Closeable
 from sam2edge.errors import BackendError, InputError, PromptError
 from sam2edge.runtime.backends.base import Array, Backend, GraphRunner, open_backend
+from sam2edge.runtime.backends.onnx import OnnxBackend
 from sam2edge.runtime.model.boxes import nms, overlaps
 from sam2edge.runtime.model.prompts import check_prompt
 from sam2edge.runtime.model.resize import check_frame
@@ -48,8 +49,12 @@ class WordDetector(Closeable):
     def __init__(self, bundle: Bundle | str | os.PathLike[str], backend: str | Backend = "auto") -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._bundle = opened.word_detector()
-        backend = open_backend(backend).new_stream()  # of its own, beside the tracker's
-        self._graph: GraphRunner | None = backend.open(opened.graph_path(DETECTOR))
+        backend = open_backend(backend)
+        self._cpu = (
+            backend if isinstance(backend, OnnxBackend) else OnnxBackend()
+        )  # with the threads that were asked for
+        # on a stream of its own, beside the tracker's
+        self._graph: GraphRunner | None = backend.new_stream().open(opened.graph_path(DETECTOR))
         self._turn = threading.Lock()
 
     @property
@@ -84,7 +89,7 @@ class WordDetector(Closeable):
             if (twin := same.setdefault(tokens.tobytes(), name)) != name:
                 raise InputError(f"the words {twin!r} and {name!r} are the same for the detector; leave one out")
         check_distinct(names)
-        encoder = open_backend("onnx").open(self._bundle.graph_path(TEXT_ENCODER))
+        encoder = self._cpu.open(self._bundle.graph_path(TEXT_ENCODER))
         runs = (table[start : start + _TEXTS_PER_RUN] for start in range(0, len(table), _TEXTS_PER_RUN))
         return self._words(
             tuple(texts), tuple(others), np.concatenate([encoder.run({"ids": ids})["queries"] for ids in runs])

@@ -58,10 +58,11 @@ def _ui(args: argparse.Namespace) -> int:
         stop = stack.enter_context(stop_on_signal())
         search = stack.enter_context(open_search(args))
         bundle = search.bundle if search else Bundle.open(args.bundle)
+        device = backend(args)
         detector, score = (search.detector, search.score) if search else (None, SCORE)
         if not search and bundle.words:
-            detector = stack.enter_context(WordDetector(bundle, backend(args)))
-        tracker = stack.enter_context(VideoTracker(bundle, backend(args)))
+            detector = stack.enter_context(WordDetector(bundle, device))
+        tracker = stack.enter_context(VideoTracker(bundle, device))
         session = stack.enter_context(Session(tracker, args.output, args.range, detector=detector, score=score))
         if search:
             session.look_for_words(search.words)

@@ -192,7 +192,7 @@ def test_cuda_provider(monkeypatch, loaded, status, detail):
 def test_gpus(monkeypatch):
     gpus = [(b"Orin", 8, 7, 16 * 2**30, 8), (b"NVIDIA H100 80GB HBM3", 9, 0, 85_000_000_000, 132)]
     use_driver(monkeypatch, Driver(gpus))
-    assert found("NVIDIA driver") == Finding("NVIDIA driver", "ok", "runs CUDA up to 12.8, 2 GPU")
+    assert found("NVIDIA driver") == Finding("NVIDIA driver", "ok", "runs CUDA up to 12.8, 2 GPUs")
     assert found("GPU 0") == Finding("GPU 0", "ok", "Orin, compute capability 8.7, 8 multiprocessors, 16.0 GiB")
     assert found("GPU 1").detail == "NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors, 79.2 GiB"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import pytest
 import torch
 from transformers import CLIPTokenizer, Owlv2ForObjectDetection, OwlViTForObjectDetection
@@ -190,6 +191,21 @@ def test_text_runs_once_and_on_the_cpu(nano_words: Bundle, frames: Frames) -> No
         one = detector.words(["cup 17"]).queries
     assert words.queries.shape == (41, 32)
     np.testing.assert_allclose(words.queries[17], one[0], atol=1e-6)
+
+
+def test_text_is_encoded_with_the_threads_that_were_asked_for(
+    nano_words: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, taken = onnxruntime.InferenceSession, []
+
+    def session(graph: str, options: Any, **more: Any) -> Any:
+        taken.append((Path(graph).stem, options.intra_op_num_threads))
+        return real(graph, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with WordDetector(nano_words, open_backend("onnx", threads=1)) as detector:
+        detector.words(["red cup"])
+    assert taken == [("detector", 1), ("text_encoder", 1)]
 
 
 def test_saved_words(detector: WordDetector, frames: Frames, tmp_path: Path) -> None:
