@@ -195,7 +195,7 @@ class Scheduler:
         """
         while not stopped():
             self._give()
-            if not (self._busy or self._starting):
+            if not (self._busy or self._ready):  # a worker that has not started yet may never do so
                 return True
             for event in self._pool.wait(_PATIENCE):
                 self._take(event)

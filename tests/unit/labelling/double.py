@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+from sam2edge import Bundle
 from sam2edge.errors import BackendError, InputError
 from sam2edge.labelling.items import Item, Record, StoppedError
 from sam2edge.labelling.plan import Draft
@@ -18,7 +19,8 @@ class Double:
     """Writes a line for each frame.
 
     Sources whose names begin so: `kills` always kills its worker, `kills-once` once, `breaks` and `refuses` raise,
-    `waits` goes on until it is stopped. Worker that find a file `start` below the folder do not start.
+    `waits` goes on until it is stopped, `waits-once` until there is a file `go-on`. Workers that find a file `start`
+    below the folder do not start.
     """
 
     def __init__(self, folder, *, threads, gpu):
@@ -46,7 +48,7 @@ class Double:
                 raise ZeroDivisionError("a bug")
             elif act.startswith("refuses"):
                 raise InputError(f"{source}: cannot be read")
-            while act.startswith("waits") and not stop():
+            while act.startswith("waits") and not (stop() or (self.folder / "go-on").exists()):
                 time.sleep(0.01)
             if stop():
                 raise StoppedError
@@ -61,6 +63,11 @@ class Double:
 
 def opener(folder):
     return functools.partial(Double, folder)
+
+
+def open_with_bundle(folder, bundle, *, threads, gpu):
+    Bundle.open(bundle)
+    return Double(folder, threads=threads, gpu=gpu)
 
 
 def draft(name):

@@ -140,6 +140,19 @@ def test_workers_that_never_start_end_the_run(store):
     assert list(store.failures()) == []
 
 
+def test_end_does_not_wait_for_a_worker_that_finds_no_room(store):
+    class Full(FakePool):
+        def start(self):
+            if self.started:
+                self.started += 1
+                return self.started  # and nothing follows
+            return super().start()
+
+    pool = Full(store)
+    assert run(Scheduler(drafts(4), pool, store, workers=3, report=print))[0]
+    assert (len(pool.done), pool.most_busy) == (4, 1)
+
+
 def test_idle_worker_that_dies_is_given_nothing(store):
     class Brittle(FakePool):
         def wait(self, timeout):

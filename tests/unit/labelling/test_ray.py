@@ -1,0 +1,182 @@
+"""Workers as Ray's actors, on a real cluster: a head with the driver, and nodes with a core each."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam2edge import Bundle
+from sam2edge.errors import BackendError, InputError
+from sam2edge.labelling.scheduler import Died, Scheduler, Tally
+from sam2edge.labelling.store import LABELS, Store
+from tests.conftest import REPO
+from tests.unit.labelling.double import FRAMES, draft, open_with_bundle
+
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install ray")
+pool_of = pytest.importorskip("sam2edge.labelling.ray")
+
+LONG = bool(os.environ.get("SAM2EDGE_FLEET"))
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(REPO), *filter(None, sys.path)]))  # for workers
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "out") as store:
+        store.open_run({})
+        yield store
+
+
+def labels(store: Store) -> dict[str, str]:
+    return {file.stem: file.read_text() for file in (store.out / LABELS).iterdir()}
+
+
+def wait_for(pool: Any, kind: type, count: int = 1) -> list[Any]:
+    """Return the events until there were so many of a kind."""
+    events: list[Any] = []
+    deadline = time.monotonic() + 60
+    while sum(isinstance(event, kind) for event in events) < count:
+        assert time.monotonic() < deadline, events
+        events += pool.wait(1)
+    return events
+
+
+def test_worker_says_why_it_cannot_start(nano: Bundle, cluster: Any, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("no GPU 7")
+    with pool_of.RayPool(
+        functools.partial(open_with_bundle, tmp_path), nano.path, store.out, address=cluster.address
+    ) as pool:
+        pool.start()
+        [died] = wait_for(pool, Died)
+        assert died.reason.startswith(f"{socket.gethostname()} (")
+        assert died.reason.endswith(": no GPU 7")
+        (tmp_path / "start").unlink()
+        job = ray.get(pool._job)
+        with pytest.raises(
+            InputError, match=rf"^does not see {store.out}, which must be a folder that all nodes share"
+        ):
+            pool_of._Worker().open(dataclasses.replace(job, token=tmp_path / "token"))
+        with pytest.raises(InputError, match=r"^has sam2edge \S+, not 0\.0\.0: install the same version on all nodes$"):
+            pool_of._Worker().open(dataclasses.replace(job, version="0.0.0"))
+        graph = job.bundle.directory / nano.path.name / "mask_decoder.onnx"
+        graph.write_bytes(b"damaged")
+        pool_of._Worker().open(job)
+        assert graph.read_bytes() == nano.graph_path("mask_decoder").read_bytes()
+
+
+def test_more_workers_than_fit(nano: Bundle, cluster: Any, store: Store, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pool_of, "_PATIENCE", 0.5)
+    said: list[str] = []
+    with pool_of.RayPool(
+        functools.partial(open_with_bundle, tmp_path), nano.path, store.out, address=cluster.address, gpus=0.5,
+        tell=said.append,
+    ) as pool:  # fmt: skip
+        pool.start()
+        while not said:
+            assert pool.wait(0.1) == []
+        assert said == [
+            "no place on the cluster for 1 of the workers: each needs 1 CPU, 0.5 GPU on one node, and all nodes have "
+            "1 CPU (1 free), 0 GPU (0 free); it starts as soon as there is room, and the others go on"
+        ]
+        pool.wait(0.1)
+        assert len(said) == 1
+
+
+def test_addresses(store: Store, nano: Bundle) -> None:
+    def connect(address: str) -> None:
+        pool_of.RayPool(open_with_bundle, nano.path, store.out, address=address)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        port = taken.getsockname()[1]
+        with pytest.raises(BackendError, match=rf"^127.0.0.1:{port}: no Ray answers there \(.*refused\); `ray status`"):
+            connect(f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match=r"^ray://head:10001: .* run this on one of its nodes"):
+        connect("ray://head:10001")
+    with pytest.raises(BackendError, match=r"^nonsense: Invalid address format: nonsense$"):
+        connect("nonsense")
+
+
+def test_worker_and_node_are_lost(nano: Bundle, cluster: Any, store: Store, tmp_path: Path) -> None:
+    """A worker is killed and a node removed in the middle of an item; what is written is what one process writes."""
+    node = cluster.add_node(**NODE)
+    copy = shutil.copytree(nano.path, tmp_path / "bundle")
+    said: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
+    with pool_of.RayPool(
+        functools.partial(open_with_bundle, tmp_path), copy, store.out, address=cluster.address, tell=said.append
+    ) as pool:
+        assert signal.getsignal(signal.SIGTERM) is before
+        shutil.rmtree(copy)  # what the workers need is on its way
+        names = ["refuses", "waits-once", "kills-once", *(f"plain-{number}" for number in range(4))]
+        scheduler = Scheduler([draft(name) for name in names], pool, store, workers=2, attempts=2, report=said.append)
+
+        def show(tally: Tally) -> None:
+            # The item that waits does so on one of the nodes: when nothing else is to be done, that one goes.
+            if tally.done == len(names) - 2 and cluster.worker_nodes:
+                cluster.remove_node(node, allow_graceful=False)
+                (tmp_path / "go-on").touch()
+                if LONG:
+                    cluster.add_node(**NODE)
+
+        assert scheduler.run(show, lambda: False)
+    assert labels(store) == {
+        name: "".join(f"/videos/{name} {frame}\n" for frame in range(FRAMES)) for name in names if name != "refuses"
+    }
+    assert not list((store.out / ".tmp").glob("token*"))
+    [failure] = store.failures()
+    assert failure["reason"] == "/videos/refuses: cannot be read"
+    assert any("its process was killed" in line and "attempt 2 of 2 follows" in line for line in said), said
+    threads = {store.record(key).where for key in store.done()}
+    assert threads == {"threads 1, OMP 1, gpu None"}
+
+
+def test_versions_and_tokens_in_our_words() -> None:
+    from ray._private.utils import check_version_info
+
+    with pytest.raises(RuntimeError) as raised:
+        check_version_info({"ray_version": "2.50.1", "python_version": "3.11.2"}, "node 1")
+    here = f"Ray {ray.__version__}, Python {'.'.join(map(str, sys.version_info[:3]))}"
+    assert pool_of._refusal(raised.value) == (
+        f"the cluster runs Ray 2.50.1, Python 3.11.2, this process {here}: both must be the same, to the last number"
+    )
+    refused = ConnectionError("Failed to connect to Ray cluster at head:6379")
+    refused.__cause__ = ray.exceptions.AuthenticationError(
+        "RPC error: InvalidAuthToken: Authentication token is missing"
+    )
+    assert pool_of._refusal(refused).startswith(
+        "the cluster wants a token, which this process lacks or has wrong; set "
+    )
+
+
+def test_machine_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    pool_of._check_fits({"CPU": 4.0, "GPU": 0.0})
+    with pytest.raises(InputError, match=r"^--cpus-per-worker 8: this machine has 4$"):
+        pool_of._check_fits({"CPU": 8.0, "GPU": 0.0})
+    with pytest.raises(InputError, match=r"^--gpus-per-worker 0.5: this machine has 0$"):
+        pool_of._check_fits({"CPU": 1.0, "GPU": 0.5})
