@@ -21,6 +21,14 @@ SOURCES = (
     "udp://…) or 'gst:PIPELINE'"
 )
 """The help of SOURCE, whatever `open_source` opens."""
+GRID = {
+    "points_per_side": (int, "points in a row and in a column of the grid (default: 32)"),
+    "pred_iou_thresh": (float, "drop masks whose predicted IoU is not above N (default: 0.8)"),
+    "stability_score_thresh": (float, "drop masks whose stability is below N (default: 0.95)"),
+}
+"""The options of --auto: their types and help."""
+KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
+"""The arguments of VideoTracker that are options."""
 _MIN_IOU = 0.97
 
 
@@ -87,6 +95,36 @@ def add_range(parser: argparse.ArgumentParser) -> None:
         metavar="LO,HI",
         help="the values of images that become black and white; needed where they have more than 8 bits and use few of "
         "them, as from a thermal camera (--range=-10,40 if LO is below 0)",
+    )
+
+
+def add_auto(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
+    for name, (kind, text) in GRID.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"with --auto: {text}")
+
+
+def add_knobs(parser: argparse.ArgumentParser) -> None:
+    knobs = parser.add_argument_group("memory of the tracked objects, by default as in the model's own code")
+    knobs.add_argument(
+        "--min-confidence",
+        type=float,
+        default=0.0,
+        metavar="IOU",
+        help="do not memorise frames whose predicted IoU is below IOU (default: 0)",
+    )
+    knobs.add_argument(
+        "--memory-frames", type=int, metavar="N", help="recent frames to attend to (default: the model's 6)"
+    )
+    knobs.add_argument(
+        "--memory-stride", type=int, default=1, metavar="N", help="attend to every Nth recent frame (default: 1)"
+    )
+    knobs.add_argument(
+        "--track-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="track every Nth frame and repeat its result on the others (default: 1)",
     )
 
 

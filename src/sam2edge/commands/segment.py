@@ -29,12 +29,6 @@ if TYPE_CHECKING:
     from sam2edge.runtime.model.prompts import Prompt
     from sam2edge.types import Floats, Frame
 
-_GRID_OPTIONS = {
-    "points_per_side": (int, "points in a row and in a column of the grid (default: 32)"),
-    "pred_iou_thresh": (float, "drop masks whose predicted IoU is not above N (default: 0.8)"),
-    "stability_score_thresh": (float, "drop masks whose stability is below N (default: 0.95)"),
-}
-
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
@@ -77,9 +71,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     options.add_range(parser)
     add_prompts(parser)
     add_words(parser)
-    parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
-    for name, (kind, text) in _GRID_OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"with --auto: {text}")
+    options.add_auto(parser)
     parser.add_argument(
         "-o", "--output", type=file_path, metavar="DIR", required=True, help="write the images with the masks drawn"
     )
@@ -110,7 +102,7 @@ def _segment(args: argparse.Namespace) -> int:
         predictor = stack.enter_context(ImagePredictor(bundle, options.backend(args)))
         find: Callable[[Frame], list[_Segment]]
         if args.auto:
-            grid = {name: getattr(args, name) for name in _GRID_OPTIONS if getattr(args, name) is not None}
+            grid = {name: getattr(args, name) for name in options.GRID if getattr(args, name) is not None}
             generator = AutomaticMaskGenerator(
                 predictor, progress=lambda message, fraction: status.show(f"{place}, {message}"), **grid
             )
@@ -151,7 +143,7 @@ def _check(args: argparse.Namespace, prompts: Mapping[int, Prompt]) -> None:
             "--auto finds everything and takes no --point, --box, --mask or --words; give one or the other"
         )
     if not args.auto:
-        options.refuse_ignored(args, *_GRID_OPTIONS, without="--auto")
+        options.refuse_ignored(args, *options.GRID, without="--auto")
     options.check_bundle_first(args, "sam2edge segment BUNDLE IMAGE")
     options.check_outputs(files=(args.json,), directories=(args.output,))
 

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.options import (
+    KNOBS,
     SOURCES,
     add_backend,
     add_bundle,
+    add_knobs,
     add_range,
     backend,
     check_bundle_first,
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
     from sam2edge.runtime.video.tracker import VideoTracker
 
 _FPS_IF_UNKNOWN = 25.0
-_KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
 _WORD_OBJECTS = 16
 """Objects that words may find, beside those of the prompts."""
 _REPORTED = ("full", "late")
@@ -90,27 +91,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=file_path, metavar="FILE", help="write COCO masks and scores, a line per frame")
     parser.add_argument("--window", action="store_true", help="show the masks on the screen; q ends")
     add_backend(parser)
-    knobs = parser.add_argument_group("memory of the tracked objects, by default as in the model's own code")
-    knobs.add_argument(
-        "--min-confidence",
-        type=float,
-        default=0.0,
-        metavar="IOU",
-        help="do not memorise frames whose predicted IoU is below IOU (default: 0)",
-    )
-    knobs.add_argument(
-        "--memory-frames", type=int, metavar="N", help="recent frames to attend to (default: the model's 6)"
-    )
-    knobs.add_argument(
-        "--memory-stride", type=int, default=1, metavar="N", help="attend to every Nth recent frame (default: 1)"
-    )
-    knobs.add_argument(
-        "--track-every",
-        type=int,
-        default=1,
-        metavar="N",
-        help="track every Nth frame and repeat its result on the others (default: 1)",
-    )
+    add_knobs(parser)
     parser.set_defaults(verb=_track)
 
 
@@ -136,7 +117,7 @@ def _track(args: argparse.Namespace) -> int:
         sinks = [stack.enter_context(sink) for sink in _sinks(args, source, status.report)]
         search = stack.enter_context(open_search(args))
         bundle = search.bundle if search else args.bundle
-        knobs = {name: getattr(args, name) for name in _KNOBS}
+        knobs = {name: getattr(args, name) for name in KNOBS}
         ids = {given.object_id for given in prompts}
         max_objects = len(ids) + _WORD_OBJECTS * (search is not None)
         tracker = stack.enter_context(VideoTracker(bundle, backend(args), max_objects=max_objects, **knobs))

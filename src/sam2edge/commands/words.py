@@ -65,11 +65,11 @@ def check_words(args: argparse.Namespace) -> None:
     if args.words is None:
         refuse_ignored(args, *dependent, without="--words")
         return
-    if _is_file(args.words):
+    if is_file(args.words):
         if getattr(args, "not") is not None:
             raise InputError(f"--not: {args.words} has words of both kinds already; save it again with these")
     else:
-        _texts(args)
+        word_texts(args)
     if args.words_score is not None:
         checks.number("--words-score", args.words_score, 0, 1)
     if getattr(args, "words_every", None) is not None:
@@ -91,7 +91,7 @@ def open_search(args: argparse.Namespace) -> Iterator[Search | None]:
 
     bundle = Bundle.open(args.bundle)
     with WordDetector(bundle, backend(args)) as detector:
-        words = Words.load(args.words) if _is_file(args.words) else detector.words(*_texts(args))
+        words = Words.load(args.words) if is_file(args.words) else detector.words(*word_texts(args))
         yield Search(bundle, detector, words, SCORE if args.words_score is None else args.words_score)
 
 
@@ -115,11 +115,12 @@ def found_line(words: Sequence[str], found: Iterable[str]) -> str:
     return "found " + ", ".join(f"{counts[word]} × {word}" for word in words)
 
 
-def _is_file(words: str) -> bool:
+def is_file(words: str) -> bool:
+    """Return whether words are the name of a file that Words.save wrote."""
     return words.endswith(_FILE)
 
 
-def _texts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+def word_texts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Return the words that are wanted, and those that are not."""
     unwanted = getattr(args, "not")
     texts = split_words(args.words, "--words")

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,27 +113,29 @@ def _images(sources: Sequence[str]) -> Iterator[Draft]:
 
 def _searched(sources: Sequence[str]) -> Iterator[Draft]:
     for source in sources:
-        if path_kind(source) is PathKind.IMAGE or stands_for_images(source):
-            files = [Path(video) for video in _videos(source)]
-            videos = [file for file in files if path_kind(file) is PathKind.VIDEO]
+        if stands_for_images(source):
+            videos = _videos_in(_absolute(source))
             yield from (_draft("video", [str(video)]) for video in videos)
             if not videos or find_images([source])[0]:
                 yield from _images([source])
+        elif path_kind(source) is PathKind.IMAGE:
+            yield from _images([source])
         else:
             yield _draft("video", [str(_absolute(source))])
 
 
 def _videos(source: str | Path) -> list[Path]:
-    """Return the videos that a path stands for: itself, or those in a folder or of a pattern that has no images."""
+    """Return the videos that a path stands for: those in a folder or of a pattern that has no images, or itself."""
     path = _absolute(source)
     if not stands_for_images(path) or find_images([path])[0]:
         return [path]
-    if path.is_dir():
-        files: Iterable[Path] = path.iterdir()
-    else:
-        files = map(Path, glob.glob(str(path), recursive=True))
-    videos = [file for file in files if not is_hidden(file) and path_kind(file) is PathKind.VIDEO]
-    return sorted(videos, key=natural) or [path]
+    return _videos_in(path) or [path]
+
+
+def _videos_in(path: Path) -> list[Path]:
+    """Return the video files directly in a folder, or of a pattern."""
+    files = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    return sorted((file for file in files if not is_hidden(file) and path_kind(file) is PathKind.VIDEO), key=natural)
 
 
 def _absolute(source: str | Path) -> Path:

@@ -30,8 +30,8 @@ from sam2edge.closeable import Closeable
 from sam2edge.errors import InputError, MediaError
 from sam2edge.labelling.items import Record, whole_key
 
-RUN, LABELS = "run.json", "labels"
-_ITEMS, _FAILED, _TMP, _LOCK = "items", "failed", ".tmp", ".lock"
+RUN, LABELS, FAILURES = "run.json", "labels", "failed"
+_ITEMS, _TMP, _LOCK = "items", ".tmp", ".lock"
 _ABANDONED = 3600.0
 """Seconds after its last write from which a temporary folder is that of a killed worker."""
 
@@ -65,7 +65,7 @@ class Store(Closeable):
                 self._compare(run)
             else:
                 self._write(self.out / RUN, json.dumps(run, indent=1) + "\n")
-            for name in (LABELS, _ITEMS, _FAILED, _TMP):
+            for name in (LABELS, _ITEMS, FAILURES, _TMP):
                 (self.out / name).mkdir(exist_ok=True)
             self._sweep(_ABANDONED)
         except OSError as error:
@@ -90,7 +90,7 @@ class Store(Closeable):
 
     def failures(self) -> Iterator[dict[str, Any]]:
         """Yield what `fail` wrote, in the order of the keys."""
-        for file in sorted((self.out / _FAILED).glob("*.json")):
+        for file in sorted((self.out / FAILURES).glob("*.json")):
             yield json.loads(file.read_text(encoding="utf-8"))
 
     @contextlib.contextmanager
@@ -120,7 +120,7 @@ class Store(Closeable):
     def fail(self, key: str, sources: tuple[str, ...], reason: str, attempts: int) -> None:
         """Note that an item failed; a success takes the note away."""
         note = {"key": key, "sources": list(sources), "reason": reason, "attempts": attempts}
-        self._write(self.out / _FAILED / f"{key}.json", json.dumps(note, indent=1) + "\n")
+        self._write(self.out / FAILURES / f"{key}.json", json.dumps(note, indent=1) + "\n")
 
     def forget(self, key: str) -> None:
         """Remove an item, its record first, with all its files."""
@@ -206,7 +206,7 @@ class Store(Closeable):
             _sync(target)
         os.replace(record, self.out / _ITEMS / record.name)
         _sync(self.out / _ITEMS)
-        (self.out / _FAILED / record.name).unlink(missing_ok=True)
+        (self.out / FAILURES / record.name).unlink(missing_ok=True)
 
     def _write(self, path: Path, text: str) -> None:
         """Write a small file whole."""
