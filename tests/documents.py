@@ -23,7 +23,7 @@ VERBS = cli.parsers()[1]
 RUN = frozenset({"sam2edge", "python", "make"})
 NOT_RUN = frozenset(
     {".", "apt-get", "cp", "dmesg", "docker", "gst-launch-1.0", "install", "journalctl", "pip", "python3", "ssh",
-     "systemctl", "tail", "trtexec", "useradd"}
+     "systemctl", "tail", "tritonserver", "trtexec", "useradd"}
 )  # fmt: skip
 """Programs that need a network, root or another machine: only what they name is checked."""
 

@@ -33,6 +33,7 @@ SAYS = {
     "export": r"^wrote out/nano$",
     "inspect": r"^memory_attention ",
     "segment": r"^2 of 2 images, \d+ masks: out/photos$",
+    "triton": r"^wrote out/repository; serve it with: tritonserver ",
     "track": r"^(\d+ frames, |sam2edge: interrupted after \d+ frames)",
     "verify": r"^gate .* passed",
 }

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from sam2edge import Bundle, commands
+from sam2edge.serving import probe
 from tests.conftest import REPO
 
 DEPLOY = REPO / "deploy"
@@ -57,6 +58,27 @@ def test_dockerfile_installs_what_the_package_requires(file: Path) -> None:
     system = {"tensorrt"} if "l4t-jetpack" in file.read_text() else set()  # part of the image
     renamed = {"onnxruntime": "onnxruntime-gpu", "tensorrt": "tensorrt-cu12"}
     assert {renamed.get(name, name) for name in names - system} <= installed
+
+
+def test_the_triton_manifest() -> None:
+    """Its probes infer, frames have memory to pass through, and a pod may end in its own time."""
+    deployment, service = yaml.safe_load_all((DEPLOY / "triton.yaml").read_text())
+    pod = deployment["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[name]["exec"]["command"] == ["python3", "-m", probe.__name__]
+        assert container[name]["timeoutSeconds"] > probe.SECONDS
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+    assert mounts["/dev/shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    [repository] = [word.partition("=")[2] for word in container["args"] if word.startswith("--model-repository=")]
+    assert repository in mounts
+    [patience] = [word.partition("=")[2] for word in container["args"] if word.startswith("--exit-timeout-secs=")]
+    assert int(patience) < pod["spec"]["terminationGracePeriodSeconds"]
+    assert set(container["resources"]["limits"]) == {"memory", "nvidia.com/gpu"}
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert {port["targetPort"] for port in service["spec"]["ports"]} == {port["name"] for port in container["ports"]}
+    assert f"-t {container['image']} " in (DEPLOY / "triton.Dockerfile").read_text()
 
 
 def environment(**changes: object) -> dict[str, str]:

@@ -40,17 +40,24 @@ class Stream:
     """A stream of requests for one sequence, on a connection of its own."""
 
     def __init__(self, address: str, sequence: int | str, wanted: Sequence[str] = ALL) -> None:
-        self._client, self._sequence, self._wanted = triton.InferenceServerClient(address), sequence, wanted
+        self._client, self.sequence, self._wanted = triton.InferenceServerClient(address), sequence, wanted
         self._answers: queue.Queue[Any] = queue.Queue()
         self._client.start_stream(callback=lambda result, error: self._answers.put(error or result))
 
-    def send(self, *, start: bool = False, end: bool = False, **given: np.ndarray | bytes | str) -> None:
+    def send(
+        self,
+        carrier: Sequence[triton.InferInput] = (),
+        *,
+        start: bool = False,
+        end: bool = False,
+        **given: np.ndarray | bytes | str,
+    ) -> None:
         """Send a request without waiting for its answer."""
         self._client.async_stream_infer(
             "sam2_video",
-            inputs(**given),
+            [*carrier, *inputs(**given)],
             outputs=outputs(self._wanted),
-            sequence_id=self._sequence,
+            sequence_id=self.sequence,
             sequence_start=start,
             sequence_end=end,
         )

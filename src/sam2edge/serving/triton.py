@@ -136,7 +136,8 @@ class _Server(ABC):
             self._settings = Settings.from_config(json.loads(args["model_config"]))
             bundle = Bundle.open(Path(args["model_repository"]) / args["model_version"] / BUNDLE)
             self._model = bundle.model
-            self._open(bundle, open_backend(self._settings.backend, threads=self._settings.threads))
+            gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
+            self._open(bundle, open_backend(self._settings.backend, threads=self._settings.threads, gpu=gpu))
         except Sam2EdgeError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._turn = threading.Lock()

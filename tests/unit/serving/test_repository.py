@@ -16,6 +16,7 @@ from sam2edge.bundle.engines import default_directory
 from sam2edge.errors import InputError
 from sam2edge.serving.repository import Settings, write_repository
 from sam2edge.serving.tensors import INPUTS, OUTPUTS, VIDEO_OUTPUTS
+from tests.conftest import REPO
 
 
 def triton(*words: object) -> int:
@@ -60,6 +61,17 @@ def test_both_models_share_one_copy_where_links_are_possible(
         for graph in GRAPHS:
             assert (one / f"{graph}.onnx").samefile(other / f"{graph}.onnx") == linked
             assert not (one / f"{graph}.onnx").samefile(nano.graph_path(graph))
+
+
+def test_the_page_lists_the_tensors() -> None:
+    page = (REPO / "docs" / "how-to" / "serve.md").read_text()
+    documented = re.findall(r"^\| ([→←]) `(\w+)` \| (\w+) (\[.*\]) \| (.*) \|$", page, re.MULTILINE)
+    tensors = [("→", INPUTS), ("←", OUTPUTS), ("←", VIDEO_OUTPUTS)]
+    assert documented == [
+        (arrow, name, tensor.dtype, str(list(tensor.shape)), tensor.text)
+        for arrow, side in tensors
+        for name, tensor in side.items()
+    ]
 
 
 def test_settings_come_back_from_the_configuration(nano: Bundle, tmp_path: Path) -> None:

@@ -1,0 +1,294 @@
+"""A real tritonserver with the models of `sam2edge triton`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from sam2edge import Bundle
+from tests.conftest import REPO
+from tests.helpers import BALL, BLOCK, STAR, Frames, clip_frames
+from tests.serving.conftest import SETTINGS
+from tests.serving.server import ENVIRONMENT, PACKAGES, Server, environment
+
+sys.path.append(str(PACKAGES))  # for tritonclient alone: whatever else is needed comes from .venv
+client = pytest.importorskip("tests.serving.client", exc_type=ImportError, reason="tritonclient is not installed")
+
+COUNT = 16
+FLEET = os.environ.get("SAM2EDGE_FLEET") == "1"
+BOXES = json.dumps([{"object": 1, "box": BALL}, {"object": 2, "box": BLOCK}])
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    return clip_frames(COUNT)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent(server: Server, frames: Frames) -> Iterator[Any]:
+    """A stream that says nothing after its first frame, which the other tests do not wait for."""
+    stream = client.Stream(server.grpc, "silent")
+    stream.ask(start=True, FRAME=frames[0])
+    yield stream, time.monotonic()
+    stream.close()
+
+
+@pytest.fixture
+def stream(server: Server, frames: Frames, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A live stream of one frame with two objects."""
+    stream = client.Stream(server.grpc, request.node.name)
+    stream.ask(start=True, FRAME=frames[0], PROMPTS=BOXES)
+    yield stream
+    stream.send(end=True)
+    stream.receive()
+    stream.close()
+
+
+def png(frame: Frames) -> bytes:
+    return cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
+
+
+def expected(bundle: Bundle, folder: Path, frames: Frames, prompts: str) -> list[list[Any]]:
+    np.save(folder / "frames.npy", frames)
+    command = [ENVIRONMENT / "bin" / "python", Path(__file__).with_name("reference.py"), bundle.path]
+    given = (folder / "frames.npy", prompts, SETTINGS.threads)
+    path = {"PYTHONPATH": str(REPO / "src")}
+    done = subprocess.run(
+        [*map(str, (*command, *given))],
+        env={**environment(), **path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_two_streams_at_once_equal_trackers(server: Server, nano: Bundle, frames: Frames, tmp_path: Path) -> None:
+    """One sends pixels, ahead of the answers; one sends files, and waits for each answer."""
+    star = json.dumps({"object": 7, "box": STAR})
+
+    def run_ahead() -> list[dict[str, Any]]:
+        stream = client.Stream(server.grpc, 1)
+        for number, frame in enumerate(frames):
+            first = {"start": True, "PROMPTS": BOXES} if not number else {}
+            stream.send(FRAME=frame, end=number == COUNT - 1, **first)
+        answers = [stream.receive() for _ in frames]
+        stream.close()
+        return answers
+
+    def run_in_step() -> list[dict[str, Any]]:
+        stream = client.Stream(server.grpc, "two")
+        answers = [stream.ask(start=True, ENCODED=png(frames[0]), PROMPTS=star)]
+        answers += [stream.ask(ENCODED=png(frame)) for frame in frames[1:]]
+        stream.ask(end=True)
+        stream.close()
+        return answers
+
+    with ThreadPoolExecutor() as threads:
+        running = [threads.submit(run) for run in (run_ahead, run_in_step)]
+        streams = [future.result() for future in running]
+    for answers, prompts in zip(streams, (BOXES, star), strict=True):
+        assert [int(answer["FRAME_INDEX"][0]) for answer in answers] == list(range(COUNT))
+        got = [
+            [answer["RLE"], answer["IOUS"].tolist(), answer["OBJECT_SCORES"].tolist(), answer["STATES"]]
+            for answer in answers
+        ]
+        assert got == expected(nano, tmp_path, frames, prompts)
+
+
+BAD = {
+    "wrong dtype": ({"FRAME": np.zeros((240, 320, 3), np.float32)}, "'FRAME' data-type is 'FP32', but .* 'UINT8'"),
+    "wrong shape": ({"FRAME": np.zeros((3, 240, 320), np.uint8)}, r"unexpected shape .* Expected \[-1,-1,3\]"),
+    "two texts": ({"PROMPTS": np.array(["{}", "{}"], np.object_)}, r"unexpected shape .* 'PROMPTS'"),
+    "both": ({"FRAME": np.zeros((240, 320, 3), np.uint8), "ENCODED": b"x"}, "got both FRAME and ENCODED"),
+    "neither": ({}, "got neither FRAME nor ENCODED"),
+    "broken JPEG": ({"ENCODED": b"\xff\xd8\xff\xe0"}, "ENCODED: no image that OpenCV can read"),
+    "another size": ({"FRAME": np.zeros((90, 100, 3), np.uint8)}, "frame size changed from 320×240 to 100×90"),
+    "bad prompts": ({"PROMPTS": '{"object": 1, "box": [0, 0, 900, 900]}'}, "PROMPTS, line 1: box .* reaches outside"),
+    "unknown object": ({"PROMPTS": '{"object": 9, "remove": true}'}, "PROMPTS, line 1: object 9 is not tracked"),
+    "too many objects": ({"PROMPTS": json.dumps([{"box": BALL}, {"box": STAR}])}, "3 objects are tracked already"),
+}
+
+
+def test_errors_reach_the_client_and_change_nothing(stream: Any, frames: Frames) -> None:
+    for inputs, message in BAD.values():
+        with pytest.raises(client.InferenceServerException, match=message):
+            stream.ask(**inputs)
+    answer = stream.ask(FRAME=frames[1])
+    assert answer["FRAME_INDEX"] == 1
+    assert answer["IDS"].tolist() == [1, 2]
+
+
+def test_a_stream_without_start(server: Server, frames: Frames) -> None:
+    stream = client.Stream(server.grpc, "unknown")
+    with pytest.raises(client.InferenceServerException, match="must specify the START flag on the first request"):
+        stream.ask(FRAME=frames[0])
+    stream.close()
+
+
+def test_streams_beyond_the_limit_are_refused_at_once(server: Server, frames: Frames) -> None:
+    """Without waiting in Triton, as they would beyond its own limit; the silent one is one of the three."""
+    streams = [client.Stream(server.grpc, f"limit {number}") for number in range(SETTINGS.streams + 1)]
+    for stream in streams[:-2]:
+        stream.ask(start=True, FRAME=frames[0])
+    streams[-2].send(start=True, FRAME=frames[0])  # refused, unless the silent one has been given up
+    with pytest.raises(client.InferenceServerException, match=r"^3 streams are live, as many as this instance takes: "):
+        streams[-1].ask(start=True, FRAME=frames[0])
+    for stream in streams[:-2]:
+        stream.ask(end=True)
+    streams[-1].ask(start=True, end=True, FRAME=frames[0])
+    for stream in streams:
+        stream.close()
+
+
+def test_requests_without_a_stream(server: Server, frames: Frames) -> None:
+    """Each by itself, by gRPC and HTTP, with the status codes that clients and proxies go by."""
+    grpc = client.triton.InferenceServerClient(server.grpc)
+    answer = client.values(grpc.infer("sam2_image", client.inputs(ENCODED=png(frames[0]), PROMPTS=BOXES)))
+    assert sorted(answer) == ["BITS", "BOXES", "IDS", "IOUS", "RLE", "SIZE"]  # all, since none was named
+    assert answer["IDS"].tolist() == [1, 2]
+    with pytest.raises(client.InferenceServerException, match="got no PROMPTS") as caught:
+        grpc.infer("sam2_image", client.inputs(FRAME=frames[0]))
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    parameters = {"everything": True, "points_per_side": 2, "stability_score_thresh": 0.5}
+    everything = client.values(grpc.infer("sam2_image", client.inputs(FRAME=frames[0]), parameters=parameters))
+    assert everything["BITS"].shape[0] == len(everything["IDS"])
+    grpc.close()
+    body = {"inputs": [{"name": "FRAME", "shape": [1, 1, 3], "datatype": "UINT8", "data": [0, 0, 0]}]}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{server.http}/v2/models/sam2_image/infer", json.dumps(body).encode())
+    assert refused.value.code == 400
+    assert "got no PROMPTS" in json.load(refused.value)["error"]
+
+
+@pytest.mark.parametrize("shared", [(), ("shared",)], ids=["jpeg", "shared memory"])
+def test_sample(server: Server, frames: Frames, tmp_path: Path, shared: tuple[str, ...]) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (320, 240))
+    for frame in frames[:6]:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    command = [
+        sys.executable,
+        REPO / "samples" / "triton_client.py",
+        tmp_path / "clip.mp4",
+        BOXES,
+        server.grpc,
+        *shared,
+    ]
+    path = {**os.environ, "PYTHONPATH": str(PACKAGES)}
+    done = subprocess.run(list(map(str, command)), env=path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^\[(\d+)\] \[1, 2\] \[b'visible', b'visible'\] ", done.stdout, re.MULTILINE) == list("012345")
+    assert not list(Path("/dev/shm").glob("sam2-*"))
+
+
+def stubs(server: Server, model: str) -> set[int]:
+    """Return the ids of a model's processes."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, status = (folder / "cmdline").read_bytes(), (folder / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+        is_model = b"python_backend_stub" in command and model.encode() in command
+        if is_model and f"PPid:\t{server.process.pid}\n" in status:
+            found.add(int(folder.name))
+    return found
+
+
+def memory(process: int) -> float:
+    """Return the MiB that a process holds."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1024
+
+
+def begins(stream: Any, frame: Frames) -> bool:
+    """Tell whether a stream is not refused for being one too many."""
+    try:
+        stream.ask(start=True, FRAME=frame, PROMPTS=BOXES)
+    except client.InferenceServerException as error:
+        if "streams are live" not in error.message():
+            raise
+        return False
+    return True
+
+
+def test_memory_is_flat_over_streams_in_turn(server: Server, frames: Frames) -> None:
+    """Those that end, and some that do not, and are given up."""
+    count = 240 if FLEET else 36
+    stream = client.Stream(server.grpc, "", wanted=("IDS",))
+    [process] = stubs(server, "sam2_video")
+    held = []
+    for number in range(count):
+        stream.sequence = f"turn {number}"
+        while not begins(stream, frames[0]):  # because forgotten ones are in the way until they are given up
+            pass
+        stream.ask(FRAME=frames[1], end=number % 18 > 0)
+        held.append(memory(process))
+    stream.close()
+    print("MiB", [round(mib, 1) for mib in held])
+    assert max(held[count // 2 :]) - held[count // 3] < 4
+
+
+def test_a_silent_stream_is_given_up(silent: Any, frames: Frames) -> None:
+    stream, began = silent
+    time.sleep(max(0.0, began + SETTINGS.idle + 0.1 - time.monotonic()))  # what the other tests have not used of it
+    with pytest.raises(client.InferenceServerException, match="must specify the START flag on the first request"):
+        stream.ask(FRAME=frames[1])
+    answer = stream.ask(start=True, end=True, FRAME=frames[0])
+    assert answer["FRAME_INDEX"] == 0
+
+
+def test_a_reloaded_model_knows_no_stream(server: Server, frames: Frames) -> None:
+    stream = client.Stream(server.grpc, "reload")
+    stream.ask(start=True, FRAME=frames[0])
+    control = client.triton.InferenceServerClient(server.grpc)
+    before = stubs(server, "sam2_video")
+    control.unload_model("sam2_video")
+    control.load_model("sam2_video")
+    assert stubs(server, "sam2_video") - before
+    with pytest.raises(client.InferenceServerException, match="must specify the START flag on the first request"):
+        stream.ask(FRAME=frames[1])
+    stream.ask(start=True, end=True, FRAME=frames[0])
+    control.close()
+    stream.close()
+
+
+def probe(server: Server) -> subprocess.CompletedProcess[str]:
+    """Run the probe of the Kubernetes manifest, with the server's Python and this server's address."""
+    manifest = next(part for part in yaml.safe_load_all((REPO / "deploy" / "triton.yaml").read_text()) if part)
+    command = manifest["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
+    assert command[0] == "python3"
+    path = {**environment(), "PYTHONPATH": str(REPO / "src")}
+    return subprocess.run([*command, server.http], env=path, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_probe_notices_a_model_whose_process_has_died(server: Server) -> None:
+    """Which Triton goes on to call ready. The last test: such a model stays dead."""
+    done = probe(server)
+    assert (done.returncode, done.stderr) == (0, "")
+    for process in stubs(server, "sam2_video"):
+        os.kill(process, signal.SIGKILL)
+    done = probe(server)
+    assert done.returncode == 1
+    assert re.match(r"sam2_video at 127\.0\.0\.1:\d+: ", done.stderr)
+    control = client.triton.InferenceServerClient(server.grpc)
+    assert control.is_model_ready("sam2_video")
+    control.close()
