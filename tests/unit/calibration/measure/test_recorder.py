@@ -98,7 +98,7 @@ def test_nothing_is_counted_twice(nano: Bundle) -> None:
         (kind, name)
         for kind in (Backend, GraphRunner)
         for name, value in vars(kind).items()
-        if isinstance(value, FunctionType) and name not in ("open", "new_stream", "fence")
+        if isinstance(value, FunctionType) and name not in ("open", "new_stream", "for_user", "fence")
     ],
 )
 def test_every_method_is_passed_on(kind: type, method: str) -> None:
@@ -129,9 +129,9 @@ def test_waiting_at_a_fence_is_timed() -> None:
     assert recorder.take().keys() == {WAITING}
 
 
-def test_work_on_another_stream_is_timed_too() -> None:
+def test_work_on_another_stream_or_of_another_user_is_timed_too() -> None:
     recorder = Recorder("onnx")
-    assert recorder.new_stream() is recorder
+    assert recorder.new_stream() is recorder.for_user() is recorder
 
 
 def test_all_outputs_of_a_recorded_run_are_kept() -> None:
