@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sam2edge.errors import MediaError, PromptError
+from sam2edge.errors import MediaError, ObjectIdError, PromptError
 from sam2edge.files import replacing_file, user_path
 from sam2edge.types import Bools
 
@@ -83,10 +83,21 @@ def read_labels(path: Path) -> Labels:
     return _labels(path, _read(path))
 
 
-def encode_labels(labels: LabelImage) -> bytes:
-    """Return object ids [H,W] as a grey PNG that says that its values are ids, so that `read_masks` need not guess."""
+def encode_labels(labels: LabelImage, *, indexed: bool = False) -> bytes:
+    """Return object ids [H,W] as a PNG that says that its values are ids, so that `read_masks` need not guess.
+
+    The PNG is grey, or `indexed`: with DAVIS's palette, in which programs show each object in a colour of its own and
+    read the same values. ObjectIdError: it has no colour for an id above 255.
+    """
+    if indexed and labels.dtype != np.uint8:
+        raise ObjectIdError(f"object id {labels.max()} is no index into a palette: use ids from 1 to 255")
     png = cv2.imencode(".png", labels)[1].tobytes()
-    return png[:_IHDR_END] + _chunk(b"tEXt", _MARK) + png[_IHDR_END:]
+    head, rest = png[:_IHDR_END], png[_IHDR_END:]
+    if indexed:  # both kinds store pixels alike (PNG specification, 11.2)
+        content = head[16:-4]
+        head = _SIGNATURE + _chunk(b"IHDR", content[:9] + bytes([_PALETTE]) + content[10:])
+        rest = _chunk(b"PLTE", _davis_palette()) + rest
+    return head + _chunk(b"tEXt", _MARK) + rest
 
 
 def write_labels(path: Path, labels: LabelImage) -> None:
@@ -201,6 +212,18 @@ def _without_palette(data: bytes) -> tuple[int, int, bytes]:
         if name in (b"IHDR", b"IDAT", b"IEND"):
             chunks.append(_chunk(name, content))
     return depth, kind, b"".join(chunks)
+
+
+def _davis_palette() -> bytes:
+    """Return the colours of DAVIS and PASCAL VOC, 256×RGB: the bits of an id, lowest first, fill a colour's from above.
+
+    Source: VOCdevkit, VOClabelcolormap.m.
+    """
+    ids = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((ids >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours.tobytes()
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -73,6 +73,12 @@ def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     return mask
 
 
+def area(rle: Mapping[str, Any]) -> int:
+    """Return how many pixels the mask of run lengths has; InputError if they are damaged."""
+    height, width = rle["size"]
+    return int(_runs(height, width, rle["counts"])[1::2].sum())
+
+
 def _runs(height: int, width: int, counts: str | bytes) -> npt.NDArray[np.int64]:
     """Return the lengths of the runs of zeros and ones in turn."""
     runs = _unpack(counts)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2edge.errors import MediaError, PromptError
+from sam2edge.errors import MediaError, ObjectIdError, PromptError
 from sam2edge.runtime.media.mask_files import encode_labels, read_labels, read_masks
 from tests.helpers import box_mask, write_palette
 
@@ -91,6 +91,23 @@ def test_what_we_write_is_what_we_read(tmp_path, ids):
         np.testing.assert_array_equal(mask, labels == object_id)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED), labels)
     assert list(read_masks(tmp_path / "a.png", wanted=ids[1])) == [ids[1]]
+
+
+def test_indexed_images_have_the_colours_of_davis(tmp_path):
+    labels = np.zeros((6, 300), np.uint8)
+    labels[2:4] = np.arange(300) % 256
+    (tmp_path / "a.png").write_bytes(encode_labels(labels, indexed=True))
+    image = Image.open(tmp_path / "a.png")
+    assert image.mode == "P"
+    np.testing.assert_array_equal(image, labels)
+    colours = np.reshape(image.getpalette(), (256, 3))
+    assert colours[[0, 1, 2, 3, 8, 22, 255]].tolist() == [
+        *([0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0], [0, 192, 128], [224, 224, 192])
+    ]
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), labels)
+    assert read_masks(tmp_path / "a.png").keys() == set(range(1, 256))
+    with pytest.raises(ObjectIdError, match="300 is no index into a palette"):
+        encode_labels(np.full((4, 4), 300, np.uint16), indexed=True)
 
 
 def test_label_images_of_others(tmp_path):

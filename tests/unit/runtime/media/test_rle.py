@@ -42,6 +42,7 @@ def test_same_bytes_as_pycocotools_and_back(mask):
         decoded = rle.decode({**encoded, "counts": counts})
         assert decoded.dtype == np.bool_
         assert np.array_equal(decoded, mask)
+    assert rle.area(encoded) == np.count_nonzero(mask)
     runs = rle.encode_uncompressed(mask)
     assert runs["size"] == list(mask.shape)
     assert sum(runs["counts"]) == mask.size
