@@ -49,7 +49,7 @@ def sam2edge_arguments(command: Command) -> tuple[str, ...]:
     """Return the arguments of sam2edge, also of one that runs in a container."""
     if command.program == "sam2edge":
         return command.words[1:]
-    if command.words[:2] == ("docker", "run"):
+    if command.words[:2] == ("docker", "run") and "sam2edge" in command.words:
         return command.words[command.words.index("sam2edge") + 1 :]
     return ()
 
