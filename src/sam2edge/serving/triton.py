@@ -15,28 +15,26 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from sam2edge.bundle import Bundle, Model
+from sam2edge.bundle import Bundle
 from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError, Sam2EdgeError, StreamError
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
 from sam2edge.runtime.image.predictor import ImagePredictor
-from sam2edge.runtime.media.image_files import decode_image
 from sam2edge.runtime.media.packed import PackedMask
-from sam2edge.runtime.media.prompt_files import PromptLine, parse_prompts, schedule
+from sam2edge.runtime.media.prompt_files import PromptLine
 from sam2edge.runtime.model.prompts import EncodedPrompt
-from sam2edge.runtime.model.resize import check_frame
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.tracker import VideoTracker
 from sam2edge.serving.repository import BUNDLE, Settings
+from sam2edge.serving.requests import Request
 from sam2edge.serving.streams import Stream, Streams
-from sam2edge.serving.tensors import INPUTS, Found
+from sam2edge.serving.tensors import Found
 from sam2edge.types import Frame
 
 _AHEAD = 2
@@ -50,80 +48,6 @@ _WORDS = {
     " (a predictor also takes normalize_coords=False)": "",
 }
 """What errors say to a Python program, and what to say to a client."""
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What a request holds, copied, since its tensors go when the model has taken it.
-
-    Attributes:
-        stream: Its id, 0 for a request without one.
-        start: Whether it is the stream's first.
-        end: Whether it is the stream's last.
-        inputs: By name.
-        wanted: Names of the outputs that were asked for.
-        parameters: Whatever else the client said.
-    """
-
-    stream: Hashable
-    start: bool
-    end: bool
-    inputs: Mapping[str, Any]
-    wanted: frozenset[str]
-    parameters: Mapping[str, Any]
-
-    @staticmethod
-    def read(request: Any) -> Request:
-        """Read one of Triton's requests."""
-        inputs = {}
-        for name in INPUTS:
-            tensor = pb_utils.get_input_tensor_by_name(request, name)
-            if tensor is not None:
-                values = tensor.as_numpy()
-                inputs[name] = values[0] if values.dtype == np.object_ else values.copy()
-        flags = request.flags()
-        return Request(
-            request.correlation_id(),
-            bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START),
-            bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END),
-            inputs,
-            frozenset(request.requested_output_names()),
-            json.loads(request.parameters() or "{}"),
-        )
-
-    def pixels(self) -> Frame | None:
-        """Return the frame, decoded; None without one. FrameError or MediaError if it is none."""
-        if "FRAME" in self.inputs and "ENCODED" in self.inputs:
-            raise FrameError("got both FRAME and ENCODED; give one of them")
-        if "ENCODED" in self.inputs:
-            return decode_image(np.frombuffer(self.inputs["ENCODED"], np.uint8), "ENCODED")
-        return check_frame(self.inputs["FRAME"], what="FRAME") if "FRAME" in self.inputs else None
-
-    def prompts(self, frame: int, size: tuple[int, int], known: Sequence[int], model: Model) -> list[PromptLine]:
-        """Return the prompts, numbered and checked, removals first.
-
-        Args:
-            frame: Number of the frame that they come with.
-            size: (H,W) of it.
-            known: The objects that are tracked already.
-            model: The model that they are for.
-
-        Raises:
-            InputError: One of them is wrong.
-        """
-        lines = parse_prompts(self.inputs.get("PROMPTS", b""), "PROMPTS", frame)
-        for line in lines:
-            if line.frame != frame:
-                raise PromptError(
-                    f"{line.origin}: is for frame {line.frame} but came with frame {frame}; send it with its frame, "
-                    "and leave the number out"
-                )
-        lines = schedule(sorted(lines, key=lambda line: not line.remove), known)
-        for line in lines:
-            line.check(size)
-            if line.mask is not None:  # which may be too small for the model
-                line.prompt.encode(size, model)
-        return lines
 
 
 class _Server(ABC):
@@ -259,13 +183,13 @@ class VideoModel(_Server):
         if stream is None:
             stream = self._streams.begin(request.stream, only_request=request.end)
         try:
-            stream.result = _advance(stream, frame, lines)
-        except Sam2EdgeError:
+            result = _advance(stream, frame, lines)
+        except Exception:
             if request.start:
                 self._streams.end(request.stream)
             raise
         stream.used = time.monotonic()
-        return Found.on_frame(stream.result)
+        return Found.on_frame(result)
 
     def _check_room(self, lines: Sequence[PromptLine], known: Collection[int]) -> None:
         tracked = set(known)
@@ -282,9 +206,13 @@ class VideoModel(_Server):
 
 
 def _advance(stream: Stream, frame: Frame | None, lines: Sequence[PromptLine]) -> FrameResult:
-    """Track a frame, if there is one, remove and prompt objects, and return the result."""
-    tracker = stream.tracker
-    result = stream.result if frame is None else tracker.track(frame)
+    """Track a frame, if there is one, remove and prompt objects, and return the stream's new result.
+
+    The result is kept after each step, so that it is the tracker's also after a step that fails.
+    """
+    tracker, result = stream.tracker, stream.result
+    if frame is not None:
+        result = stream.result = tracker.track(frame)
     assert result is not None
     for line in lines:
         if line.remove:
@@ -292,6 +220,7 @@ def _advance(stream: Stream, frame: Frame | None, lines: Sequence[PromptLine]) -
             result = result.without(line.object_id)
         else:
             result = tracker.prompt(line.object_id, **line.prompt.arguments)
+        stream.result = result
     return result
 
 

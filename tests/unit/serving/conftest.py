@@ -36,7 +36,7 @@ def open_model(repository: Path) -> Iterator[Open]:
 
         opened = []
 
-        def open_one(name: str = "sam2_video", **changes: Any) -> Any:
+        def open_one(name: str = "sam2_video", gpu: str = "", **changes: Any) -> Any:
             parameters = dataclasses.replace(SETTINGS, **changes).parameters()
             config = {"parameters": {key: {"string_value": value} for key, value in parameters.items()}}
             model = {"sam2_video": triton.VideoModel, "sam2_image": triton.ImageModel}[name]()
@@ -45,8 +45,8 @@ def open_model(repository: Path) -> Iterator[Open]:
                     "model_config": json.dumps(config),
                     "model_repository": str(repository / name),
                     "model_version": "1",
-                    "model_instance_kind": "CPU",
-                    "model_instance_device_id": "0",
+                    "model_instance_kind": "GPU" if gpu else "CPU",
+                    "model_instance_device_id": gpu or "0",
                 }
             )
             opened.append(model)

@@ -232,6 +232,20 @@ def test_an_error_of_the_backend_leaves_no_half_stream(
     assert len(video._streams) == 0
 
 
+def test_what_was_done_before_an_error_of_the_backend_is_kept(
+    video: Any, stream: str, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BackendError("the GPU is on fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoTracker, "prompt", fail)
+        with pytest.raises(Refused, match=r"^the GPU is on fire$"):
+            ask(video, stream, FRAME=frames[1], PROMPTS=b'{"object": 2, "points": [[250, 60]]}')
+    answer = ask(video, stream, wanted=("FRAME_INDEX", "IDS"), PROMPTS=b'{"object": 2, "remove": true}')
+    assert (answer["FRAME_INDEX"].tolist(), answer["IDS"].tolist()) == ([1], [1])
+
+
 def test_whatever_goes_wrong_is_answered_and_logged(
     video: Any, stream: str, frames: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,11 +262,11 @@ class Held:
     """A decoder that waits for one image until it is let go, and counts how many are decoded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, held: bytes) -> None:
-        from sam2edge.serving import triton
+        from sam2edge.serving import requests
 
         self.go, self.count, self._held = threading.Event(), 0, np.frombuffer(held, np.uint8)
-        self._decode = triton.decode_image
-        monkeypatch.setattr(triton, "decode_image", self)
+        self._decode = requests.decode_image
+        monkeypatch.setattr(requests, "decode_image", self)
 
     def __call__(self, data: np.ndarray, name: str) -> np.ndarray:
         self.count += 1
@@ -374,6 +388,21 @@ def test_numpy_2_in_an_old_server_is_named(open_model: Open, monkeypatch: pytest
     monkeypatch.setattr(fake_triton.Tensor, "from_dlpack", staticmethod(garbled))
     with pytest.raises(fake_triton.TritonModelException, match=r"install 'numpy<2' .* or take Triton 24\.12 or newer"):
         open_model()
+
+
+def test_an_instance_runs_on_its_gpu(open_model: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton sets no CUDA_VISIBLE_DEVICES, but says which GPU an instance is for."""
+    asked = []
+
+    def open_backend(name: str, **given: object) -> None:
+        asked.append((name, given))
+        raise BackendError("there is no GPU")
+
+    monkeypatch.setattr("sam2edge.serving.triton.open_backend", open_backend)
+    for gpu in ("0", "3"):
+        with pytest.raises(fake_triton.TritonModelException, match=r"^there is no GPU$"):
+            open_model(gpu=gpu, backend="onnx-cuda", threads=None)
+    assert asked == [("onnx-cuda", {"threads": None, "gpu": gpu}) for gpu in (0, 3)]
 
 
 def test_a_model_without_its_bundle_does_not_start(open_model: Open, monkeypatch: pytest.MonkeyPatch) -> None:
