@@ -17,7 +17,20 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from sam2edge import __version__, commands
-from sam2edge.commands import bench, build, calibrate, doctor, export, inspect, segment, track, triton, ui, verify
+from sam2edge.commands import (
+    bench,
+    build,
+    calibrate,
+    doctor,
+    export,
+    inspect,
+    label,
+    segment,
+    track,
+    triton,
+    ui,
+    verify,
+)
 from sam2edge.commands.prompts import join_coordinates
 from sam2edge.errors import GateError, Sam2EdgeError
 
@@ -28,6 +41,7 @@ VERBS = {
     "inspect": (inspect, "show what is in a bundle"),
     "track": (track, "track objects through a video"),
     "segment": (segment, "segment images: what is prompted, or everything"),
+    "label": (label, "label many videos and images, with several workers"),
     "ui": (ui, "click objects and follow them on a web page"),
     "triton": (triton, "write a model repository for NVIDIA Triton"),
     "verify": (verify, "compare graphs with PyTorch, or with each other, on a clip"),
@@ -75,6 +89,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args, unknown = top.parse_known_args(join_coordinates(words))
     if unknown:
         hint = "; coordinates are written with commas: --point X,Y,LABEL" if unknown[0].isdecimal() else ""
+        if getattr(args, "sources", None) == [] and not unknown[0].startswith("-"):
+            hint = "; name the sources right after the bundle"
         verbs[args.name].error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args
 

@@ -251,13 +251,12 @@ def _written(path: Path) -> float:
         return 0.0
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return nested objects as one, with names as settings.format."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {
-        key: item for inner, each in value.items() for key, item in _flat(each, f"{name}.{inner}".lstrip(".")).items()
-    }
+def _flat(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested objects as one; no two have a field of the same name."""
+    flat = {}
+    for name, value in run.items():
+        flat.update(_flat(value) if isinstance(value, dict) else {name: value})
+    return flat
 
 
 def _shown(value: Any) -> str:

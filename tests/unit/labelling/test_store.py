@@ -159,8 +159,8 @@ def test_same_run_goes_on(store):
     ("run", "difference"),
     [
         ({**RUN, "bundle": "def"}, 'bundle "abc" (now "def")'),
-        ({**RUN, "settings": {"format": "parquet", "words": ["cup"]}}, 'settings.format "jsonl" (now "parquet")'),
-        ({"bundle": "abc", "settings": {"words": ["cup"]}}, 'settings.format "jsonl" (now null)'),
+        ({**RUN, "settings": {"format": "parquet", "words": ["cup"]}}, 'format "jsonl" (now "parquet")'),
+        ({"bundle": "abc", "settings": {"words": ["cup"]}}, 'format "jsonl" (now null)'),
     ],
 )
 def test_other_run(store, run, difference):

@@ -1,0 +1,303 @@
+"""`sam2edge label`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam2edge.commands import FAILED, INTERRUPTED
+from sam2edge.commands.console import StatusLine
+from sam2edge.commands.options import (
+    GRID,
+    KNOBS,
+    add_auto,
+    add_bundle,
+    add_knobs,
+    add_range,
+    check_bundle_first,
+    file_path,
+    refuse_ignored,
+)
+from sam2edge.commands.track import stop_on_signal
+from sam2edge.commands.words import add_words, check_words, is_file, word_texts
+from sam2edge.errors import InputError, PromptError
+from sam2edge.files import sha256, user_path
+from sam2edge.runtime import BACKENDS
+
+if TYPE_CHECKING:
+    from sam2edge.bundle import Bundle
+    from sam2edge.labelling.items import Settings
+    from sam2edge.labelling.processes import OpenLabeller
+    from sam2edge.labelling.scheduler import Pool, Tally
+    from sam2edge.labelling.store import Store
+
+_FORMAT = "sam2edge-label"
+_VERSION = 1
+_THREADS = 2
+"""Threads of a worker on the CPU, unless there are fewer cores."""
+_LAYOUTS = ("coco", "davis", "youtube-vos")
+_PIXEL_LAYOUTS = ("davis", "youtube-vos")
+"""Layouts of label images, in which only one object can have a pixel."""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Label many videos and images with several workers: follow what prompts mark, find everything, or find what "
+        "words name. The same command goes on where it was interrupted, does what is missing and tries again what "
+        "failed."
+    )
+    add_bundle(parser)
+    parser.add_argument(
+        "sources",
+        metavar="SOURCE",
+        nargs="*",
+        help="a video, a folder or 'pattern' of images or of videos (default: those that --prompts name)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=file_path,
+        metavar="OUT",
+        required=True,
+        help="folder of the run, new or to go on with",
+    )
+    add_range(parser)
+    parser.add_argument(
+        "--prompts",
+        type=file_path,
+        metavar="FILE.jsonl",
+        help="follow what the lines of this file mark, each in the video that it names as its source",
+    )
+    add_auto(parser)
+    add_words(parser, following=True)
+    add_knobs(parser)
+    outputs = parser.add_argument_group("what is written")
+    outputs.add_argument(
+        "--format", choices=("jsonl", "parquet"), default="jsonl", help="of labels/ITEM.* (default: jsonl)"
+    )
+    outputs.add_argument(
+        "--layout",
+        choices=_LAYOUTS,
+        action="append",
+        default=[],
+        help="make this of all items at the end, too; may be given again",
+    )
+    work = parser.add_argument_group("who does the work")
+    work.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: auto, onnx)")
+    work.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"processes, each with the weights (default: one for each {_THREADS} cores, or for each of --gpus)",
+    )
+    work.add_argument(
+        "--threads", type=int, metavar="N", help="threads of each worker (default: its share of the cores)"
+    )
+    work.add_argument(
+        "--gpus", type=_numbers, default=(), metavar="N[,N]…", help="share these GPUs among the workers (default: 0)"
+    )
+    work.add_argument(
+        "--attempts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="an item that ended its worker so many times has failed (default: 3)",
+    )
+    work.add_argument(
+        "--split-objects",
+        type=int,
+        default=1,
+        metavar="N",
+        help="let up to N workers do a video with prompts, each some of its objects (default: 1)",
+    )
+    parser.set_defaults(verb=_label)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        numbers = (-1,)
+    if min(numbers) < 0:
+        raise argparse.ArgumentTypeError(f"expected numbers of GPUs with commas between but got {text!r}")
+    return numbers
+
+
+def _label(args: argparse.Namespace) -> int:
+    _check(args)
+    from sam2edge.bundle import Bundle
+    from sam2edge.labelling.plan import plan
+    from sam2edge.labelling.scheduler import Scheduler
+    from sam2edge.labelling.store import Store
+    from sam2edge.runtime.media.prompt_files import read_prompts
+
+    bundle, settings = Bundle.open(args.bundle), _settings(args)
+    drafts = plan(args.sources, read_prompts(args.prompts) if args.prompts else (), settings)
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(StatusLine())
+        store = stack.enter_context(Store(args.output))
+        store.open_run(_run(bundle, settings))
+        stop = stack.enter_context(stop_on_signal())
+        if not {draft.key for draft in drafts} <= store.done():
+            workers, threads = _shares(args)
+            pool = stack.enter_context(_pool(args, bundle, settings, store, threads))
+            Scheduler(
+                drafts,
+                pool,
+                store,
+                workers=workers,
+                attempts=args.attempts,
+                parts=args.split_objects,
+                report=status.report,
+            ).run(lambda tally: status.show(_progress(tally)), stop.is_set)
+            pool.close()
+        status.close()
+        return _end(store, [draft.key for draft in drafts], interrupted=stop.is_set())
+
+
+def _end(store: Store, keys: Sequence[str], *, interrupted: bool) -> int:
+    """Say what is done and what is not, and return the exit code."""
+    from sam2edge.labelling.items import whole_key
+    from sam2edge.labelling.store import FAILURES
+
+    done, frames, problems = store.done(), 0, 0
+    others = {whole_key(key) for key in done}.difference(keys)
+    done.intersection_update(keys)
+    for record in map(store.record, filter(done.__contains__, keys)):
+        frames, problems = frames + record.frames, problems + len(record.problems)
+        for problem in record.problems:
+            print(f"sam2edge: error: {problem}", file=sys.stderr)
+    of_all = f"{len(done)} of {len(keys)} items"
+    if interrupted:
+        print(f"sam2edge: interrupted: {of_all} are done; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    failed = len(keys) - len(done)
+    reasons = f", {failed} failed ({store.out / FAILURES} says why; the same command tries again)" if failed else ""
+    print(f"{of_all}, {frames} frames{reasons}: {store.out}")
+    if others:
+        print(f"{len(others)} more items there are of sources that have changed or are not named now; they are kept")
+    return FAILED if failed or problems else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise an error, before any work is done, for options that are wrong."""
+    check_bundle_first(args, "sam2edge label BUNDLE SOURCE… -o OUT")
+    check_words(args)
+    modes = [args.prompts is not None, args.auto, args.words is not None]
+    if sum(modes) != 1:
+        raise PromptError("give one of --prompts FILE.jsonl (follow that), --auto (everything) and --words 'red cup'")
+    if not (args.sources or args.prompts):
+        raise InputError("nothing to label: name videos, images or folders")
+    if not args.auto:
+        refuse_ignored(args, *GRID, without="--auto")
+    from sam2edge import checks
+
+    for name in ("workers", "threads", "attempts", "split_objects"):
+        if getattr(args, name) is not None:
+            checks.integer(f"--{name.replace('_', '-')}", getattr(args, name), 1)
+    if args.gpus and _on_cpu(args):
+        raise InputError("--gpus does nothing with --backend onnx, which runs on the CPU")
+    if args.split_objects > 1:
+        _check_split(args)
+
+
+def _check_split(args: argparse.Namespace) -> None:
+    """Raise an InputError for what the parts of a video cannot do as the whole would."""
+    needs = (
+        (args.prompts is not None, "--prompts"),
+        (args.format == "jsonl", "--format jsonl"),
+        # A prompt makes the tracker look at a frame that it would have left out, for all its objects.
+        (args.track_every == 1, "--track-every 1"),
+        # Where masks overlap, the one with the higher logit wins, which parts do not know of each other.
+        (not set(args.layout).intersection(_PIXEL_LAYOUTS), f"no --layout {' or '.join(_PIXEL_LAYOUTS)}"),
+    )
+    for is_so, need in needs:
+        if not is_so:
+            raise InputError(f"--split-objects {args.split_objects} needs {need}: its parts must make the same labels")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """Return what decides how the labels look."""
+    from sam2edge.labelling.items import Settings
+
+    words: list[str] = []
+    others: list[str] = []
+    if args.words is not None:
+        words, others = ([str(user_path(args.words).absolute())], []) if is_file(args.words) else word_texts(args)
+    return Settings(
+        mode="auto" if args.auto else "prompts" if args.prompts else "words",
+        backend="onnx" if args.backend == "auto" else args.backend,
+        format=args.format,
+        layouts=tuple(sorted(set(args.layout))),
+        words=tuple(words),
+        others=tuple(others),
+        value_range=args.range,
+        **{name: getattr(args, name) for name in ("words_score", "words_every", *GRID, *KNOBS)},
+    )
+
+
+def _run(bundle: Bundle, settings: Settings) -> dict[str, Any]:
+    """Return what makes this run another one: all that the labels depend on, but for the sources."""
+    from sam2edge.bundle.records import MANIFEST
+
+    manifests = [bundle.path / MANIFEST]  # which have the hashes of all other files
+    if settings.mode == "words":
+        manifests.append(bundle.word_detector().path / MANIFEST)
+    files = [Path(name) for name in settings.words if is_file(name)]
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "bundle": sha256(*manifests),
+        "settings": {**dataclasses.asdict(settings), **({"words": sha256(*files)} if files else {})},
+    }
+
+
+def _on_cpu(args: argparse.Namespace) -> bool:
+    return BACKENDS[args.backend] == BACKENDS["onnx"]
+
+
+def _shares(args: argparse.Namespace) -> tuple[int, int]:
+    """Return how many workers there are, and the threads of each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = args.workers or (max(cores // _THREADS, 1) if _on_cpu(args) else max(len(args.gpus), 1))
+    return workers, args.threads or max(cores // workers, 1)
+
+
+def _pool(args: argparse.Namespace, bundle: Bundle, settings: Settings, store: Store, threads: int) -> Pool:
+    """Return the workers, none of which has started."""
+    from sam2edge.labelling.processes import Processes
+
+    return Processes(_labeller(bundle, settings), store.out, threads=threads, gpus=args.gpus)
+
+
+def _labeller(bundle: Bundle, settings: Settings) -> OpenLabeller:
+    """Return what opens a worker's labeller."""
+    from sam2edge.labelling.labeller import Labeller  # type: ignore[import-not-found,unused-ignore]
+
+    return functools.partial(Labeller, bundle.path, settings)
+
+
+def _progress(tally: Tally) -> str:
+    """Return the status line: `3/10 items, 1 failed, 21.3 frames/s, 4:05 left`."""
+    left = tally.seconds_left
+    return ", ".join(
+        (
+            f"{tally.done}/{tally.total} items",
+            *([f"{tally.failed} failed"] if tally.failed else []),
+            f"{tally.rate:.1f} frames/s",
+            *([] if left is None else [f"{_clock(left)} left"]),
+        )
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

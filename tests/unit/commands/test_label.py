@@ -1,0 +1,225 @@
+"""`sam2edge label`: its arguments, what it says, restarts and interruption. The workers' labeller is a double."""
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from sam2edge import cli
+from sam2edge.commands import label
+from sam2edge.labelling.items import Settings
+from sam2edge.labelling.scheduler import Tally
+from tests.conftest import REPO
+from tests.unit.labelling.double import FRAMES, opener
+
+
+@pytest.fixture
+def bundle(write_bundle):
+    return write_bundle().path
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Return a function that makes videos of these names, with a file of prompts for all of them."""
+    monkeypatch.setattr(label, "_labeller", lambda bundle, settings: opener(tmp_path))
+
+    def make(*names):
+        file = tmp_path / "prompts.jsonl"
+        for name in names:
+            (tmp_path / name).touch()
+        file.write_text("".join(json.dumps({"source": name, "box": [0, 0, 9, 9]}) + "\n" for name in names))
+        return file
+
+    return make
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def keys(out, folder="items"):
+    """The names of the videos that are done."""
+    return sorted(name.rpartition("-")[0] for name in os.listdir(out / folder))
+
+
+def test_run_and_rerun(run, bundle, make, out):
+    """What failed is named and tried again, what is done is not, and the exit code says whether all is well."""
+    words = "label", bundle, "-o", out, "--prompts", make("a.mp4", "refuses.mp4", "b.mp4"), "--workers", 1
+    code, printed, err = run(*words)
+    refused = out.parent / "refuses.mp4"
+    assert (code, err) == (1, f"sam2edge: {refused}: cannot be read\n")
+    assert printed == (
+        f"2 of 3 items, {2 * FRAMES} frames, 1 failed ({out}/failed says why; the same command tries again): {out}\n"
+    )
+    assert (keys(out), keys(out, "failed")) == (["a", "b"], ["refuses"])
+    before = {file.name: file.stat().st_ino for file in (out / "items").iterdir()}
+    assert run(*words)[0] == 1
+    assert {file.name: file.stat().st_ino for file in (out / "items").iterdir()} == before
+
+
+def test_done_starts_no_worker(run, bundle, make, out, monkeypatch):
+    words = "label", bundle, "-o", out, "--prompts", make("a.mp4")
+    said = f"1 of 1 items, {FRAMES} frames: {out}\n"
+    assert run(*words) == (0, said, "")
+    monkeypatch.setattr(label, "_pool", None)
+    assert run(*words) == (0, said, "")
+
+
+def test_source_that_changed_is_done_again(run, bundle, make, out):
+    words = "label", bundle, "-o", out, "--prompts", make("a.mp4")
+    run(*words)
+    (out.parent / "a.mp4").write_bytes(b"longer")
+    code, printed, _ = run(*words)
+    assert code == 0
+    assert printed.endswith("1 more items there are of sources that have changed or are not named now; they are kept\n")
+    assert keys(out) == ["a", "a"]
+
+
+def test_missing_video_and_bad_mask_do_not_end_the_run(run, bundle, make, out):
+    prompts = make("a.mp4")
+    (out.parent / "b.mp4").touch()
+    with prompts.open("a") as file:
+        print(json.dumps({"source": "gone.mp4", "box": [0, 0, 9, 9]}), file=file)
+        print(json.dumps({"source": "b.mp4", "mask": "a.mp4"}), file=file)
+    code, _, err = run("label", bundle, "-o", out, "--prompts", prompts)
+    assert code == 1
+    assert f"sam2edge: {out.parent / 'gone.mp4'}: no such file or folder\n" in err
+    assert f"sam2edge: {out.parent / 'b.mp4'}: {out.parent / 'a.mp4'}: " in err
+    assert (keys(out), keys(out, "failed")) == (["a"], ["b", "gone"])
+
+
+def test_other_settings_and_another_bundle(run, error_of, bundle, make, out):
+    words = "label", bundle, "-o", out, "--prompts", make("a.mp4")
+    run(*words)
+    refusal = error_of(*words, "--memory-stride", 2, "--format", "parquet")
+    assert refusal == (
+        f'{out}: is a run with other settings: format "jsonl" (now "parquet"), --memory-stride 1 '
+        "(now 2); say the same, or give another folder to -o"
+    )
+    assert run(*words, "--backend", "onnx", "--workers", 2, "--threads", 1, "--split-objects", 2)[0] == 0
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    assert 'is a run with other settings: bundle "' in error_of(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "give one of --prompts FILE.jsonl (follow that), --auto (everything) and --words 'red cup'"),
+        (("a.mp4", "--auto", "--words", "cup"), "give one of --prompts FILE.jsonl (follow that), "),
+        (("--auto",), "nothing to label: name videos, images or folders"),
+        (("a.mp4", "--words", "cup", "--points-per-side", 8), "--points-per-side does nothing without --auto"),
+        (("a.jpg", "--auto", "--words-score", 0.5), "--words-score does nothing without --words"),
+        (("a.jpg", "--auto", "--workers", 0), "--workers must be"),
+        (("a.jpg", "--auto", "--gpus", "1,0"), "--gpus does nothing with --backend onnx, which runs on the CPU"),
+        (("a.jpg", "--auto", "--split-objects", 2), "--split-objects 2 needs --prompts: its parts must"),
+        (("--prompts", "p.jsonl", "--split-objects", 2, "--track-every", 2), "needs --track-every 1"),
+        (("--prompts", "p.jsonl", "--split-objects", 2, "--layout", "davis"), "needs no --layout davis or youtube-vos"),
+        (("--prompts", "p.jsonl", "--split-objects", 2, "--format", "parquet"), "needs --format jsonl"),
+        (("0", "--prompts", "p.jsonl"), "p.jsonl: cannot be read: No such file"),
+        (("a.mp4", "--words", "cup"), "has no word detector; add one with"),
+    ],
+)
+def test_wrong_options(error_of, bundle, out, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in error_of("label", bundle, *words, "-o", out)
+    assert not out.exists()
+
+
+def test_bundle_comes_first(error_of, make, out):
+    video = make("a.mp4").with_name("a.mp4")
+    assert "the bundle comes first: sam2edge label BUNDLE SOURCE" in error_of("label", video, "-o", out, "--auto")
+
+
+def test_sources_after_an_option(run, bundle, out):
+    code, _, err = run("label", bundle, "-o", out, "a.jpg", "--auto")
+    assert code == 2
+    assert err.endswith("error: unrecognized arguments: a.jpg; name the sources right after the bundle\n")
+
+
+def test_numbers_of_gpus(run, bundle, out):
+    code, _, err = run("label", bundle, "a.jpg", "--auto", "-o", out, "--gpus", "0,-1")
+    assert code == 2
+    assert "expected numbers of GPUs with commas between but got '0,-1'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "backend", "shares"),
+    [
+        ((), "onnx", (4, 2)),
+        (("--workers", "3"), "onnx", (3, 2)),
+        (("--workers", "16"), "onnx", (16, 1)),
+        (("--threads", "1"), "onnx", (4, 1)),
+        ((), "tensorrt", (1, 8)),
+        (("--gpus", "0,1"), "tensorrt", (2, 4)),
+    ],
+)
+def test_shares_of_eight_cores(monkeypatch, words, backend, shares):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    args = cli.parse(["label", "bundle", "a.jpg", "--auto", "-o", "out", "--backend", backend, *words])
+    assert label._shares(args) == shares
+
+
+def test_settings():
+    args = cli.parse(
+        ["label", "b", "a", "-o", "o", "--words", "red cup,dog", "--not", "cat", "--range=1,2", "--layout", "coco"]
+    )
+    assert label._settings(args) == Settings(
+        mode="words",
+        backend="onnx",
+        words=("red cup", "dog"),
+        others=("cat",),
+        value_range=(1.0, 2.0),
+        layouts=("coco",),
+    )
+
+
+def test_progress():
+    tally = Tally(total=10, done=3)
+    tally.started -= 100
+    assert label._progress(tally) == "3/10 items, 0.0 frames/s"
+    tally.failed, tally.frames, tally.finished = 1, 200, 2
+    assert label._progress(tally) == "3/10 items, 1 failed, 2.0 frames/s, 5:00 left"
+    assert label._clock(3725) == "1:02:05"
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from sam2edge import cli
+from sam2edge.commands import label
+from tests.unit.labelling.double import opener
+
+label._labeller = lambda bundle, settings: opener(Path(sys.argv[1]))
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption(bundle, make, out, number):
+    """Ctrl-C and SIGTERM keep what is done; the same command goes on."""
+    words = ["label", bundle, "-o", out, "--prompts", make("a.mp4", "waits.mp4"), "--workers", "1"]
+    ours, theirs = pty.openpty()
+    command = subprocess.Popen(
+        [sys.executable, "-c", CHILD, out.parent, *words], cwd=REPO, stderr=theirs, stdout=subprocess.PIPE, text=True
+    )
+    os.close(theirs)
+    shown = ""
+    while "1/2 items" not in shown:
+        shown += os.read(ours, 1000).decode()
+    command.send_signal(number)
+    printed, _ = command.communicate(timeout=30)
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+        while more := os.read(ours, 1000).decode():
+            shown += more
+    os.close(ours)
+    assert (command.returncode, printed) == (130, "")
+    said = "\r\x1b[Ksam2edge: interrupted: 1 of 2 items are done; the same command goes on\r\n"
+    assert shown.removesuffix("\r\x1b[K").endswith(said)
+    assert (keys(out), list((out / ".tmp").iterdir())) == (["a"], [])
