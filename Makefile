@@ -9,7 +9,7 @@ CHECKED := out/check/manifest.json
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: demo test check lint site setup conformance conformance-1024 engines-1024 soak fuzz clean
+.PHONY: demo test check lint site setup conformance conformance-1024 engines-1024 soak fuzz fleet clean
 
 demo: setup
 	$(BIN)/sam2edge export samples/nano out/nano --clip samples/clip.mp4 --words samples/words
@@ -29,7 +29,7 @@ check: lint $(CHECKED)
 LONG := bench calibration/int8 calibration/measure/test_comparison.py calibration/measure/test_recorder.py \
     calibration/test_checked_build.py calibration/test_choose.py commands/test_verify.py commands/test_words.py \
     engines/test_build.py engines/test_compiler.py engines/test_low_precision.py engines/test_rewrites.py \
-    engines/test_rtx.py engines/test_word_detector.py export runtime/backends/test_cuda.py \
+    engines/test_rtx.py engines/test_word_detector.py export labelling/test_ray.py runtime/backends/test_cuda.py \
     runtime/backends/test_device.py runtime/backends/test_onnx_cuda.py runtime/backends/test_runtime_cache.py \
     runtime/backends/test_tensorrt.py runtime/media/test_sinks.py runtime/video/test_faults.py \
     runtime/video/test_follower.py runtime/video/test_predictor.py runtime/video/test_soak.py \
@@ -72,6 +72,10 @@ soak: setup
 # 500 spoiled inputs of all kinds: a few minutes.
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz 500
+
+# The long forms of what goes beyond one machine, with a real Ray and a real Triton: ten minutes at most.
+fleet: setup $(TRITON)/.installed
+	SAM2EDGE_FLEET=1 OMP_NUM_THREADS=1 timeout 900 $(BIN)/pytest tests/unit/labelling tests/unit/serving tests/serving
 
 setup: $(INSTALLED)
 
