@@ -26,6 +26,8 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM nvcr.io/nvidia/tritonserver:24.12-py3
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-deps --break-system-packages /wheels/*.whl
+# A file of a few kilobytes may hold gigabytes of pixels; larger images than these are refused.
+ENV OPENCV_IO_MAX_IMAGE_PIXELS=67108864
 USER 1000
 EXPOSE 8000 8001 8002
 CMD ["tritonserver", "--model-repository=/models", "--disable-auto-complete-config"]

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from sam2edge import Bundle
 from sam2edge.serving.repository import Settings, write_repository
-from tests.serving.server import PACKAGES, Server, missing
+from tests.serving.server import Server
 
 SETTINGS = Settings(streams=3, idle=3, max_objects=3, threads=1)
 
 
-def pytest_configure() -> None:
-    sys.path.append(str(PACKAGES))  # for tritonclient alone: whatever is in .venv too comes from there
-
-
 @pytest.fixture(scope="module")
 def server(nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if reason := missing():
-        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("triton")
     write_repository(nano, folder / "repository", SETTINGS)
     server = Server(folder / "repository", folder, "--model-control-mode=explicit", "--load-model=*")

@@ -25,10 +25,12 @@ from sam2edge import Bundle
 from tests.conftest import REPO
 from tests.helpers import BALL, BLOCK, STAR, Frames, clip_frames
 from tests.serving.conftest import SETTINGS
-from tests.serving.server import ENVIRONMENT, PACKAGES, Server, environment
+from tests.serving.server import ENVIRONMENT, PACKAGES, Server, environment, missing
 
-sys.path.append(str(PACKAGES))  # for tritonclient alone: whatever else is needed comes from .venv
-client = pytest.importorskip("tests.serving.client", exc_type=ImportError, reason="tritonclient is not installed")
+if reason := missing():
+    pytest.skip(reason, allow_module_level=True)
+sys.path.append(str(PACKAGES))  # for tritonclient alone: what is in .venv too comes from there
+from tests.serving import client
 
 COUNT = 16
 FLEET = os.environ.get("SAM2EDGE_FLEET") == "1"
