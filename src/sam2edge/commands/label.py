@@ -19,6 +19,7 @@ from sam2edge.commands.options import (
     KNOBS,
     add_auto,
     add_bundle,
+    add_gpus,
     add_knobs,
     add_range,
     check_bundle_first,
@@ -100,9 +101,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--threads", type=int, metavar="N", help="threads of each worker (default: its share of the cores)"
     )
-    work.add_argument(
-        "--gpus", type=_numbers, default=(), metavar="N[,N]…", help="share these GPUs among the workers (default: 0)"
-    )
+    add_gpus(work, "share these GPUs among the workers (default: 0)")
     work.add_argument(
         "--attempts",
         type=int,
@@ -118,16 +117,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="let up to N workers do a video with prompts, each some of its objects (default: 1)",
     )
     parser.set_defaults(verb=_label)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(number) for number in text.split(","))
-    except ValueError:
-        numbers = (-1,)
-    if min(numbers) < 0:
-        raise argparse.ArgumentTypeError(f"expected numbers of GPUs with commas between but got {text!r}")
-    return numbers
 
 
 def _label(args: argparse.Namespace) -> int:

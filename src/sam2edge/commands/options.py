@@ -73,6 +73,17 @@ def add_gpu(parser: argparse.ArgumentParser, text: str) -> None:
     )
 
 
+def add_gpus(parser: argparse._ActionsContainer, text: str) -> None:
+    parser.add_argument("--gpus", type=_gpus, default=(), metavar="N[,N]…", help=text)
+
+
+def _gpus(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if not all(map(str.isdecimal, numbers)):
+        raise argparse.ArgumentTypeError(f"expected numbers of GPUs with commas between but got {text!r}")
+    return tuple(map(int, numbers))
+
+
 def backend(args: argparse.Namespace) -> str | Backend:
     """Return what --backend names, opened if it has to be told --threads or --gpu."""
     if args.threads is None and args.gpu is None:

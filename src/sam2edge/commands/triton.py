@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from sam2edge.commands.options import add_bundle, check_bundle_first, file_path
+from sam2edge.commands.options import add_bundle, add_gpus, check_bundle_first, file_path
 from sam2edge.runtime import BACKENDS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-objects", type=int, default=16, metavar="N", help="objects that a stream may have (default: 16)"
     )
-    parser.add_argument(
-        "--gpus", type=_numbers, default=(), metavar="N[,N]…", help="serve on these GPUs (default: on all)"
-    )
+    add_gpus(parser, "serve on these GPUs (default: on all)")
     parser.add_argument(
         "--instances",
         type=int,
@@ -57,13 +51,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="threads of the CPU for --backend onnx (default: one for each core)"
     )
     parser.set_defaults(verb=_triton)
-
-
-def _numbers(text: str) -> Sequence[int]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers of GPUs with commas between but got {text!r}") from None
 
 
 def _triton(args: argparse.Namespace) -> int:
