@@ -191,6 +191,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("workers", "threads", "attempts", "split_objects"):
         if getattr(args, name) is not None:
             checks.integer(f"--{name.replace('_', '-')}", getattr(args, name), 1)
+    for gpu in args.gpus:
+        checks.integer("--gpus", gpu, 0)
     if args.gpus and _on_cpu(args):
         raise InputError("--gpus does nothing with --backend onnx, which runs on the CPU")
     if args.split_objects > 1:

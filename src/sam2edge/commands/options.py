@@ -78,10 +78,10 @@ def add_gpus(parser: argparse._ActionsContainer, text: str) -> None:
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    numbers = text.split(",")
-    if not all(map(str.isdecimal, numbers)):
-        raise argparse.ArgumentTypeError(f"expected numbers of GPUs with commas between but got {text!r}")
-    return tuple(map(int, numbers))
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers of GPUs with commas between but got {text!r}") from None
 
 
 def backend(args: argparse.Namespace) -> str | Backend:

@@ -118,6 +118,10 @@ def test_other_settings_and_another_bundle(run, error_of, bundle, make, out):
         (("a.jpg", "--auto", "--words-score", 0.5), "--words-score does nothing without --words"),
         (("a.jpg", "--auto", "--workers", 0), "--workers must be"),
         (("a.jpg", "--auto", "--gpus", "1,0"), "--gpus does nothing with --backend onnx, which runs on the CPU"),
+        (
+            ("a.jpg", "--auto", "--backend", "tensorrt", "--gpus=0,-1"),
+            "--gpus must be an integer of at least 0 but got -1",
+        ),
         (("a.jpg", "--auto", "--split-objects", 2), "--split-objects 2 needs --prompts: its parts must"),
         (("--prompts", "p.jsonl", "--split-objects", 2, "--track-every", 2), "needs --track-every 1"),
         (("--prompts", "p.jsonl", "--split-objects", 2, "--layout", "davis"), "needs no --layout davis or youtube-vos"),
@@ -144,9 +148,9 @@ def test_sources_after_an_option(run, bundle, out):
 
 
 def test_numbers_of_gpus(run, bundle, out):
-    code, _, err = run("label", bundle, "a.jpg", "--auto", "-o", out, "--gpus", "0,-1")
+    code, _, err = run("label", bundle, "a.jpg", "--auto", "-o", out, "--gpus", "0,a")
     assert code == 2
-    assert "expected numbers of GPUs with commas between but got '0,-1'" in err
+    assert "expected numbers of GPUs with commas between but got '0,a'" in err
 
 
 @pytest.mark.parametrize(
