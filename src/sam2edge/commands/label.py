@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from sam2edge.commands.options import (
     add_range,
     check_bundle_first,
     file_path,
+    optional_packages,
     refuse_ignored,
 )
 from sam2edge.commands.track import stop_on_signal
@@ -116,6 +117,24 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="let up to N workers do a video with prompts, each some of its objects (default: 1)",
     )
+    cluster = parser.add_argument_group("workers on a Ray cluster")
+    cluster.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="put the workers on the cluster at HOST:PORT, or auto (default: $RAY_ADDRESS, or else a Ray of this "
+        "machine alone); every node needs sam2edge, and OUT and the sources at the same paths",
+    )
+    cluster.add_argument(
+        "--cpus-per-worker", type=int, metavar="N", help="cores of each worker, which are also its threads (default: 1)"
+    )
+    cluster.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        metavar="F",
+        help="GPUs of each worker, or a part of one as 0.5 (default: 1 for a backend that needs one)",
+    )
     parser.set_defaults(verb=_label)
 
 
@@ -135,8 +154,8 @@ def _label(args: argparse.Namespace) -> int:
         store.open_run(_run(bundle, settings))
         stop = stack.enter_context(stop_on_signal())
         if not {draft.key for draft in drafts} <= store.done():
-            workers, threads = _shares(args)
-            pool = stack.enter_context(_pool(args, bundle, settings, store, threads))
+            pool, workers = _pool(args, bundle, settings, store, status.report)
+            stack.enter_context(pool)
             Scheduler(
                 drafts,
                 pool,
@@ -188,13 +207,22 @@ def _check(args: argparse.Namespace) -> None:
         refuse_ignored(args, *GRID, without="--auto")
     from sam2edge import checks
 
-    for name in ("workers", "threads", "attempts", "split_objects"):
+    for name in ("workers", "threads", "attempts", "split_objects", "cpus_per_worker"):
         if getattr(args, name) is not None:
             checks.integer(f"--{name.replace('_', '-')}", getattr(args, name), 1)
     for gpu in args.gpus:
         checks.integer("--gpus", gpu, 0)
     if args.gpus and _on_cpu(args):
         raise InputError("--gpus does nothing with --backend onnx, which runs on the CPU")
+    if args.ray is None:
+        refuse_ignored(args, "cpus_per_worker", "gpus_per_worker", without="--ray")
+    elif args.threads or args.gpus:
+        raise InputError(
+            "--threads and --gpus are for processes of this machine; with --ray give --cpus-per-worker, "
+            "--gpus-per-worker"
+        )
+    if args.gpus_per_worker is not None:
+        checks.number("--gpus-per-worker", args.gpus_per_worker, 0)
     if args.split_objects > 1:
         _check_split(args)
 
@@ -261,18 +289,39 @@ def _shares(args: argparse.Namespace) -> tuple[int, int]:
     return workers, args.threads or max(cores // workers, 1)
 
 
-def _pool(args: argparse.Namespace, bundle: Bundle, settings: Settings, store: Store, threads: int) -> Pool:
-    """Return the workers, none of which has started."""
-    from sam2edge.labelling.processes import Processes
+def _pool(
+    args: argparse.Namespace, bundle: Bundle, settings: Settings, store: Store, report: Callable[[str], None]
+) -> tuple[Pool, int]:
+    """Return the workers, none of which has started, and how many there are to be."""
+    open_labeller = _labeller(settings)
+    if args.ray is None:
+        from sam2edge.labelling.processes import Processes
 
-    return Processes(_labeller(bundle, settings), store.out, threads=threads, gpus=args.gpus)
+        workers, threads = _shares(args)
+        here = functools.partial(open_labeller, bundle.path)
+        return Processes(here, store.out, threads=threads, gpus=args.gpus), workers
+    with optional_packages("--ray", '"sam2edge[ray]"'):
+        from sam2edge.labelling.ray import RayPool
+
+    pool = RayPool(
+        open_labeller,
+        bundle.path,
+        store.out,
+        backend=settings.backend,
+        words=settings.mode == "words",
+        address=args.ray or None,
+        cpus=args.cpus_per_worker or 1,
+        gpus=args.gpus_per_worker,
+        tell=report,
+    )
+    return pool, args.workers or pool.room
 
 
-def _labeller(bundle: Bundle, settings: Settings) -> OpenLabeller:
-    """Return what opens a worker's labeller."""
+def _labeller(settings: Settings) -> OpenLabeller:
+    """Return what opens a worker's labeller, given the bundle's directory."""
     from sam2edge.labelling.labeller import Labeller  # type: ignore[import-not-found,unused-ignore]
 
-    return functools.partial(Labeller, bundle.path, settings)
+    return functools.partial(Labeller, settings=settings)
 
 
 def _progress(tally: Tally) -> str:

@@ -163,6 +163,12 @@ class RayPool(Pool):
         variables = {"env_vars": thread_variables(cpus)}
         self._actor = ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env=variables, **options)(_Worker)
 
+    @property
+    def room(self) -> int:
+        """How many workers find a place now, at least one."""
+        free = ray.available_resources()
+        return max(int(min(free.get(name, 0) / count for name, count in self._needs.items() if count)), 1)
+
     def start(self) -> int:
         number, self._heard = next(self._numbers), time.monotonic()
         self._actors[number] = actor = self._actor.remote()

@@ -1,6 +1,7 @@
 """`sam2edge label`: its arguments, what it says, restarts and interruption. The workers' labeller is a double."""
 
 import contextlib
+import functools
 import json
 import os
 import pty
@@ -15,7 +16,7 @@ from sam2edge.commands import label
 from sam2edge.labelling.items import Settings
 from sam2edge.labelling.scheduler import Tally
 from tests.conftest import REPO
-from tests.unit.labelling.double import FRAMES, opener
+from tests.unit.labelling.double import FRAMES, open_with_bundle
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def bundle(write_bundle):
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Return a function that makes videos of these names, with a file of prompts for all of them."""
-    monkeypatch.setattr(label, "_labeller", lambda bundle, settings: opener(tmp_path))
+    monkeypatch.setattr(label, "_labeller", lambda settings: functools.partial(open_with_bundle, tmp_path))
 
     def make(*names):
         file = tmp_path / "prompts.jsonl"
@@ -122,6 +123,10 @@ def test_other_settings_and_another_bundle(run, error_of, bundle, make, out):
             ("a.jpg", "--auto", "--backend", "tensorrt", "--gpus=0,-1"),
             "--gpus must be an integer of at least 0 but got -1",
         ),
+        (("a.jpg", "--auto", "--cpus-per-worker", 2), "--cpus-per-worker does nothing without --ray"),
+        (("a.jpg", "--auto", "--gpus-per-worker", 1), "--gpus-per-worker does nothing without --ray"),
+        (("a.jpg", "--auto", "--ray", "auto", "--threads", 1), "with --ray give --cpus-per-worker, --gpus-per-worker"),
+        (("a.jpg", "--auto", "--ray", "auto", "--gpus-per-worker", -1), "--gpus-per-worker must be a finite number of"),
         (("a.jpg", "--auto", "--split-objects", 2), "--split-objects 2 needs --prompts: its parts must"),
         (("--prompts", "p.jsonl", "--split-objects", 2, "--track-every", 2), "needs --track-every 1"),
         (("--prompts", "p.jsonl", "--split-objects", 2, "--layout", "davis"), "needs no --layout davis or youtube-vos"),
@@ -134,6 +139,13 @@ def test_wrong_options(error_of, bundle, out, tmp_path, monkeypatch, words, mess
     monkeypatch.chdir(tmp_path)
     assert message in error_of("label", bundle, *words, "-o", out)
     assert not out.exists()
+
+
+def test_ray_is_optional(error_of, bundle, make, out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "sam2edge.labelling.ray", raising=False)
+    refusal = error_of("label", bundle, "--prompts", make("a.mp4"), "-o", out, "--ray")
+    assert refusal == '--ray needs ray: pip install "sam2edge[ray]"'
 
 
 def test_bundle_comes_first(error_of, make, out):
@@ -194,13 +206,14 @@ def test_progress():
 
 
 CHILD = """
+import functools
 import sys
 from pathlib import Path
 from sam2edge import cli
 from sam2edge.commands import label
-from tests.unit.labelling.double import opener
+from tests.unit.labelling.double import open_with_bundle
 
-label._labeller = lambda bundle, settings: opener(Path(sys.argv[1]))
+label._labeller = lambda settings: functools.partial(open_with_bundle, Path(sys.argv[1]))
 sys.exit(cli.main(sys.argv[2:]))
 """
 

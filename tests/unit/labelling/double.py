@@ -19,8 +19,8 @@ class Double:
     """Writes a line for each frame.
 
     Sources whose names begin so: `kills` always kills its worker, `kills-once` once, `breaks` and `refuses` raise,
-    `waits` goes on until it is stopped, `waits-once` until there is a file `go-on`. Workers that find a file `start`
-    below the folder do not start.
+    `waits` goes on until it is stopped, or until there is a file `go-on` in the folder. Workers that find a file
+    `start` there do not start.
     """
 
     def __init__(self, folder, *, threads, gpu):

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -121,38 +122,62 @@ def test_addresses(store: Store, nano: Bundle) -> None:
         connect("nonsense")
 
 
-def test_worker_and_node_are_lost(nano: Bundle, cluster: Any, store: Store, tmp_path: Path) -> None:
-    """A worker is killed and a node removed in the middle of an item; what is written is what one process writes."""
+NAMES = ["plain-0", "waits", "refuses", "kills-once", "plain-1", "plain-2"]
+DRIVER = """
+import functools, sys
+from pathlib import Path
+from sam2edge.labelling.ray import RayPool
+from sam2edge.labelling.scheduler import Scheduler
+from sam2edge.labelling.store import Store
+from tests.unit.labelling.double import draft, open_with_bundle
+
+folder, bundle, address, *names = sys.argv[1:]
+store = Store(Path(folder) / "out")
+store.open_run({})
+pool = RayPool(functools.partial(open_with_bundle, Path(folder)), Path(bundle), store.out, address=address)
+Scheduler(list(map(draft, names)), pool, store, workers=1, report=print).run(lambda tally: None, lambda: False)
+"""
+
+
+def test_driver_worker_and_node_are_lost(nano: Bundle, cluster: Any, store: Store, tmp_path: Path) -> None:
+    """Each in the middle of an item; at the end there is what one process writes, and nothing was done twice."""
+    store.close()  # the first driver takes it
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path, nano.path, cluster.address, *NAMES], cwd=REPO)
     node = cluster.add_node(**NODE)
+    deadline = time.monotonic() + 60
+    while not store.done():
+        assert time.monotonic() < deadline
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    assert store.done() == {"plain-0"}
+    first = (store.out / "items" / "plain-0.json").stat().st_ino
+    store.open_run({})
     copy = shutil.copytree(nano.path, tmp_path / "bundle")
     said: list[str] = []
     before = signal.getsignal(signal.SIGTERM)
-    with pool_of.RayPool(
-        functools.partial(open_with_bundle, tmp_path), copy, store.out, address=cluster.address, tell=said.append
-    ) as pool:
+    opener = functools.partial(open_with_bundle, tmp_path)
+    with pool_of.RayPool(opener, copy, store.out, address=cluster.address) as pool:
         assert signal.getsignal(signal.SIGTERM) is before
         shutil.rmtree(copy)  # what the workers need is on its way
-        names = ["refuses", "waits-once", "kills-once", *(f"plain-{number}" for number in range(4))]
-        scheduler = Scheduler([draft(name) for name in names], pool, store, workers=2, attempts=2, report=said.append)
+        scheduler = Scheduler(list(map(draft, NAMES)), pool, store, workers=2, attempts=2, report=said.append)
 
         def show(tally: Tally) -> None:
-            # The item that waits does so on one of the nodes: when nothing else is to be done, that one goes.
-            if tally.done == len(names) - 2 and cluster.worker_nodes:
+            if tally.done == len(NAMES) - 2 and cluster.worker_nodes:  # the others wait, or have failed
                 cluster.remove_node(node, allow_graceful=False)
                 (tmp_path / "go-on").touch()
                 if LONG:
                     cluster.add_node(**NODE)
 
         assert scheduler.run(show, lambda: False)
-    assert labels(store) == {
-        name: "".join(f"/videos/{name} {frame}\n" for frame in range(FRAMES)) for name in names if name != "refuses"
-    }
-    assert not list((store.out / ".tmp").glob("token*"))
+    done = [name for name in NAMES if name != "refuses"]
+    assert labels(store) == {name: "".join(f"/videos/{name} {frame}\n" for frame in range(FRAMES)) for name in done}
+    assert (store.out / "items" / "plain-0.json").stat().st_ino == first
     [failure] = store.failures()
     assert failure["reason"] == "/videos/refuses: cannot be read"
     assert any("its process was killed" in line and "attempt 2 of 2 follows" in line for line in said), said
-    threads = {store.record(key).where for key in store.done()}
-    assert threads == {"threads 1, OMP 1, gpu None"}
+    assert {store.record(name).where for name in done} == {"threads 1, OMP 1, gpu None"}
 
 
 def test_versions_and_tokens_in_our_words() -> None:
