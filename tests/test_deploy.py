@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam2edge import Bundle, commands
+from sam2edge import Bundle, cli, commands
 from sam2edge.serving import probe
 from tests.conftest import REPO
 
@@ -157,3 +157,24 @@ def test_make_check_leaves_out_files_that_exist() -> None:
     names = text.replace("\\", "").split()
     assert len(names) > 10
     assert [name for name in names if not (REPO / "tests" / "unit" / name).exists()] == []
+
+
+def test_ray_job() -> None:
+    """Its command is one of sam2edge, all of its nodes are alike, and see the folder and enough shared memory."""
+    job = yaml.safe_load((DEPLOY / "ray-job.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    args = cli.parse(shlex.split(job["spec"]["entrypoint"])[1:])
+    assert (args.name, args.ray) == ("label", "")
+    cluster = job["spec"]["rayClusterSpec"]
+    pin = re.search(r"^ray==(.*)$", (REPO / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert cluster["rayVersion"] == pin
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    containers = [container for pod in pods for container in pod["containers"]]
+    assert len({container["image"] for container in containers}) == 1
+    for pod, container in zip(pods, containers, strict=True):
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+        assert "persistentVolumeClaim" in volumes[mounts["/data"]]
+        for path in (args.bundle, args.prompts, args.output):
+            assert path.is_relative_to("/data")
