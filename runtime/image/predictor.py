@@ -398,13 +398,18 @@ class ImagePredictor(Closeable):
         return self._repeated[1]
 
 
-def default_batch_size(model: Model) -> int:
-    """Return how many images a quarter of the available main memory holds, 1 to 16; 1 where that is unknown."""
+def available_memory() -> int | None:
+    """Return how many bytes of main memory programs may still take; None where that is unknown."""
     memory = Path("/proc/meminfo")
     if not memory.is_file():
-        return 1
+        return None
     values = dict(line.split(":", 1) for line in memory.read_text().splitlines() if ":" in line)
-    available = int(values.get("MemAvailable", "0 kB").split()[0]) * 1024
+    return int(values.get("MemAvailable", "0 kB").split()[0]) * 1024
+
+
+def default_batch_size(model: Model) -> int:
+    """Return how many images a quarter of the available main memory holds, 1 to 16; 1 where that is unknown."""
+    available = available_memory() or 0
     return int(np.clip(available // 4 // (_BYTES_PER_PIXEL * model.image_size**2), 1, _MAX_BATCH))
 
 

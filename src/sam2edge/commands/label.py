@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 _FORMAT = "sam2edge-label"
 _VERSION = 1
-_THREADS = 2
-"""Threads of a worker on the CPU, unless there are fewer cores."""
+_WEIGHTS, _WORKER = 3, 512 << 20
+"""A worker on the CPU takes this many times the bytes of the weights, and these bytes."""
 _LAYOUTS = ("coco", "davis", "youtube-vos")
 _PIXEL_LAYOUTS = ("davis", "youtube-vos")
 """Layouts of label images, in which only one object can have a pixel."""
@@ -97,7 +97,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help=f"processes, each with the weights (default: one for each {_THREADS} cores, or for each of --gpus)",
+        help="processes, each with the weights (default: one for each core, as far as half of the memory goes, or for "
+        "each of --gpus)",
     )
     work.add_argument(
         "--threads", type=int, metavar="N", help="threads of each worker (default: its share of the cores)"
@@ -282,10 +283,20 @@ def _on_cpu(args: argparse.Namespace) -> bool:
     return BACKENDS[args.backend] == BACKENDS["onnx"]
 
 
-def _shares(args: argparse.Namespace) -> tuple[int, int]:
-    """Return how many workers there are, and the threads of each."""
+def _shares(args: argparse.Namespace, bundle: Bundle) -> tuple[int, int]:
+    """Return how many workers there are, and the threads of each.
+
+    A second thread of a worker costs more of a core's time than it saves, so that each core gets a worker, unless their
+    weights and what they compute with would take more than half of the memory that is there.
+    """
+    from sam2edge.runtime.image.predictor import available_memory
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = args.workers or (max(cores // _THREADS, 1) if _on_cpu(args) else max(len(args.gpus), 1))
+    workers = args.workers or max(len(args.gpus), 1)
+    if args.workers is None and _on_cpu(args):
+        weights = sum(graph.bytes for graph in bundle.manifest.graphs.values())
+        room = (available_memory() or 0) // 2 // (_WEIGHTS * weights + _WORKER)
+        workers = min(max(room, 1), cores)
     return workers, args.threads or max(cores // workers, 1)
 
 
@@ -297,7 +308,7 @@ def _pool(
     if args.ray is None:
         from sam2edge.labelling.processes import Processes
 
-        workers, threads = _shares(args)
+        workers, threads = _shares(args, bundle)
         here = functools.partial(open_labeller, bundle.path)
         return Processes(here, store.out, threads=threads, gpus=args.gpus), workers
     with optional_packages("--ray", '"sam2edge[ray]"'):

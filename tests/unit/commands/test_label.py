@@ -15,6 +15,7 @@ from sam2edge import cli
 from sam2edge.commands import label
 from sam2edge.labelling.items import Settings
 from sam2edge.labelling.scheduler import Tally
+from sam2edge.runtime.image import predictor
 from tests.conftest import REPO
 from tests.unit.labelling.double import FRAMES, open_with_bundle
 
@@ -166,20 +167,23 @@ def test_numbers_of_gpus(run, bundle, out):
 
 
 @pytest.mark.parametrize(
-    ("words", "backend", "shares"),
+    ("words", "backend", "gigabytes", "shares"),
     [
-        ((), "onnx", (4, 2)),
-        (("--workers", "3"), "onnx", (3, 2)),
-        (("--workers", "16"), "onnx", (16, 1)),
-        (("--threads", "1"), "onnx", (4, 1)),
-        ((), "tensorrt", (1, 8)),
-        (("--gpus", "0,1"), "tensorrt", (2, 4)),
+        ((), "onnx", 64, (8, 1)),
+        ((), "onnx", 3.5, (3, 2)),
+        ((), "onnx", 0.1, (1, 8)),
+        (("--workers", "3"), "onnx", 0.1, (3, 2)),
+        (("--workers", "16"), "onnx", 64, (16, 1)),
+        (("--threads", "2"), "onnx", 64, (8, 2)),
+        ((), "tensorrt", 64, (1, 8)),
+        (("--gpus", "0,1"), "tensorrt", 64, (2, 4)),
     ],
 )
-def test_shares_of_eight_cores(monkeypatch, words, backend, shares):
+def test_shares_of_eight_cores(write_bundle, monkeypatch, words, backend, gigabytes, shares):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(predictor, "available_memory", lambda: int(gigabytes * 2**30))
     args = cli.parse(["label", "bundle", "a.jpg", "--auto", "-o", "out", "--backend", backend, *words])
-    assert label._shares(args) == shares
+    assert label._shares(args, write_bundle()) == shares
 
 
 def test_settings():
