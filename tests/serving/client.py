@@ -10,6 +10,8 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from sam2edge.closeable import Closeable
+
 ALL = ("SIZE", "IDS", "IOUS", "BOXES", "RLE", "BITS", "FRAME_INDEX", "OBJECT_SCORES", "STATES")
 
 
@@ -36,7 +38,7 @@ def values(result: triton.InferResult) -> dict[str, Any]:
     }
 
 
-class Stream:
+class Stream(Closeable):
     """A stream of requests for one sequence, on a connection of its own."""
 
     def __init__(self, address: str, sequence: int | str, wanted: Sequence[str] = ALL) -> None:
