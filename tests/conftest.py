@@ -29,6 +29,8 @@ SHARED = REPO.parent / "shared"
 NANO = REPO / "samples" / "nano"
 WORD_DETECTOR = REPO / "samples" / "words"
 
+gc.set_threshold(100_000, 20, 20)  # PyTorch and transformers make a million objects, which were looked through for long
+
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
