@@ -15,7 +15,7 @@ from typing import Any
 from sam2edge.bundle.engines import CACHE_SUFFIX, RTX, TENSORRT, build_command, engine_directories
 from sam2edge.bundle.words import WORDS
 from sam2edge.errors import BackendError
-from sam2edge.files import cache_directory, is_hidden, replacing_directory
+from sam2edge.files import cache_directory, replacing_directory
 
 PIECE = 16 << 20
 """Bytes: what a process holds at most of a bundle that it sends or gets."""
@@ -78,7 +78,7 @@ def unpack(parcel: Parcel, get: Callable[[Any], bytes]) -> Path:
 
 
 def _files(bundle: Path, backend: str, words: bool) -> Iterator[Path]:
-    directories = [bundle]
+    directories, skipped = [bundle], None if words else WORDS
     if backend in (TENSORRT, RTX):
         engines = engine_directories(bundle, backend)[:1]
         if not engines:
@@ -86,6 +86,6 @@ def _files(bundle: Path, backend: str, words: bool) -> Iterator[Path]:
         directories += engines
     for directory in directories:
         for file in sorted(directory.rglob("*")):
-            left = is_hidden(file) or file.suffix == CACHE_SUFFIX or (not words and directory / WORDS in file.parents)
-            if file.is_file() and not left:
+            top = file.relative_to(directory).parts[0]
+            if file.is_file() and not (top.startswith(".") or top == skipped or file.suffix == CACHE_SUFFIX):
                 yield file
