@@ -116,7 +116,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="let up to N workers do a video with prompts, each some of its objects (default: 1)",
+        help="let up to N workers do a video with prompts, each some of its objects: the same masks, and the same "
+        "scores but for rounding (default: 1)",
     )
     cluster = parser.add_argument_group("workers on a Ray cluster")
     cluster.add_argument(

@@ -174,7 +174,10 @@ def _label(number: int, item: Item, labeller: LabelsItems, store: Store, pipe: C
     """Do an item. What only this item can be to blame for is said; after other errors this process should end."""
 
     def tell(frames: int, total: int | None) -> None:
-        pipe.send(Progress(number, frames, total))
+        try:
+            pipe.send(Progress(number, frames, total))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise StoppedError from error
 
     try:
         # Something to read while there is an item is the end of the run, or of the scheduler.
@@ -182,8 +185,6 @@ def _label(number: int, item: Item, labeller: LabelsItems, store: Store, pipe: C
     except StoppedError:
         return
     except BackendError:
-        raise
-    except (BrokenPipeError, ConnectionResetError):
         raise
     except (Sam2EdgeError, OSError) as error:
         pipe.send(Refused(number, str(error)))
