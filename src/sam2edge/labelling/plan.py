@@ -86,18 +86,21 @@ def _prompted(sources: Sequence[str], prompts: Sequence[PromptLine]) -> Iterator
     given: dict[str, list[PromptLine]] = {}
     for line in prompts:
         given.setdefault("" if line.source is None else os.path.realpath(line.source), []).append(line)
-    named = [str(line.source) for line in prompts if line.source is not None]
-    videos = dict.fromkeys(str(video) for source in sources or named for video in _videos(source))
+    videos: dict[str, str] = {}
+    for source in sources or [str(line.source) for line in prompts if line.source is not None]:
+        for path in _videos(source):
+            videos.setdefault(os.path.realpath(path), str(path))
     if unnamed := given.pop("", []):
         if len(videos) != 1:
             raise PromptError(
                 f'{unnamed[0].origin}: does not say which video it is for, and there are {len(videos)}; add "source"'
             )
-        given.setdefault(os.path.realpath(*videos), []).extend(unnamed)
-    if without := [video for video in videos if os.path.realpath(video) not in given]:
+        [only] = videos
+        given.setdefault(only, []).extend(unnamed)
+    if without := [video for place, video in videos.items() if place not in given]:
         raise PromptError(f"without prompts, so that nothing can be followed: {_names(without)}")
-    for video in videos:
-        yield _draft("video", [video], given[os.path.realpath(video)])
+    for place, video in videos.items():
+        yield _draft("video", [video], given[place])
 
 
 def _images(sources: Sequence[str]) -> Iterator[Draft]:

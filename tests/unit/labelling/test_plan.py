@@ -54,6 +54,8 @@ def test_link_and_relative_path_are_the_same_video(folder, monkeypatch):
     (folder / "link.mp4").symlink_to("a.mp4")
     monkeypatch.chdir(folder)
     assert names(plan(["./link.mp4"], [line(folder / "a.mp4")], PROMPTS)) == [["link.mp4"]]
+    [draft] = plan([], [line(folder / "a.mp4"), line(folder / "link.mp4", 2)], PROMPTS)
+    assert [prompt.object_id for prompt in draft.item().prompts] == [1, 2]
 
 
 def test_prompts_without_a_source(folder):
