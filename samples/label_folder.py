@@ -1,23 +1,17 @@
-"""Label everything in a folder of images, as one COCO dataset.
+"""Label a folder of images with several processes, and count what was found: a call of `sam2edge label`.
 
-    python samples/label_folder.py BUNDLE FOLDER OUT.json [--points 32] [--stability 0.95]
-Images that cannot be read are reported and left out. The only category is "object": SAM 2 does not name what it finds.
+    python samples/label_folder.py BUNDLE FOLDER OUT ["red cup, person"]
+
+Everything in the images, or what words name (then the bundle needs a word detector). OUT/coco.json is a COCO dataset,
+OUT/report.json says what failed; the same command again goes on where it was interrupted.
 """
 
 import argparse
 import json
-import sys
+from collections import Counter
 from pathlib import Path
 
-from sam2edge import AutomaticMaskGenerator, MediaError, find_images, read_image
-
-
-def annotation(record, number, image_id):
-    """Return a record of the mask generator as a COCO annotation."""
-    x, y, width, height = record["bbox"]
-    box = [x, y, width + 1, height + 1]  # ours end on the last pixel, COCO's after it
-    mask = {"segmentation": record["segmentation"], "area": record["area"], "score": record["predicted_iou"]}
-    return {"id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, "bbox": box, **mask}
+from sam2edge.cli import main as sam2edge
 
 
 def main():
@@ -25,28 +19,17 @@ def main():
     parser.add_argument("bundle")
     parser.add_argument("folder")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--points", type=int, default=32, help="points per side; more find smaller things")
-    parser.add_argument("--stability", type=float, default=0.95, help="lower values keep vaguer masks")
+    parser.add_argument("words", nargs="?", help="what to look for, with commas between")
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    files, problems = find_images([args.folder])
-    options = {"stability_score_thresh": args.stability, "output_mode": "coco_rle"}
-    data = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
-    with AutomaticMaskGenerator(args.bundle, args.points, **options) as generator:
-        for image_id, file in enumerate(files, start=1):
-            try:
-                image = read_image(file)
-            except MediaError as error:
-                problems.append(str(error))
-                continue
-            height, width = image.shape[:2]
-            data["images"].append({"id": image_id, "file_name": file.name, "height": height, "width": width})
-            for record in generator.generate(image):
-                data["annotations"].append(annotation(record, len(data["annotations"]) + 1, image_id))
-    args.out.write_text(json.dumps(data))
-    print(*problems, sep="\n", file=sys.stderr)
-    print(f"{args.out}: {len(data['annotations'])} masks on {len(data['images'])} images, {len(problems)} left out")
+    mode = ["--words", args.words] if args.words else ["--auto"]
+    code = sam2edge(["label", args.bundle, args.folder, *mode, "--layout", "coco", "-o", str(args.out)])
+    data = json.loads((args.out / "coco.json").read_text())
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    counts = Counter(names[annotation["category_id"]] for annotation in data["annotations"])
+    found = ", ".join(f"{count} × {name}" for name, count in counts.items())
+    print(f"{len(data['images'])} images: {found or 'nothing'}")
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

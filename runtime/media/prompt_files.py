@@ -89,8 +89,7 @@ class PromptLine:
             return
         if isinstance(self.mask, dict) and self.mask["size"] != list(size):
             raise PromptError(
-                f"{self.origin}: a mask must be of the frame's size {list(size)} but its run lengths are of "
-                f"{self.mask['size']}"
+                f"{self.origin}: a mask must be of the frame's size {list(size)} but is {self.mask['size']}"
             )
         self.prompt.check(size)
 

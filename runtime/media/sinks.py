@@ -234,16 +234,11 @@ class JsonSink(Sink):
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Write one frame's line; raise MediaError if it cannot be written."""
-        line = {
-            "frame_index": result.frame_index,
-            "time": None if result.time is None else round(result.time, 6),
-            "size": list(frame.shape[:2]),
-            "objects": [_json_object(result, i) for i in range(len(result.object_ids))],
-        }
+        line = json.dumps(frame_record(result)) + "\n"
         try:
             if not self._frames and self.path.is_file():
                 self._stream.truncate(0)
-            self._stream.write(json.dumps(line) + "\n")
+            self._stream.write(line)
             self._stream.flush()
         except (OSError, ValueError) as error:  # ValueError: the file is closed
             raise MediaError(f"{self.path}: cannot be written: {error}") from error
@@ -372,6 +367,16 @@ def _check_label_ids(object_ids: Sequence[int]) -> None:
 def _narrowed(labels: npt.NDArray[np.uint16], object_ids: Sequence[int]) -> LabelImage:
     """Return labels in the type that all ids fit into, whether or not they have pixels."""
     return labels if max(object_ids, default=0) > 255 else labels.astype(np.uint8)
+
+
+def frame_record(result: FrameResult) -> dict[str, Any]:
+    """Return what a line of JsonSink says of a frame."""
+    return {
+        "frame_index": result.frame_index,
+        "time": None if result.time is None else round(result.time, 6),
+        "size": list(result.frame_size),
+        "objects": [_json_object(result, i) for i in range(len(result.object_ids))],
+    }
 
 
 def _json_object(result: FrameResult, i: int) -> dict[str, Any]:

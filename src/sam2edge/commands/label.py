@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,22 +143,30 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _label(args: argparse.Namespace) -> int:
     _check(args)
     from sam2edge.bundle import Bundle
+    from sam2edge.labelling.items import whole_key
+    from sam2edge.labelling.layouts import check_layouts, write_layouts
+    from sam2edge.labelling.outputs import check_format
     from sam2edge.labelling.plan import plan
+    from sam2edge.labelling.report import Report
     from sam2edge.labelling.scheduler import Scheduler
     from sam2edge.labelling.store import Store
     from sam2edge.runtime.media.prompt_files import read_prompts
 
     bundle, settings = Bundle.open(args.bundle), _settings(args)
+    check_layouts(settings)
+    check_format(settings)
     drafts = plan(args.sources, read_prompts(args.prompts) if args.prompts else (), settings)
+    keys = [draft.key for draft in drafts]
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(StatusLine())
         store = stack.enter_context(Store(args.output))
         store.open_run(_run(bundle, settings))
         stop = stack.enter_context(stop_on_signal())
-        if not {draft.key for draft in drafts} <= store.done():
+        rate = None
+        if not set(keys) <= store.done():
             pool, workers = _pool(args, bundle, settings, store, status.report)
             stack.enter_context(pool)
-            Scheduler(
+            scheduler = Scheduler(
                 drafts,
                 pool,
                 store,
@@ -166,34 +174,24 @@ def _label(args: argparse.Namespace) -> int:
                 attempts=args.attempts,
                 parts=args.split_objects,
                 report=status.report,
-            ).run(lambda tally: status.show(_progress(tally)), stop.is_set)
+            )
+            scheduler.run(lambda tally: status.show(_progress(tally)), stop.is_set)
+            rate = scheduler.tally.rate
             pool.close()
         status.close()
-        return _end(store, [draft.key for draft in drafts], interrupted=stop.is_set())
-
-
-def _end(store: Store, keys: Sequence[str], *, interrupted: bool) -> int:
-    """Say what is done and what is not, and return the exit code."""
-    from sam2edge.labelling.items import whole_key
-    from sam2edge.labelling.store import FAILURES
-
-    done, frames, problems = store.done(), 0, 0
-    others = {whole_key(key) for key in done}.difference(keys)
-    done.intersection_update(keys)
-    for record in map(store.record, filter(done.__contains__, keys)):
-        frames, problems = frames + record.frames, problems + len(record.problems)
-        for problem in record.problems:
+        report = Report.of(store, keys, rate)
+        report.write(store)
+        for problem in report.problems:
             print(f"sam2edge: error: {problem}", file=sys.stderr)
-    of_all = f"{len(done)} of {len(keys)} items"
-    if interrupted:
-        print(f"sam2edge: interrupted: {of_all} are done; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    failed = len(keys) - len(done)
-    reasons = f", {failed} failed ({store.out / FAILURES} says why; the same command tries again)" if failed else ""
-    print(f"{of_all}, {frames} frames{reasons}: {store.out}")
-    if others:
-        print(f"{len(others)} more items there are of sources that have changed or are not named now; they are kept")
-    return FAILED if failed or problems else 0
+        if stop.is_set():
+            done = f"{report.done} of {report.items} items are done"
+            print(f"sam2edge: interrupted: {done}; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+        written = [store.out, *write_layouts(store, settings, keys)]
+        print(*report.lines(), f"in {', '.join(map(str, written))}", sep="\n")
+        if others := {whole_key(key) for key in store.done()}.difference(keys):
+            print(f"{len(others)} more items are kept there, of sources that have changed or are not named now")
+    return FAILED if report.failed or report.problems else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -331,7 +329,7 @@ def _pool(
 
 def _labeller(settings: Settings) -> OpenLabeller:
     """Return what opens a worker's labeller, given the bundle's directory."""
-    from sam2edge.labelling.labeller import Labeller  # type: ignore[import-not-found,unused-ignore]
+    from sam2edge.labelling.labeller import Labeller
 
     return functools.partial(Labeller, settings=settings)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
-import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from sam2edge.commands import ERROR, options
 from sam2edge.commands.console import StatusLine
@@ -22,42 +19,11 @@ from sam2edge.commands.words import Search, add_words, check_words, found_line, 
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
 
 if TYPE_CHECKING:
-    from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
     from sam2edge.runtime.image.predictor import ImagePredictor
+    from sam2edge.runtime.image.segments import Segment
     from sam2edge.runtime.media.mask_files import LabelImage
-    from sam2edge.runtime.media.packed import PackedMask
     from sam2edge.runtime.model.prompts import Prompt
-    from sam2edge.types import Floats, Frame
-
-
-@dataclass(frozen=True, eq=False)
-class _Segment:
-    """A mask of one image; logits are those of its bounding box, None where `--auto` found it.
-
-    word and score are those of the detection, "" and None where no word found it.
-    """
-
-    object_id: int
-    mask: PackedMask
-    predicted_iou: float
-    stability_score: float
-    logits: Floats | None = None
-    word: str = ""
-    score: float | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Return what the JSON says of it; the box is COCO's: x, y, width, height."""
-        from sam2edge.runtime.media import rle
-
-        return {
-            "id": self.object_id,
-            "segmentation": rle.encode(self.mask),
-            "area": self.mask.area,
-            "bbox": list(self.mask.bounds),
-            "predicted_iou": round(self.predicted_iou, 6),
-            "stability_score": round(self.stability_score, 6),
-            **({} if self.score is None else {"word": self.word, "score": round(self.score, 6)}),
-        }
+    from sam2edge.types import Frame
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +54,7 @@ def _segment(args: argparse.Namespace) -> int:
     _check(args, prompts)
     from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
     from sam2edge.runtime.image.predictor import ImagePredictor
+    from sam2edge.runtime.image.segments import find_everything
     from sam2edge.runtime.media.image_files import find_images
 
     images, failures = find_images(args.images)
@@ -100,13 +67,13 @@ def _segment(args: argparse.Namespace) -> int:
         search = stack.enter_context(open_search(args))
         bundle = search.bundle if search else args.bundle
         predictor = stack.enter_context(ImagePredictor(bundle, options.backend(args)))
-        find: Callable[[Frame], list[_Segment]]
+        find: Callable[[Frame], list[Segment]]
         if args.auto:
             grid = {name: getattr(args, name) for name in options.GRID if getattr(args, name) is not None}
             generator = AutomaticMaskGenerator(
                 predictor, progress=lambda message, fraction: status.show(f"{place}, {message}"), **grid
             )
-            find = functools.partial(_everything, generator)
+            find = functools.partial(find_everything, generator)
         else:
             find = functools.partial(_marked, predictor, prompts, search)
         lines = None
@@ -177,7 +144,7 @@ def _labels(target: Path) -> Path:
 
 
 def _segment_one(
-    path: Path, target: Path, find: Callable[[Frame], list[_Segment]], args: argparse.Namespace, lines: TextIO | None
+    path: Path, target: Path, find: Callable[[Frame], list[Segment]], args: argparse.Namespace, lines: TextIO | None
 ) -> list[str]:
     """Segment an image, write the outputs that were asked for, and return the word of each mask."""
     from sam2edge.runtime.media import overlay
@@ -209,7 +176,7 @@ def _segment_one(
     return words
 
 
-def _label_image(size: tuple[int, ...], segments: Sequence[_Segment]) -> LabelImage:
+def _label_image(size: tuple[int, ...], segments: Sequence[Segment]) -> LabelImage:
     """Return object ids [H,W]: where prompted masks overlap the highest logit wins, of `--auto` the smallest mask."""
     from sam2edge.runtime.media import overlay
     from sam2edge.runtime.media.sinks import label_image, paint_labels
@@ -222,54 +189,15 @@ def _label_image(size: tuple[int, ...], segments: Sequence[_Segment]) -> LabelIm
     return paint_labels(size, [ids[i] for i in order], [segments[i].mask for i in order])
 
 
-def _everything(generator: AutomaticMaskGenerator, image: Frame) -> list[_Segment]:
-    """Find everything; the best mask is object 1."""
-    return [
-        _Segment(number, candidate.mask, candidate.iou, candidate.stability)
-        for number, candidate in enumerate(generator.find(image), 1)
-    ]
-
-
 def _marked(
     predictor: ImagePredictor, prompts: Mapping[int, Prompt], search: Search | None, image: Frame
-) -> list[_Segment]:
+) -> list[Segment]:
     """Segment what prompts mark and what words find, whose ids follow those of the prompts."""
-    from sam2edge.runtime.model.prompts import Prompt
+    from sam2edge.runtime.image.segments import segment_prompt, segment_words
 
     predictor.set_image(image)
-    segments = [_segment_prompt(predictor, object_id, prompt, image) for object_id, prompt in prompts.items()]
+    segments = [segment_prompt(predictor, object_id, prompt, image) for object_id, prompt in prompts.items()]
     if search:
-        found = search.detector.detect(image, search.words, threshold=search.score)
-        first = max(prompts, default=0) + 1
-        for object_id, box, score, word in zip(itertools.count(first), found.boxes, found.scores, found.words):
-            segment = _segment_prompt(predictor, object_id, Prompt(box=box), image)
-            segments.append(dataclasses.replace(segment, word=word, score=float(score)))
+        first_id = max(prompts, default=0) + 1
+        segments += segment_words(predictor, search.detector, search.words, search.score, image, first_id)
     return segments
-
-
-def _segment_prompt(predictor: ImagePredictor, object_id: int, prompt: Prompt, image: Frame) -> _Segment:
-    """Segment a prompt on the predictor's image; a single click takes the best of three masks."""
-    import numpy as np
-
-    from sam2edge.runtime.media.packed import PackedMask
-    from sam2edge.runtime.model.logits import stability_score
-    from sam2edge.runtime.model.prompts import EncodedPrompt
-
-    with prompt.naming():
-        mask = None
-        if prompt.mask is not None:
-            mask = EncodedPrompt.of_mask(prompt.mask, image.shape[:2], predictor.model).logits
-        is_click = prompt.points is not None and np.size(prompt.points) == 2 and prompt.box is None and mask is None
-        logits, ious, _ = predictor.predict(
-            point_coords=prompt.points,
-            point_labels=prompt.labels,
-            box=prompt.box,
-            mask_input=mask,
-            multimask_output=is_click,
-            return_logits=True,
-        )
-    best = int(ious.argmax())
-    stability = float(stability_score(logits[best]))
-    packed = PackedMask.pack(logits[best] > 0)
-    inside = logits[best][packed.place].copy()  # not a view, which would keep the whole image's
-    return _Segment(object_id, packed, float(ious[best]), stability, inside)

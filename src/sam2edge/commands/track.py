@@ -6,7 +6,6 @@ import argparse
 import collections
 import contextlib
 import dataclasses
-import itertools
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
@@ -38,11 +37,9 @@ from sam2edge.files import user_path
 
 if TYPE_CHECKING:
     from sam2edge.runtime.media.grabber import Grabbed, Grabber, Statistics
-    from sam2edge.runtime.media.prompt_files import PromptLine
     from sam2edge.runtime.media.sinks import Sink
     from sam2edge.runtime.model.result import FrameResult
     from sam2edge.runtime.video.follower import Event, Follower
-    from sam2edge.runtime.video.stream import Tracker
     from sam2edge.runtime.video.tracker import VideoTracker
 
 _FPS_IF_UNKNOWN = 25.0
@@ -99,6 +96,7 @@ def _track(args: argparse.Namespace) -> int:
     _check_track(args)
     from sam2edge.runtime.media.grabber import Grabber
     from sam2edge.runtime.media.sources import open_source
+    from sam2edge.runtime.video.prompted import follow_prompts, never_came
     from sam2edge.runtime.video.tracker import VideoTracker
 
     prompts = gather(args.prompts, _frame(args), args.source)
@@ -127,7 +125,9 @@ def _track(args: argparse.Namespace) -> int:
             following = stack.enter_context(_follower(args, tracker, search, first_id, source.live, status.report))
         start = 0 if search else waiting[0].frame
         started = time.perf_counter()
-        for grabbed, result in _results(_frames(source, stop), following, start, waiting, args.mode, status.report):
+        for grabbed, result in follow_prompts(
+            _frames(source, stop), following, waiting, start=start, mode=args.mode, report=status.report
+        ):
             for sink in sinks:
                 sink.write(grabbed.pixels, result)
             found.update(_named(result))
@@ -146,10 +146,7 @@ def _track(args: argparse.Namespace) -> int:
         print(f"sam2edge: interrupted after {count} frames{faults}{kept}", file=sys.stderr)
         return INTERRUPTED
     if waiting and not any(sink.closed_by_user for sink in sinks):
-        raise PromptError(
-            f"{waiting[0].origin}: frame {waiting[0].frame} never came, the video ends with frame {number}; "
-            f"prompts without effect: {len(waiting)} of {len(prompts)}"
-        )
+        raise never_came(waiting, len(prompts), number)
     delay = _delay(delays) if source.live else ""
     cut_short = f" of {source.frame_count}" if source.frame_count and count < source.frame_count else ""
     print(
@@ -244,43 +241,6 @@ def _follower(
         on_event=tell,
         **every,
     )
-
-
-def _results(
-    frames: Iterator[Grabbed],
-    tracker: VideoTracker | Follower,
-    start: int,
-    waiting: collections.deque[PromptLine],
-    mode: str,
-    report: Callable[[str], None],
-) -> Iterator[tuple[Grabbed, FrameResult]]:
-    """Yield frames with results: without objects before frame `start`, and tracked from there.
-
-    Prompts are taken out of `waiting` when their frame, or, if that was dropped, the next one comes.
-    """
-    from sam2edge.runtime.model.result import FrameResult
-    from sam2edge.runtime.video.stream import stream
-
-    for grabbed in frames:
-        if grabbed.number >= start:
-            frames = itertools.chain([grabbed], frames)
-            break
-        yield grabbed, FrameResult.empty(grabbed.number, grabbed.pixels.shape[:2], grabbed.time)
-    for tracked in stream(frames, cast("Tracker[Any]", tracker), mode):
-        result, number = tracked.result, tracked.grabbed.number
-        while waiting and waiting[0].frame <= number:
-            given = waiting.popleft()
-            if given.frame < number:
-                report(f"{given.origin}: frame {given.frame} was lost or dropped; prompted on frame {number}")
-            if given.remove:
-                tracker.remove(given.object_id)
-                result = result.without(given.object_id)
-            else:
-                prompt = given.prompt
-                with prompt.naming():
-                    result = tracker.prompt(given.object_id, **prompt.arguments)
-        # The tracker counts the frames that it is given.
-        yield tracked.grabbed, dataclasses.replace(result, frame_index=number, time=tracked.grabbed.time)
 
 
 def _named(result: FrameResult) -> Iterator[tuple[int, str]]:

@@ -26,9 +26,8 @@ from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError,
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
 from sam2edge.runtime.image.predictor import ImagePredictor
-from sam2edge.runtime.media.packed import PackedMask
+from sam2edge.runtime.image.segments import segment_prompt
 from sam2edge.runtime.media.prompt_files import PromptLine
-from sam2edge.runtime.model.prompts import EncodedPrompt
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.tracker import VideoTracker
 from sam2edge.serving.repository import BUNDLE, Settings
@@ -260,22 +259,10 @@ class ImageModel(_Server):
                 raise PromptError(f"{line.origin}: on an image every object takes one prompt, and none is removed")
             seen.add(line.object_id)
         self._predictor.set_image(frame)
-        segments = [self._segment(line, frame) for line in lines]
-        ious = np.array([iou for _, iou in segments], np.float32)
-        return Found(frame.shape[:2], tuple(line.object_id for line in lines), ious, [mask for mask, _ in segments])
-
-    def _segment(self, line: PromptLine, frame: Frame) -> tuple[PackedMask, float]:
-        prompt = line.prompt
-        mask = None
-        if prompt.mask is not None:
-            mask = EncodedPrompt.of_mask(prompt.mask, frame.shape[:2], self._model).logits
-        is_click = len(line.points) == 1 and prompt.box is None and mask is None
-        with prompt.naming():
-            logits, ious, _ = self._predictor.predict(
-                prompt.points, prompt.labels, prompt.box, mask, multimask_output=is_click, return_logits=True
-            )
-        best = int(ious.argmax())
-        return PackedMask.pack(logits[best] > 0), float(ious[best])
+        segments = [segment_prompt(self._predictor, line.object_id, line.prompt, frame) for line in lines]
+        ious = np.array([segment.predicted_iou for segment in segments], np.float32)
+        masks = [segment.mask for segment in segments]
+        return Found(frame.shape[:2], tuple(line.object_id for line in lines), ious, masks)
 
 
 def _grid(parameters: Mapping[str, Any]) -> dict[str, Any] | None:

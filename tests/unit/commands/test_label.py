@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -56,9 +57,14 @@ def test_run_and_rerun(run, bundle, make, out):
     code, printed, err = run(*words)
     refused = out.parent / "refuses.mp4"
     assert (code, err) == (1, f"sam2edge: {refused}: cannot be read\n")
-    assert printed == (
-        f"2 of 3 items, {2 * FRAMES} frames, 1 failed ({out}/failed says why; the same command tries again): {out}\n"
+    assert re.fullmatch(
+        f"2 of 3 items, {2 * FRAMES} frames, 2 objects, [\\d.]+ frames/s, 1 failed; the same command tries again\n"
+        f"in {re.escape(str(out))}\n",
+        printed,
     )
+    report = json.loads((out / "report.json").read_text())
+    assert (report["items"], report["done"], report["frames"]) == (3, 2, 2 * FRAMES)
+    assert [(each["sources"], each["attempts"]) for each in report["failed"]] == [([str(refused)], 1)]
     assert (keys(out), keys(out, "failed")) == (["a", "b"], ["refuses"])
     before = {file.name: file.stat().st_ino for file in (out / "items").iterdir()}
     assert run(*words)[0] == 1
@@ -67,10 +73,10 @@ def test_run_and_rerun(run, bundle, make, out):
 
 def test_done_starts_no_worker(run, bundle, make, out, monkeypatch):
     words = "label", bundle, "-o", out, "--prompts", make("a.mp4")
-    said = f"1 of 1 items, {FRAMES} frames: {out}\n"
-    assert run(*words) == (0, said, "")
+    said = f"1 of 1 items, {FRAMES} frames, 1 objects"
+    assert run(*words)[1].startswith(f"{said}, ")
     monkeypatch.setattr(label, "_pool", None)
-    assert run(*words) == (0, said, "")
+    assert run(*words) == (0, f"{said}\nin {out}\n", "")
 
 
 def test_source_that_changed_is_done_again(run, bundle, make, out):
@@ -79,7 +85,7 @@ def test_source_that_changed_is_done_again(run, bundle, make, out):
     (out.parent / "a.mp4").write_bytes(b"longer")
     code, printed, _ = run(*words)
     assert code == 0
-    assert printed.endswith("1 more items there are of sources that have changed or are not named now; they are kept\n")
+    assert printed.endswith("1 more items are kept there, of sources that have changed or are not named now\n")
     assert keys(out) == ["a", "a"]
 
 

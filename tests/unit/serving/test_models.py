@@ -143,7 +143,7 @@ BAD = {
     "a file": ({"PROMPTS": b'{"mask": "/etc/passwd"}'}, "PROMPTS, line 1: mask is the name of a file, .*"),
     "another mask": (
         {"PROMPTS": json.dumps({"mask": rle.encode(np.ones((9, 9), bool))}).encode()},
-        r"PROMPTS, line 1: a mask must be of the frame's size \[240, 320\] but its run lengths are of \[9, 9\]",
+        r"PROMPTS, line 1: a mask must be of the frame's size \[240, 320\] but is \[9, 9\]",
     ),
     "an empty mask": (
         {"PROMPTS": json.dumps({"mask": rle.encode(np.zeros((HEIGHT, WIDTH), bool))}).encode()},
