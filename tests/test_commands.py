@@ -32,6 +32,7 @@ SAYS = {
     "doctor": r"^This machine can track\.$",
     "export": r"^wrote out/nano$",
     "inspect": r"^memory_attention ",
+    "label": r"^1 of 1 items, ",
     "segment": r"^2 of 2 images, \d+ masks: out/photos$",
     "triton": r"^wrote out/repository; serve it with: tritonserver ",
     "track": r"^(\d+ frames, |sam2edge: interrupted after \d+ frames)",
@@ -75,6 +76,7 @@ def folder(nano: Bundle, quick_collection: None, tmp_path: Path, monkeypatch: py
     for bundle in ("out/nano", "out/tiny"):
         shutil.copytree(nano.path, bundle)
     (tmp_path / "nano").symlink_to("out/nano")
+    (tmp_path / "prompts.jsonl").write_text('{"source": "samples/clip.mp4", "box": [101, 47, 176, 122]}\n')
     (tmp_path / "photos").mkdir()
     for name in ("one.png", "two.png"):
         cv2.imwrite(f"photos/{name}", first_frame()[..., ::-1])
