@@ -14,7 +14,9 @@ import pytest
 
 from sam2edge import cli
 from sam2edge.commands import label
+from sam2edge.labelling import layouts
 from sam2edge.labelling.items import Settings
+from sam2edge.labelling.outputs import OF_VIDEOS
 from sam2edge.labelling.scheduler import Tally
 from sam2edge.runtime.image import predictor
 from tests.conftest import REPO
@@ -69,6 +71,11 @@ def test_run_and_rerun(run, bundle, make, out):
     before = {file.name: file.stat().st_ino for file in (out / "items").iterdir()}
     assert run(*words)[0] == 1
     assert {file.name: file.stat().st_ino for file in (out / "items").iterdir()} == before
+
+
+def test_layouts_are_those_that_can_be_made():
+    assert set(label._LAYOUTS) == set(layouts.LAYOUTS)
+    assert set(label._PIXEL_LAYOUTS) == set(OF_VIDEOS)
 
 
 def test_done_starts_no_worker(run, bundle, make, out, monkeypatch):
