@@ -161,29 +161,27 @@ def _label(args: argparse.Namespace) -> int:
         status = stack.enter_context(StatusLine())
         store = stack.enter_context(Store(args.output))
         store.open_run(_run(bundle, settings))
-        stop = stack.enter_context(stop_on_signal())
-        rate = None
+        rate, interrupted = None, False
         if not set(keys) <= store.done():
             pool, workers = _pool(args, bundle, settings, store, status.report)
-            stack.enter_context(pool)
-            scheduler = Scheduler(
-                drafts,
-                pool,
-                store,
-                workers=workers,
-                attempts=args.attempts,
-                parts=args.split_objects,
-                report=status.report,
-            )
-            scheduler.run(lambda tally: status.show(_progress(tally)), stop.is_set)
+            with stop_on_signal() as stop, pool:
+                scheduler = Scheduler(
+                    drafts,
+                    pool,
+                    store,
+                    workers=workers,
+                    attempts=args.attempts,
+                    parts=args.split_objects,
+                    report=status.report,
+                )
+                interrupted = not scheduler.run(lambda tally: status.show(_progress(tally)), stop.is_set)
             rate = scheduler.tally.rate
-            pool.close()
         status.close()
         report = Report.of(store, keys, rate)
         report.write(store)
         for problem in report.problems:
             print(f"sam2edge: error: {problem}", file=sys.stderr)
-        if stop.is_set():
+        if interrupted:
             done = f"{report.done} of {report.items} items are done"
             print(f"sam2edge: interrupted: {done}; the same command goes on", file=sys.stderr)
             return INTERRUPTED
@@ -191,7 +189,7 @@ def _label(args: argparse.Namespace) -> int:
         print(*report.lines(), f"in {', '.join(map(str, written))}", sep="\n")
         if others := {whole_key(key) for key in store.done()}.difference(keys):
             print(f"{len(others)} more items are kept there, of sources that have changed or are not named now")
-    return FAILED if report.failed or report.problems else 0
+    return FAILED if report.done < report.items or report.problems else 0
 
 
 def _check(args: argparse.Namespace) -> None:

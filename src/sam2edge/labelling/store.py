@@ -89,9 +89,11 @@ class Store(Closeable):
                 yield self.record(key)
 
     def failures(self) -> Iterator[dict[str, Any]]:
-        """Yield what `fail` wrote, in the order of the keys."""
+        """Yield what `fail` wrote of items that are not done since, in the order of the keys."""
+        done = self.done()  # a worker that was killed right after its commit left the note
         for file in sorted((self.out / FAILURES).glob("*.json")):
-            yield json.loads(file.read_text(encoding="utf-8"))
+            if file.stem not in done:
+                yield json.loads(file.read_text(encoding="utf-8"))
 
     @contextlib.contextmanager
     def staged(self, key: str) -> Iterator[Path]:

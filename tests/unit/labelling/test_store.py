@@ -145,6 +145,8 @@ def test_failures(store):
     assert failure == {"key": "a", "sources": ["/a.mp4"], "reason": "is no video", "attempts": 1}
     commit(store)
     assert list(store.failures()) == []
+    store.fail("a", ("/a.mp4",), "is no video", 1)  # as after a kill between the commit and the note's removal
+    assert list(store.failures()) == []
 
 
 def test_same_run_goes_on(store):
