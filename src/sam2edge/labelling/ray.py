@@ -270,7 +270,8 @@ def _connect(address: str | None) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **own)
-    except (RayError, RuntimeError, ConnectionError, ValueError) as error:
+    except Exception as error:  # Ray raises ever other ones, bare ones among them
+        ray.shutdown()
         raise BackendError(f"{address or 'Ray on this machine'}: {_refusal(error)}") from error
     finally:
         if threading.current_thread() is threading.main_thread():

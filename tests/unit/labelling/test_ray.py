@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import shutil
 import signal
@@ -15,13 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sam2edge import Bundle
+from sam2edge import Bundle, cli
 from sam2edge.errors import BackendError, InputError
 from sam2edge.labelling.scheduler import Died, Scheduler, Tally
 from sam2edge.labelling.store import LABELS, Store
 from tests.conftest import REPO
+from tests.helpers import BALL, BLOCK, clip_frames, write_frames
 from tests.unit.labelling.double import FRAMES, draft, open_with_bundle
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install ray")
@@ -41,6 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        made.add_node(**NODE)
         yield made
         made.shutdown()
 
@@ -101,7 +105,7 @@ def test_more_workers_than_fit(nano: Bundle, cluster: Any, store: Store, tmp_pat
             assert pool.wait(0.1) == []
         assert said == [
             "no place on the cluster for 1 of the workers: each needs 1 CPU, 0.5 GPU on one node, and all nodes have "
-            "1 CPU (1 free), 0 GPU (0 free); it starts as soon as there is room, and the others go on"
+            "2 CPU (2 free), 0 GPU (0 free); it starts as soon as there is room, and the others go on"
         ]
         pool.wait(0.1)
         assert len(said) == 1
@@ -122,6 +126,25 @@ def test_addresses(store: Store, nano: Bundle) -> None:
         connect("nonsense")
 
 
+def test_labels_are_those_of_track(nano: Bundle, cluster: Any, tmp_path: Path) -> None:
+    """Two workers at a time, each on a node of its own, with what the verb gives them."""
+    prompts = tmp_path / "prompts.jsonl"
+    for name, frames in zip("abc", np.split(clip_frames(24), 3), strict=True):
+        write_frames(tmp_path / name, frames)
+        with prompts.open("a") as file:
+            print(json.dumps({"source": name, "object": 2, "box": BLOCK}), file=file)
+            print(json.dumps({"source": name, "frame": 3, "object": 1, "box": BALL}), file=file)
+    given = ["--prompts", str(prompts)]
+    on_ray = ["--ray", cluster.address, "--workers", "2"]
+    assert cli.main(["label", str(nano.path), *given, "-o", str(tmp_path / "out"), *on_ray]) == 0
+    for name in "abc":
+        alone = tmp_path / f"{name}.jsonl"
+        source = str(tmp_path / name)
+        assert cli.main(["track", str(nano.path), source, *given, "--json", str(alone), "--threads", "1"]) == 0
+        [labels] = (tmp_path / "out" / LABELS).glob(f"{name}-*.jsonl")
+        assert labels.read_bytes() == alone.read_bytes()
+
+
 NAMES = ["plain-0", "waits", "refuses", "kills-once", "plain-1", "plain-2"]
 DRIVER = """
 import functools, sys
@@ -129,6 +152,7 @@ from pathlib import Path
 from sam2edge.labelling.ray import RayPool
 from sam2edge.labelling.scheduler import Scheduler
 from sam2edge.labelling.store import Store
+from tests.helpers import BALL, BLOCK, clip_frames, write_frames
 from tests.unit.labelling.double import draft, open_with_bundle
 
 folder, bundle, address, *names = sys.argv[1:]
@@ -143,7 +167,7 @@ def test_driver_worker_and_node_are_lost(nano: Bundle, cluster: Any, store: Stor
     """Each in the middle of an item; at the end there is what one process writes, and nothing was done twice."""
     store.close()  # the first driver takes it
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path, nano.path, cluster.address, *NAMES], cwd=REPO)
-    node = cluster.add_node(**NODE)
+    [node] = cluster.worker_nodes
     deadline = time.monotonic() + 60
     while not store.done():
         assert time.monotonic() < deadline
@@ -205,3 +229,12 @@ def test_machine_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
         pool_of._check_fits({"CPU": 8.0, "GPU": 0.0})
     with pytest.raises(InputError, match=r"^--gpus-per-worker 0.5: this machine has 0$"):
         pool_of._check_fits({"CPU": 1.0, "GPU": 0.5})
+
+
+@pytest.mark.skipif(not LONG, reason="make fleet: it starts six processes and a Ray of its own")
+def test_benchmark_runs(nano: Bundle) -> None:
+    words = ["--videos", "2", "--frames", "8", "--rounds", "1", "--ray"]
+    command = [sys.executable, "-m", "tools.label_speed", str(nano.path), *words]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()[-3:]] == ["plain pool", "processes", "Ray"]
