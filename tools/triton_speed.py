@@ -1,13 +1,14 @@
-"""Measure what Triton adds to a frame: `python -m tools.triton_speed BUNDLE [FRAMES [ROUNDS]]`.
+"""Measure what Triton adds to a frame: `python -m tools.triton_speed BUNDLE [FRAMES]`.
 
-A real server, as in tests/serving, answers each frame of the bundled clip at 720p with the run lengths of three objects
-before the next one is sent: as pixels and as JPEGs by gRPC, and through shared memory. A VideoTracker does the same
-work in a process with the server's numpy, OpenCV and ONNX Runtime. The ways take turns; medians over all rounds.
+A real server, as in tests/serving, gets the bundled clip at 720p as four streams with three objects each, and answers
+with their run lengths: to pixels and to JPEGs by gRPC, and to pixels in shared memory. A VideoTracker does the same
+work in a process with the server's numpy, OpenCV and ONNX Runtime. The ways take turns after every frame, and what is
+printed is the median of the differences on the same frame: so it is of use on a busy machine, too.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import os
 import statistics
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,13 @@ PROMPTS = json.dumps([{"object": number, "box": box} for number, box in enumerat
 SIZE = (1280, 720)
 WANTED = ("IDS", "IOUS", "RLE")
 WARM = 5
-"""Frames at the start of each round that do not count."""
+"""Frames at the start that do not count."""
+
+Step = Callable[[int], float]
+"""Has a frame looked at and returns the milliseconds from having it to having its masks."""
 
 
-def main(bundle: str, frames: int = 45, rounds: int = 3) -> None:
+def main(bundle: str, count: int = 120) -> None:
     # not at the top, since `in_process` runs where only numpy, OpenCV and ONNX Runtime are
     from sam2edge import Bundle
     from sam2edge.serving.repository import Settings, write_repository
@@ -39,83 +44,89 @@ def main(bundle: str, frames: int = 45, rounds: int = 3) -> None:
     if reason := missing():
         raise SystemExit(reason)
     sys.path.append(str(PACKAGES))
-    pixels = np.stack([cv2.resize(frame, SIZE) for frame in clip_frames(frames)])
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "frames.npy", pixels)
-        write_repository(Bundle.open(bundle), Path(folder) / "repository", Settings())
-        server = Server(Path(folder) / "repository", Path(folder), "--disable-auto-complete-config")
-        try:
-            server.wait()
-            ways = {
-                "in process": functools.partial(_in_process, bundle, Path(folder) / "frames.npy"),
-                "pixels": functools.partial(_served, server.grpc, pixels, "pixels"),
-                "JPEG": functools.partial(_served, server.grpc, pixels, "JPEG"),
-                "shared memory": functools.partial(_served, server.grpc, pixels, "shared memory"),
-            }
-            times: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(rounds):
-                for name, measure in ways.items():
-                    times[name] += measure()[WARM:]
-        finally:
-            server.stop()
-    base = statistics.median(times["in process"])
-    for name, each in times.items():
-        print(f"{name}: {statistics.median(each):.1f} ms a frame, {statistics.median(each) - base:+.1f} ms")
+    frames = np.stack([cv2.resize(frame, SIZE) for frame in clip_frames(count)])
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        np.save(folder / "frames.npy", frames)
+        write_repository(Bundle.open(bundle), folder / "repository", Settings())
+        server = Server(folder / "repository", folder, "--disable-auto-complete-config")
+        stack.callback(server.stop)
+        server.wait()
+        steps = {"in process": stack.enter_context(_in_process(bundle, folder / "frames.npy"))}
+        for way in ("pixels", "JPEG", "shared memory"):
+            steps[way] = stack.enter_context(_served(server.grpc, frames, way))
+        times = [{way: step(number) for way, step in steps.items()} for number in range(len(frames))][WARM:]
+    for way in steps:
+        median = statistics.median(each[way] for each in times)
+        added = statistics.median(each[way] - each["in process"] for each in times)
+        print(f"{way}: {median:.1f} ms a frame, {added:+.1f} ms")
 
 
-def _served(address: str, pixels: Any, way: str) -> list[float]:
-    """Return the milliseconds from having a frame to having its answer."""
+@contextlib.contextmanager
+def _served(address: str, frames: Any, way: str) -> Iterator[Step]:
     import tritonclient.utils.shared_memory as shm
 
     from tests.serving.client import Stream, inputs, triton
 
-    size, name = pixels[0].nbytes, f"speed-{os.getpid()}"
-    stream, control = Stream(address, name, WANTED), triton.InferenceServerClient(address)
-    region = shm.create_shared_memory_region(name, f"/{name}", size)
-    control.register_system_shared_memory(name, f"/{name}", size)
-    times = []
-    for number, frame in enumerate(pixels):
-        started = time.perf_counter()
-        if way == "pixels":
-            carrier = inputs(FRAME=frame)
-        elif way == "JPEG":
-            carrier = inputs(ENCODED=cv2.imencode(".jpg", frame)[1].tobytes())
-        else:
-            shm.set_shared_memory_region(region, [frame])
-            carrier = [triton.InferInput("FRAME", frame.shape, "UINT8").set_shared_memory(name, size)]
-        stream.send(carrier, start=not number)
-        stream.receive()
-        times.append(1e3 * (time.perf_counter() - started))
-        if not number:
-            stream.ask(PROMPTS=PROMPTS)
-    stream.ask(end=True)
-    stream.close()
-    control.unregister_system_shared_memory(name)
-    shm.destroy_shared_memory_region(region)
-    return times
+    size, name = frames[0].nbytes, f"speed-{os.getpid()}-{way.replace(' ', '-')}"
+    with Stream(address, name, WANTED) as stream, triton.InferenceServerClient(address) as control:
+        region = shm.create_shared_memory_region(name, f"/{name}", size)
+        control.register_system_shared_memory(name, f"/{name}", size)
+
+        def step(number: int) -> float:
+            frame, started = frames[number], time.perf_counter()
+            if way == "pixels":
+                carrier = inputs(FRAME=frame)
+            elif way == "JPEG":
+                carrier = inputs(ENCODED=cv2.imencode(".jpg", frame)[1].tobytes())
+            else:
+                shm.set_shared_memory_region(region, [frame])
+                carrier = [triton.InferInput("FRAME", frame.shape, "UINT8").set_shared_memory(name, size)]
+            stream.send(carrier, start=not number)
+            stream.receive()
+            seconds = time.perf_counter() - started
+            if not number:
+                stream.ask(PROMPTS=PROMPTS)
+            return 1e3 * seconds
+
+        yield step
+        stream.ask(end=True)
+        control.unregister_system_shared_memory(name)
+        shm.destroy_shared_memory_region(region)
 
 
-def _in_process(bundle: str, frames: Path) -> list[float]:
+@contextlib.contextmanager
+def _in_process(bundle: str, frames: Path) -> Iterator[Step]:
     from tests.conftest import REPO
     from tests.serving.server import ENVIRONMENT, environment
 
-    command = [str(ENVIRONMENT / "bin" / "python"), __file__, "in_process", str(bundle), str(frames)]
+    command = [str(ENVIRONMENT / "bin" / "python"), __file__, "in_process", bundle, str(frames)]
     path = {**environment(), "PYTHONPATH": str(REPO / "src")}
-    done = subprocess.run(command, env=path, stdout=subprocess.PIPE, text=True, check=True)
-    return [float(line) for line in done.stdout.split()]
+    with subprocess.Popen(command, env=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        sender, receiver = process.stdin, process.stdout
+        assert sender is not None
+        assert receiver is not None
+
+        def step(number: int) -> float:
+            print(number, file=sender, flush=True)
+            return float(receiver.readline())
+
+        yield step
+        sender.close()
 
 
 def in_process(bundle: str, frames: str) -> None:
-    """Print the milliseconds of each frame."""
+    """Look at the frames whose numbers come in, and print the milliseconds of each."""
     from sam2edge import VideoTracker
     from sam2edge.runtime.media.prompt_files import parse_prompts, schedule
     from sam2edge.serving.tensors import Found
 
+    pixels = np.load(frames)
     with VideoTracker(bundle) as tracker:
-        for number, frame in enumerate(np.load(frames)):
-            started = time.perf_counter()
+        for number in map(int, sys.stdin):
+            frame, started = pixels[number], time.perf_counter()
             Found.on_frame(tracker.track(frame)).outputs(WANTED)
-            print(1e3 * (time.perf_counter() - started))
+            print(1e3 * (time.perf_counter() - started), flush=True)
             for line in schedule(parse_prompts(PROMPTS, "prompts")) if not number else ():
                 tracker.prompt(line.object_id, **line.prompt.arguments)
 

@@ -27,6 +27,7 @@ from tests.conftest import REPO
 from tests.helpers import BALL, BLOCK, STAR, Frames, clip_frames
 from tests.serving.conftest import SETTINGS
 from tests.serving.server import ENVIRONMENT, PACKAGES, Server, environment, missing
+from tools import triton_speed
 
 if reason := missing():
     pytest.skip(reason, allow_module_level=True)
@@ -201,6 +202,13 @@ def test_sample(server: Server, frames: Frames, tmp_path: Path, shared: tuple[st
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^\[(\d+)\] \[1, 2\] \[b'visible', b'visible'\] ", done.stdout, re.MULTILINE) == list("012345")
     assert not list(Path("/dev/shm").glob("sam2-*"))
+
+
+@pytest.mark.skipif(not LONG, reason="a server of its own: make fleet")
+def test_what_is_measured(nano: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    triton_speed.main(str(nano.path), 8)
+    rows = [rf"{way}: [\d.]+ ms a frame, [+-][\d.]+ ms" for way in ("in process", "pixels", "JPEG", "shared memory")]
+    assert re.fullmatch("\n".join(rows) + "\n", capsys.readouterr().out)
 
 
 def stubs(server: Server, model: str) -> set[int]:
