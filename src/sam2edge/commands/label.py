@@ -29,7 +29,7 @@ from sam2edge.commands.options import (
 )
 from sam2edge.commands.track import stop_on_signal
 from sam2edge.commands.words import add_words, check_words, is_file, word_texts
-from sam2edge.errors import InputError, PromptError
+from sam2edge.errors import BackendError, InputError, PromptError
 from sam2edge.files import sha256, user_path
 from sam2edge.runtime import BACKENDS
 
@@ -174,13 +174,19 @@ def _label(args: argparse.Namespace) -> int:
                     parts=args.split_objects,
                     report=status.report,
                 )
-                interrupted = not scheduler.run(lambda tally: status.show(_progress(tally)), stop.is_set)
+                try:
+                    interrupted = not scheduler.run(lambda tally: status.show(_progress(tally)), stop.is_set)
+                except BackendError:
+                    Report.of(store, keys, scheduler.tally.rate).write(store)
+                    raise
             rate = scheduler.tally.rate
         status.close()
         report = Report.of(store, keys, rate)
         report.write(store)
         for problem in report.problems:
             print(f"sam2edge: error: {problem}", file=sys.stderr)
+        for remark in report.remarks:
+            print(f"sam2edge: {remark}", file=sys.stderr)
         if interrupted:
             done = f"{report.done} of {report.items} items are done"
             print(f"sam2edge: interrupted: {done}; the same command goes on", file=sys.stderr)

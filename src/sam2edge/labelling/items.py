@@ -91,9 +91,10 @@ class Record:
         frames: Frames or images with results.
         objects: How many objects there are in all.
         seconds: How long it took.
-        problems: What went wrong without ending the item, as an image that cannot be read; each names its file.
+        problems: What could not be done without ending the item, as an image that cannot be read; each names its file.
         doubtful: The worst few.
         where: The worker.
+        remarks: What a person should know, as that damaged frames were left out; each names its file.
     """
 
     key: str
@@ -104,6 +105,7 @@ class Record:
     problems: tuple[str, ...] = ()
     doubtful: tuple[Doubtful, ...] = ()
     where: str = ""
+    remarks: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -111,7 +113,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> Record:
         fields = json.loads(text)
-        for name in ("sources", "problems"):
+        for name in ("sources", "problems", "remarks"):
             fields[name] = tuple(fields[name])
         fields["doubtful"] = tuple(Doubtful(**one) for one in fields["doubtful"])
         return cls(**fields)

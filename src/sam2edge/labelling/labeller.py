@@ -94,10 +94,10 @@ class Labeller(Closeable):
             BackendError: The backend failed.
         """
         begin = told = time.perf_counter()
-        problems: list[str] = []
+        said: list[str] = []
         with store.staged(item.key) as folder:
             outputs = Outputs(folder, item, self._settings)
-            work = (self._track if item.kind == "video" else self._segment)(item, outputs, problems)
+            work = (self._track if item.kind == "video" else self._segment)(item, outputs, said)
             with contextlib.closing(outputs), contextlib.closing(work):
                 for total in work:
                     if stop():
@@ -111,7 +111,8 @@ class Labeller(Closeable):
                 frames=outputs.frames,
                 objects=outputs.objects,
                 seconds=round(time.perf_counter() - begin, 3),
-                problems=tuple(problems),
+                problems=tuple(said) if item.kind == "images" else (),
+                remarks=tuple(said) if item.kind == "video" else (),
                 doubtful=outputs.doubtful(),
                 where=f"process {os.getpid()} on {socket.gethostname()}",
             )
@@ -124,14 +125,14 @@ class Labeller(Closeable):
             self._tracker.close()
         self._stack.close()
 
-    def _track(self, item: Item, outputs: Outputs, problems: list[str]) -> Generator[int | None, None, None]:
+    def _track(self, item: Item, outputs: Outputs, remarks: list[str]) -> Generator[int | None, None, None]:
         """Follow what is prompted or named in a video, and yield how many frames it has after each of them."""
         [source], waiting, number = item.sources, collections.deque(item.prompts), -1
         with Grabber(lambda: open_source(source, value_range=self._settings.value_range)) as grabber:
             for line in item.prompts:
                 line.check((grabber.height, grabber.width))
-            with self._followed(item, problems) as tracker:
-                frames = follow_prompts(iter(grabber), tracker, waiting, start=item.start, report=problems.append)
+            with self._followed(item, remarks) as tracker:
+                frames = follow_prompts(iter(grabber), tracker, waiting, start=item.start, report=remarks.append)
                 for grabbed, result in frames:
                     outputs.add_frame(result)
                     number = grabbed.number
@@ -140,12 +141,12 @@ class Labeller(Closeable):
         if waiting:
             raise never_came(waiting, len(item.prompts), number)
         if faults.broken:
-            problems.append(f"{source}: {faults.broken} damaged frames were left out")
+            remarks.append(f"{source}: {faults.broken} damaged frames were left out")
         if faults.resized:
-            problems.append(f"{source}: {faults.resized} frames of another size were brought to that of the first")
+            remarks.append(f"{source}: {faults.resized} frames of another size were brought to that of the first")
 
     @contextlib.contextmanager
-    def _followed(self, item: Item, problems: list[str]) -> Iterator[VideoTracker | Follower]:
+    def _followed(self, item: Item, remarks: list[str]) -> Iterator[VideoTracker | Follower]:
         """Yield a tracker for the objects of a video, which is ready for the next one afterwards."""
         room = len({line.object_id for line in item.prompts})
         if room > self._room:
@@ -157,7 +158,7 @@ class Labeller(Closeable):
                 yield self._tracker
                 return
             every: dict[str, Any] = {} if self._settings.words_every is None else {"every": self._settings.words_every}
-            tell = functools.partial(_note, item.sources[0], problems)
+            tell = functools.partial(_note, item.sources[0], remarks)
             yield Follower(self._tracker, self._detector, self._words, score=self._score, on_event=tell, **every)
         finally:
             self._tracker.reset()
@@ -187,8 +188,8 @@ class Labeller(Closeable):
         return segment_words(self._predictor, self._detector, self._words, self._score, image)
 
 
-def _note(source: str, problems: list[str], event: Event) -> None:
+def _note(source: str, remarks: list[str], event: Event) -> None:
     """Note that more objects were found than there is room for, once."""
-    problem = f"{source}: {event}"
-    if event.kind == "full" and problem not in problems:
-        problems.append(problem)
+    remark = f"{source}: {event}"
+    if event.kind == "full" and remark not in remarks:
+        remarks.append(remark)

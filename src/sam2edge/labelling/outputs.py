@@ -29,8 +29,8 @@ _MAX_DOUBTFUL, _SPAN = 20, 25
 """Frames of an item that are noted, at most one for each object in so many frames, and how many of these there are."""
 _SURE = 0.7
 """The score from which nobody has to look."""
-_ROWS = 2000
-"""Rows that wait until they are written, a few MB at most."""
+_ROWS, _CHARACTERS = 2000, 4 << 20
+"""Rows, and characters of their run lengths, that wait until they are written."""
 _COLUMNS = {
     "source": "string",
     "frame_index": "int32",
@@ -51,8 +51,11 @@ _COLUMNS = {
     "visible": "bool",
     "state": "string",
 }
-"""Parquet's columns. A frame without objects is a row without an id."""
+"""Parquet's columns (docs/reference/manifests.md). A frame without objects is a row without an id."""
 _BOX = "xywh"
+_OF_OBJECT = ("id", "word", "score", "iou", "object_score", "stability", "visible", "state")
+_MAY_BE_NULL = ("iou", "object_score")
+"""Of a video's objects, where they are not finite."""
 
 
 class Outputs:
@@ -124,13 +127,16 @@ class _Parquet:
         path = stem.with_name(stem.name + self.suffix)
         self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
+        self._characters = 0
 
     def add(self, source: str, line: dict[str, Any]) -> None:
         height, width = line["size"]
         frame = {"source": source, "frame_index": line.get("frame_index"), "time": line.get("time")}
         frame |= {"height": height, "width": width}
-        self._rows += [{**frame, **_row(found)} for found in line["objects"]] or [frame]
-        if len(self._rows) >= _ROWS:
+        rows = [_row(found) for found in line["objects"]] or [{}]
+        self._rows += [{**frame, **row} for row in rows]
+        self._characters += sum(len(row.get("counts", "")) for row in rows)
+        if len(self._rows) >= _ROWS or self._characters >= _CHARACTERS:
             self._flush()
 
     def close(self) -> None:
@@ -140,6 +146,7 @@ class _Parquet:
     def _flush(self) -> None:
         self._writer.write_batch(self._pyarrow.RecordBatch.from_pylist(self._rows, self._schema))
         self._rows.clear()
+        self._characters = 0
 
 
 _FORMATS: Mapping[str, type[_JsonLines] | type[_Parquet]] = {"jsonl": _JsonLines, "parquet": _Parquet}
@@ -182,14 +189,16 @@ def _row(found: Mapping[str, Any]) -> dict[str, Any]:
 def _frame(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return rows of one frame as a line."""
     first, objects = rows[0], []
-    size = [first["height"], first["width"]]
+    size, is_image = [first["height"], first["width"]], first["frame_index"] is None
     for row in rows:
         if row["id"] is not None:
-            mask = {"size": size, "counts": row["counts"]}
-            own = {name: row[name] for name in list(_COLUMNS)[5:] if row[name] is not None and name not in _BOX}
-            own.pop("counts")
-            objects.append({**own, "segmentation": mask, "bbox": [row[side] for side in _BOX]})
-    if first["frame_index"] is None:
+            mask = {"size": size, "counts": row.pop("counts")}
+            box = [row.pop(side) for side in _BOX]
+            nulls = () if is_image else _MAY_BE_NULL
+            values = {name: row[name] for name in _OF_OBJECT}
+            own = {name: value for name, value in values.items() if value is not None or name in nulls}
+            objects.append({**own, "segmentation": mask, "bbox": box})
+    if is_image:
         return {"image": first["source"], "size": size, "objects": objects}
     return {"frame_index": first["frame_index"], "time": first["time"], "size": size, "objects": objects}
 
@@ -248,7 +257,7 @@ class _Doubts:
         self._open.clear()
 
     def _keep(self, one: Doubtful) -> None:
-        heapq.heappush(self._worst, (-one.score, next(self._numbers), one))
+        heapq.heappush(self._worst, (-one.score, -next(self._numbers), one))  # of equals the earlier ones stay
         if len(self._worst) > _MAX_DOUBTFUL:
             heapq.heappop(self._worst)
 

@@ -86,7 +86,7 @@ def _sum(item: Item, records: Sequence[Record]) -> Record:
         frames=max(record.frames for record in records),
         objects=sum(record.objects for record in records),
         seconds=sum(record.seconds for record in records),
-        problems=tuple(dict.fromkeys(problem for record in records for problem in record.problems)),
         doubtful=tuple(doubtful[:_DOUBTFUL]),
         where=", ".join(sorted({record.where for record in records})),
+        remarks=tuple(dict.fromkeys(remark for record in records for remark in record.remarks)),
     )

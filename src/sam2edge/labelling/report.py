@@ -31,7 +31,8 @@ class Report:
         seconds: Of all workers together, for what is done.
         frames_a_second: Of this run; None if there was nothing to do.
         failed: What `Store.fail` noted of each that failed.
-        problems: What went wrong without ending an item.
+        problems: What could not be done without ending an item, as an image that cannot be read.
+        remarks: What else a person should know, as that damaged frames were left out.
         doubtful: The frames of the lowest scores, the worst one first.
     """
 
@@ -43,27 +44,28 @@ class Report:
     frames_a_second: float | None
     failed: tuple[dict[str, Any], ...]
     problems: tuple[str, ...]
+    remarks: tuple[str, ...]
     doubtful: tuple[Doubtful, ...]
 
     @staticmethod
     def of(store: Store, keys: Sequence[str], frames_a_second: float | None) -> Report:
         """Sum up what a run of these items has in its folder."""
         done, wanted = store.done().intersection(keys), set(keys)
-        frames, objects, seconds, problems = 0, 0, 0.0, list[str]()
+        frames, objects, seconds, problems, remarks = 0, 0, 0.0, list[str](), list[str]()
 
         def take(record: Record) -> Sequence[Doubtful]:
             nonlocal frames, objects, seconds
             frames, objects, seconds = frames + record.frames, objects + record.objects, seconds + record.seconds
             problems.extend(record.problems)
+            remarks.extend(record.remarks)
             return record.doubtful
 
         doubtful = itertools.chain.from_iterable(take(store.record(key)) for key in keys if key in done)
         worst = heapq.nsmallest(_MAX_DOUBTFUL, doubtful, key=lambda one: one.score)
         failed = tuple(note for note in store.failures() if note["key"] in wanted)
         rate = None if frames_a_second is None else round(frames_a_second, 2)
-        return Report(
-            *(len(keys), len(done), frames, objects, round(seconds, 1), rate), failed, tuple(problems), tuple(worst)
-        )
+        counts = len(keys), len(done), frames, objects, round(seconds, 1), rate
+        return Report(*counts, failed, tuple(problems), tuple(remarks), tuple(worst))
 
     def write(self, store: Store) -> None:
         """Write report.json; MediaError if that fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ from sam2edge.labelling.labeller import Labeller
 from sam2edge.labelling.outputs import read_frames
 from sam2edge.labelling.parts import merge, split
 from sam2edge.labelling.plan import plan
-from sam2edge.labelling.store import Store
+from sam2edge.labelling.store import Store, write_record
 from sam2edge.runtime.media import rle
+from sam2edge.runtime.media.grabber import Grabber
 from sam2edge.runtime.media.mask_files import read_labels
 from sam2edge.runtime.media.prompt_files import parse_prompts
 from tests.helpers import BALL, BLOCK, STAR, clip_frames, iou, result_of, true_masks
@@ -206,6 +208,42 @@ def test_parquet_of_images_without_objects(nano: Bundle, store: Store, photos: P
     assert record.objects == 0
 
 
+def test_parquet_keeps_scores_that_are_none_and_is_written_in_parts_of_some_size(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.zeros((48, 64), bool)
+    mask[::2] = True  # long run lengths
+    result = dataclasses.replace(result_of({1: mask}), ious=np.array([np.nan], np.float32))
+    monkeypatch.setattr(outputs, "_CHARACTERS", 1000)
+    frames = {}
+    for form in ("jsonl", "parquet"):
+        item = Item(form, "video", ("clip.mp4",))
+        with store.staged(form) as folder:
+            with contextlib.closing(outputs.Outputs(folder, item, Settings(format=form))) as written:
+                for number in range(6):
+                    written.add_frame(dataclasses.replace(result, frame_index=number))
+            record = Record(form, item.sources, written.frames, written.objects, 0.1)
+            write_record(folder, record)
+        frames[form] = list(read_frames(store, record))
+    assert frames["parquet"] == frames["jsonl"]
+    assert frames["parquet"][0]["objects"][0]["iou"] is None
+    with pyarrow.parquet.ParquetFile(store.out / "labels" / "parquet.parquet") as file:
+        assert file.num_row_groups > 2
+
+
+def test_a_damaged_video_is_remarked_on(
+    nano: Bundle, store: Store, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames that are there are labelled, as `track` does it."""
+    statistics = Grabber.statistics
+    monkeypatch.setattr(
+        Grabber, "statistics", property(lambda grabber: dataclasses.replace(statistics.fget(grabber), broken=3))
+    )
+    record, frames = labelled(nano, store, video, Settings(), PROMPTS)
+    assert (record.remarks, record.problems) == ((f"{video}: 3 damaged frames were left out",), ())
+    assert len(frames) == FRAMES
+
+
 def test_what_a_worker_cannot_start_with(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(bundle: Path, **settings: Any) -> None:
         Labeller(bundle, Settings(**settings), threads=1, gpu=None).close()
@@ -234,6 +272,11 @@ def test_doubtful_frames() -> None:
     mask = np.zeros((48, 64), bool)
     mask[10:30, 10:40] = True
     sure = dataclasses.replace(result_of({1: mask}), ious=np.array([0.9], np.float32))
+    for number in range(30):  # of as many losses the first ones are kept
+        doubts.add(dataclasses.replace(sure, frame_index=number, lost=(1,)))
+        doubts.add(dataclasses.replace(sure, frame_index=number))
+    assert [one.frame for one in doubts.worst()] == list(range(20))
+    doubts = outputs._Doubts("clip.mp4")
     for number in range(1000):
         score = 0.1 + 0.0005 * number if number % 10 == 0 else 0.9
         doubts.add(dataclasses.replace(sure, frame_index=number, ious=np.array([score], np.float32)))

@@ -50,7 +50,7 @@ def do(store, item):
         text = "".join(line(frame, [each for each in ids if each in mine]) for frame, ids in enumerate(ORDERS))
         (folder / LABELS / f"{item.key}.jsonl").write_text(text)
         doubtful = tuple(Doubtful("/a.mp4", 1, each, 0.1 * each, "low") for each in sorted(mine))
-        record = Record(item.key, item.sources, FRAMES, len(mine), 1.5, ("frame 3 is damaged",), doubtful, "here")
+        record = Record(item.key, item.sources, FRAMES, len(mine), 1.5, (), doubtful, "here", ("frame 3 is damaged",))
         write_record(folder, record)
     return record
 
@@ -79,7 +79,7 @@ def test_merge(store, count):
     assert {file.name: file.read_text() for file in (store.out / LABELS).iterdir()} == {"a-1.jsonl": WHOLE}
     assert (store.done(), store.record("a-1")) == ({"a-1"}, record)
     assert (record.frames, record.objects, record.seconds) == (FRAMES, 3, 1.5 * count)
-    assert record.problems == ("frame 3 is damaged",)
+    assert record.remarks == ("frame 3 is damaged",)
     assert [one.object for one in record.doubtful] == [2, 5, 9]
 
 
