@@ -149,7 +149,8 @@ def _reason(code: int | None) -> str:
         return "closed its pipe, but did not end"
     if code == -signal.SIGKILL:
         return "killed by SIGKILL, as the kernel does when memory is full"
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself, with exit code {code}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"killed by {names.get(-code, -code)}" if code < 0 else f"ended by itself, with exit code {code}"
 
 
 def main(descriptor: int) -> None:

@@ -11,6 +11,7 @@ import tracemalloc
 import pytest
 
 from sam2edge.errors import BackendError
+from sam2edge.labelling import processes
 from sam2edge.labelling.items import Record
 from sam2edge.labelling.plan import Draft
 from sam2edge.labelling.processes import Processes
@@ -251,6 +252,7 @@ def test_stop_gives_up_what_is_being_done(store, tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
+from sam2edge.labelling import processes
 from sam2edge.labelling.processes import Processes
 from sam2edge.labelling.scheduler import Scheduler
 from sam2edge.labelling.store import Store
@@ -285,3 +287,17 @@ def test_driver_is_killed(tmp_path):
         run(Scheduler([draft("a"), draft("b"), draft("waits")], pool, store, workers=1, report=print))
         assert pool.done == ["waits"]
         assert {file.name: file.stat().st_ino for file in (store.out / "labels").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (-9, "killed by SIGKILL, as the kernel does when memory is full"),
+        (-11, "killed by SIGSEGV"),
+        (-40, "killed by 40"),
+        (1, "ended by itself, with exit code 1"),
+        (None, "closed its pipe, but did not end"),
+    ],
+)
+def test_reasons(code, reason):
+    assert processes._reason(code) == reason
