@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.runtime.image.segments import Segment
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.packed import PackedMask
 from sam2edge.runtime.model.result import FrameResult
@@ -38,6 +39,13 @@ class Found:
     def on_frame(result: FrameResult) -> Found:
         """Return what a tracker found."""
         return Found(result.frame_size, result.object_ids, result.ious, result)
+
+    @staticmethod
+    def on_image(size: tuple[int, int], segments: Sequence[Segment]) -> Found:
+        """Return what was found on an image of `size` (H,W)."""
+        ious = np.array([segment.predicted_iou for segment in segments], np.float32)
+        ids = tuple(segment.object_id for segment in segments)
+        return Found(size, ids, ious, [segment.mask for segment in segments])
 
     @cached_property
     def masks(self) -> list[PackedMask]:

@@ -26,7 +26,7 @@ from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError,
 from sam2edge.runtime.backends.base import Backend, open_backend
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
 from sam2edge.runtime.image.predictor import ImagePredictor
-from sam2edge.runtime.image.segments import segment_prompt
+from sam2edge.runtime.image.segments import find_everything, segment_prompt
 from sam2edge.runtime.media.prompt_files import PromptLine
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.runtime.video.tracker import VideoTracker
@@ -242,9 +242,8 @@ class ImageModel(_Server):
             return self._marked(request, frame)
         if "PROMPTS" in request.inputs:
             raise PromptError("got PROMPTS and the parameter everything; give one of them")
-        found = AutomaticMaskGenerator(self._predictor, **grid).find(frame)
-        ious = np.array([candidate.iou for candidate in found], np.float32)
-        return Found(frame.shape[:2], tuple(range(1, len(found) + 1)), ious, [candidate.mask for candidate in found])
+        generator = AutomaticMaskGenerator(self._predictor, **grid)
+        return Found.on_image(frame.shape[:2], find_everything(generator, frame))
 
     def _marked(self, request: Request, frame: Frame) -> Found:
         lines = request.prompts(0, frame.shape[:2], (), self._model)
@@ -260,9 +259,7 @@ class ImageModel(_Server):
             seen.add(line.object_id)
         self._predictor.set_image(frame)
         segments = [segment_prompt(self._predictor, line.object_id, line.prompt, frame) for line in lines]
-        ious = np.array([segment.predicted_iou for segment in segments], np.float32)
-        masks = [segment.mask for segment in segments]
-        return Found(frame.shape[:2], tuple(line.object_id for line in lines), ious, masks)
+        return Found.on_image(frame.shape[:2], segments)
 
 
 def _grid(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
