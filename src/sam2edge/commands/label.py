@@ -273,13 +273,12 @@ def _run(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     manifests = [bundle.path / MANIFEST]  # which have the hashes of all other files
     if settings.mode == "words":
         manifests.append(bundle.word_detector().path / MANIFEST)
-    files = [Path(name) for name in settings.words if is_file(name)]
-    return {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "bundle": sha256(*manifests),
-        "settings": {**dataclasses.asdict(settings), **({"words": sha256(*files)} if files else {})},
-    }
+    fields = dataclasses.asdict(settings)
+    # Layouts are made at the end, and may be others each time; but some need what workers write.
+    fields["label_images"] = bool(set(fields.pop("layouts")).intersection(_PIXEL_LAYOUTS))
+    if files := [Path(name) for name in settings.words if is_file(name)]:
+        fields["words"] = sha256(*files)
+    return {"format": _FORMAT, "version": _VERSION, "bundle": sha256(*manifests), "settings": fields}
 
 
 def _on_cpu(args: argparse.Namespace) -> bool:

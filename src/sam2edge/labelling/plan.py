@@ -105,13 +105,14 @@ def _prompted(sources: Sequence[str], prompts: Sequence[PromptLine]) -> Iterator
 
 def _images(sources: Sequence[str]) -> Iterator[Draft]:
     for source in sources:
-        images, problems = find_images([source])
+        path = _absolute(source)
+        images, problems = find_images([path])
         for problem in problems:
-            yield _draft("images", [str(_absolute(source))], problem=problem)
+            yield _draft("images", [str(path)], problem=problem)
         # A folder's images stay together, so that one that is added changes no other folder's items.
         for _, group in itertools.groupby(images, key=lambda image: image.parent):
             while chunk := list(itertools.islice(group, _IMAGES)):
-                yield _draft("images", [str(_absolute(image)) for image in chunk])
+                yield _draft("images", list(map(str, chunk)))
 
 
 def _searched(sources: Sequence[str]) -> Iterator[Draft]:

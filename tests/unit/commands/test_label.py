@@ -117,7 +117,9 @@ def test_other_settings_and_another_bundle(run, error_of, bundle, make, out):
         f'{out}: is a run with other settings: format "jsonl" (now "parquet"), --memory-stride 1 '
         "(now 2); say the same, or give another folder to -o"
     )
-    assert run(*words, "--backend", "onnx", "--workers", 2, "--threads", 1, "--split-objects", 2)[0] == 0
+    assert "other settings: label_images false (now true);" in error_of(*words, "--layout", "davis")
+    same = "--backend", "onnx", "--workers", 2, "--threads", 1, "--split-objects", 2
+    assert run(*words, *same)[0] == 0
     manifest = bundle / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
     assert 'is a run with other settings: bundle "' in error_of(*words)
@@ -211,6 +213,14 @@ def test_settings():
         value_range=(1.0, 2.0),
         layouts=("coco",),
     )
+
+
+def test_layouts_that_need_no_other_labels_are_the_same_run(write_bundle):
+    bundle = write_bundle()
+    plain, coco, davis, both = (
+        label._run(bundle, Settings(layouts=names)) for names in ((), ("coco",), ("davis",), ("coco", "youtube-vos"))
+    )
+    assert plain == coco != davis == both
 
 
 def test_progress():
