@@ -296,10 +296,14 @@ def _shares(args: argparse.Namespace, bundle: Bundle) -> tuple[int, int]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = args.workers or max(len(args.gpus), 1)
     if args.workers is None and _on_cpu(args):
-        weights = sum(graph.bytes for graph in bundle.manifest.graphs.values())
-        room = (available_memory() or 0) // 2 // (_WEIGHTS * weights + _WORKER)
+        room = (available_memory() or 0) // 2 // _memory(bundle)
         workers = min(max(room, 1), cores)
     return workers, args.threads or max(cores // workers, 1)
+
+
+def _memory(bundle: Bundle) -> int:
+    """Return the bytes that a worker on the CPU takes at most."""
+    return _WEIGHTS * sum(graph.bytes for graph in bundle.manifest.graphs.values()) + _WORKER
 
 
 def _pool(
@@ -325,6 +329,7 @@ def _pool(
         address=args.ray or None,
         cpus=args.cpus_per_worker or 1,
         gpus=args.gpus_per_worker,
+        memory=_memory(bundle) if _on_cpu(args) else 0,
         tell=report,
     )
     return pool, args.workers or pool.room

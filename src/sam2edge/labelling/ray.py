@@ -122,6 +122,7 @@ class RayPool(Pool):
         address: Of a cluster, as `ray.init` takes it. Default: $RAY_ADDRESS, or else this machine alone.
         cpus: Cores of a worker; they are also its threads.
         gpus: Of a worker, also a part of one. Default: one for a backend that needs a GPU.
+        memory: Bytes that a worker needs of its node, beyond which Ray places none there.
         tell: Takes what a person should know: why workers do not start.
     """
 
@@ -136,6 +137,7 @@ class RayPool(Pool):
         address: str | None = None,
         cpus: int = 1,
         gpus: float | None = None,
+        memory: int = 0,
         tell: Callable[[str], None] = print,
     ) -> None:
         self._numbers = itertools.count()
@@ -145,7 +147,7 @@ class RayPool(Pool):
         self._asked = self._heard = time.monotonic()
         self._tell = tell
         gpus = float(BACKENDS[backend] != BACKENDS["onnx"]) if gpus is None else gpus
-        self._needs = {"CPU": float(cpus), "GPU": gpus}
+        self._needs = {"CPU": float(cpus), "GPU": gpus, "memory": float(memory)}
         self._token = out.absolute() / ".tmp" / f"token.{uuid.uuid4().hex}"  # a folder, as all there
         address = address or os.environ.get(_ADDRESS)
         _connect(address)
@@ -161,13 +163,14 @@ class RayPool(Pool):
             raise
         options = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"beside": 1}}
         variables = {"env_vars": thread_variables(cpus)}
-        self._actor = ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env=variables, **options)(_Worker)
+        self._actor = ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory, runtime_env=variables, **options)(_Worker)
 
     @property
     def room(self) -> int:
-        """How many workers find a place now, at least one."""
-        free = ray.available_resources()
-        return max(int(min(free.get(name, 0) / count for name, count in self._needs.items() if count)), 1)
+        """How many workers find a place now, or when others leave a cluster that is full; at least one."""
+        there, free = ray.cluster_resources(), ray.available_resources()
+        counts = [(free.get(name) or there.get(name, 0)) / count for name, count in self._needs.items() if count]
+        return max(int(min(counts)), 1)
 
     def start(self) -> int:
         number, self._heard = next(self._numbers), time.monotonic()
@@ -228,8 +231,11 @@ class RayPool(Pool):
             return
         self._heard = math.inf  # said once, until another worker gets a place
         there, free = ray.cluster_resources(), ray.available_resources()
-        needs = ", ".join(f"{count:g} {name}" for name, count in self._needs.items() if count)
-        has = ", ".join(f"{there.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in self._needs)
+        wanted = [name for name, count in self._needs.items() if count]
+        needs = ", ".join(_amount(name, self._needs[name]) for name in wanted)
+        has = ", ".join(
+            f"{_amount(name, there.get(name, 0))} ({_amount(name, free.get(name, 0))} free)" for name in wanted
+        )
         self._tell(
             f"no place on the cluster for {len(waiting)} of the workers: each needs {needs} on one node, and all nodes "
             f"have {has}; it starts as soon as there is room, and the others go on"
@@ -312,6 +318,11 @@ def _refusal(error: Exception) -> str:
         cluster, here = (", ".join(map(" ".join, pair)) for pair in (versions[:2], versions[2:]))
         return f"the cluster runs {cluster}, this process {here}: both must be the same, to the last number"
     return str(error).partition("\n")[0]
+
+
+def _amount(name: str, count: float) -> str:
+    """Return an amount of one of Ray's resources."""
+    return f"{count / 2**30:.1f} GiB" if name == "memory" else f"{count:g} {name}"
 
 
 def _node(error: RayError) -> str:

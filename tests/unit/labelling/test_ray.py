@@ -75,6 +75,7 @@ def test_worker_says_why_it_cannot_start(nano: Bundle, cluster: Any, store: Stor
     with pool_of.RayPool(
         functools.partial(open_with_bundle, tmp_path), nano.path, store.out, address=cluster.address
     ) as pool:
+        assert pool.room == 2
         pool.start()
         [died] = wait_for(pool, Died)
         assert died.reason.startswith(f"{socket.gethostname()} (")
@@ -98,14 +99,16 @@ def test_more_workers_than_fit(nano: Bundle, cluster: Any, store: Store, tmp_pat
     said: list[str] = []
     with pool_of.RayPool(
         functools.partial(open_with_bundle, tmp_path), nano.path, store.out, address=cluster.address, gpus=0.5,
-        tell=said.append,
+        memory=2**30, tell=said.append,
     ) as pool:  # fmt: skip
         pool.start()
         while not said:
             assert pool.wait(0.1) == []
+        memory = f"{ray.cluster_resources()['memory'] / 2**30:.1f} GiB"
         assert said == [
-            "no place on the cluster for 1 of the workers: each needs 1 CPU, 0.5 GPU on one node, and all nodes have "
-            "2 CPU (2 free), 0 GPU (0 free); it starts as soon as there is room, and the others go on"
+            "no place on the cluster for 1 of the workers: each needs 1 CPU, 0.5 GPU, 1.0 GiB on one node, and all "
+            f"nodes have 2 CPU (2 CPU free), 0 GPU (0 GPU free), {memory} ({memory} free); it starts as soon as there "
+            "is room, and the others go on"
         ]
         pool.wait(0.1)
         assert len(said) == 1
