@@ -49,9 +49,10 @@ lint: setup
 site: setup
 	$(BIN)/mkdocs build
 
-# Every session with every family of models, to its end: ten minutes.
+# Every session with every family of models, to its end, and every graph in every precision: ten minutes.
 conformance: setup
-	SAM2EDGE_CONFORMANCE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/conformance
+	SAM2EDGE_CONFORMANCE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/conformance \
+	    tests/unit/engines/test_compiler.py tests/unit/engines/test_low_precision.py
 
 # The randomly initialised tiny at its full size: 20 minutes of processor time, 10 GiB.
 conformance-1024: setup

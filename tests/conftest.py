@@ -28,6 +28,8 @@ REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"
 NANO = REPO / "samples" / "nano"
 WORD_DETECTOR = REPO / "samples" / "words"
+ALL = bool(os.environ.get("SAM2EDGE_CONFORMANCE"))
+"""Whether every family of models goes every way to its end, alike as they may be: `make conformance`."""
 
 gc.set_threshold(100_000, 20, 20)  # PyTorch and transformers make a million objects, which were looked through for long
 
@@ -191,6 +193,28 @@ def pooled(made_once: MadeOnce) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def wary(made_once: MadeOnce) -> Bundle:
+    """The bundled model, which sees doubtful objects as absent; its checkpoint is the folder "model" beside it."""
+    from tests.models import write_wary_nano
+
+    return _with_checkpoint(made_once, "wary", write_wary_nano)
+
+
+@pytest.fixture(scope="session")
+def nano_2_0(made_once: MadeOnce) -> Bundle:
+    """The bundled model as a SAM 2.0; its checkpoint is the folder "model" beside it."""
+    from tests.models import write_nano_2_0
+
+    return _with_checkpoint(made_once, "nano-2-0", write_nano_2_0)
+
+
+def _with_checkpoint(made_once: MadeOnce, name: str, write: Callable[[Path], Path]) -> Bundle:
+    from sam2edge.export import export
+
+    return Bundle.open(made_once(name, lambda folder: export(write(folder / "model"), folder / "bundle")) / "bundle")
+
+
+@pytest.fixture(scope="session")
 def tiny_model(made_once: MadeOnce) -> Path:
     """The checkpoint of a randomly initialised SAM 2.1 tiny at 256."""
     from tests.models import write_random
@@ -278,7 +302,7 @@ def shapes(made_once: MadeOnce, nano: Bundle) -> Bundle:
 
     def make(folder: Path) -> None:
         shutil.copytree(nano.path, folder, copy_function=os.link)
-        export_words(NANO.parent / "words", folder)
+        export_words(WORD_DETECTOR, folder)
 
     return Bundle.open(made_once("nano-shapes", make))
 
@@ -287,18 +311,6 @@ def shapes(made_once: MadeOnce, nano: Bundle) -> Bundle:
 def nano_words(with_words: Callable[[str], Bundle]) -> Bundle:
     """The bundled model with a random OWLv2 at 96; its tokenizer knows "red", "cup" and "cat" as tokens, else bytes."""
     return with_words("owlv2")
-
-
-@pytest.fixture(scope="session")
-def trained(nano: Bundle, made_once: MadeOnce) -> Bundle:
-    """The bundled model with the bundled word detector."""
-    from sam2edge.export.words import export_words
-
-    def make(folder: Path) -> None:
-        shutil.copytree(nano.path, folder, copy_function=os.link)
-        export_words(WORD_DETECTOR, folder)
-
-    return Bundle.open(made_once("nano-trained-words", make))
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ corrected conditioning frame takes the new output, which upstream drops.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,6 @@ from sam2edge.export.source import load_source
 from sam2edge.runtime.model.prompts import check_points
 from sam2edge.runtime.model.resize import resize
 
-ALL = bool(os.environ.get("SAM2EDGE_CONFORMANCE"))
-"""Whether every session is played with every model, to its end: `make conformance`."""
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 CONDITIONING, OTHERS = "cond_frame_outputs", "non_cond_frame_outputs"
 

@@ -21,6 +21,9 @@ class Scenario:
 
     events: dict[int, list[Any]]
     length: int = FRAMES
+    """At least 16: upstream divides the ages of pointers by the clip's length if that is shorter."""
+    played: int = FRAMES
+    """How many of those frames are tracked."""
     reverse: bool = False
     hidden: range = range(0)
     """Frames on which nothing of the scene is to be seen."""

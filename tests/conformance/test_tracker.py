@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ import torch
 
 from sam2edge import Bundle, FrameResult, VideoTracker
 from sam2edge.export import export
-from tests.conformance.reference import ALL, Expected, ReferenceTracker, UpstreamModel, load_reference
+from tests.conformance.reference import Expected, ReferenceTracker, UpstreamModel, load_reference
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, SCENARIOS, Scenario, in_pixels, prompt
-from tests.conftest import NANO
+from tests.conftest import ALL, NANO
 from tests.helpers import assert_close, iou
-from tests.models import write_nano_2_0, write_random, write_wary_nano
+from tests.models import write_random
 
 RELATIVE = 1e-3
 
@@ -38,7 +40,7 @@ def play(scenario: Scenario, clip: npt.NDArray[np.uint8], bundle: Bundle, model:
             return what, result, seen.objects().pointer.copy() if seen else np.empty(0, np.float32), expected
 
         order = reversed(range(len(frames))) if scenario.reverse else range(len(frames))
-        for t in order:
+        for t in islice(order, scenario.played):
             yield state(f"frame {t}", tracker.track(frames[t]), reference.track(t, scenario.reverse))
             for event in scenario.events.get(t, []):
                 if isinstance(event, int):
@@ -67,11 +69,6 @@ def check(played: Played) -> list[FrameResult]:
     return results
 
 
-def exported(directory: Path) -> tuple[Bundle, UpstreamModel]:
-    """Return a model directory as bundle and as reference."""
-    return export(directory, directory.parent / "bundle"), load_reference(directory)
-
-
 @pytest.fixture(scope="module")
 def nano_model() -> UpstreamModel:
     return load_reference(NANO)
@@ -83,9 +80,10 @@ def test_nano(name: str, bedroom: npt.NDArray[np.uint8], nano: Bundle, nano_mode
     assert any(result.masks.any() for result in results)
 
 
-@pytest.mark.parametrize("write", [write_wary_nano, write_nano_2_0])
-def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
-    bundle, model = exported(write(tmp_path / "model"))
+@pytest.mark.parametrize("name", ["wary", "nano_2_0"])
+def test_absent_objects(request: pytest.FixtureRequest, name: str, bedroom: npt.NDArray[np.uint8]) -> None:
+    bundle = request.getfixturevalue(name)
+    model = load_reference(bundle.path.parent / "model")
     results = check(play(SCENARIOS["occlusion and return"], bedroom, bundle, model))
     visible = np.array([result.visible for result in results if len(result.object_ids) == 2])
     assert visible[:6].any()
@@ -93,12 +91,13 @@ def test_absent_objects(write: Callable[[Path], Path], bedroom: npt.NDArray[np.u
     assert visible[20:].any()
 
 
-SOME = ("box", "occlusion and return", "several conditioning frames")
+SOME = ("occlusion and return", "several conditioning frames")
 
 
 @pytest.mark.parametrize("name", SCENARIOS if ALL else SOME)
 def test_edgetam(name: str, bedroom: npt.NDArray[np.uint8], edgetam: Bundle, edgetam_reference: Any) -> None:
-    results = check(play(SCENARIOS[name], bedroom, edgetam, edgetam_reference))
+    scenario = SCENARIOS[name] if ALL else replace(SCENARIOS[name], length=22)
+    results = check(play(scenario, bedroom, edgetam, edgetam_reference))
     assert any(result.masks.any() for result in results)
 
 
@@ -110,15 +109,16 @@ def test_random_tiny(request: pytest.FixtureRequest, bedroom: npt.NDArray[np.uin
         bundle = request.getfixturevalue("tiny")
         model = load_reference(request.getfixturevalue("tiny_model"))
     else:
-        bundle, model = exported(write_random(tmp_path / "model", size))
+        checkpoint = write_random(tmp_path / "model", size)
+        bundle, model = export(checkpoint, tmp_path / "bundle"), load_reference(checkpoint)
     scenario = Scenario(
         {
             0: [prompt(1, box=LEFT)],
             3: [prompt(2, points=[CENTRE])],
-            9: [prompt(1, points=[CENTRE])],
-            12: [prompt(2, mask=(0.6, 0.5, 0.2, 0.2))],
+            6: [prompt(1, points=[CENTRE])],
+            8: [prompt(2, mask=(0.6, 0.5, 0.2, 0.2))],
         },
-        length=20 if size < 1024 else FRAMES,  # 20 are more than an object has pointers
+        played=FRAMES if ALL or size > 256 else 10,  # 10 are more than an object has memories
     )
     results = check(play(scenario, bedroom, bundle, model))
     assert any(result.masks.any() for result in results)

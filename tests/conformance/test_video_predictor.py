@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,11 @@ import torch
 
 from sam2edge import Bundle, VideoPredictor
 from sam2edge.runtime.video.state import InferenceState
-from tests.conformance.reference import ALL, Expected, ReferencePredictor, UpstreamModel
+from tests.conformance.reference import Expected, ReferencePredictor, UpstreamModel, load_reference
 from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, RIGHT, in_pixels
-from tests.conformance.test_tracker import RELATIVE, exported
-from tests.conftest import NANO
+from tests.conformance.test_tracker import RELATIVE
+from tests.conftest import ALL, NANO
 from tests.helpers import assert_close, iou
-from tests.models import write_wary_nano
 
 Step = tuple[str, dict[str, Any]]
 
@@ -215,13 +213,13 @@ def test_edgetam(name: str, bedroom: npt.NDArray[np.uint8], edgetam: Bundle, edg
     assert any(play(SESSIONS[name], bedroom[:FRAMES], edgetam, edgetam_reference))
 
 
-def test_absent_objects(bedroom: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+def test_absent_objects(bedroom: npt.NDArray[np.uint8], wary: Bundle) -> None:
     """An object that hides in the middle, from both ends."""
-    bundle, model = exported(write_wary_nano(tmp_path / "model"))
+    model = load_reference(wary.path.parent / "model")
     frames = bedroom[:FRAMES].copy()
     frames[8:18] = np.linspace(40, 90, frames.shape[2], dtype=np.uint8)[:, None]
     session = [prompt(0, 1, box=LEFT), prompt(28, 1, box=LEFT), propagate(), propagate(29, reverse=True)]
-    covered = np.array(play(session, frames, bundle, model)[2:])
+    covered = np.array(play(session, frames, wary, model)[2:])
     forward, backward = covered[:FRAMES], covered[FRAMES:][::-1]
     for seen in (forward, backward):
         assert seen[:6].any()

@@ -14,18 +14,10 @@ from sam2edge import Bundle
 from sam2edge.engines.resize import resize_graph
 from sam2edge.engines.rewrites import Graph, attentions, rewrite
 from sam2edge.errors import BuildError
-from sam2edge.export import export
 from tests.helpers import graph_inputs
-from tests.models import write_nano_2_0
 
 GRIDS = [{"N": 1, "T": 7, "K": 16}, {"N": 3, "T": 2, "K": 1}]
 """Sizes of the axes of memories and pointers."""
-
-
-@pytest.fixture(scope="module")
-def nano_2_0(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("2_0")
-    return export(write_nano_2_0(folder / "source"), folder / "bundle")
 
 
 def rewritten(bundle: Bundle, name: str, attention: str = "") -> ModelProto:

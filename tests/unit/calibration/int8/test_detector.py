@@ -19,14 +19,14 @@ NUMBERS = [0, 6, 12, 18, 24, 30]
 
 
 @pytest.fixture
-def run(trained, tmp_path):
+def run(shapes, tmp_path):
     """Return a function that makes the detector INT8 by a few of the bundled clip's frames."""
-    carry_words(tmp_path, trained.path)
+    carry_words(tmp_path, shapes.path)
 
     def run(search=SEARCH, recipe=Recipe()):  # noqa: B008
-        words = search.words(trained)
+        words = search.words(shapes)
         clips = [Clip(CLIP, NUMBERS[-1] + 1)]
-        return calibrate_detector(trained, tmp_path, clips, [NUMBERS], words, search, recipe, lambda *_: None)
+        return calibrate_detector(shapes, tmp_path, clips, [NUMBERS], words, search, recipe, lambda *_: None)
 
     return run
 
@@ -42,19 +42,19 @@ def spoil(monkeypatch, factor):
         monkeypatch.setattr(where, "quantize", spoiled)
 
 
-def test_it_finds_what_fp32_finds(trained, run, tmp_path):
-    before = trained.graph_path(DETECTOR).read_bytes()
+def test_it_finds_what_fp32_finds(shapes, run, tmp_path):
+    before = shapes.graph_path(DETECTOR).read_bytes()
     recipe, errors = run()
     assert recipe == Recipe()
     assert errors.found >= 15
     assert (errors.kept, errors.new) == (1, 0)
     assert 0 < errors.box < 0.05
     assert 0 < errors.score < 0.02
-    quantized = Bundle(tmp_path, trained.manifest)
+    quantized = Bundle(tmp_path, shapes.manifest)
     graph = quantized.graph(DETECTOR)
     assert (graph.precision, graph.parity) == ("int8", {})
     assert graph.bytes < 0.45 * len(before)  # a third of its weights are in heads, which stay
-    assert trained.graph_path(DETECTOR).read_bytes() == before  # which had the same file
+    assert shapes.graph_path(DETECTOR).read_bytes() == before  # which had the same file
 
 
 def test_a_block_with_a_wrong_range_is_kept_out(run, monkeypatch):
@@ -84,19 +84,19 @@ def test_words_that_find_nothing(run):
         run(WordSearch(["a dog"]))
 
 
-def test_the_command_and_the_bundle(trained, nano, prompts, tmp_path, monkeypatch, capsys):
+def test_the_command_and_the_bundle(shapes, nano, prompts, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     frames, out = tmp_path / "frames", tmp_path / "out"
     write_frames(frames, Clip(CLIP, 3))
     rest = ["--clip", str(frames), "--box", "101,47,176,122"]
-    assert cli.main(["calibrate", str(trained.path), str(out), *rest, "--words", "red ball, blue block"]) == 0
+    assert cli.main(["calibrate", str(shapes.path), str(out), *rest, "--words", "red ball, blue block"]) == 0
     assert "\nword detector: 1.000 of 6 detections kept, 0.000 new; error of boxes 0.0" in capsys.readouterr().out
     bundle = Bundle.open(out)
     assert bundle.graph(DETECTOR).precision == "int8"
     assert bundle.manifest.calibration.detections["kept"] == 1
     with pytest.raises(InputError, match="detector is int8, but only fp32 graphs can be calibrated"):
-        calibrate(Bundle(out, trained.manifest), tmp_path / "again", [frames], search=SEARCH)
+        calibrate(Bundle(out, shapes.manifest), tmp_path / "again", [frames], search=SEARCH)
     with pytest.raises(BundleError, match="has no word detector; add one with"):
         calibrate(nano, tmp_path / "again", [frames], search=SEARCH)
-    without = calibrate(trained, out, [frames], [prompts], gate=None, cache=tmp_path / "cache")
+    without = calibrate(shapes, out, [frames], [prompts], gate=None, cache=tmp_path / "cache")
     assert without.graph(DETECTOR).precision == "fp32"

@@ -38,8 +38,8 @@ def frames() -> Frames:
 
 
 @pytest.fixture(scope="module")
-def detector(trained: Bundle) -> Any:
-    with WordDetector(trained) as opened:
+def detector(shapes: Bundle) -> Any:
+    with WordDetector(shapes) as opened:
         yield opened
 
 
