@@ -29,6 +29,7 @@ from sam2edge import (
     WordDetector,
     cli,
 )
+from sam2edge.bench.cases import Measured, run_case
 from sam2edge.bundle import GRAPHS
 from sam2edge.runtime.media import rle
 from tests.conftest import NANO, REPO
@@ -404,32 +405,41 @@ def test_orin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
-    few = ("--backend", "onnx", "--objects", "2", "--frames", "3", "--long", "5", "--source", NANO)
+    few = ("--backend", "onnx", "--objects", "1", "--frames", "3", "--long", "5", "--source", NANO)
     printed = run("gpu_speed.py", nano.path, *few, "--csv", table)
     times = r"median [\d.]+ ms, p99 [\d.]+, first \d+"
     graphs = ", ".join(rf"{graph} [\d.]+ ms" for graph in (*GRAPHS, "rest"))
     bundle = re.escape(str(nano.path))
     expected = [
-        rf"{bundle} \(custom\), track, 2 objects: {times}; host [\d.]+ ms(; GPU memory \d+ MiB)?",
+        rf"{bundle} \(custom\), track, 1 objects: {times}; host [\d.]+ ms(; GPU memory \d+ MiB)?",
         rf"{bundle} \(custom\), stages, 1 objects: {graphs}",
-        rf"PyTorch eager, 2 objects: {times}; [\d.]+ × ours \(bar: at least 4\)",
+        rf"PyTorch eager, 1 objects: {times}; [\d.]+ × ours \(bar: at least 4\)",
         rf"{bundle}, memory over 5 frames: grows by -?[\d.]+ MiB, host and GPU \(bar 8: \w+\)",
     ]
     assert_rows(printed, expected)
     assert len(table.read_text().splitlines()) == 1 + len(expected)
 
 
-def test_gpu_speed_with_another_python(nano: Bundle, tmp_path: Path) -> None:
+def test_gpu_speed_with_another_python(
+    nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """PyTorch's rows run in it, ours do not; a row that fails does not stop the others."""
+    monkeypatch.syspath_prepend(str(REPO / "samples"))
+    script = load("gpu_speed")
+    measured = Measured(1, 1, 1, 1, 1, 1, growth=0, host=1)
+    monkeypatch.setattr(script, "run_case", lambda case, python: run_case(case, python=python) if python else measured)
     called = tmp_path / "called"
     other = tmp_path / "other python"
     other.write_text(f'#!/bin/sh\necho "$@" > "{called}"\necho no torch here >&2\nexit 3\n')
     other.chmod(0o755)
     table = tmp_path / "rows.csv"
-    few = ("--backend", "onnx", "--objects", "1", "--frames", "3", "--long", "5", "--csv", table)
-    done = start("gpu_speed.py", nano.path, *few, "--source", NANO, "--python", f"'{other}'")
-    rows = done.stdout.splitlines()
-    assert (done.returncode, len(rows)) == (1, 4)
+    few = {"backend": "onnx", "objects": [1], "frames": 3, "long": 5, "csv": table}
+    with pytest.raises(SystemExit, match="True"):
+        script.main(
+            SimpleNamespace(bundles=[str(nano.path)], source=str(NANO), compile=False, python=f"'{other}'", **few)
+        )
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 4
     assert re.fullmatch(r"PyTorch eager, 1 objects: the row PyTorch, .* failed: no torch here", rows[2])
     assert "grows by" in rows[3]
     assert called.read_text().startswith("-m sam2edge.bench.worker ")
