@@ -19,7 +19,7 @@ from sam2edge.engines.low_precision import Fp32Island, island_nodes
 from sam2edge.errors import MediaError
 from tests.helpers import CLIP
 
-FRAMES = 4
+FRAMES = 2
 BROKEN = "/blocks.0/norm2/LayerNormalization_output_0"
 
 
