@@ -360,7 +360,7 @@ def test_two_cameras(nano: Bundle, short: Path, tmp_path: Path) -> None:
 def test_label_folder(shapes: Bundle, photos: Path, tmp_path: Path) -> None:
     (photos / "2.png").unlink()
     printed = run("label_folder.py", shapes.path, photos, tmp_path / "out", "blue block, red ball")
-    assert printed.endswith("2 images: 2 × blue block, 2 × red ball\n")
+    assert printed.endswith("2 images: 2 × red ball, 2 × blue block\n")
     data = COCO(str(tmp_path / "out" / "coco.json"))  # checks and indexes it
     assert [image["file_name"] for image in data.loadImgs(data.getImgIds())] == ["0.png", "1.png"]
     for category, toy in ((1, 2), (2, 1)):

@@ -24,15 +24,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sam2edge.labelling.processes import Processes, thread_variables
-
-os.environ.update(thread_variables(1))  # before numpy comes
+# One thread for each library, as in the workers, of whom each has a core; numpy reads this when it is imported.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 import cv2
 
 from sam2edge.labelling.items import Item, Settings
 from sam2edge.labelling.labeller import Labeller
 from sam2edge.labelling.plan import Draft, plan
+from sam2edge.labelling.processes import Processes
 from sam2edge.labelling.scheduler import Event, Pool, Scheduler, Started
 from sam2edge.labelling.store import Store
 from sam2edge.runtime.backends.base import open_backend

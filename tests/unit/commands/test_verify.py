@@ -117,16 +117,16 @@ def test_errors(run, nano, arguments, message):
     assert message in err
 
 
-def test_words(run, trained, nano, tmp_path, monkeypatch):
-    copy = shutil.copytree(trained.path, tmp_path / "copy", copy_function=os.link)
+def test_words(run, shapes, nano, tmp_path, monkeypatch):
+    copy = shutil.copytree(shapes.path, tmp_path / "copy", copy_function=os.link)
     box = ["--box", "101,47,176,122", "--words", "red ball, blue block"]
-    code, lines, err = run(trained.path, "--candidate", copy, "--candidate", nano.path, *box, frames=2)
+    code, lines, err = run(shapes.path, "--candidate", copy, "--candidate", nano.path, *box, frames=2)
     assert (code, err) == (0, "")
     same = "1.000 of 4 detections kept, 0.000 new; error of boxes 0.000, of scores 0.000"
     assert lines[-1] == f"word detector of copy fp32: {same}"
     assert "words with nano fp32 (it has no or another word detector)" in lines[-2]
     monkeypatch.setattr(detections, "_matched", lambda first, second: [])
-    code, lines, err = run(trained.path, "--candidate", copy, *box, frames=2)
+    code, lines, err = run(shapes.path, "--candidate", copy, *box, frames=2)
     assert (code, err) == (1, "")
     assert lines[-1].startswith("word detector of copy fp32: 0.000 of 4 detections are kept, below 0.95; the share of")
 
