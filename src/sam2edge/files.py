@@ -177,6 +177,14 @@ def replacing_file(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)  # half a file would only help to keep a full disk full
 
 
+def link(source: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
+    """Give a file a second name, or copy it where the file system has no such thing or is another one."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of UTF-8, which appears whole or not at all; its folder is made if need be."""
     with replacing_file(path) as new:

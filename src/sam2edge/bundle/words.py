@@ -31,7 +31,7 @@ from sam2edge.bundle.records import (
     write_json,
 )
 from sam2edge.errors import BundleError, CorruptFileError, MissingFileError, SchemaError
-from sam2edge.files import replacing_directory, user_path
+from sam2edge.files import link, replacing_directory, user_path
 
 FORMAT = "sam2edge-words"
 SCHEMA = 1
@@ -241,13 +241,5 @@ def carry_words(directory: Path, *bundles: Path) -> None:
             (directory / WORDS).mkdir()
             shutil.copyfile(words.path / MANIFEST, directory / WORDS / MANIFEST)
             for entry in words.manifest.files:
-                _link(words.path / entry.file, directory / WORDS / entry.file)
+                link(words.path / entry.file, directory / WORDS / entry.file)
             return
-
-
-def _link(file: Path, new: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no such thing or is another one."""
-    try:
-        new.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, new)

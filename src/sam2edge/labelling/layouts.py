@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sam2edge.errors import InputError, MediaError
-from sam2edge.files import IMAGE_SUFFIXES, replacing_directory, replacing_file, write_text
+from sam2edge.files import IMAGE_SUFFIXES, link, replacing_directory, replacing_file, write_text
 from sam2edge.labelling.items import Record, Settings
 from sam2edge.labelling.outputs import MASKS, OF_VIDEOS, read_frames
 from sam2edge.labelling.store import Store
@@ -120,16 +120,8 @@ def _link_masks(store: Store, keys: Sequence[str], to: Path) -> Iterator[Record]
     for record in map(store.record, keys):
         masks = store.out / MASKS / record.key
         if masks.is_dir():
-            shutil.copytree(masks, to / record.key, copy_function=_link)
+            shutil.copytree(masks, to / record.key, copy_function=link)
             yield record
-
-
-def _link(source: str, to: str) -> None:
-    """Make a hard link, or a copy where the file system has none."""
-    try:
-        os.link(source, to)
-    except OSError:
-        shutil.copyfile(source, to)
 
 
 def _words(settings: Settings) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ beside the models would be a third model, or missing.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from sam2edge import checks
 from sam2edge.bundle import MANIFEST, Bundle, replacing
 from sam2edge.bundle.engines import build_command, default_directory, engine_directories, read_manifest
 from sam2edge.errors import BundleError, EngineError, InputError
+from sam2edge.files import link
 from sam2edge.serving.tensors import INPUTS, OUTPUTS, VIDEO_OUTPUTS
 
 BUNDLE = "bundle"
@@ -113,7 +113,7 @@ def write_repository(bundle: Bundle, out: Path, settings: Settings) -> None:
                 _copy(bundle, engines, settings.backend, version / BUNDLE)
             else:
                 for part in sorted(first.glob(f"{BUNDLE}*")):
-                    shutil.copytree(part, version / part.name, copy_function=_link)
+                    shutil.copytree(part, version / part.name, copy_function=link)
             first = first or version
 
 
@@ -138,14 +138,6 @@ def _copy(bundle: Bundle, engines: Path | None, backend: str, to: Path) -> None:
         shutil.copy(bundle.path / name, to / name)
     if engines:
         shutil.copytree(engines, default_directory(to, engines.name, backend))
-
-
-def _link(source: str, to: str) -> None:
-    """Make a hard link, or a copy where the file system has none."""
-    try:
-        os.link(source, to)
-    except OSError:
-        shutil.copy(source, to)
 
 
 def _check_replaceable(out: Path) -> None:
