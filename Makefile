@@ -27,15 +27,16 @@ check: lint $(CHECKED)
 	    tests/unit $(LONG:%=--ignore=tests/unit/%)
 
 LONG := bench calibration/int8 calibration/measure/test_comparison.py calibration/measure/test_recorder.py \
-    calibration/test_checked_build.py calibration/test_choose.py commands/test_verify.py commands/test_words.py \
-    engines/estimate/test_devices.py engines/test_build.py engines/test_compiler.py engines/test_low_precision.py \
-    engines/test_rewrites.py engines/test_rtx.py engines/test_word_detector.py export labelling/test_ray.py \
-    labelling/test_runs.py runtime/backends/test_cuda.py runtime/backends/test_device.py \
-    runtime/backends/test_onnx_cuda.py runtime/backends/test_runtime_cache.py runtime/backends/test_tensorrt.py \
-    runtime/media/sources/test_rtsp.py runtime/media/test_sinks.py runtime/video/test_faults.py \
-    runtime/video/test_follower.py runtime/video/test_frames.py runtime/video/test_predictor.py \
-    runtime/video/test_soak.py runtime/video/test_tracker_memory.py runtime/words/test_detector.py samples \
-    serving/test_models.py test_isolation.py test_wheel.py ui/test_page.py
+    calibration/test_checked_build.py calibration/test_choose.py commands/test_label.py commands/test_verify.py \
+    commands/test_words.py engines/estimate/test_devices.py engines/test_build.py engines/test_compiler.py \
+    engines/test_low_precision.py engines/test_rewrites.py engines/test_rtx.py engines/test_word_detector.py export \
+    labelling/test_labeller.py labelling/test_ray.py labelling/test_runs.py labelling/test_scheduler.py \
+    runtime/backends/test_cuda.py runtime/backends/test_device.py runtime/backends/test_onnx_cuda.py \
+    runtime/backends/test_runtime_cache.py runtime/backends/test_tensorrt.py runtime/media/sources/test_rtsp.py \
+    runtime/media/test_sinks.py runtime/video/test_faults.py runtime/video/test_follower.py \
+    runtime/video/test_frames.py runtime/video/test_predictor.py runtime/video/test_soak.py \
+    runtime/video/test_tracker_memory.py runtime/words/test_detector.py samples serving/test_models.py \
+    test_isolation.py test_wheel.py ui/test_page.py
 
 $(CHECKED): $(INSTALLED) $(wildcard export/*.py export/source/*.py src/sam2edge/bundle/*.py) samples/nano/model.safetensors
 	$(BIN)/sam2edge export samples/nano out/check
