@@ -50,9 +50,8 @@ class WordDetector(Closeable):
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._bundle = opened.word_detector()
         backend = open_backend(backend)
-        self._cpu = (
-            backend if isinstance(backend, OnnxBackend) else OnnxBackend()
-        )  # with the threads that were asked for
+        # texts are encoded on the CPU, with the threads that were asked for
+        self._cpu = backend if isinstance(backend, OnnxBackend) else OnnxBackend()
         # on a stream of its own, beside the tracker's
         self._graph: GraphRunner | None = backend.new_stream().open(opened.graph_path(DETECTOR))
         self._turn = threading.Lock()

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sam2edge.commands import FAILED, INTERRUPTED
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.options import (
-    GRID,
-    KNOBS,
     add_auto,
     add_bundle,
     add_gpus,
@@ -31,7 +29,10 @@ from sam2edge.commands.track import stop_on_signal
 from sam2edge.commands.words import add_words, check_words, is_file, word_texts
 from sam2edge.errors import BackendError, InputError, PromptError
 from sam2edge.files import sha256, user_path
+from sam2edge.labelling import LABEL_IMAGE_LAYOUTS, LAYOUTS
 from sam2edge.runtime import BACKENDS
+from sam2edge.runtime.image import GRID
+from sam2edge.runtime.video import KNOBS
 
 if TYPE_CHECKING:
     from sam2edge.bundle import Bundle
@@ -44,9 +45,6 @@ _FORMAT = "sam2edge-label"
 _VERSION = 1
 _WEIGHTS, _WORKER = 3, 512 << 20
 """A worker on the CPU takes this many times the bytes of the weights, and these bytes."""
-_LAYOUTS = ("coco", "davis", "youtube-vos")
-_PIXEL_LAYOUTS = ("davis", "youtube-vos")
-"""Layouts of label images, in which only one object can have a pixel."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -86,10 +84,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     outputs.add_argument(
         "--layout",
-        choices=_LAYOUTS,
+        choices=LAYOUTS,
         action="append",
         default=[],
-        help="make this of all items at the end, too; may be given again",
+        help="also make this from all items at the end; may be repeated",
     )
     work = parser.add_argument_group("who does the work")
     work.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the graphs (default: auto, onnx)")
@@ -109,7 +107,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="an item that ended its worker so many times has failed (default: 3)",
+        help="an item fails after its worker has died this many times (default: 3)",
     )
     work.add_argument(
         "--split-objects",
@@ -239,7 +237,7 @@ def _check_split(args: argparse.Namespace) -> None:
         # A prompt makes the tracker look at a frame that it would have left out, for all its objects.
         (args.track_every == 1, "--track-every 1"),
         # Where masks overlap, the one with the higher logit wins, which parts do not know of each other.
-        (not set(args.layout).intersection(_PIXEL_LAYOUTS), f"no --layout {' or '.join(_PIXEL_LAYOUTS)}"),
+        (not set(args.layout).intersection(LABEL_IMAGE_LAYOUTS), f"no --layout {' or '.join(LABEL_IMAGE_LAYOUTS)}"),
     )
     for is_so, need in needs:
         if not is_so:
@@ -250,18 +248,18 @@ def _settings(args: argparse.Namespace) -> Settings:
     """Return what decides how the labels look."""
     from sam2edge.labelling.items import Settings
 
-    words: list[str] = []
-    others: list[str] = []
-    if args.words is not None:
-        words, others = ([str(user_path(args.words).absolute())], []) if is_file(args.words) else word_texts(args)
+    words: dict[str, Any] = {}
+    if args.words is not None and is_file(args.words):
+        words = {"words_file": str(user_path(args.words).absolute())}
+    elif args.words is not None:
+        words = dict(zip(("words", "others"), map(tuple, word_texts(args)), strict=True))
     return Settings(
         mode="auto" if args.auto else "prompts" if args.prompts else "words",
         backend="onnx" if args.backend == "auto" else args.backend,
         format=args.format,
         layouts=tuple(sorted(set(args.layout))),
-        words=tuple(words),
-        others=tuple(others),
         value_range=args.range,
+        **words,
         **{name: getattr(args, name) for name in ("words_score", "words_every", *GRID, *KNOBS)},
     )
 
@@ -275,9 +273,9 @@ def _run(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         manifests.append(bundle.word_detector().path / MANIFEST)
     fields = dataclasses.asdict(settings)
     # Layouts are made at the end, and may be others each time; but some need what workers write.
-    fields["label_images"] = bool(set(fields.pop("layouts")).intersection(_PIXEL_LAYOUTS))
-    if files := [Path(name) for name in settings.words if is_file(name)]:
-        fields["words"] = sha256(*files)
+    fields["label_images"] = bool(set(fields.pop("layouts")).intersection(LABEL_IMAGE_LAYOUTS))
+    if settings.words_file:
+        fields["words_file"] = sha256(Path(settings.words_file))
     return {"format": _FORMAT, "version": _VERSION, "bundle": sha256(*manifests), "settings": fields}
 
 

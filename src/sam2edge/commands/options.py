@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sam2edge.errors import InputError, Sam2EdgeError
 from sam2edge.files import PathKind, check_output_directory, check_output_file, path_kind, user_path
 from sam2edge.runtime import BACKENDS
+from sam2edge.runtime.image import GRID
 
 if TYPE_CHECKING:
     from sam2edge.runtime.backends.base import Backend
@@ -21,14 +22,11 @@ SOURCES = (
     "udp://…) or 'gst:PIPELINE'"
 )
 """The help of SOURCE, whatever `open_source` opens."""
-GRID = {
-    "points_per_side": (int, "points in a row and in a column of the grid (default: 32)"),
-    "pred_iou_thresh": (float, "drop masks whose predicted IoU is not above N (default: 0.8)"),
-    "stability_score_thresh": (float, "drop masks whose stability is below N (default: 0.95)"),
+_GRID_HELP = {
+    "points_per_side": "points in a row and in a column of the grid (default: 32)",
+    "pred_iou_thresh": "drop masks whose predicted IoU is not above N (default: 0.8)",
+    "stability_score_thresh": "drop masks whose stability is below N (default: 0.95)",
 }
-"""The options of --auto: their types and help."""
-KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
-"""The arguments of VideoTracker that are options."""
 _MIN_IOU = 0.97
 
 
@@ -111,8 +109,9 @@ def add_range(parser: argparse.ArgumentParser) -> None:
 
 def add_auto(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--auto", action="store_true", help="find everything, with a grid of points")
-    for name, (kind, text) in GRID.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"with --auto: {text}")
+    for name, kind in GRID.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, metavar="N", help=f"with --auto: {_GRID_HELP[name]}")
 
 
 def add_knobs(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from sam2edge.commands.options import file_path
 from sam2edge.commands.prompts import add_prompts, prompts_by_id
 from sam2edge.commands.words import Search, add_words, check_words, found_line, open_search
 from sam2edge.errors import BackendError, InputError, MediaError, PromptError, Sam2EdgeError
+from sam2edge.runtime.image import GRID
 
 if TYPE_CHECKING:
     from sam2edge.runtime.image.predictor import ImagePredictor
@@ -69,7 +70,7 @@ def _segment(args: argparse.Namespace) -> int:
         predictor = stack.enter_context(ImagePredictor(bundle, options.backend(args)))
         find: Callable[[Frame], list[Segment]]
         if args.auto:
-            grid = {name: getattr(args, name) for name in options.GRID if getattr(args, name) is not None}
+            grid = {name: getattr(args, name) for name in GRID if getattr(args, name) is not None}
             generator = AutomaticMaskGenerator(
                 predictor, progress=lambda message, fraction: status.show(f"{place}, {message}"), **grid
             )
@@ -110,7 +111,7 @@ def _check(args: argparse.Namespace, prompts: Mapping[int, Prompt]) -> None:
             "--auto finds everything and takes no --point, --box, --mask or --words; give one or the other"
         )
     if not args.auto:
-        options.refuse_ignored(args, *options.GRID, without="--auto")
+        options.refuse_ignored(args, *GRID, without="--auto")
     options.check_bundle_first(args, "sam2edge segment BUNDLE IMAGE")
     options.check_outputs(files=(args.json,), directories=(args.output,))
 

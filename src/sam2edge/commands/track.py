@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from sam2edge.commands import INTERRUPTED
 from sam2edge.commands.console import StatusLine
 from sam2edge.commands.options import (
-    KNOBS,
     SOURCES,
     add_backend,
     add_bundle,
@@ -34,6 +33,7 @@ from sam2edge.commands.prompts import add_prompts, gather
 from sam2edge.commands.words import Search, add_words, check_words, found_line, open_search
 from sam2edge.errors import InputError, PromptError
 from sam2edge.files import user_path
+from sam2edge.runtime.video import KNOBS
 
 if TYPE_CHECKING:
     from sam2edge.runtime.media.grabber import Grabbed, Grabber, Statistics

@@ -23,8 +23,9 @@ class Settings:
 
     Attributes:
         mode: Follow prompts; find everything in images; or find what words name.
-        words: What to find, in texts; or one name of a file that `Words.save` wrote (.npz).
+        words: What to find.
         others: Words for what is not wanted.
+        words_file: In place of both, a file that `Words.save` wrote.
         words_score: What a box must score; None for the default.
         words_every: Frames from one search to the next; None for the default.
         points_per_side: Of the grid of `auto`; None for the default, as of the next two.
@@ -37,6 +38,7 @@ class Settings:
     layouts: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    words_file: str = ""
     words_score: float | None = None
     words_every: int | None = None
     points_per_side: int | None = None

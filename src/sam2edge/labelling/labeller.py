@@ -20,12 +20,14 @@ from sam2edge.labelling.outputs import Outputs, check_format
 from sam2edge.labelling.store import Store, write_record
 from sam2edge.runtime import BACKENDS
 from sam2edge.runtime.backends.base import open_backend
+from sam2edge.runtime.image import GRID
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
 from sam2edge.runtime.image.predictor import ImagePredictor
 from sam2edge.runtime.image.segments import Segment, find_everything, segment_words
 from sam2edge.runtime.media.grabber import Grabber
 from sam2edge.runtime.media.image_files import read_image
 from sam2edge.runtime.media.sources import open_source
+from sam2edge.runtime.video import KNOBS
 from sam2edge.runtime.video.follower import Event, Follower
 from sam2edge.runtime.video.prompted import follow_prompts, never_came
 from sam2edge.runtime.video.tracker import VideoTracker
@@ -35,9 +37,6 @@ from sam2edge.runtime.words.words import Words
 from sam2edge.types import Frame
 
 Tell = Callable[[int, int | None], None]
-_KNOBS = ("min_confidence", "memory_frames", "memory_stride", "track_every")
-_GRID = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
-_WORDS_FILE = ".npz"
 _WORD_OBJECTS = 16
 """Objects that words may find in a video at a time, as `track` allows."""
 _PAUSE = 0.5
@@ -67,13 +66,13 @@ class Labeller(Closeable):
         # What an item may need is opened now: what fails then is the worker's fault and not the item's.
         if settings.mode == "words":
             self._detector = self._stack.enter_context(WordDetector(self._bundle, self._backend))
-            is_file = settings.words[0].endswith(_WORDS_FILE)
-            words = Words.load(settings.words[0]) if is_file else self._detector.words(settings.words, settings.others)
-            self._words, self._score = words, SCORE if settings.words_score is None else settings.words_score
+            file = settings.words_file
+            self._words = Words.load(file) if file else self._detector.words(settings.words, settings.others)
+            self._score = SCORE if settings.words_score is None else settings.words_score
         if settings.mode != "prompts":
             self._predictor = self._stack.enter_context(ImagePredictor(self._bundle, self._backend))
         if settings.mode == "auto":
-            grid = {name: getattr(settings, name) for name in _GRID if getattr(settings, name) is not None}
+            grid = {name: getattr(settings, name) for name in GRID if getattr(settings, name) is not None}
             self._generator = AutomaticMaskGenerator(self._predictor, **grid)
         else:
             self._room = _WORD_OBJECTS if settings.mode == "words" else 1
@@ -164,7 +163,7 @@ class Labeller(Closeable):
             self._tracker.reset()
 
     def _new_tracker(self) -> VideoTracker:
-        knobs = {name: getattr(self._settings, name) for name in _KNOBS}
+        knobs = {name: getattr(self._settings, name) for name in KNOBS}
         return VideoTracker(self._bundle, self._backend, max_objects=self._room, **knobs)
 
     def _segment(self, item: Item, outputs: Outputs, problems: list[str]) -> Generator[int | None, None, None]:

@@ -17,8 +17,9 @@ from typing import IO, Any
 
 from sam2edge.errors import InputError, MediaError
 from sam2edge.files import IMAGE_SUFFIXES, link, replacing_directory, replacing_file, write_text
+from sam2edge.labelling import LABEL_IMAGE_LAYOUTS
 from sam2edge.labelling.items import Record, Settings
-from sam2edge.labelling.outputs import MASKS, OF_VIDEOS, read_frames
+from sam2edge.labelling.outputs import MASKS, read_frames
 from sam2edge.labelling.store import Store
 from sam2edge.runtime.media import rle
 from sam2edge.runtime.media.image_files import find_images, stands_for_images
@@ -29,7 +30,9 @@ _OBJECT = "object"
 
 def check_layouts(settings: Settings) -> None:
     """Raise an InputError for a layout that a run of such settings has nothing for."""
-    if settings.mode == "auto" and (layout := next((name for name in settings.layouts if name in OF_VIDEOS), None)):
+    if settings.mode == "auto" and (
+        layout := next((name for name in settings.layouts if name in LABEL_IMAGE_LAYOUTS), None)
+    ):
         raise InputError(f"the layout {layout} is for videos, which are not searched for everything; use coco")
 
 
@@ -47,7 +50,7 @@ def write_layouts(store: Store, settings: Settings, keys: Sequence[str]) -> list
     try:
         done = store.done()
         keys = [key for key in keys if key in done]
-        return [LAYOUTS[name](store, settings, keys) for name in settings.layouts]
+        return [_WRITERS[name](store, settings, keys) for name in settings.layouts]
     except OSError as error:
         raise MediaError(f"{store.out}: a layout cannot be written: {error.strerror or error}") from error
 
@@ -58,7 +61,8 @@ def _write_coco(store: Store, settings: Settings, keys: Sequence[str]) -> Path:
     Beyond COCO, annotations have a score, and those of a video the attribute track_id, of which CVAT makes tracks.
     """
     target, folder = store.out / "coco.json", _common_folder(store, keys)
-    categories = {word: number for number, word in enumerate(_words(settings), 1)}
+    # those of the words come first, so that they do not depend on what is found
+    categories = {word: number for number, word in enumerate(settings.words, 1)}
     image_ids, annotation_ids = itertools.count(1), itertools.count(1)
     # Annotations come after all images, so that they wait in a file of their own.
     with replacing_file(target) as new, new.open("w") as file, tempfile.TemporaryFile("w+", dir=store.out) as waiting:
@@ -107,7 +111,7 @@ def _write_youtube_vos(store: Store, settings: Settings, keys: Sequence[str]) ->
     return store.out / "youtube-vos"
 
 
-LAYOUTS: Mapping[str, Callable[[Store, Settings, Sequence[str]], Path]] = {
+_WRITERS: Mapping[str, Callable[[Store, Settings, Sequence[str]], Path]] = {
     "coco": _write_coco,
     "davis": _write_davis,
     "youtube-vos": _write_youtube_vos,
@@ -122,12 +126,6 @@ def _link_masks(store: Store, keys: Sequence[str], to: Path) -> Iterator[Record]
         if masks.is_dir():
             shutil.copytree(masks, to / record.key, copy_function=link)
             yield record
-
-
-def _words(settings: Settings) -> tuple[str, ...]:
-    """Return the words of a run in their order, so that its categories do not depend on what is found."""
-    is_file = any(word.endswith(".npz") for word in settings.words)  # of words, whose texts are inside
-    return () if is_file else settings.words
 
 
 def _seen(frame: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -164,8 +162,9 @@ def _namer(record: Record, folder: str) -> Callable[[Mapping[str, Any]], str]:
 
 def _images(source: str) -> list[Path]:
     """Return the images that a source is or stands for; none for a video file."""
-    is_image = Path(source).suffix.lower() in IMAGE_SUFFIXES
-    return find_images([source])[0] if is_image or stands_for_images(source) else []
+    if Path(source).suffix.lower() in IMAGE_SUFFIXES:
+        return [Path(source)]
+    return find_images([source])[0] if stands_for_images(source) else []
 
 
 def _common_folder(store: Store, keys: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from sam2edge.errors import BackendError, MediaError
 from sam2edge.files import finite
+from sam2edge.labelling import LABEL_IMAGE_LAYOUTS
 from sam2edge.labelling.items import Doubtful, Item, Record, Settings
 from sam2edge.labelling.store import LABELS, Store
 from sam2edge.runtime.media.mask_files import encode_labels
@@ -23,8 +24,6 @@ from sam2edge.runtime.media.sinks import frame_record, label_image
 from sam2edge.runtime.model.result import FrameResult
 
 MASKS = "masks"
-OF_VIDEOS = ("davis", "youtube-vos")
-"""Layouts that only videos have, made of label images."""
 _MAX_DOUBTFUL, _SPAN = 20, 25
 """Frames of an item that are noted, at most one for each object in so many frames, and how many of these there are."""
 _SURE = 0.7
@@ -71,7 +70,7 @@ class Outputs:
         self._masks: Path | None = None
         (folder / LABELS).mkdir()
         self._lines: _JsonLines | _Parquet = _FORMATS[settings.format](folder / LABELS / item.key)
-        if item.kind == "video" and set(settings.layouts).intersection(OF_VIDEOS):
+        if item.kind == "video" and set(settings.layouts).intersection(LABEL_IMAGE_LAYOUTS):
             self._masks = folder / MASKS / item.key
             self._masks.mkdir(parents=True)
         self._ids: set[int] = set()

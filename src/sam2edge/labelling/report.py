@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from sam2edge.errors import MediaError
 from sam2edge.files import write_text
-from sam2edge.labelling.items import Doubtful, Record
+from sam2edge.labelling.items import Doubtful
 from sam2edge.labelling.store import Store
 
 REPORT = "report.json"
@@ -50,21 +49,18 @@ class Report:
     @staticmethod
     def of(store: Store, keys: Sequence[str], frames_a_second: float | None) -> Report:
         """Sum up what a run of these items has in its folder."""
-        done, wanted = store.done().intersection(keys), set(keys)
-        frames, objects, seconds, problems, remarks = 0, 0, 0.0, list[str](), list[str]()
-
-        def take(record: Record) -> Sequence[Doubtful]:
-            nonlocal frames, objects, seconds
+        done = store.done()
+        frames, objects, seconds = 0, 0, 0.0
+        problems, remarks, worst = list[str](), list[str](), list[Doubtful]()
+        for record in (store.record(key) for key in keys if key in done):
             frames, objects, seconds = frames + record.frames, objects + record.objects, seconds + record.seconds
-            problems.extend(record.problems)
-            remarks.extend(record.remarks)
-            return record.doubtful
-
-        doubtful = itertools.chain.from_iterable(take(store.record(key)) for key in keys if key in done)
-        worst = heapq.nsmallest(_MAX_DOUBTFUL, doubtful, key=lambda one: one.score)
+            problems += record.problems
+            remarks += record.remarks
+            worst = heapq.nsmallest(_MAX_DOUBTFUL, (*worst, *record.doubtful), key=lambda one: one.score)
+        wanted = set(keys)
         failed = tuple(note for note in store.failures() if note["key"] in wanted)
         rate = None if frames_a_second is None else round(frames_a_second, 2)
-        counts = len(keys), len(done), frames, objects, round(seconds, 1), rate
+        counts = len(keys), len(done & wanted), frames, objects, round(seconds, 1), rate
         return Report(*counts, failed, tuple(problems), tuple(remarks), tuple(worst))
 
     def write(self, store: Store) -> None:

@@ -267,7 +267,7 @@ class Scheduler:
         self._deaths[item.key] += 1
         deaths = self._deaths[item.key]
         if deaths >= self._attempts:
-            self._fail(item.key, item.sources, f"ended its worker in {deaths} of {deaths} attempts: {reason}", deaths)
+            self._fail(item.key, item.sources, f"its worker died in {deaths} of {deaths} attempts: {reason}", deaths)
             return
         self._report(f"{item.sources[0]}: the worker died ({reason}); attempt {deaths + 1} of {self._attempts} follows")
         self._ready.append(item)

@@ -173,8 +173,8 @@ class Store(Closeable):
         ]
         if differences:
             raise InputError(
-                f"{self.out}: is a run with other settings: {', '.join(differences)}; say the same, or give another "
-                "folder to -o"
+                f"{self.out}: is a run with other settings: {', '.join(differences)}; give the same "
+                "settings, or another folder to -o"
             )
 
     def _sweep(self, age: float) -> None:

@@ -24,6 +24,7 @@ import triton_python_backend_utils as pb_utils
 from sam2edge.bundle import Bundle
 from sam2edge.errors import BackendError, FrameError, InputError, ObjectIdError, PromptError, Sam2EdgeError, StreamError
 from sam2edge.runtime.backends.base import Backend, open_backend
+from sam2edge.runtime.image import GRID
 from sam2edge.runtime.image.mask_generator import AutomaticMaskGenerator
 from sam2edge.runtime.image.predictor import ImagePredictor
 from sam2edge.runtime.image.segments import find_everything, segment_prompt
@@ -40,8 +41,6 @@ _AHEAD = 2
 """Requests of a stream that are taken at a time: one that is tracked, and one that is decoded meanwhile."""
 _TRIAL, _TRIAL_BOX = np.zeros((64, 64, 3), np.uint8), (8, 8, 40, 40)
 """The frame and the box with which a model is tried before it is ready."""
-_GRID = {"points_per_side": int, "pred_iou_thresh": float, "stability_score_thresh": float}
-"""Parameters of a request that finds everything."""
 _WORDS = {
     "; remove(object_id) ends the tracking of an object": '; {"object": ID, "remove": true} ends the tracking',
     " (a predictor also takes normalize_coords=False)": "",
@@ -265,15 +264,15 @@ class ImageModel(_Server):
 def _grid(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the mask generator's arguments; None without the parameter `everything`."""
     for name, value in parameters.items():
-        if name != "everything" and name not in _GRID:
-            raise InputError(f"unknown parameter {name!r}; the parameters are everything, {', '.join(_GRID)}")
-        if name in _GRID and not parameters.get("everything"):
+        if name != "everything" and name not in GRID:
+            raise InputError(f"unknown parameter {name!r}; the parameters are everything, {', '.join(GRID)}")
+        if name in GRID and not parameters.get("everything"):
             raise InputError(f"the parameter {name} does nothing without everything")
-        if type(value) is not _GRID.get(name, bool):
-            raise InputError(f"the parameter {name} must be of type {_GRID.get(name, bool).__name__} but is {value!r}")
+        if type(value) is not GRID.get(name, bool):
+            raise InputError(f"the parameter {name} must be of type {GRID.get(name, bool).__name__} but is {value!r}")
     if not parameters.get("everything"):
         return None
-    return {name: value for name, value in parameters.items() if name in _GRID}
+    return {name: value for name, value in parameters.items() if name in GRID}
 
 
 def _refusal(error: Sam2EdgeError) -> Any:

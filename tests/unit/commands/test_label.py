@@ -14,9 +14,8 @@ import pytest
 
 from sam2edge import cli
 from sam2edge.commands import label
-from sam2edge.labelling import layouts
+from sam2edge.labelling import LAYOUTS, layouts
 from sam2edge.labelling.items import Settings
-from sam2edge.labelling.outputs import OF_VIDEOS
 from sam2edge.labelling.scheduler import Tally
 from sam2edge.runtime.image import predictor
 from tests.conftest import REPO
@@ -74,8 +73,7 @@ def test_run_and_rerun(run, bundle, make, out):
 
 
 def test_layouts_are_those_that_can_be_made():
-    assert set(label._LAYOUTS) == set(layouts.LAYOUTS)
-    assert set(label._PIXEL_LAYOUTS) == set(OF_VIDEOS)
+    assert set(LAYOUTS) == set(layouts._WRITERS)
 
 
 def test_done_starts_no_worker(run, bundle, make, out, monkeypatch):
@@ -115,7 +113,7 @@ def test_other_settings_and_another_bundle(run, error_of, bundle, make, out):
     refusal = error_of(*words, "--memory-stride", 2, "--format", "parquet")
     assert refusal == (
         f'{out}: is a run with other settings: format "jsonl" (now "parquet"), --memory-stride 1 '
-        "(now 2); say the same, or give another folder to -o"
+        "(now 2); give the same settings, or another folder to -o"
     )
     assert "other settings: label_images false (now true);" in error_of(*words, "--layout", "davis")
     same = "--backend", "onnx", "--workers", 2, "--threads", 1, "--split-objects", 2

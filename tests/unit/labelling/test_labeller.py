@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from sam2edge import Bundle, cli
+from sam2edge import Bundle, WordDetector, cli
 from sam2edge.errors import BackendError, BundleError, MediaError, PromptError
 from sam2edge.labelling import outputs
 from sam2edge.labelling.items import Item, Record, Settings, StoppedError
@@ -170,13 +170,18 @@ def test_everything_in_images(
     assert problem.startswith(f"{photos / '1.png'}: ")
 
 
-def test_words_in_images_and_videos(shapes: Bundle, store: Store, photos: Path, video: Path) -> None:
+def test_words_in_images_and_videos(shapes: Bundle, store: Store, photos: Path, video: Path, tmp_path: Path) -> None:
     settings = Settings(mode="words", words=("red ball", "blue block"))
     record, images = labelled(shapes, store, photos, settings)
     for image, number in zip(images, (0, 1), strict=True):
         found = {each["word"]: rle.decode(each["segmentation"]) for each in image["objects"]}
         for word, toy in (("red ball", 1), ("blue block", 2)):
             assert iou(found[word], true_masks(toy)[number]) > 0.8
+    with WordDetector(shapes) as detector:
+        detector.words(settings.words).save(tmp_path / "words.npz")
+    store.forget(record.key)
+    saved = Settings(mode="words", words_file=str(tmp_path / "words.npz"))
+    assert labelled(shapes, store, photos, saved)[1] == images
     record, frames = labelled(shapes, store, video, settings)
     assert (record.frames, record.objects) == (FRAMES, 2)
     assert {each["word"] for each in frames[-1]["objects"]} == {"red ball", "blue block"}

@@ -104,9 +104,9 @@ def test_item_that_always_ends_its_worker_fails_and_the_others_are_done(store):
     assert len(pool.done) == 4
     [failure] = store.failures()
     assert (failure["key"], failure["attempts"]) == ("item-1", 3)
-    assert failure["reason"] == "ended its worker in 3 of 3 attempts: killed by SIGSEGV"
+    assert failure["reason"] == "its worker died in 3 of 3 attempts: killed by SIGSEGV"
     assert said[0] == "/videos/item-1: the worker died (killed by SIGSEGV); attempt 2 of 3 follows"
-    assert said[2].startswith("/videos/item-1: ended its worker")
+    assert said[2].startswith("/videos/item-1: its worker died")
     assert (scheduler.tally.done, scheduler.tally.failed) == (4, 1)
 
 
@@ -224,8 +224,8 @@ def test_processes(store, tmp_path):
     reasons = {failure["key"]: failure["reason"] for failure in store.failures()}
     assert reasons == {
         "refuses": "/videos/refuses: cannot be read",
-        "breaks": "ended its worker in 2 of 2 attempts: ZeroDivisionError('a bug')",
-        "kills": "ended its worker in 2 of 2 attempts: killed by SIGKILL, as the kernel does when memory is full",
+        "breaks": "its worker died in 2 of 2 attempts: ZeroDivisionError('a bug')",
+        "kills": "its worker died in 2 of 2 attempts: killed by SIGKILL, as the kernel does when memory is full",
     }
     places = {record.where for record in store.records()}
     assert places <= {"threads 1, OMP 1, gpu 4", "threads 1, OMP 1, gpu 7"}

@@ -170,7 +170,7 @@ def test_other_run(store, run, difference):
     with pytest.raises(InputError) as error, Store(store.out) as other:
         other.open_run(run)
     assert str(error.value) == (
-        f"{store.out}: is a run with other settings: {difference}; say the same, or give another folder to -o"
+        f"{store.out}: is a run with other settings: {difference}; give the same settings, or another folder to -o"
     )
 
 
