@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.runtime.model.result import FrameResult
 from sam2edge.types import Bools
 
 Box = tuple[int, int, int, int]
@@ -108,3 +109,11 @@ class PackedMask:
         """Return these rows and columns of the image, which are within the box."""
         x, y, _, _ = self.bounds
         return self.inside()[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+
+
+def pack_masks(result: FrameResult) -> list[PackedMask]:
+    """Return the mask of each object on a frame, of which only the part around it is made at the frame's size."""
+    masks = [PackedMask.pack(np.zeros((0, 0), bool), size=result.frame_size)] * len(result.object_ids)
+    for n, x, y, patch in result.patches():
+        masks[n] = PackedMask.pack(patch > 0, (x, y), result.frame_size)
+    return masks

@@ -22,7 +22,7 @@ from sam2edge.files import finite, user_path
 from sam2edge.runtime.media import overlay, rle
 from sam2edge.runtime.media.encoders import EXTENSIONS, open_encoder
 from sam2edge.runtime.media.mask_files import LabelImage, encode_labels
-from sam2edge.runtime.media.packed import PackedMask
+from sam2edge.runtime.media.packed import PackedMask, pack_masks
 from sam2edge.runtime.media.sources.video_file import VideoFile
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.types import Floats, Frame
@@ -375,16 +375,15 @@ def frame_record(result: FrameResult) -> dict[str, Any]:
         "frame_index": result.frame_index,
         "time": None if result.time is None else round(result.time, 6),
         "size": list(result.frame_size),
-        "objects": [_json_object(result, i) for i in range(len(result.object_ids))],
+        "objects": [_json_object(result, i, mask) for i, mask in enumerate(pack_masks(result))],
     }
 
 
-def _json_object(result: FrameResult, i: int) -> dict[str, Any]:
-    mask = result.masks[i]
+def _json_object(result: FrameResult, i: int, mask: PackedMask) -> dict[str, Any]:
     return {
         "id": int(result.object_ids[i]),
         "segmentation": rle.encode(mask),
-        "bbox": list(cv2.boundingRect(mask.view(np.uint8))),
+        "bbox": list(mask.bounds),
         "iou": finite(round(float(result.ious[i]), 6)),
         "object_score": finite(round(float(result.object_scores[i]), 6)),
         "stability": round(float(result.stability[i]), 6),

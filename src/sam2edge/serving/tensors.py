@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sam2edge.runtime.image.segments import Segment
 from sam2edge.runtime.media import rle
-from sam2edge.runtime.media.packed import PackedMask
+from sam2edge.runtime.media.packed import PackedMask, pack_masks
 from sam2edge.runtime.model.result import FrameResult
 from sam2edge.types import Floats
 
@@ -52,10 +52,7 @@ class Found:
         """The mask of each object; without a pixel where it is absent."""
         if isinstance(self.packed, list):
             return self.packed
-        masks = [PackedMask.pack(np.zeros((0, 0), bool), size=self.size)] * len(self.ids)
-        for n, x, y, patch in self.packed.patches():
-            masks[n] = PackedMask.pack(patch > 0, (x, y), self.size)
-        return masks
+        return pack_masks(self.packed)
 
     def outputs(self, wanted: Collection[str]) -> dict[str, Array]:
         """Return the outputs that are wanted by name; nothing is computed for the others."""
