@@ -76,7 +76,7 @@ def cost(host: Host, graphs: Graphs, load: Load) -> Cost:
     return Cost(host.decode * load.megapixels, output, graphs.frame + load.objects * graphs.object)
 
 
-MEASURED = Host(decode=7.2e-3, output=0.7e-3, pixels=1.06e-3)
+MEASURED = Host(decode=7.2e-3, output=0.6e-3, pixels=0.58e-3)
 """On one core of the page's machine."""
 FRAMES = {"720p": 1280 * 720 / 1e6, "1080p": 1920 * 1080 / 1e6}
 GPUS = {
