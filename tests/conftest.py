@@ -20,6 +20,7 @@ from filelock import FileLock
 from sam2edge import Bundle
 from sam2edge.files import sha256
 from sam2edge.runtime.model.prompts import Prompt
+from tests.sessions import Remembering
 
 if TYPE_CHECKING:
     from sam2edge.calibration.measure.targets import Prompts
@@ -75,9 +76,9 @@ def content(file: Path) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_sessions() -> Iterator[None]:
-    """Open each graph once in a process: sessions keep nothing from run to run, and opening takes longer than a frame.
+    """Open each graph once in a process, and run it once for the same inputs: many tests track the same clip.
 
-    Fresh processes, in which memory is measured, open their own.
+    Fresh processes, in which memory and time are measured, open their own sessions.
     """
     import onnxruntime
 
@@ -87,7 +88,7 @@ def shared_sessions() -> Iterator[None]:
 
     @functools.lru_cache(maxsize=48)
     def opened(digest: str, kind: object) -> Any:
-        return real(files[digest], "CPUExecutionProvider", {})
+        return Remembering(real(files[digest], "CPUExecutionProvider", {}), (digest, kind))
 
     files: dict[str, Path] = {}
 

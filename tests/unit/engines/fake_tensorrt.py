@@ -27,6 +27,7 @@ from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import gpus
 from tests.conftest import SHARED
 from tests.fake_gpu import Gpu
+from tests.sessions import Remembering
 from tools.rounding import with_rounding
 
 Api = dict[str, dict[str, str]]
@@ -472,7 +473,7 @@ class Runtime:
         return self._fake.make(ICudaEngine, pickle.loads(content), self._logger)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=48)
 def _session(model):
     """Open the graph of an engine; the engines of many tests are alike."""
     options = onnxruntime.SessionOptions()
@@ -480,7 +481,8 @@ def _session(model):
     graph = onnx.load_model_from_string(model)
     if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in graph.graph.initializer):
         graph = with_rounding(graph)  # ONNX Runtime has no BF16 on the CPU
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Remembering(session, model)
 
 
 class ICudaEngine:
