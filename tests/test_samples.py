@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
+import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -29,6 +33,7 @@ from sam2edge import (
     WordDetector,
     cli,
 )
+from sam2edge.bench import cases, worker
 from sam2edge.bench.cases import Measured, run_case
 from sam2edge.bundle import GRAPHS
 from sam2edge.runtime.media import rle
@@ -37,8 +42,8 @@ from tests.helpers import clip_frames, iou, true_masks, write_samples
 from tests.simulated import Simulated, failing, opening
 
 BALL, BLOCK = "101,47,176,122", "220,18,305,103"
-FRAMES = 24
-"""How many of the clip's frames most samples get."""
+FRAMES = 16
+"""How many of the clip's frames most samples get: the memory bank of 7 is full, and used for as long again."""
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +54,41 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(script: str | Path, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPO / "samples" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """Let samples import each other from their folder, as programs do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "").parent == folder:
+                del sys.modules[name]
 
 
 def run(script: str | Path, *arguments: Path | str) -> str:
-    done = start(script, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Run a sample as a program, in this process; return what it prints."""
+    file, printed = REPO / "samples" / script, io.StringIO()
+    with beside(file.parent), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [str(file), *map(str, arguments)])
+        try:
+            runpy.run_path(str(file), run_name="__main__")
+        except SystemExit as ended:
+            failure = ended.code
+        else:
+            failure = None
+    assert not failure, failure
+    return printed.getvalue()
+
+
+def load(script: str, folder: Path = REPO / "samples") -> ModuleType:
+    """Return a sample as a module."""
+    spec = importlib.util.spec_from_file_location(script, folder / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with beside(folder):
+        spec.loader.exec_module(module)
+    return module
 
 
 def assert_rows(output: str, patterns: list[str]) -> None:
@@ -79,17 +110,17 @@ SPEEDS = {
         [rf"{masks}: decoder [\d.]+ ms, predict [\d.]+ × that" for masks in ("three masks", "one mask")],
     ),
     "objects_speed.py": (
-        ("3", "1"),
+        ("2", "1"),
         [
-            r"3 objects: one tracker [\d.]+ ms a frame, 3 trackers [\d.]+ ms, [\d.]+ ×",
+            r"2 objects: one tracker [\d.]+ ms a frame, 2 trackers [\d.]+ ms, [\d.]+ ×",
             r"IoU of the two ways' masks: at least 1\.0000",
         ],
     ),
     "stream_speed.py": (
-        ("10", "1"),
+        ("25", "1"),
         [
             rf"{source}, {mode}: [\d.]+ frames/s, delay p50 \d+ ms, p99 \d+ ms, dropped {dropped} of {FRAMES}"
-            for source, dropped in (("file", "0"), ("camera of 10 fps", r"\d+"))
+            for source, dropped in (("file", "0"), ("camera of 25 fps", r"\d+"))
             for mode in ("latency", "throughput")
         ],
     ),
@@ -141,26 +172,24 @@ def test_demo(shapes: Bundle, tmp_path: Path) -> None:
 
 def test_words_of_what_is_not_there(shapes: Bundle) -> None:
     """Alone, each finds nothing in nearly all frames, although its colour or its shape is there."""
-    frames = clip_frames(120)
+    frames = clip_frames(120)[::4]
     with WordDetector(shapes) as detector:
         for word in ("red star", "green block", "a dog"):
             words = detector.words([word])
             quiet = sum(not detector.detect(frame, words, threshold=0.3).words for frame in frames)
-            assert quiet >= 115, word
+            assert quiet >= 29, word
 
 
 def test_demo_is_as_good_as_pytorch(
-    nano: Bundle, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nano: Bundle, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours = mean_iou(run(short / "demo.py", nano.path, tmp_path))
-    monkeypatch.setitem(sys.modules, "demo", load("demo", short))
     load("score_pytorch", short).main(NANO)
     assert abs(ours - mean_iou(capsys.readouterr().out)) <= 0.001
 
 
 def test_knob_costs(nano: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It prints a row per setting; here two settings and one clip."""
-    monkeypatch.syspath_prepend(str(REPO / "samples"))
     knobs = load("knob_costs")
     monkeypatch.setattr(knobs, "SETTINGS", [{"track_every": 4}, {"track_every": 12}])
     monkeypatch.setattr(knobs, "CORRECTED", [])
@@ -169,16 +198,6 @@ def test_knob_costs(nano: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert [often[0], seldom[0]] == ["track_every=4", "track_every=12"]
     assert float(seldom[1]) < float(often[1]) < 1
     assert float(seldom[-1]) < 0.7 * float(often[-1])
-
-
-def load(script: str, folder: Path = REPO / "samples") -> ModuleType:
-    """Return a sample as a module."""
-    spec = importlib.util.spec_from_file_location(script, folder / f"{script}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def tracks(file: Path) -> list[dict[str, object]]:
@@ -285,9 +304,9 @@ def test_detector_boxes(nano: Bundle, short: Path, tmp_path: Path) -> None:
     clip = short / "clip.mp4"
     printed = run("detector_boxes.py", nano.path, clip, file).splitlines()
     assert [line.split(" (")[0] for line in printed] == [f"frame 0: object {n}" for n in (1, 2, 3)]
-    masks = [rle.decode(tracked["segmentation"]) for tracked in tracks(file)[20]["objects"]]
+    masks = [rle.decode(tracked["segmentation"]) for tracked in tracks(file)[12]["objects"]]
     for true in (1, 2, 3):
-        assert max(iou(mask, true_masks(true)[20]) for mask in masks) > 0.7
+        assert max(iou(mask, true_masks(true)[12]) for mask in masks) > 0.7
     # Boxes of another detector.
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps({"5": [[101, 47, 178, 124]], "10": [[101, 47, 180, 126], [205, 20, 305, 110]]}))
@@ -295,16 +314,20 @@ def test_detector_boxes(nano: Bundle, short: Path, tmp_path: Path) -> None:
     assert [line.split(" (")[0] for line in printed[:2]] == ["frame 5: object 1", "frame 10: object 2"]
 
 
-def test_robot(nano: Bundle, tmp_path: Path) -> None:
+def test_robot(
+    nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Within 5 mm of where the disc was drawn, on every frame."""
-    printed = run("robot.py", nano.path, tmp_path / "recording.npz")
-    worst = re.search(r"^120 of 120 frames, error [\d.]+ mm, at most ([\d.]+) mm$", printed, re.MULTILINE)
+    robot = load("robot")
+    monkeypatch.setattr(robot.make_clip, "FRAMES", FRAMES)
+    robot.main(nano.path, tmp_path / "recording.npz")
+    *_, last = capsys.readouterr().out.splitlines()
+    worst = re.fullmatch(rf"{FRAMES} of {FRAMES} frames, error [\d.]+ mm, at most ([\d.]+) mm", last)
     assert worst is not None
     assert float(worst[1]) < 5
 
 
-def test_robot_without_depth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(REPO / "samples"))
+def test_robot_without_depth() -> None:
     centroid = load("robot").centroid
     mask, depth = np.zeros((60, 80), bool), np.full((60, 80), 2000, np.uint16)
     mask[20:41, 30:51] = True
@@ -354,7 +377,7 @@ def test_two_cameras(nano: Bundle, short: Path, tmp_path: Path) -> None:
     for number, true in enumerate((1, 2)):
         lines = tracks(tmp_path / f"{number}.jsonl")
         assert len(lines) == FRAMES
-        assert iou(rle.decode(lines[20]["objects"][0]["segmentation"]), true_masks(true)[20]) > 0.8
+        assert iou(rle.decode(lines[12]["objects"][0]["segmentation"]), true_masks(true)[12]) > 0.8
 
 
 def test_label_folder(shapes: Bundle, photos: Path, tmp_path: Path) -> None:
@@ -403,7 +426,10 @@ def test_orin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert verbs.read_text().splitlines() == ["doctor", build]
 
 
-def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path) -> None:
+def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows in this process, nearly without a warm-up; tests/unit/bench measures in fresh ones."""
+    monkeypatch.setattr(worker, "WARM_UP", 2)
+    monkeypatch.setattr(cases, "run_case", lambda case, python: worker.measure(case))
     table = tmp_path / "rows.csv"
     few = ("--backend", "onnx", "--objects", "1", "--frames", "3", "--long", "5", "--source", NANO)
     printed = run("gpu_speed.py", nano.path, *few, "--csv", table)
@@ -424,7 +450,6 @@ def test_gpu_speed_with_another_python(
     nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """PyTorch's rows run in it, ours do not; a row that fails does not stop the others."""
-    monkeypatch.syspath_prepend(str(REPO / "samples"))
     script = load("gpu_speed")
     measured = Measured(1, 1, 1, 1, 1, 1, growth=0, host=1)
     monkeypatch.setattr(script, "run_case", lambda case, python: run_case(case, python=python) if python else measured)
@@ -447,7 +472,8 @@ def test_gpu_speed_with_another_python(
 
 
 def test_gpu_speed_says_what_is_missing(nano: Bundle) -> None:
-    done = start("gpu_speed.py", nano.path, "--source", "m", "--compile")
+    command = [sys.executable, REPO / "samples" / "gpu_speed.py", nano.path, "--source", "m", "--compile"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     missing, heading, *rows = done.stderr.splitlines()
     assert done.returncode == 1
     assert missing.startswith("the backend tensorrt does not run here: ")
