@@ -43,7 +43,7 @@ def write_frames(folder: Path, frames: Iterable[Frames]) -> None:
 
 
 def write_samples(folder: Path, frames: int) -> None:
-    """Make a folder like samples/ whose clip and true masks end after this number of frames, at least 24 for bench."""
+    """Make a folder like samples/ whose clip and true masks end after this number of frames."""
     shutil.copytree(REPO / "samples", folder, ignore=shutil.ignore_patterns("__pycache__"))
     video = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
     for frame in clip_frames(frames):
