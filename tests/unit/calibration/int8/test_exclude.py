@@ -8,12 +8,8 @@ import pytest
 from sam2edge import Bundle, cli
 from sam2edge.calibration.int8 import calibrate as module, sensitivity
 from sam2edge.calibration.int8.calibrate import calibrate
-from sam2edge.calibration.int8.ranges import range_ratios
-from sam2edge.calibration.int8.recipe import Recipe
+from sam2edge.calibration.int8.recipe import Recipe, blocks
 from sam2edge.calibration.measure.clip import Clip
-from sam2edge.calibration.measure.comparison import Comparison
-from sam2edge.calibration.measure.configurations import Configuration
-from sam2edge.calibration.measure.gate import Gate
 from sam2edge.calibration.measure.report import report_directory
 from sam2edge.commands import calibrate as command
 from sam2edge.errors import GateError
@@ -67,18 +63,6 @@ def test_the_block_of_a_wrong_range_is_kept_out(run, capsys):
     assert printed.startswith(r"kept out of INT8: image_encoder /blocks\.0/ (the gate failed: clip.mp4: mean IoU 0.")
 
 
-def test_graphs_that_always_fail_leave_the_old_bundle_and_a_report(run, monkeypatch):
-    """Ranges of all tensors are an eighth."""
-    before = run(gate=None)
-    assert before.manifest.calibration.iou == {}
-    monkeypatch.setattr(module, "MAX_EXCLUDED", 1)
-    message = r"even with 1 block kept out: clip\.mp4: mean IoU 0\..*object 2 is lost.*out\.report"
-    with pytest.raises(GateError, match=message):
-        run(lambda graph, name: 1 / 8)
-    assert Bundle.open(before.path) == before
-    assert len(report(before.path)["rows"]) == 3
-
-
 @pytest.mark.parametrize(
     ("graph", "tensor", "block"),
     [
@@ -100,25 +84,22 @@ def test_eight_times_the_range_of_one_tensor(run, graph, tensor, block):
     assert (second["wide"], second["passed"]) == ([], True)
 
 
-def test_eight_times_all_ranges(nano, run, toys, tmp_path, monkeypatch):
-    """Five bits of eight are left: too wide for any clip. Masks show it too, on toys that calibration did not see."""
-    frames, prompts = toys(1)
-    write_frames(tmp_path / "toys", frames[:24])
-    clip = Clip(tmp_path / "toys")
-    comparison = Comparison(Configuration("FP32", nano), clip, prompts, Gate(), range_ratios=range_ratios)
-    assert comparison.measure(Configuration("INT8", run(gate=None))).verdict.passed
+def test_graphs_that_always_fail_leave_the_old_bundle_and_a_report(run, monkeypatch):
+    """Ranges of all tensors are eight times too wide."""
+    before = run(gate=None)
+    assert before.manifest.calibration.iou == {}
     monkeypatch.setattr(module, "MAX_EXCLUDED", 1)
-    with pytest.raises(GateError, match=r"even with 1 block kept out: .* times what the clip shows, above 6, and"):
+    message = r"even with 1 block kept out: clip\.mp4: .* times what the clip shows, above 6, and \d+ more.*out\.report"
+    with pytest.raises(GateError, match=message):
         run(lambda graph, name: 8.0)
-    wide = run(lambda graph, name: 8.0, gate=None)
-    ranges, iou = comparison.measure(Configuration("8 times the ranges", wide)).verdict.failures[:2]
-    assert re.search(r"the INT8 range of \S+ is \d+\.\d times what the clip shows, above 6, and \d+ more", ranges)
-    assert iou.startswith("mean IoU 0.")
+    assert Bundle.open(before.path) == before
+    assert len(report(before.path)["rows"]) == 3
 
 
 def test_the_command_gates_and_ranks_blocks(nano, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sensitivity, "FRAMES", 3)
+    monkeypatch.setattr(sensitivity, "FRAMES", 2)
+    monkeypatch.setattr(sensitivity, "blocks", lambda *arguments: blocks(*arguments)[:2])
     frames, out = tmp_path / "frames", tmp_path / "out"
     write_frames(frames, Clip(CLIP, 6))
     command = ["calibrate", str(nano.path), str(out), "--clip", str(frames), "--box", "101,47,176,122"]

@@ -41,7 +41,7 @@ def test_graphs_in_int8(request, prompts, name):
     bundle, made = (request.getfixturevalue(fixture) for fixture in (name, f"{name}_int8"))
     size = [sum(graph.bytes for graph in one.manifest.graphs.values()) for one in (made, bundle)]
     assert size[0] < 0.4 * size[1]
-    _, recorded = track_clip(bundle, Clip(CLIP, 6), prompts, "onnx", record=(1, 3, 5))
+    _, recorded = track_clip(bundle, Clip(CLIP, 4), {1: prompts[1]}, "onnx", record=(1, 3))
     found = graph_errors(made, recorded, "onnx")
     errors = {graph: max(error.rms for error in outputs.values()) for graph, outputs in found.items()}
     assert 1e-3 < min(errors.values()) < max(errors.values()) < 0.06, errors

@@ -24,7 +24,7 @@ from tests.helpers import CLIP
 from tests.models import write_wary_nano
 
 MASKS = REPO / "samples" / "clip_masks.npz"
-FRAMES = 24
+FRAMES = 12
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def measurements(nano, half, broken, truth):
 
 
 def test_the_graphs_follow_pytorch(nano, truth):
-    """A quarter of the clip: the export must not change the masks, nor J&F by 0.1 point."""
+    """Until the memory bank is full and older: the export must not change the masks, nor J&F by 0.1 point."""
     configurations = [Configuration("PyTorch", nano, TorchBackend(nano, NANO)), Configuration("nano", nano)]
-    pytorch, onnx = compare_all(configurations, Clip(CLIP, 30), truth)
-    assert onnx.agreement.iou.shape == (30, 3)
+    pytorch, onnx = compare_all(configurations, Clip(CLIP, FRAMES), truth)
+    assert onnx.agreement.iou.shape == (FRAMES, 3)
     assert onnx.agreement.mean >= 0.999
     assert onnx.verdict.passed
     assert 1e-8 < max(map(largest, onnx.errors.values())) < 1e-4
