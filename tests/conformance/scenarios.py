@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FRAMES = 30
+FRAMES = 20
+"""More than an object has memories (7) and pointers (16), so that the oldest are dropped."""
+HIDDEN = range(5, 13)
+"""Frames on which nothing of the scene is to be seen: as many as an object has memories, and one more."""
 LEFT, RIGHT, CENTRE = (0.18, 0.3, 0.46, 0.82), (0.55, 0.35, 0.9, 0.9), (0.33, 0.55)
 
 
@@ -20,20 +23,22 @@ class Scenario:
     """`events`: frame → prompts (object id and arguments) and removals (a bare id), in order."""
 
     events: dict[int, list[Any]]
-    length: int = FRAMES
-    """At least 16: upstream divides the ages of pointers by the clip's length if that is shorter."""
     played: int = FRAMES
-    """How many of those frames are tracked."""
+    """How many frames are tracked, of a clip whose length is at least 16: upstream divides pointers' ages by less."""
     reverse: bool = False
     hidden: range = range(0)
-    """Frames on which nothing of the scene is to be seen."""
     tracker: dict[str, Any] = field(default_factory=dict)
 
     def frames(self, clip: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return the clip as this session sees it."""
-        frames = clip[: self.length].copy()
-        frames[self.hidden.start : self.hidden.stop] = np.linspace(40, 90, frames.shape[2], dtype=np.uint8)[:, None]
-        return frames
+        return hide(clip[:FRAMES], self.hidden)
+
+
+def hide(clip: npt.NDArray[np.uint8], frames: range) -> npt.NDArray[np.uint8]:
+    """Return a copy whose frames in that range show nothing of the scene."""
+    clip = clip.copy()
+    clip[frames.start : frames.stop] = np.linspace(40, 90, clip.shape[2], dtype=np.uint8)[:, None]
+    return clip
 
 
 def prompt(object_id: int, **arguments: Any) -> tuple[int, dict[str, Any]]:
@@ -56,36 +61,42 @@ def in_pixels(arguments: dict[str, Any], height: int, width: int) -> dict[str, A
 
 
 SCENARIOS = {
-    "one point": Scenario({0: [prompt(1, points=[CENTRE])]}),
-    "box": Scenario({0: [prompt(1, box=LEFT)]}),
-    "box and points": Scenario({0: [prompt(1, box=LEFT, points=[CENTRE, (0.2, 0.35)], labels=[1, 0])]}),
-    "mask": Scenario({0: [prompt(1, mask=(0.35, 0.55, 0.17, 0.29))]}),
-    "refined on the first frame": Scenario(
-        {0: [prompt(1, points=[CENTRE]), prompt(1, points=[CENTRE, (0.2, 0.35)], labels=[1, 0])]}
+    "prompts of every kind": Scenario(
+        {
+            0: [
+                prompt(1, points=[CENTRE]),
+                prompt(2, box=LEFT),
+                prompt(3, box=LEFT, points=[CENTRE, (0.2, 0.35)], labels=[1, 0]),
+                prompt(4, mask=(0.35, 0.55, 0.17, 0.29)),
+                prompt(5, points=[CENTRE]),
+                prompt(5, points=[CENTRE, (0.2, 0.35)], labels=[1, 0]),
+            ]
+        },
+        played=9,
     ),
     "corrected later": Scenario(
         {
             0: [prompt(1, box=LEFT)],
-            6: [prompt(1, points=[CENTRE])],
-            17: [prompt(1, points=[CENTRE, (0.7, 0.6)], labels=[1, 0]), prompt(1, points=[CENTRE])],
-            24: [prompt(1, mask=(0.4, 0.6, 0.1, 0.2)), prompt(1, points=[(0.42, 0.6)])],
+            4: [prompt(1, points=[CENTRE])],
+            11: [prompt(1, points=[CENTRE, (0.7, 0.6)], labels=[1, 0]), prompt(1, points=[CENTRE])],
+            16: [prompt(1, mask=(0.4, 0.6, 0.1, 0.2)), prompt(1, points=[(0.42, 0.6)])],
         }
     ),
     "objects on different frames": Scenario(
-        {0: [prompt(7, box=LEFT)], 5: [prompt(3, points=[(0.7, 0.6)])], 13: [prompt(5, mask=(0.6, 0.3, 0.1, 0.1))]}
+        {0: [prompt(7, box=LEFT)], 5: [prompt(3, points=[(0.7, 0.6)])], 9: [prompt(5, mask=(0.6, 0.3, 0.1, 0.1))]}
     ),
-    "removal": Scenario({0: [prompt(1, box=LEFT), prompt(2, box=RIGHT), prompt(3, points=[CENTRE])], 9: [2], 15: [1]}),
+    "removal": Scenario({0: [prompt(1, box=LEFT), prompt(2, box=RIGHT), prompt(3, points=[CENTRE])], 5: [2], 8: [1]}),
     "removed and prompted again": Scenario({0: [prompt(1, box=LEFT)], 8: [1], 9: [prompt(1, box=RIGHT)]}),
-    "occlusion and return": Scenario({0: [prompt(1, box=LEFT), prompt(2, box=RIGHT)]}, hidden=range(8, 18)),
+    "occlusion and return": Scenario({0: [prompt(1, box=LEFT), prompt(2, box=RIGHT)]}, hidden=HIDDEN),
     "reverse": Scenario(
-        {29: [prompt(1, box=LEFT)], 20: [prompt(2, points=[CENTRE])], 14: [prompt(1, points=[CENTRE])]}, reverse=True
+        {19: [prompt(1, box=LEFT)], 14: [prompt(2, points=[CENTRE])], 9: [prompt(1, points=[CENTRE])]}, reverse=True
     ),
     "several conditioning frames": Scenario(
         {
             0: [prompt(1, box=LEFT)],
-            4: [prompt(1, points=[CENTRE])],
-            12: [prompt(1, box=LEFT), prompt(1, points=[CENTRE]), prompt(2, box=RIGHT)],
-            20: [prompt(2, points=[(0.7, 0.6)])],
+            3: [prompt(1, points=[CENTRE])],
+            8: [prompt(1, box=LEFT), prompt(1, points=[CENTRE]), prompt(2, box=RIGHT)],
+            14: [prompt(2, points=[(0.7, 0.6)])],
         },
         tracker={"max_conditioning_frames": 3},
     ),

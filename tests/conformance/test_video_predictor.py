@@ -12,7 +12,7 @@ import torch
 from sam2edge import Bundle, VideoPredictor
 from sam2edge.runtime.video.state import InferenceState
 from tests.conformance.reference import Expected, ReferencePredictor, UpstreamModel, load_reference
-from tests.conformance.scenarios import CENTRE, FRAMES, LEFT, RIGHT, in_pixels
+from tests.conformance.scenarios import CENTRE, FRAMES, HIDDEN, LEFT, RIGHT, hide, in_pixels
 from tests.conformance.test_tracker import RELATIVE
 from tests.conftest import ALL, NANO
 from tests.helpers import assert_close, iou
@@ -42,94 +42,94 @@ CLICKS: dict[str, Any] = {"points": [CENTRE, (0.7, 0.6)], "labels": [1, 0]}
 ELLIPSE = (0.35, 0.55, 0.17, 0.29)
 
 SESSIONS: dict[str, list[Step]] = {
-    "middle, forward and backward": [prompt(14, 1, box=LEFT), propagate(), propagate(reverse=True)],
+    "middle, forward and backward": [prompt(9, 1, box=LEFT), propagate(), propagate(reverse=True)],
     "objects prompted on different frames": [
-        prompt(12, 7, box=LEFT),
-        prompt(4, 3, **CLICK),
+        prompt(8, 7, box=LEFT),
+        prompt(3, 3, **CLICK),
         propagate(),
-        propagate(20, reverse=True),
+        propagate(13, reverse=True),
     ],
     "corrected and propagated again": [
         prompt(0, 1, box=LEFT),
         propagate(),
-        prompt(12, 1, **CLICK),
-        prompt(14, 1, **CLICKS),  # does not see the correction of 12 yet
-        propagate(12),
+        prompt(8, 1, **CLICK),
+        prompt(10, 1, **CLICKS),  # does not see the correction of 8 yet
+        propagate(8),
         propagate(),
     ],
     "corrected backward": [
-        prompt(29, 1, box=LEFT),
+        prompt(19, 1, box=LEFT),
         propagate(reverse=True),
-        prompt(15, 1, **CLICK),
-        prompt(15, 1, **CLICKS),
-        propagate(15, reverse=True),
-        propagate(15),
+        prompt(10, 1, **CLICK),
+        prompt(10, 1, **CLICKS),
+        propagate(10, reverse=True),
+        propagate(10),
     ],
     "several conditioning frames": [
-        prompt(20, 1, box=LEFT),
-        prompt(3, 1, **CLICK),
-        prompt(10, 1, **CLICKS),
-        prompt(10, 2, box=RIGHT),
+        prompt(14, 1, box=LEFT),
+        prompt(2, 1, **CLICK),
+        prompt(7, 1, **CLICKS),
+        prompt(7, 2, box=RIGHT),
         propagate(),
-        propagate(29, reverse=True),
+        propagate(19, reverse=True),
     ],
     "conditioning frame corrected": [
-        prompt(5, 1, box=LEFT),
-        propagate(5, 8),
-        prompt(5, 1, **CLICKS),
-        prompt(5, 1, **CLICK),
+        prompt(4, 1, box=LEFT),
+        propagate(4, 6),
+        prompt(4, 1, **CLICKS),
+        prompt(4, 1, **CLICK),
         propagate(),
     ],
     "prompts cleared": [
         prompt(2, 1, box=LEFT),
-        prompt(10, 1, box=RIGHT),
-        prompt(12, 2, box=RIGHT),
+        prompt(7, 1, box=RIGHT),
+        prompt(8, 2, box=RIGHT),
         prompt(4, 2, **CLICK),
         clear(4, 2),
         propagate(),
-        prompt(17, 1, **CLICK),
-        clear(10, 1),
-        propagate(),
-        clear(17, 1),
-        prompt(10, 1, **CLICK),
-        propagate(6),
+        prompt(12, 1, **CLICK),
+        clear(7, 1),
+        propagate(length=12),
+        clear(12, 1),
+        prompt(7, 1, **CLICK),
+        propagate(5, 9),
     ],
     "object removed": [
         prompt(0, 1, box=LEFT),
         prompt(0, 2, box=RIGHT),
-        prompt(6, 3, **CLICK),
-        propagate(0, 9),
+        prompt(4, 3, **CLICK),
+        propagate(0, 6),
         remove(1),
-        propagate(9, 9),
-        prompt(18, 1, **CLICK),
+        propagate(6, 6),
+        prompt(12, 1, **CLICK),
         propagate(),
     ],
     "reset and used again": [
-        prompt(8, 1, box=LEFT),
-        propagate(),
+        prompt(5, 1, box=LEFT),
+        propagate(length=5),
         RESET,
-        prompt(12, 2, box=RIGHT),
-        prompt(12, 1, **CLICK),
+        prompt(8, 2, box=RIGHT),
+        prompt(8, 1, **CLICK),
         propagate(reverse=True),
     ],
     "parts": [
-        prompt(9, 1, box=LEFT),
-        prompt(25, 1, box=RIGHT),
-        propagate(4, 3),
-        clear(25, 1),  # not tracked yet
-        propagate(7, 9),
-        propagate(27, 10),
-        propagate(12, 30, True),
+        prompt(6, 1, box=LEFT),
+        prompt(17, 1, box=RIGHT),
+        propagate(3, 2),
+        clear(17, 1),  # not tracked yet
+        propagate(5, 6),
+        propagate(18, 10),
+        propagate(8, 30, True),
         propagate(0, reverse=True),  # nothing
     ],
     "masks": [
-        prompt(7, 1, mask=ELLIPSE),
+        prompt(5, 1, mask=ELLIPSE),
         propagate(),
-        prompt(16, 1, mask=(0.4, 0.6, 0.1, 0.2)),
-        prompt(16, 1, **CLICK),
-        prompt(20, 1, mask=ELLIPSE),
-        propagate(16),
-        propagate(25, reverse=True),
+        prompt(11, 1, mask=(0.4, 0.6, 0.1, 0.2)),
+        prompt(11, 1, **CLICK),
+        prompt(14, 1, mask=ELLIPSE),
+        propagate(11),
+        propagate(17, reverse=True),
     ],
 }
 
@@ -216,12 +216,11 @@ def test_edgetam(name: str, bedroom: npt.NDArray[np.uint8], edgetam: Bundle, edg
 def test_absent_objects(bedroom: npt.NDArray[np.uint8], wary: Bundle) -> None:
     """An object that hides in the middle, from both ends."""
     model = load_reference(wary.path.parent / "model")
-    frames = bedroom[:FRAMES].copy()
-    frames[8:18] = np.linspace(40, 90, frames.shape[2], dtype=np.uint8)[:, None]
-    session = [prompt(0, 1, box=LEFT), prompt(28, 1, box=LEFT), propagate(), propagate(29, reverse=True)]
+    frames = hide(bedroom[:FRAMES], HIDDEN)
+    session = [prompt(0, 1, box=LEFT), prompt(19, 1, box=LEFT), propagate(), propagate(19, reverse=True)]
     covered = np.array(play(session, frames, wary, model)[2:])
     forward, backward = covered[:FRAMES], covered[FRAMES:][::-1]
     for seen in (forward, backward):
-        assert seen[:6].any()
-        assert not seen[9:17].all()
-        assert seen[22:].any()
+        assert seen[: HIDDEN.start - 1].any()
+        assert not seen[HIDDEN.start + 1 : HIDDEN.stop - 1].all()
+        assert seen[HIDDEN.stop + 1 :].any()
