@@ -40,12 +40,12 @@ def main(video, prompts, server, *shared):
                 break
             inputs = [] if number else [text("PROMPTS", prompts)]
             if shared:
-                size, place = frame.nbytes, number % AHEAD  # free again: the frame that lay there was answered
+                size, start = frame.nbytes, number % AHEAD * frame.nbytes  # the frame that lay there was answered
                 if not region:
                     region = shm.create_shared_memory_region(NAME, f"/{NAME}", AHEAD * size)
                     client.register_system_shared_memory(NAME, f"/{NAME}", AHEAD * size)
-                shm.set_shared_memory_region(region, [cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)], place * size)
-                inputs += [triton.InferInput("FRAME", frame.shape, "UINT8").set_shared_memory(NAME, size, place * size)]
+                cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, shm.get_contents_as_numpy(region, np.uint8, frame.shape, start))
+                inputs += [triton.InferInput("FRAME", frame.shape, "UINT8").set_shared_memory(NAME, size, start)]
             else:
                 inputs += [text("ENCODED", cv2.imencode(".jpg", frame)[1].tobytes())]
             client.async_stream_infer("sam2_video", inputs, "", OUTPUTS, "", NAME, sequence_start=not number)

@@ -1,9 +1,10 @@
 """Measure what Triton adds to a frame: `python -m tools.triton_speed BUNDLE [FRAMES]`.
 
-A real server, as in tests/serving, gets the bundled clip at 720p as four streams with three objects each, and answers
-with their run lengths: to pixels and to JPEGs by gRPC, and to pixels in shared memory. A VideoTracker does the same
-work in a process with the server's numpy, OpenCV and ONNX Runtime. The ways take turns after every frame, and what is
-printed is the median of the differences on the same frame: so it is of use on a busy machine, too.
+A real server, as in tests/serving, gets the bundled clip at 720p as a stream with three objects, and answers with their
+run lengths. A frame is there as OpenCV gives it, BGR, and goes to the server, in turn, as pixels in shared memory, as
+pixels by gRPC, or as a JPEG by gRPC. After each of them a VideoTracker does the same work in a process with the
+server's numpy, OpenCV and ONNX Runtime. What is printed is the median of the differences on the same frame: so it is of
+use on a busy machine, too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ BOXES = ((404, 141, 704, 366), (880, 54, 1220, 309), (820, 414, 1188, 678))
 PROMPTS = json.dumps([{"object": number, "box": box} for number, box in enumerate(BOXES, 1)])
 SIZE = (1280, 720)
 WANTED = ("IDS", "IOUS", "RLE")
-WARM = 5
+WAYS = ("shared memory", "pixels", "JPEG")
+WARM = 6
 """Frames at the start that do not count."""
 
 Step = Callable[[int], float]
@@ -44,7 +46,7 @@ def main(bundle: str, count: int = 120) -> None:
     if reason := missing():
         raise SystemExit(reason)
     sys.path.append(str(PACKAGES))
-    frames = np.stack([cv2.resize(frame, SIZE) for frame in clip_frames(count)])
+    frames = np.stack([cv2.resize(frame[..., ::-1], SIZE) for frame in clip_frames(count)])
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         np.save(folder / "frames.npy", frames)
@@ -52,35 +54,36 @@ def main(bundle: str, count: int = 120) -> None:
         server = Server(folder / "repository", folder, "--disable-auto-complete-config")
         stack.callback(server.stop)
         server.wait()
-        steps = {"in process": stack.enter_context(_in_process(bundle, folder / "frames.npy"))}
-        for way in ("pixels", "JPEG", "shared memory"):
-            steps[way] = stack.enter_context(_served(server.grpc, frames, way))
-        times = [{way: step(number) for way, step in steps.items()} for number in range(len(frames))][WARM:]
-    for way in steps:
-        median = statistics.median(each[way] for each in times)
-        added = statistics.median(each[way] - each["in process"] for each in times)
-        print(f"{way}: {median:.1f} ms a frame, {added:+.1f} ms")
+        served = stack.enter_context(_served(server.grpc, frames))
+        in_process = stack.enter_context(_in_process(bundle, folder / "frames.npy"))
+        times = [(served(number), in_process(number)) for number in range(len(frames))]
+    for start, way in enumerate(WAYS):
+        of_way = [times[number] for number in range(start, len(times), len(WAYS)) if number >= WARM]
+        alone = statistics.median(alone for _, alone in of_way)
+        added = statistics.median(with_triton - alone for with_triton, alone in of_way)
+        print(f"{way}: {alone:.1f} ms a frame in process, {added:+.1f} ms")
 
 
 @contextlib.contextmanager
-def _served(address: str, frames: Any, way: str) -> Iterator[Step]:
+def _served(address: str, frames: Any) -> Iterator[Step]:
     import tritonclient.utils.shared_memory as shm
 
     from tests.serving.client import Stream, inputs, triton
 
-    size, name = frames[0].nbytes, f"speed-{os.getpid()}-{way.replace(' ', '-')}"
+    size, name = frames[0].nbytes, f"speed-{os.getpid()}"
     with Stream(address, name, WANTED) as stream, triton.InferenceServerClient(address) as control:
         region = shm.create_shared_memory_region(name, f"/{name}", size)
         control.register_system_shared_memory(name, f"/{name}", size)
 
         def step(number: int) -> float:
-            frame, started = frames[number], time.perf_counter()
+            way, frame, started = WAYS[number % len(WAYS)], frames[number], time.perf_counter()
             if way == "pixels":
-                carrier = inputs(FRAME=frame)
+                carrier = inputs(FRAME=cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
             elif way == "JPEG":
                 carrier = inputs(ENCODED=cv2.imencode(".jpg", frame)[1].tobytes())
             else:
-                shm.set_shared_memory_region(region, [frame])
+                place = shm.get_contents_as_numpy(region, np.uint8, frame.shape)
+                cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=place)
                 carrier = [triton.InferInput("FRAME", frame.shape, "UINT8").set_shared_memory(name, size)]
             stream.send(carrier, start=not number)
             stream.receive()
@@ -125,7 +128,7 @@ def in_process(bundle: str, frames: str) -> None:
     with VideoTracker(bundle) as tracker:
         for number in map(int, sys.stdin):
             frame, started = pixels[number], time.perf_counter()
-            Found.on_frame(tracker.track(frame)).outputs(WANTED)
+            Found.on_frame(tracker.track(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))).outputs(WANTED)
             print(1e3 * (time.perf_counter() - started), flush=True)
             for line in schedule(parse_prompts(PROMPTS, "prompts")) if not number else ():
                 tracker.prompt(line.object_id, **line.prompt.arguments)

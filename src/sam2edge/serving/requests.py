@@ -1,7 +1,8 @@
-"""A request to a model: copied out of Triton's tensors, decoded, and checked."""
+"""A request to a model: read from Triton's tensors, decoded, and checked."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ from sam2edge.types import Frame
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a request holds, copied, since its tensors go when the model has taken it.
+    """What a request holds.
 
     Attributes:
         stream: Its id, 0 for a request without one.
         start: Whether it is the stream's first.
         end: Whether it is the stream's last.
-        inputs: By name.
+        inputs: By name. Triton takes its arrays back when `execute` returns.
         wanted: Names of the outputs that were asked for.
         parameters: Whatever else the client said.
     """
@@ -47,7 +48,7 @@ class Request:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is not None:
                 values = tensor.as_numpy()
-                inputs[name] = values[0] if values.dtype == np.object_ else values.copy()
+                inputs[name] = values[0] if values.dtype == np.object_ else values
         flags = request.flags()
         return Request(
             request.correlation_id(),
@@ -57,6 +58,11 @@ class Request:
             frozenset(request.requested_output_names()),
             json.loads(request.parameters() or "{}"),
         )
+
+    def copied(self) -> Request:
+        """Return the request with inputs of its own."""
+        inputs = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in self.inputs.items()}
+        return dataclasses.replace(self, inputs=inputs)
 
     def pixels(self) -> Frame | None:
         """Return the frame, decoded; None without one. FrameError or MediaError if it is none."""

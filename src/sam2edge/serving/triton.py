@@ -3,6 +3,8 @@
 A request is copied when it comes and answered from a thread, so that images are decoded, and masks encoded, while the
 graphs run for another stream. The graphs run for one request at a time. Requests of one stream are answered in their
 order, and no more than two of them are taken from Triton's queue: what comes faster than it is tracked waits there.
+
+Pixels of the only stream have nothing to overlap with: they are read where they lie and answered without a thread.
 """
 
 from __future__ import annotations
@@ -66,16 +68,21 @@ class _Server(ABC):
         self._queues: dict[Hashable, deque[Future[None]]] = {}
         self._threads = ThreadPoolExecutor(_AHEAD * (self._settings.streams + 1), "sam2edge")
 
-    def execute(self, requests: Sequence[Any]) -> None:
-        """Take requests, whose answers are sent when they are ready."""
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Answer a request, or take requests, whose answers are sent when they are ready."""
+        self._queues = {key: queue for key, queue in self._queues.items() if not queue[-1].done()}
+        if len(requests) == 1 and not self._queues:
+            request = Request.read(requests[0])
+            if "FRAME" in request.inputs and self._is_alone():
+                return [self._answer(request)]
         for given in requests:
-            request, sender = Request.read(given), given.get_response_sender()
-            self._queues = {key: queue for key, queue in self._queues.items() if not queue[-1].done()}
+            request, sender = Request.read(given).copied(), given.get_response_sender()
             queue = self._queues.setdefault(request.stream, deque())
             while len(queue) >= _AHEAD:
                 wait([queue.popleft()])
             before = queue[-1] if queue else None
             queue.append(self._threads.submit(self._serve, request, sender, before))
+        return None
 
     def finalize(self) -> None:
         """Answer what was taken, and free everything."""
@@ -83,15 +90,17 @@ class _Server(ABC):
         self._close()
 
     def _serve(self, request: Request, sender: Any, before: Future[None] | None) -> None:
+        sender.send(self._answer(request, before), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _answer(self, request: Request, before: Future[None] | None = None) -> Any:
         try:
             outputs = self._find(request, before).outputs(request.wanted)
-            response = pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+            return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
         except Sam2EdgeError as error:
-            response = _refusal(error)
+            return _refusal(error)
         except Exception as error:  # whatever it is, the client waits for an answer, and other streams go on
             pb_utils.Logger.log_error(traceback.format_exc())
-            response = _refusal(BackendError(f"{type(error).__name__}: {error} (the server's log has more)"))
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            return _refusal(BackendError(f"{type(error).__name__}: {error} (the server's log has more)"))
 
     def _find(self, request: Request, before: Future[None] | None) -> Found:
         """Decode the frame at once and look at it when the request before it in its stream was answered."""
@@ -106,6 +115,10 @@ class _Server(ABC):
     @abstractmethod
     def _open(self, bundle: Bundle, backend: Backend) -> None:
         """Open what looks at frames, and try it."""
+
+    @abstractmethod
+    def _is_alone(self) -> bool:
+        """Tell whether there is nobody who would have to wait while a request is answered without a thread."""
 
     @abstractmethod
     def _look(self, request: Request, frame: Frame | None) -> Found:
@@ -140,6 +153,9 @@ class VideoModel(_Server):
         self._finished = threading.Event()
         self._reaper = threading.Thread(target=self._reap, name="sam2edge-reaper", daemon=True)
         self._reaper.start()
+
+    def _is_alone(self) -> bool:
+        return len(self._streams) <= 1
 
     def _reap(self) -> None:
         while not self._finished.wait(min(1.0, self._settings.idle / 4)):
@@ -229,6 +245,9 @@ class ImageModel(_Server):
         self._predictor = ImagePredictor(bundle, backend)
         self._predictor.set_image(_TRIAL)
         self._predictor.predict(box=_TRIAL_BOX)
+
+    def _is_alone(self) -> bool:
+        return False  # any number of clients may send images
 
     def _close(self) -> None:
         self._predictor.close()

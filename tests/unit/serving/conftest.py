@@ -60,7 +60,8 @@ def open_model(repository: Path) -> Iterator[Open]:
 def send(model: Any, *requests: fake_triton.Request) -> None:
     """Give requests to a model, one after the other, as Triton does with max_batch_size 0."""
     for request in requests:
-        assert model.execute([request]) is None
+        for response in model.execute([request]) or ():
+            request.send(response, fake_triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         request.release()
 
 

@@ -1,7 +1,7 @@
 """A strict stand-in for `triton_python_backend_utils`, the module that Triton gives its Python models.
 
 A request's arrays are overwritten when `execute` returns, as the server's shared memory is. A request is answered once,
-with the final flag, by tensors of the types that Triton knows.
+by what `execute` returns or with the final flag, by tensors of the types that Triton knows.
 """
 
 from __future__ import annotations

@@ -303,6 +303,17 @@ def test_a_stream_that_sends_too_fast_waits_in_tritons_queue(
     assert [request.answer()["FRAME_INDEX"].tolist() for request in requests] == [[n] for n in range(1, 6)]
 
 
+def test_pixels_of_the_only_stream_are_answered_at_once(video: Any, stream: str, frames: Frames) -> None:
+    """Those of two streams overlap, as encoded frames do, and are answered from threads."""
+    assert len(video.execute([Request(stream, FRAME=frames[1])])) == 1
+    ask(video, "other", start=True, FRAME=frames[0])
+    request = Request(stream, wanted=("FRAME_INDEX",), FRAME=frames[2])
+    assert video.execute([request]) is None
+    request.release()
+    assert request.answer()["FRAME_INDEX"] == 2
+    ask(video, "other", end=True)
+
+
 def test_idle_streams_are_given_up_and_their_memory_is_freed(
     open_model: Open, frames: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +334,7 @@ def test_idle_streams_are_given_up_and_their_memory_is_freed(
 
 def test_the_end_of_a_model_answers_what_it_took(open_model: Open, frames: Frames) -> None:
     model = open_model()
-    requests = [Request("last", start=not n, wanted=("FRAME_INDEX",), FRAME=frames[n]) for n in range(3)]
+    requests = [Request("last", start=not n, wanted=("FRAME_INDEX",), ENCODED=encoded(frames[n])) for n in range(3)]
     send(model, *requests)
     model.finalize()
     assert [request.answer()["FRAME_INDEX"].tolist() for request in requests] == [[0], [1], [2]]
