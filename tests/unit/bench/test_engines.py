@@ -54,6 +54,12 @@ def built(nano, nano_int8, tmp_path_factory):
     return Bundle.open(folder / "b"), Bundle.open(folder / "b-int8")
 
 
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch):
+    """What the engines run is seen in a few frames; how long that takes is made up."""
+    monkeypatch.setattr(worker, "WARM_UP", 2)
+
+
 @pytest.fixture
 def fake(monkeypatch, quick_collection):
     made = install(monkeypatch, "10.3.0")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sam2edge import Bundle, cli
-from sam2edge.bench import plan, report
+from sam2edge.bench import plan, report, worker
 from sam2edge.bench.cases import BenchmarkCase, Measured, Result
 from sam2edge.bench.plan import Settings
 from sam2edge.bench.report import Step, waterfall
@@ -261,7 +261,12 @@ def test_run(monkeypatch: pytest.MonkeyPatch) -> None:
         plan.run([dataclasses.replace(ours, backend="cuda")])
 
 
-def test_command(nano: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(
+    nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows in this process, nearly without a warm-up; test_cases.py runs one in its own."""
+    monkeypatch.setattr(worker, "WARM_UP", 2)
+    monkeypatch.setattr(plan, "run_case", worker.measure)
     few = ["--objects", "2", "--frames", "3", "--memory-frames", "2"]
     files = ["--csv", str(tmp_path / "b.csv"), "--json", str(tmp_path / "b.json"), "--plots", str(tmp_path / "plots")]
     assert cli.main(["bench", str(nano.path), "--clip", str(CLIP), "--mode", "latency", *few, *files]) == 0

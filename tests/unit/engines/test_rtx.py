@@ -269,7 +269,7 @@ def test_nvidias_compiler_builds_a_bundle(nano, tmp_path, capsys):
     """From the command to engines that `inspect` shows, without a GPU or driver."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx-cu13-bindings is not for this platform")
     shutil.copytree(nano.path, bundle := tmp_path / "nano")
-    assert main(["build", str(bundle), "--for", "rtx", "--max-objects", "2", "--max-prompts", "2"]) == 0
+    assert main(["build", str(bundle), "--for", "rtx", "--max-objects", "1", "--max-prompts", "1"]) == 0
     assert f"for {ANY}\n" in capsys.readouterr().out
     directory = tmp_path / "nano.engines" / "rtx" / "fp16"
     engines = Engines.open(directory, Bundle.open(bundle), ANY)
