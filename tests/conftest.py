@@ -78,25 +78,29 @@ def content(file: Path) -> str:
 def shared_sessions() -> Iterator[None]:
     """Open each graph once in a process, and run it once for the same inputs: many tests track the same clip.
 
-    Fresh processes, in which memory and time are measured, open their own sessions.
+    Fresh processes, in which memory and time are measured, open their own sessions. So do tests that give a number of
+    threads to a stand-in.
     """
     import onnxruntime
 
     from sam2edge.runtime.backends import onnx
 
-    real = onnx.new_session
+    real, genuine = onnx.new_session, onnxruntime.InferenceSession
 
     @functools.lru_cache(maxsize=48)
-    def opened(digest: str, kind: object) -> Any:
-        return Remembering(real(files[digest], "CPUExecutionProvider", {}), (digest, kind))
+    def opened(digest: str, kind: object, threads: int | None) -> Any:
+        session = real(files[digest], "CPUExecutionProvider", {}, threads=threads)
+        return Remembering(session, (digest, kind, threads))
 
     files: dict[str, Path] = {}
 
     def new_session(graph: Path, provider: str, *options: Any, threads: int | None = None) -> Any:
-        if provider != "CPUExecutionProvider" or options != ({},) or threads is not None or not graph.is_file():
+        kind = onnxruntime.InferenceSession  # of which tests may make a stand-in
+        own = threads is not None and kind is not genuine
+        if own or provider != "CPUExecutionProvider" or options != ({},) or not graph.is_file():
             return real(graph, provider, *options, threads=threads)
         files[digest := content(graph)] = graph
-        return opened(digest, onnxruntime.InferenceSession)  # of which tests may make a stand-in
+        return opened(digest, kind, threads)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx, "new_session", new_session)

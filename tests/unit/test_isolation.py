@@ -61,34 +61,36 @@ print(time.process_time() - start)
 """
 
 
-def test_tracking_without_pytorch(nano: Bundle, tmp_path: Path) -> None:
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home directory of processes that may do what ONNX Runtime does by itself."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_tracking_without_pytorch(nano: Bundle, home: Path, tmp_path: Path) -> None:
+    """ONNX Runtime does not call home, which begins with a device id and a database in the user's cache folder."""
     printed = run_blocked(TRACK, nano.path, cwd=tmp_path)
     assert printed.startswith("1 (1, 96, 128) ")
     assert "sam2edge.runtime.video.tracker" in printed
     assert "sam2edge.export" not in printed
     assert "sam2edge.calibration" not in printed
+    assert not list(home.rglob("*onnxruntime*"))
 
 
 def test_words_without_pytorch_and_tokenizers(nano_words: Bundle, tmp_path: Path) -> None:
     assert run_blocked(WORDS, nano_words.path, cwd=tmp_path) == "True\n"
 
 
-@pytest.mark.parametrize("code", [TRACK, "from sam2edge import cli; cli.main(['doctor'])"], ids=["track", "doctor"])
-def test_onnx_runtime_does_not_call_home(
-    nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
-) -> None:
-    """Its telemetry begins with a device id and a database in the user's cache folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
-        monkeypatch.delenv(name, raising=False)
-    run_blocked(code, nano.path, cwd=tmp_path)
-    assert not list(tmp_path.rglob("*onnxruntime*"))
+def test_doctor_does_not_call_home(home: Path, tmp_path: Path) -> None:
+    run_blocked("from sam2edge import cli; cli.main(['doctor'])", cwd=tmp_path)
+    assert not list(home.rglob("*onnxruntime*"))
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux lists a process's threads")
-def test_onnx_runtime_has_no_thread_to_call_home_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_onnx_runtime_has_no_thread_to_call_home_with(home: Path, tmp_path: Path) -> None:
     assert run_blocked(THREADS, cwd=tmp_path).strip() == "0"
 
 

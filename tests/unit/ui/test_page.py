@@ -101,21 +101,21 @@ def tinted(page, index):
 
 
 def test_open_click_track(page):
-    """The contours of two objects lie on them for 30 frames, in the page's own geometry and on the screen."""
+    """The contours of two objects lie on them for 15 frames, in the page's own geometry and on the screen."""
     open_clip(page)
     click(page, BALL)
     page.press("n")  # at once, before the page knows the outcome of the click
     click(page, BLOCK)
     wait_for_objects(page, 1, 2)
     overlaps = {1: [], 2: []}
-    for index in range(1, 31):
+    for index in range(1, 16):
         page.press("right")
         wait_for_frame(page, index)
         for object_id, ious in overlaps.items() if index % 5 == 0 else ():
             ious.append(iou(drawn(page, object_id), TRUTH[index] == object_id))
     assert min(overlaps[1]) > 0.7
     assert min(overlaps[2]) > 0.7
-    assert iou(tinted(page, 30), np.isin(TRUTH[30], (1, 2))) > 0.7
+    assert iou(tinted(page, 15), np.isin(TRUTH[15], (1, 2))) > 0.7
 
 
 def test_words(browser, tracker, shapes, tmp_path):
@@ -146,7 +146,7 @@ def test_play_and_pause(page, session):
     click(page, BALL)
     wait_for_objects(page, 1)
     page.press("space")
-    page.wait("parseInt(document.getElementById('position').textContent.split(' ')[1]) >= 30")
+    page.wait("parseInt(document.getElementById('position').textContent.split(' ')[1]) >= 10")
     page.press("space")
     page.wait("!document.getElementById('play').classList.contains('on')")
     index, result = number(page), session.view().result
