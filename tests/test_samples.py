@@ -42,8 +42,8 @@ from tests.helpers import clip_frames, iou, true_masks, write_samples
 from tests.simulated import Simulated, failing, opening
 
 BALL, BLOCK = "101,47,176,122", "220,18,305,103"
-FRAMES = 16
-"""How many of the clip's frames most samples get: the memory bank of 7 is full, and used for as long again."""
+FRAMES = 10
+"""How many of the clip's frames most samples get: the memory bank of 7 is full, and has forgotten."""
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,7 @@ def test_demo_is_as_good_as_pytorch(
 def test_knob_costs(nano: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It prints a row per setting; here two settings and one clip."""
     knobs = load("knob_costs")
+    monkeypatch.setattr(knobs.make_clip, "FRAMES", 90)
     monkeypatch.setattr(knobs, "SETTINGS", [{"track_every": 4}, {"track_every": 12}])
     monkeypatch.setattr(knobs, "CORRECTED", [])
     knobs.main(nano.path, 1)
@@ -304,14 +305,14 @@ def test_detector_boxes(nano: Bundle, short: Path, tmp_path: Path) -> None:
     clip = short / "clip.mp4"
     printed = run("detector_boxes.py", nano.path, clip, file).splitlines()
     assert [line.split(" (")[0] for line in printed] == [f"frame 0: object {n}" for n in (1, 2, 3)]
-    masks = [rle.decode(tracked["segmentation"]) for tracked in tracks(file)[12]["objects"]]
+    masks = [rle.decode(tracked["segmentation"]) for tracked in tracks(file)[8]["objects"]]
     for true in (1, 2, 3):
-        assert max(iou(mask, true_masks(true)[12]) for mask in masks) > 0.7
+        assert max(iou(mask, true_masks(true)[8]) for mask in masks) > 0.7
     # Boxes of another detector.
     boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps({"5": [[101, 47, 178, 124]], "10": [[101, 47, 180, 126], [205, 20, 305, 110]]}))
+    boxes.write_text(json.dumps({"5": [[101, 47, 178, 124]], "8": [[101, 47, 180, 126], [205, 20, 305, 110]]}))
     printed = run("detector_boxes.py", nano.path, clip, file, boxes).splitlines()
-    assert [line.split(" (")[0] for line in printed[:2]] == ["frame 5: object 1", "frame 10: object 2"]
+    assert [line.split(" (")[0] for line in printed[:2]] == ["frame 5: object 1", "frame 8: object 2"]
 
 
 def test_robot(
@@ -377,7 +378,7 @@ def test_two_cameras(nano: Bundle, short: Path, tmp_path: Path) -> None:
     for number, true in enumerate((1, 2)):
         lines = tracks(tmp_path / f"{number}.jsonl")
         assert len(lines) == FRAMES
-        assert iou(rle.decode(lines[12]["objects"][0]["segmentation"]), true_masks(true)[12]) > 0.8
+        assert iou(rle.decode(lines[8]["objects"][0]["segmentation"]), true_masks(true)[8]) > 0.8
 
 
 def test_label_folder(shapes: Bundle, photos: Path, tmp_path: Path) -> None:
