@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.export.upstream_layout import Layout, formula_tensor
 
-SIZE, FRAMES = 256, 30
+SIZE, FRAMES = 256, 18  # more than an object has pointers (16)
 SESSIONS = ("box", "click", "mask")
 """Those of efficienttam_layout.SESSIONS, each an object of its own."""
 

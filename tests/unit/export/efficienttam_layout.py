@@ -22,13 +22,16 @@ SESSIONS = {
 """Objects: the frame on which each is prompted, and how, in pixels of 256×256; a mask is a box to fill."""
 
 PLAYED = {
-    "ti": (256, 30, ("mask",)),
-    "ti_1": (256, 30, ("box", "click")),
-    "ti_2": (256, 30, ("box",)),
+    "ti": (256, 18, ("mask",)),
+    "ti_1": (256, 18, ("box", "click")),
+    "ti_2": (256, 18, ("box",)),
     "s": (256, 3, ("box",)),
     "ti_512x512": (512, 2, ("box",)),
 }
-"""Models by the authors' names: the image size, the number of frames, and which sessions are played."""
+"""Models by the authors' names: the image size, the number of frames, and which sessions are played.
+
+18 frames are more than an object has pointers.
+"""
 
 SAMPLES = 32
 """Logits of a mask that are kept as numbers; of the rest only the sign."""

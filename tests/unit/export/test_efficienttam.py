@@ -70,7 +70,7 @@ class Models:
         origin = dataclasses.replace(base.manifest.source, sha256=source.sha256, variant=source.variant)
         return Bundle(self._folder / model, dataclasses.replace(base.manifest, source=origin, model=numbers))
 
-    def track(self, model: str, bundle: Bundle, backend: str | Backend = "onnx", frames: int = 30) -> None:
+    def track(self, model: str, bundle: Bundle, backend: str | Backend = "onnx", frames: int = 18) -> None:
         """Play the model's sessions in one tracker: objects with one memory and with several are in the same batch."""
         size, count, sessions = PLAYED[model]
         with VideoTracker(bundle, backend) as tracker:
