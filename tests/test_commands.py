@@ -152,6 +152,7 @@ def simulated_devices(args: argparse.Namespace, live: bool, folder: Path) -> Ite
             device.plug_in_cameras(patch, folder, first_frame())
         if args.name == "bench":  # tests/unit/bench has its processes
             patch.setattr(plan, "run_case", worker.measure)
+            patch.setattr(worker, "WARM_UP", 2)
         if getattr(args, "window", False):
             shown = device.plug_in_screen(patch)
             stack.enter_context(device.interrupting(lambda: False))

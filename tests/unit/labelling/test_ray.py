@@ -158,7 +158,6 @@ from pathlib import Path
 from sam2edge.labelling.ray import RayPool
 from sam2edge.labelling.scheduler import Scheduler
 from sam2edge.labelling.store import Store
-from tests.helpers import BALL, BLOCK, clip_frames, write_frames
 from tests.unit.labelling.double import draft, open_with_bundle
 
 folder, bundle, address, *names = sys.argv[1:]

@@ -29,8 +29,8 @@ def drawn(make_clip):
 
 @pytest.fixture(scope="module")
 def unhidden(make_clip):
-    """Each object drawn alone: {object id: bool [T,H,W]}."""
-    return {number: make_clip.render((toy,))[1] == 1 for number, toy in enumerate(make_clip.TOYS, start=1)}
+    """The objects behind others, each drawn alone: {object id: bool [T,H,W]}."""
+    return {number: make_clip.render((make_clip.TOYS[number - 1],))[1] == 1 for number in (BALL, BLOCK)}
 
 
 @pytest.fixture(scope="module")
