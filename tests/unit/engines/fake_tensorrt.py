@@ -220,7 +220,7 @@ class Builder:
 
 class INetworkDefinition:
     def __init__(self, flags):
-        self._flags, self._layers, self._model = flags, [], None
+        self._flags, self._layers, self._model, self._types = flags, [], None, {}
         self._inputs, self._outputs = [], []
         self.name = ""
 
@@ -243,7 +243,7 @@ class INetworkDefinition:
         strongly = fake.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
         typed = strongly is not None and bool(self._flags & 1 << strongly)
         flags = {flag.name for flag in config._flags}
-        model, types = self._model, tensor_types(self._model)
+        model, types = self._model, self._types
         layers = []
         quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
@@ -319,6 +319,12 @@ class ILayer:
         self._precision = value
 
 
+@functools.lru_cache(maxsize=64)
+def _tensor_types(model):
+    """Infer the types of a serialised graph's tensors; many tests build the same graphs."""
+    return tensor_types(onnx.load_model_from_string(model))
+
+
 class OnnxParser:
     num_errors = property(lambda self: len(self._errors))
 
@@ -349,8 +355,8 @@ class OnnxParser:
         self._errors = [SimpleNamespace(desc=lambda: "; ".join(bad))] if bad else []
         self._network._model = parsed
         self._network.name = parsed.graph.name
-        kinds = tensor_types(parsed)
-        kinds.update({tensor.name: tensor.data_type for tensor in parsed.graph.initializer})
+        self._network._types = _tensor_types(model)
+        kinds = self._network._types | {tensor.name: tensor.data_type for tensor in parsed.graph.initializer}
         tensors = {name: ITensor(name, fake.DataType[DTYPES[kind]]) for name, kind in kinds.items()}
         self._network._layers += [
             # not limited: here a layer has a precision in every version, which tensorrt_api must not use
