@@ -16,7 +16,7 @@ from sam2edge.errors import GateError
 from tests.helpers import CLIP, write_frames
 from tests.unit.calibration.int8.test_sensitivity import BROKEN
 
-FRAMES = 10
+FRAMES = 8
 
 
 @pytest.fixture
@@ -26,7 +26,8 @@ def run(nano, prompts, cache, tmp_path, monkeypatch, spoil_ranges):
     def run(factor=lambda graph, name: 1.0, frames=FRAMES, **arguments):
         monkeypatch.setattr(module, "Clip", lambda path, **options: Clip(path, frames, **options))
         spoil_ranges(factor)
-        return calibrate(nano, tmp_path / "out", [CLIP], [prompts], cache=cache, **arguments)
+        two = {number: prompts[number] for number in (1, 2)}
+        return calibrate(nano, tmp_path / "out", [CLIP], [two], cache=cache, **arguments)
 
     return run
 
@@ -74,7 +75,7 @@ def test_the_block_of_a_wrong_range_is_kept_out(run, capsys):
 )
 def test_eight_times_the_range_of_one_tensor(run, graph, tensor, block):
     """Masks do not show it: five bits of eight are enough for one tensor. Its block is kept out all the same."""
-    bundle = run(lambda name, activation: 8 if (name, activation) == (graph, tensor) else 1, frames=6)
+    bundle = run(lambda name, activation: 8 if (name, activation) == (graph, tensor) else 1, frames=4)
     (island,) = Recipe.read(bundle.path / "recipe.json").kept[len(Recipe().kept) :]
     assert (island.graph, island.nodes) == (graph, block)
     reason = rf"the gate failed: clip\.mp4: {graph}: the INT8 range of {re.escape(tensor)} is [789]\.\d times what "
