@@ -67,13 +67,20 @@ def test_another_image_size_and_frames_of_a_video(
 
 
 def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
-    tmp_path: Path, nano: Bundle, owl_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, owl_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The old one has memories pooled 4×4 and a word detector."""
     out, fractions = tmp_path / "b", list[float]()
     written = export(
-        NANO, out, words=owl_model("owlvit"), words_size=64, progress=lambda message, part: fractions.append(part)
+        NANO,
+        out,
+        memory_pool=4,
+        words=owl_model("owlvit"),
+        words_size=64,
+        progress=lambda message, part: fractions.append(part),
     )
     before = written.manifest
+    assert Bundle.open(out).model.memory_pool == 4
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert written.words is not None
