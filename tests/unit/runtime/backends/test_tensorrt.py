@@ -144,12 +144,12 @@ def test_tracks_like_onnx(fake, backend, nano, mode):
     """Objects join, are corrected and leave, mostly in recorded frames; in throughput mode two threads share a GPU."""
     # of the model's size, as the resize of others may differ by a grey level (tests/unit/engines/test_resize.py)
     side = nano.model.image_size
-    frames = [Grabbed(cv2.resize(frame, (side, side)), number, 0.0) for number, frame in enumerate(clip_frames(20))]
+    frames = [Grabbed(cv2.resize(frame, (side, side)), number, 0.0) for number, frame in enumerate(clip_frames(14))]
     scale = np.array([side / WIDTH, side / HEIGHT])
     prompts = {
         0: (1, {"box": (np.reshape(BALL, (2, 2)) * scale).ravel()}),
-        9: (2, {"points": [[262, 60]] * scale}),
-        10: (1, {"points": [[138, 84]] * scale}),
+        5: (2, {"points": [[262, 60]] * scale}),
+        6: (1, {"points": [[138, 84]] * scale}),
     }
 
     def logits(name):
@@ -159,7 +159,7 @@ def test_tracks_like_onnx(fake, backend, nano, mode):
                 result = tracked.result
                 if prompt := prompts.get(result.frame_index):
                     result = tracker.prompt(prompt[0], **prompt[1])
-                if result.frame_index == 17:
+                if result.frame_index == 11:
                     tracker.remove(1)
                 results.append(result.logits)
         return results

@@ -15,7 +15,7 @@ from tests.helpers import BALL, clip_frames
 from tests.simulated import Simulated, failing, opening
 
 COUNT = 24
-FRAMES = int(os.environ.get("SAM2EDGE_SOAK_FRAMES", "2000")) // 10
+FRAMES = int(os.environ.get("SAM2EDGE_SOAK_FRAMES", "1200")) // 10
 """How many frames of random faults are tracked; `make soak` is the long form."""
 
 

@@ -171,7 +171,7 @@ def test_a_slow_detector(clip: Frames, follow: Follow) -> None:
     """From its answer on, everything is as good as with a fast one; and other frames are not held up."""
     detector = Scripted(clip)
     follower = follow(detector, background=True)
-    results = in_background(follower, detector, clip[:60], delay=12)
+    results = in_background(follower, detector, clip[:50], delay=12)
     assert not any(result.object_ids for result in results[:12])
     assert results[12].words == WORDS
     accuracy, ids, ghosts = judge(results[12:], first=12)
