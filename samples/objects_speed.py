@@ -58,7 +58,7 @@ def main(bundle, count, rounds):
     one, each = masks.values()
     union = (one | each).sum((-2, -1))
     agreement = np.where(union, (one & each).sum((-2, -1)) / np.maximum(union, 1), 1)
-    fast, slow = (1e3 * median(times[1:]) / FRAMES for times in seconds.values())
+    fast, slow = (1e3 * median(times[1:]) / len(frames) for times in seconds.values())
     print(f"{count} objects: one tracker {fast:.1f} ms a frame, {count} trackers {slow:.1f} ms, {slow / fast:.2f} ×")
     print(f"IoU of the two ways' masks: at least {agreement.min():.4f}")
 

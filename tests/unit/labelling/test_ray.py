@@ -133,7 +133,7 @@ def test_addresses(store: Store, nano: Bundle) -> None:
 
 
 def test_labels_are_those_of_track(nano: Bundle, cluster: Any, tmp_path: Path) -> None:
-    """With what the verb gives to a worker."""
+    """Two workers at a time, each on a node of its own, with what the verb gives them."""
     prompts = tmp_path / "prompts.jsonl"
     for name, frames in zip("ab", np.split(clip_frames(10), 2), strict=True):
         write_frames(tmp_path / name, frames)
@@ -141,7 +141,7 @@ def test_labels_are_those_of_track(nano: Bundle, cluster: Any, tmp_path: Path) -
             print(json.dumps({"source": name, "object": 2, "box": BLOCK}), file=file)
             print(json.dumps({"source": name, "frame": 3, "object": 1, "box": BALL}), file=file)
     given = ["--prompts", str(prompts)]
-    on_ray = ["--ray", cluster.address, "--workers", "1"]
+    on_ray = ["--ray", cluster.address, "--workers", "2"]
     assert cli.main(["label", str(nano.path), *given, "-o", str(tmp_path / "out"), *on_ray]) == 0
     for name in "ab":
         alone = tmp_path / f"{name}.jsonl"
