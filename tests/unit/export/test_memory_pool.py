@@ -20,6 +20,11 @@ from sam2edge.runtime.backends.base import open_backend
 from tests.conftest import NANO
 
 
+def test_graphs_without_memories_are_exported_again_to_the_byte(nano: Bundle, pooled: Bundle) -> None:
+    for name in ("image_encoder", "mask_decoder"):
+        assert pooled.manifest.graphs[name].sha256 == nano.manifest.graphs[name].sha256
+
+
 def test_memory_is_the_mean_of_windows(nano: Bundle, pooled: Bundle) -> None:
     random = np.random.default_rng(0)
     inputs = {
