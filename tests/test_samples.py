@@ -438,13 +438,30 @@ def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path, monkeypatch: pytest.
     graphs = ", ".join(rf"{graph} [\d.]+ ms" for graph in (*GRAPHS, "rest"))
     bundle = re.escape(str(nano.path))
     expected = [
-        rf"{bundle} \(custom\), track, 1 objects: {times}; host [\d.]+ ms(; GPU memory \d+ MiB)?",
+        rf"{bundle} \(custom\), track, 1 objects: {times}; host [\d.]+ ms(; GPU memory \d+ MiB, .*)?",
         rf"{bundle} \(custom\), stages, 1 objects: {graphs}",
         rf"PyTorch eager, 1 objects: {times}; [\d.]+ × ours \(bar: at least 4\)",
         rf"{bundle}, memory over 5 frames: grows by -?[\d.]+ MiB, host and GPU \(bar 8: \w+\)",
     ]
     assert_rows(printed, expected)
     assert len(table.read_text().splitlines()) == 1 + len(expected)
+
+
+def test_gpu_speed_of_pytorch_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before there are engines; with the bars of the card that is there."""
+    script, found = load("gpu_speed"), []
+    monkeypatch.setattr(script, "run_case", lambda case, python: found.append(case) or Measured(9, 9, 9, 9, 9, 9))
+    alone = {"bundles": [], "source": "m", "compile": True, "python": "", "image_size": 1024, "clip": script.CLIP}
+    rows = {"objects": [1, 8], "frames": 3, "rows": script.ROWS, "pytorch": None, "csv": tmp_path / "rows.csv"}
+    with pytest.raises(SystemExit, match="False"):
+        script.main(SimpleNamespace(**alone, **rows))
+    assert [(case.backend, case.objects, case.image_size) for case in found] == [
+        ("eager", 1, 1024), ("eager", 8, 1024), ("compile", 1, 1024), ("compile", 8, 1024)
+    ]  # fmt: skip
+    assert script.read_pytorch(tmp_path / "rows.csv") == {(case.backend, case.objects): 9 for case in found}
+    for card, bar in (("NVIDIA H100 80GB HBM3", 5.2), ("NVIDIA H200", 4.5)):
+        monkeypatch.setattr(script.gpus, "find_gpu", lambda name=card: SimpleNamespace(name=name))
+        assert script.bar_ms("tiny", 1) == bar
 
 
 def test_gpu_speed_with_another_python(
@@ -459,13 +476,17 @@ def test_gpu_speed_with_another_python(
     other.write_text(f'#!/bin/sh\necho "$@" > "{called}"\necho no torch here >&2\nexit 3\n')
     other.chmod(0o755)
     table = tmp_path / "rows.csv"
-    few = {"backend": "onnx", "objects": [1], "frames": 3, "long": 5, "csv": table}
+    few = {"backend": "onnx", "objects": [1], "frames": 3, "long": 5, "csv": table, "clip": script.CLIP}
+    before = tmp_path / "before.csv"
+    before.write_text("kind,backend,objects,median\npytorch,eager,1,9\npytorch,eager,8,20\ntrack,onnx,1,2\n")
+    few |= {"rows": script.ROWS, "pytorch": before}
     with pytest.raises(SystemExit, match="True"):
         script.main(
             SimpleNamespace(bundles=[str(nano.path)], source=str(NANO), compile=False, python=f"'{other}'", **few)
         )
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4
+    assert rows[0].endswith("; host 1.00 ms; PyTorch eager takes 9.00 ms, 9.00 × ours (bar: at least 4)")
     assert re.fullmatch(r"PyTorch eager, 1 objects: the row PyTorch, .* failed: no torch here", rows[2])
     assert "grows by" in rows[3]
     assert called.read_text().startswith("-m sam2edge.bench.worker ")

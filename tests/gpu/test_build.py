@@ -8,7 +8,7 @@ from sam2edge import Bundle
 from sam2edge.bundle import GRAPHS
 from sam2edge.bundle.engines import Engines, Target
 from sam2edge.engines import timing_cache
-from sam2edge.engines.build import build
+from sam2edge.engines.build import EngineBuilder, build
 from sam2edge.engines.profiles import profile
 from sam2edge.errors import EngineError
 from sam2edge.runtime.backends import tensorrt_api
@@ -27,6 +27,8 @@ def target() -> Target:
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32", "int8"])
 def test_build(request: pytest.FixtureRequest, target: Target, precision: str) -> None:
     """Build into the default directory, where the other tests find the engines."""
+    if reason := EngineBuilder.here(SMALL).refusal(precision):
+        pytest.skip(reason)
     bundle: Bundle = request.getfixturevalue("nano_int8" if precision == "int8" else "nano")
     engines = build(bundle, precision=precision, preset=SMALL, progress=lambda message, _: print(message, flush=True))
     assert {

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Carry the last part. Unpack, ask what no stand-in can answer, and begin to build.
+# shellcheck source=tests/gpu/steps.sh
+source "$(dirname "$0")/steps.sh"
+
+main() {
+    # shellcheck disable=SC2046,SC2012  # in the order of their numbers, which have no spaces
+    cat $(ls -v "$work"/[0-9]*/part) > "$work/trt.tar"
+    run 40 unpack bash "$work/tools/unpack.sh" "$work/trt.tar" /tmp/trt
+    run 10 wheels bash "$script" wheels
+    run 15 doctor "${trt[@]}" -m sam2edge.cli doctor
+    await 20 pytorch-rows # from here on the GPU is TensorRT's
+    cat "$logs/pytorch-rows.log"
+    run 40 smoke "${trt[@]}" -m tests.gpu.smoke "$work/nano" "$logs/smoke"
+    background builds
+}
+
+wheels() {
+    for wheel in "$work"/wheels/*.whl; do "${trt[@]}" -m zipfile -e "$wheel" "$work/site"; done
+}
+
+builds() {
+    await 120 export
+    # images=3: as tests/gpu/small.py has it
+    run 260 build-fp16 "${trt[@]}" -m tests.gpu.build "$logs/fp16" "$work/nano,fp16,images=3" \
+        "$work/tiny-narrow,fp16,objects=1,prompts=1,attention=narrow" \
+        "$work/tiny-fused,fp16,objects=1,prompts=1,attention=fused"
+    done_with builds
+}
+
+main_or "$@"

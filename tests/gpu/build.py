@@ -1,0 +1,141 @@
+"""Build engines of several bundles side by side, each in a process of its own: on a lent machine minutes are short.
+
+    python -m tests.gpu.build LOGS BUNDLE,PRECISION[,attention=FORM][,LIMIT=N …] …
+
+An engine has a line when it is done, and a set is in BUNDLE.engines/PRECISION as soon as all of its engines are; one
+that fails stops no other. Layers that have another precision than was asked for, or that cannot be read, are reported
+here and refuse no engine: what it computes is compared afterwards. LOGS gets what TensorRT says of every layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam2edge import Bundle, Sam2EdgeError, bundle as bundles
+from sam2edge.bundle.engines import RESIZE, Engine, Limits, check_replaceable, default_directory
+from sam2edge.engines import build as product
+from sam2edge.engines.build import EngineBuilder
+from sam2edge.engines.layer_precision import check_precision
+from sam2edge.engines.profiles import PRESETS, Preset
+from sam2edge.errors import BuildError, EngineError
+from sam2edge.runtime.backends.tensorrt_api import Shape
+
+ONE = "--one"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A set of engines to build."""
+
+    bundle: Path
+    precision: str
+    attention: str | None
+    preset: Preset
+
+    @staticmethod
+    def parse(text: str) -> Order:
+        """Read an order as the command line has it; limits are those of the desktop profile unless they are given."""
+        bundle, precision, *options = text.split(",")
+        given = dict(option.split("=") for option in options)
+        attention = given.pop("attention", None)
+        limits = Limits(**{name: int(number) for name, number in given.items()})
+        return Order(Path(bundle), precision, attention, dataclasses.replace(PRESETS["desktop"], limits=limits))
+
+
+def report_precision(name: str, requested: str, counts: Mapping[str, int], quantized: int = 0) -> None:
+    """Print what the product's check would refuse."""
+    try:
+        check_precision(name, requested, counts, quantized)
+    except BuildError as error:
+        print(f"WARNING: {error}", flush=True)
+
+
+def described(layers: Callable[..., list[dict[str, Any]]], file: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Make a `TensorRT.layers` that writes them into a file, and has none where they cannot be read."""
+
+    def described_layers(engine: Any, shapes: Mapping[str, Shape]) -> list[dict[str, Any]]:
+        try:
+            found = layers(engine, shapes)
+        except EngineError as error:
+            print(f"WARNING: {error}", flush=True)
+            return []
+        file.write_text(json.dumps(found, indent=1))
+        return found
+
+    return described_layers
+
+
+def build_one(text: str, name: str, file: Path, logs: Path) -> Engine:
+    """Build one engine of an order in this process, which from then on only reports precisions."""
+    order = Order.parse(text)
+    builder = EngineBuilder.here(order.preset)
+    layers = logs / f"{order.bundle.name}-{order.precision}-{name}.layers.json"
+    builder.api.layers = described(builder.api.layers, layers)
+    product.check_precision = report_precision
+    bundle = Bundle.open(order.bundle)
+    return builder.build(bundle, name, order.precision, file, lambda *_: None, attention=order.attention)
+
+
+def build_apart(text: str, name: str, file: Path, logs: Path) -> Engine:
+    """Build one engine in a process of its own, and print how that went; BuildError if it failed."""
+    command = [sys.executable, "-m", "tests.gpu.build", ONE, text, name, str(file), str(logs)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{name}: exit code {done.returncode}\n{done.stdout.strip()}")
+    engine: Engine = pickle.loads(file.with_suffix(".pickle").read_bytes())
+    file.with_suffix(".pickle").unlink()
+    sizes = f"{engine.bytes >> 20} MiB, activations {engine.activation_bytes >> 20} MiB, layers {engine.layers}"
+    print(f"{text} {name}: {engine.seconds:.0f} s, {sizes}\n{done.stdout}".strip(), flush=True)
+    return engine
+
+
+def build_set(text: str, logs: Path) -> bool:
+    """Build all engines of an order and put them in their place; tell whether that worked."""
+    order, failures, engines = Order.parse(text), 0, dict[str, Engine]()
+    bundle = Bundle.open(order.bundle)
+    directory = default_directory(bundle.path, order.precision)
+    names = (*bundle.graph_names, RESIZE)
+    try:
+        product.check_bundle_precision(bundle, order.precision)
+        with bundles.replacing(directory, check_replaceable) as new, ThreadPoolExecutor(len(names)) as threads:
+            building = {name: threads.submit(build_apart, text, name, new / f"{name}.engine", logs) for name in names}
+            for name, future in building.items():
+                try:
+                    engines[name] = future.result()
+                except BuildError as error:
+                    print(f"{text} FAILED: {error}", flush=True)
+                    failures += 1
+            if failures:
+                raise BuildError(f"{failures} of {len(names)} engines failed")
+            EngineBuilder.here(order.preset).finished(new, order.precision, engines)
+    except Sam2EdgeError as error:
+        print(f"{text}: no engines: {error}", flush=True)
+        return False
+    print(f"{text}: READY, {directory}", flush=True)
+    return True
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build what the arguments say; return 1 if any set failed."""
+    if arguments[0] == ONE:
+        text, name, file, logs = arguments[1:]
+        engine = build_one(text, name, Path(file), Path(logs))
+        Path(file).with_suffix(".pickle").write_bytes(pickle.dumps(engine))
+        return 0
+    logs, *orders = arguments
+    Path(logs).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(len(orders)) as threads:
+        return 0 if all(list(threads.map(lambda text: build_set(text, Path(logs)), orders))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
