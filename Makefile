@@ -36,7 +36,7 @@ LONG := bench calibration/int8 calibration/measure/test_comparison.py calibratio
     runtime/media/test_sinks.py runtime/video/test_faults.py runtime/video/test_follower.py \
     runtime/video/test_frames.py runtime/video/test_predictor.py runtime/video/test_soak.py \
     runtime/video/test_tracker_memory.py runtime/words/test_detector.py samples serving/test_models.py \
-    test_isolation.py test_wheel.py ui/test_page.py
+    test_gpu_steps.py test_isolation.py test_wheel.py ui/test_page.py
 
 $(CHECKED): $(INSTALLED) $(wildcard export/*.py export/source/*.py src/sam2edge/bundle/*.py) samples/nano/model.safetensors
 	$(BIN)/sam2edge export samples/nano out/check

@@ -125,10 +125,14 @@ def build_set(text: str, logs: Path) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build what the arguments say; return 1 if any set failed."""
+    """Build what the arguments say; return 1 if any set failed, and 2 for one engine after its error."""
     if arguments[0] == ONE:
         text, name, file, logs = arguments[1:]
-        engine = build_one(text, name, Path(file), Path(logs))
+        try:
+            engine = build_one(text, name, Path(file), Path(logs))
+        except Sam2EdgeError as error:
+            print(error)  # a traceback of each would hide the others
+            return 2
         Path(file).with_suffix(".pickle").write_bytes(pickle.dumps(engine))
         return 0
     logs, *orders = arguments
