@@ -50,11 +50,12 @@ def pytest_configure() -> None:
 
 
 LONG = (
-    "test_samples.py", "test_tracker.py", "test_compiler.py", "test_exclude.py", "test_video_predictor.py",
-    "test_low_precision.py", "test_efficienttam.py", "test_commands.py", "test_docs.py", "test_source.py",
-    "test_device.py", "test_images.py", "test_edgetam.py", "test_checked_build.py", "test_predictor.py", "test_ray.py",
-    "test_models.py", "test_runs.py", "test_calibrate.py", "test_tracker_memory.py", "test_page.py", "test_follower.py",
-    "test_cases.py", "test_build.py", "test_soak.py", "test_sensitivity.py",
+    "test_compiler.py", "test_tracker.py", "test_samples.py", "test_ray.py", "test_efficienttam.py",
+    "test_video_predictor.py", "test_low_precision.py", "test_source.py", "test_predictor.py", "test_build.py",
+    "test_exclude.py", "test_commands.py", "test_edgetam.py", "test_docs.py", "test_calibrate.py", "test_soak.py",
+    "test_page.py", "test_mask_generator.py", "test_cases.py", "test_checked_build.py", "test_images.py",
+    "test_device.py", "test_server.py", "test_engines.py", "test_exporter.py", "test_follower.py", "test_report.py",
+    "test_tensorrt.py", "test_rewrites.py", "test_gpu_steps.py", "test_runs.py", "test_sensitivity.py",
 )  # fmt: skip
 """Files that take long, which come first: at the end one of them would keep one process busy and others waiting."""
 
