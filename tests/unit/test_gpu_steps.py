@@ -203,10 +203,10 @@ def test_builds_and_their_bars(
     fake.calls.clear()
     product.build(copied / "nano", preset=SMALL)
     assert fake.calls == []
-    clips.write_clip(copied / "clip.mp4", clips.clip_frames(6))
+    clips.write_clip(copied / "clip.mp4", clips.clip_frames(3))
     verify = next(words for words in dry.started["7_int8.sh", "main"] if "verify" in words)
     arguments = [str(copied / "nano") if word.endswith("work/nano") else word for word in verify[9:]]
-    changed = {"--candidate": copied / "nano-int8", "--frames": 4, "--report": copied / "report"}
+    changed = {"--candidate": copied / "nano-int8", "--frames": 3, "--report": copied / "report"}
     arguments = [str(changed.get(before, word)) for before, word in zip(["", *arguments], arguments, strict=False)]
     cli.main(arguments)
     capsys.readouterr()
