@@ -20,7 +20,7 @@ demo: setup
 test: setup lint $(TRITON)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# The loop of work, 80 to 90 seconds: all but what takes long of the unit tests, on bundles that are exported again
+# The loop of work, 70 to 90 seconds: all but what takes long of the unit tests, on bundles that are exported again
 # only when what makes them has changed.
 check: lint $(CHECKED)
 	SAM2EDGE_NANO=$(CURDIR)/out/check SAM2EDGE_SHAPES=$(CURDIR)/out/check-words OMP_NUM_THREADS=1 \
@@ -52,7 +52,7 @@ lint: setup
 site: setup
 	$(BIN)/mkdocs build
 
-# Every session with every family of models, to its end, and every graph in every precision: ten minutes.
+# Every session with every family of models, to its end, and every graph in every precision: five minutes.
 conformance: setup
 	SAM2EDGE_CONFORMANCE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile tests/conformance \
 	    tests/unit/engines/test_compiler.py tests/unit/engines/test_low_precision.py
@@ -77,7 +77,7 @@ soak: setup
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz 500
 
-# The long forms of what goes beyond one machine, with a real Ray and a real Triton: ten minutes at most.
+# The long forms of what goes beyond one machine, with a real Ray and a real Triton: three minutes.
 fleet: setup $(TRITON)/.installed
 	SAM2EDGE_FLEET=1 OMP_NUM_THREADS=1 timeout 900 $(BIN)/pytest tests/unit/labelling tests/unit/serving tests/serving
 
