@@ -306,7 +306,7 @@ def with_words(made_once: MadeOnce, nano: Bundle, owl_model: Callable[[str], Pat
 
 @pytest.fixture(scope="session")
 def shapes(made_once: MadeOnce, nano: Bundle) -> Bundle:
-    """The bundled model with the bundled word detector, which knows drawn shapes. $SAM2EDGE_SHAPES: a ready one."""
+    """The bundled model with the bundled word detector, which knows drawn shapes. $SAM2EDGE_SHAPES: one made before."""
     if ready := os.environ.get("SAM2EDGE_SHAPES"):
         return Bundle.open(ready)
     from sam2edge.export.words import export_words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ Array = npt.NDArray[Any]
 LIMIT = 2**30
 """Bytes of outputs that a process remembers."""
 _remembered: OrderedDict[Hashable, list[Array]] = OrderedDict()
+_lock = threading.Lock()
 
 
 class Remembering:
@@ -38,13 +40,17 @@ class Remembering:
             for name, value in sorted(inputs.items())
         )
         key = self._graph, *names, *digests
-        if key not in _remembered:
-            _remembered[key] = self._session.run(names, inputs)
-            Remembering._held += _bytes(_remembered[key])
+        values = _remembered.get(key)
+        if values is None:
+            values = self._session.run(names, inputs)
+        with _lock:  # trackers run in several threads
+            if key not in _remembered:
+                Remembering._held += _bytes(values)
+            _remembered[key] = values
+            _remembered.move_to_end(key)
             while Remembering._held > LIMIT:
                 Remembering._held -= _bytes(_remembered.popitem(last=False)[1])
-        _remembered.move_to_end(key)
-        return [value.copy() for value in _remembered[key]]
+        return [value.copy() for value in values]
 
 
 def _bytes(values: Sequence[Array]) -> int:

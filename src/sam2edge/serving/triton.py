@@ -71,12 +71,12 @@ class _Server(ABC):
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer a request, or take requests, whose answers are sent when they are ready."""
         self._queues = {key: queue for key, queue in self._queues.items() if not queue[-1].done()}
-        if len(requests) == 1 and not self._queues:
-            request = Request.read(requests[0])
-            if "FRAME" in request.inputs and self._is_alone():
-                return [self._answer(request)]
+        alone = len(requests) == 1 and not self._queues and self._is_alone()
         for given in requests:
-            request, sender = Request.read(given).copied(), given.get_response_sender()
+            request = Request.read(given)
+            if alone and "FRAME" in request.inputs:
+                return [self._answer(request)]
+            request, sender = request.copied(), given.get_response_sender()
             queue = self._queues.setdefault(request.stream, deque())
             while len(queue) >= _AHEAD:
                 wait([queue.popleft()])
@@ -118,7 +118,7 @@ class _Server(ABC):
 
     @abstractmethod
     def _is_alone(self) -> bool:
-        """Tell whether there is nobody who would have to wait while a request is answered without a thread."""
+        """Tell whether no other client would be kept waiting by a request that is answered without a thread."""
 
     @abstractmethod
     def _look(self, request: Request, frame: Frame | None) -> Found:

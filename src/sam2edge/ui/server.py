@@ -57,7 +57,7 @@ class Server(Closeable):
                 http = stack.enter_context(_HttpServer(player, token, self.uploads, port))
             except (OSError, OverflowError) as error:
                 raise InputError(f"port {port} is not available ({error}); --port 0 takes a free one") from error
-            thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+            thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
             thread.start()
             stack.callback(http.shutdown)
             self._open = stack.pop_all()
