@@ -214,13 +214,13 @@ def test_threads(run, error_of, tracker, video, tmp_path):
 
 
 def test_no_bundle_leaves_earlier_outputs(error_of, video, tmp_path):
-    (tmp_path / "o.mp4").write_bytes(b"earlier")
+    (tmp_path / "o.webm").write_bytes(b"earlier")
     (tmp_path / "o.json").write_text("earlier")
-    arguments = (*POINT, "-o", tmp_path / "o.mp4", "--json", tmp_path / "o.json")
+    arguments = (*POINT, "-o", tmp_path / "o.webm", "--json", tmp_path / "o.json")
     assert "no such bundle" in error_of("track", tmp_path / "no-bundle", video, *arguments)
-    assert (tmp_path / "o.mp4").read_bytes() == b"earlier"
+    assert (tmp_path / "o.webm").read_bytes() == b"earlier"
     assert (tmp_path / "o.json").read_text() == "earlier"
-    assert sorted(os.listdir(tmp_path)) == ["in.avi", "o.json", "o.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["in.avi", "o.json", "o.webm"]
 
 
 def test_error_while_tracking_keeps_what_was_written(error_of, tracker, video, tmp_path):
@@ -230,14 +230,14 @@ def test_error_while_tracking_keeps_what_was_written(error_of, tracker, video, t
         return FakeTracker.track(self, frame)
 
     tracker.track = track
-    assert error_of("track", "b", video, *POINT, "-o", tmp_path / "o.mp4") == "the device is gone"
-    with VideoSource(tmp_path / "o.mp4") as source:
+    assert error_of("track", "b", video, *POINT, "-o", tmp_path / "o.webm") == "the device is gone"
+    with VideoSource(tmp_path / "o.webm") as source:
         assert len(list(source)) == 3
 
 
 def test_error_of_a_prompt(error_of, tracker, video, tmp_path):
     """One that a later frame will have is found before anything is tracked; one that needs the model names the file."""
-    arguments = ("track", "b", video, "-o", tmp_path / "o.mp4", "--box", "1,1,9,9")
+    arguments = ("track", "b", video, "-o", tmp_path / "o.webm", "--box", "1,1,9,9")
     message = "--point 100,1@5: point [100.0, 1.0] lies outside the 64×48 frame"
     assert error_of(*arguments, "--point", "100,1@5") == message
     assert tracker.made is None
@@ -249,7 +249,7 @@ def test_error_of_a_prompt(error_of, tracker, video, tmp_path):
     cv2.imwrite(str(tmp_path / "mask.png"), np.ones((HEIGHT, WIDTH), np.uint8))
     message = f"--mask {tmp_path / 'mask.png'}: the mask is too small"
     assert error_of(*arguments[:-2], "--mask", tmp_path / "mask.png") == message
-    assert not (tmp_path / "o.mp4").exists()
+    assert not (tmp_path / "o.webm").exists()
 
 
 # sources that are no files, and files that are broken
@@ -423,7 +423,8 @@ def test_terminated_run_leaves_whole_files(tmp_path, out):
     assert 5 <= frames < 1000
     kept = ", ".join(map(str, outputs))
     assert (code, printed) == (130, "closed\n")
-    assert err == f"sam2edge: interrupted after {frames} frames, which are kept in {kept}\n"
+    last = err.splitlines()[-1]  # without ffmpeg, there is one about MPEG-4 before it
+    assert last == f"sam2edge: interrupted after {frames} frames, which are kept in {kept}"
     assert indices(out) == list(range(frames))
     assert len(os.listdir(tmp_path / "masks")) == frames
     assert sorted(os.listdir(tmp_path)) == ["long.avi", "masks", "o.json", "o.mp4"]
