@@ -334,7 +334,7 @@ class EngineBuilder:
 
     def _on_gpu(self) -> contextlib.AbstractContextManager[None]:
         """Make the GPU the one on which TensorRT works in this thread, which is the first unless it is told."""
-        return primary(self.gpu).active() if self.gpu else contextlib.nullcontext()
+        return primary(self.gpu) if self.gpu else contextlib.nullcontext()
 
     def _shapes(self, bundle: Bundle, name: str) -> dict[str, Shapes]:
         if name == DETECTOR:

@@ -156,9 +156,9 @@ def quick_collection() -> Iterator[None]:
 @pytest.fixture
 def gpu(quick_collection: None) -> Iterator[Any]:
     """A stand-in for the GPU of this machine (tests/fake_gpu.py); it must have lost nothing at the end."""
-    from tests.fake_gpu import Gpu
+    from tests.fake_gpu import new_gpu
 
-    made = Gpu()
+    made = new_gpu()
     with pytest.MonkeyPatch.context() as patch:  # of its own, for tests that undo theirs
         made.install(patch)
         yield made

@@ -1,22 +1,14 @@
-"""A stand-in for two GPUs: pycuda.driver, the calls of libcuda, sessions of ONNX Runtime and a whole backend on one.
-
-It is strict where mistakes would otherwise not show. Queued work happens when its stream is waited for, and not before,
-and only up to the event that is waited for; page-locked memory is read and written then. Memory that was freed, or that
-is not the GPU's, cannot be used. New memory holds noise. A recorded graph reads and writes the addresses that it was
-recorded with; waiting for a stream that is being recorded spoils the recording. Objects that are freed while no context
-is current are lost (`lost`), and a thread must not end with a context on its stack (`check`). Memory, streams, events,
-recorded graphs and sessions belong to one GPU, and its context must be current when they are used.
-"""
+"""A stand-in for two GPUs: pycuda on the driver of fake_driver.py, sessions of ONNX Runtime and a whole backend."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import itertools
+import os
 import sys
 import threading
-import weakref
 from collections import Counter
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import onnxruntime
@@ -28,42 +20,21 @@ from sam2edge.runtime.backends.cuda import context, driver
 from sam2edge.runtime.backends.cuda.backend import CudaBackend
 from sam2edge.runtime.backends.cuda.runner import CudaRunner, Signature
 from tests.cuda_kernels import without_kernel
-
-INVALID, UNSUPPORTED, INVALIDATED = 1, 900, 901
-NAMES = {
-    INVALID: b"CUDA_ERROR_INVALID_VALUE",
-    UNSUPPORTED: b"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-    INVALIDATED: b"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
-}
+from tests.fake_driver import ERRORS, OUT_OF_MEMORY, Driver, LibCuda, put
 
 
-class Gpu:
-    """The GPUs, which `devices` describes (name, compute capability, memory, multiprocessors).
-
-    `faults`: the error codes of calls, the memory in bytes, and whether a kernel has failed. After the last,
-    queued work is lost, and waiting and leaving the context fail; on a real GPU, for good.
-    """
+class Gpu(Driver):
+    """The GPUs and pycuda; a thread must not end with a context on its stack (`check`)."""
 
     def __init__(self):
-        codes = dict.fromkeys(("begin_capture", "end_capture", "instantiate", "launch"), 0)
-        self.faults = SimpleNamespace(**codes, mem_limit=1 << 40, kernel=False)
-        self.devices = [("Fake RTX", (8, 9), 8 << 30, 46)] * 2
-        self.addresses = itertools.count(0x7F00_0000_0000, 1 << 32)
-        self.blocks = {}
-        self.owners = {}
-        self.pinned = {}
-        self.streams = weakref.WeakValueDictionary()
-        self.graphs = {}
-        self.graph_owners = {}
-        self.launched = {}
-        self.handles = itertools.count(1)
-        self.lost = []
-        self.stacks = {}
-        self.launches = 0
-        self.downloaded = 0
-        self.allocations = 0
-        self.driver = make_driver(self)
+        super().__init__()
         self.libcuda = LibCuda(self)
+        self.driver = self.make_pycuda()
+        self.failures = self.driver.Error
+
+    def make_pycuda(self):
+        """Make the module pycuda.driver."""
+        return make_pycuda(self)
 
     def install(self, monkeypatch):
         package = ModuleType("pycuda")
@@ -73,64 +44,10 @@ class Gpu:
         monkeypatch.setattr(driver, "library", lambda: self.libcuda)
         monkeypatch.setattr(context, "_primary", functools.cache(lambda gpu: context.Context(self.driver, gpu)))
 
-    @property
-    def stack(self):
-        return self.stacks.setdefault(threading.get_ident(), [])
-
-    @property
-    def used(self):
-        return sum(len(block) for block in self.blocks.copy().values())
-
     def check(self):
         """Check that nothing was lost and that no thread has a context left."""
         assert self.lost == []
         assert not any(self.stacks.values())
-
-    def need_context(self, what, gpu=None):
-        """Return the number of the GPU whose context is current, which must be `gpu` unless that is None."""
-        if not self.stack:
-            raise self.driver.LogicError(f"{what} failed: invalid device context - no currently active context?")
-        assert gpu in (None, self.stack[-1].gpu), f"{what} on GPU {gpu} with the context of GPU {self.stack[-1].gpu}"
-        return self.stack[-1].gpu
-
-    def memory(self, address, size, gpu):
-        """Return the bytes at an address, uint8 [size], which must belong to one array on that GPU."""
-        assert address, "a null address"
-        for begin, block in self.blocks.copy().items():  # other threads free meanwhile
-            if begin <= address and address + size <= begin + len(block):
-                assert self.owners[begin] == gpu, f"GPU {gpu} reads or writes memory of GPU {self.owners[begin]}"
-                return block[address - begin : address - begin + size]
-        raise AssertionError(f"{size} bytes at {address:#x} are no memory of the GPU, or were freed")
-
-    def is_pinned(self, array):
-        return self.page_locked(array.ctypes.data, array.nbytes) is not None
-
-    def page_locked(self, address, size):
-        """Return the bytes at an address of the host, uint8 [size]; None unless they are page-locked."""
-        for begin, block in self.pinned.copy().items():
-            if begin <= address and address + size <= begin + len(block):
-                return block[address - begin : address - begin + size]
-        return None
-
-    def on_host(self, array):
-        """Return a function that finds an array's bytes when a copy is done, which does not keep the array alive."""
-        if not self.is_pinned(array):
-            return lambda: array.reshape(-1).view(np.uint8)
-        address, size = array.ctypes.data, array.nbytes
-
-        def find():
-            found = self.page_locked(address, size)
-            assert found is not None, "page-locked memory was freed before a copy was done"
-            return found
-
-        return find
-
-    def queue(self, stream, operation):
-        stream = self.streams[stream] if isinstance(stream, int) else stream
-        self.need_context("launch", stream.gpu)
-        if stream.spoilt:
-            raise self.driver.LogicError("launch failed: operation failed due to a previous error during capture")
-        (stream.pending if stream.capturing is None else stream.capturing).append(operation)
 
     def queue_run(self, stream, run, inputs, outputs):
         """Queue a run of a graph; inputs and outputs are (dtype, shape, address), an output's shape may be None."""
@@ -142,15 +59,30 @@ class Gpu:
                 assert (results[name].dtype, results[name].shape) == (dtype, shape or results[name].shape)
                 put(self.memory(address, results[name].nbytes, gpu), results[name])
 
-        self.queue(stream, operation)
+        if code := self.queue(stream, operation):
+            raise self.driver.LogicError(f"launch failed: {ERRORS[code][1]}")
+
+    def lose_work(self, stream):
+        """Forget what is queued on a pycuda stream, as after an error of the GPU."""
+        self.streams[stream.handle].pending.clear()
 
     def read(self, dtype, shape, address, gpu):
         """Return a copy of an array on a GPU."""
         return self.memory(address, int(np.prod(shape)) * dtype.itemsize, gpu).copy().view(dtype).reshape(shape)
 
 
-def make_driver(gpu):
-    """Make the module pycuda.driver with the names that are used (as in pycuda 2022.1 to 2026.1)."""
+def new_gpu():
+    """Make the stand-in, or with SAM2EDGE_SHIM one whose driver serves the real pycuda."""
+    if "SAM2EDGE_SHIM" not in os.environ:
+        return Gpu()
+    from tests.gpu.real_pycuda import shared_gpu
+
+    shared_gpu().reset()
+    return shared_gpu()
+
+
+def make_pycuda(gpu):
+    """Make the module pycuda.driver with the names that are used, which does what pycuda 2022.1 to 2026.1 does."""
     cuda = ModuleType("pycuda.driver")
 
     class Error(Exception): ...
@@ -161,251 +93,156 @@ def make_driver(gpu):
 
     class LaunchError(Error): ...
 
-    def check_kernels(call):
-        if gpu.faults.kernel:
-            raise LaunchError(f"{call} failed: an illegal memory access was encountered")
+    def call(name, *arguments):
+        if code := getattr(gpu.libcuda, name)(*arguments):
+            kind = MemoryError if code == OUT_OF_MEMORY else LogicError
+            raise kind(f"{name.removesuffix('_v2')} failed: {ERRORS[code][1]}")
 
-    class Freed:
-        """An object that must be freed while a context is current."""
+    def made(kind, name, *arguments):
+        value = kind()
+        call(name, ctypes.byref(value), *arguments)
+        return value.value
 
-        gone = False
+    threads = threading.local()
 
-        def __del__(self):
-            if not self.gone and not gpu.stack:
-                gpu.lost.append(type(self).__name__)
-            elif not self.gone:
-                self.free()
-
-    class DeviceAllocation(Freed):
-        def __init__(self, size):
-            self.address = next(gpu.addresses)
-            gpu.owners[self.address] = gpu.need_context("mem_alloc")
-            gpu.blocks[self.address] = np.random.default_rng(self.address).integers(0, 255, size, np.uint8)
-
-        def __int__(self):
-            return self.address
-
-        def free(self):
-            gpu.need_context("mem_free", gpu.owners[self.address])
-            del gpu.blocks[self.address]
-            self.gone = True
-
-    class PagelockedHostAllocation(Freed):
-        def __init__(self, size):
-            self.memory = np.full(size, 0xCD, np.uint8)
-            gpu.pinned[self.memory.ctypes.data] = self.memory
-            self.__array_interface__ = self.memory.__array_interface__
-
-        def free(self):
-            gpu.need_context("mem_host_free")
-            del gpu.pinned[self.memory.ctypes.data]
-            self.memory[:] = 0xDD
-            self.gone = True
-
-    class Stream(Freed):
-        def __init__(self, flags=0):
-            assert flags == 1, "a stream that waits for the default stream"
-            self.gpu = gpu.need_context("Stream")
-            self.handle, self.pending = next(gpu.handles) << 8, []
-            self.capturing, self.spoilt = None, False
-            gpu.streams[self.handle] = self
-
-        def free(self):
-            assert not self.pending, "a stream ended with work on it"
-            self.gone = True
-
-        def synchronize(self):
-            gpu.need_context("synchronize", self.gpu)
-            if self.capturing is not None:
-                self.spoilt = True
-                raise LogicError("cuStreamSynchronize failed: operation not permitted when stream is capturing")
-            self.run()
-
-        def run(self, last=None):
-            """Do the queued work up to the operation `last`, by default all."""
-            if gpu.faults.kernel:
-                self.pending.clear()
-            check_kernels("cuStreamSynchronize")
-            while self.pending:
-                operation = self.pending.pop(0)
-                operation()
-                if operation is last:
-                    return
-
-    class Event(Freed):
-        def __init__(self, flags=0):
-            assert flags == 2, "an event that takes the time"
-            self.gpu = gpu.need_context("Event")
-            self.stream, self.mark = None, None
-
-        def free(self):
-            self.gone = True
-
-        def record(self, stream=None):
-            gpu.need_context("record", self.gpu)
-            assert stream.gpu == self.gpu, "an event of another GPU"
-            assert stream.capturing is None, "becomes part of the recording, and can then not be waited for"
-            self.stream, self.mark = stream, lambda: None
-            stream.pending.append(self.mark)
-
-        def synchronize(self):
-            gpu.need_context("synchronize", self.gpu)
-            check_kernels("cuEventSynchronize")
-            if self.mark in self.stream.pending:
-                self.stream.run(self.mark)
+    def contexts():
+        """Return the contexts of the thread, of which the driver has the last one."""
+        if not hasattr(threads, "contexts"):
+            threads.contexts = []
+        return threads.contexts
 
     class Context:
+        """What fails stays on the stack, and leaves it when it is dead."""
+
         def __init__(self, ordinal):
-            self.gpu = ordinal
+            self.ordinal, self.valid = ordinal, True
+            self.handle = made(ctypes.c_void_p, "cuDevicePrimaryCtxRetain", ordinal)
 
         def push(self):
-            gpu.stack.append(self)
+            if contexts():
+                call("cuCtxPopCurrent_v2", 0)
+            call("cuCtxPushCurrent_v2", self.handle)
+            contexts().append(self)
 
         @staticmethod
         def pop():
-            gpu.stack.pop()
-            check_kernels("cuCtxPopCurrent")
+            if contexts():
+                call("cuCtxPopCurrent_v2", 0)
+            if not Context.get_current():
+                raise LogicError("m_stack::pop failed: cannot pop context from empty stack")
+            contexts().pop()
+            if current := Context.get_current():
+                call("cuCtxPushCurrent_v2", current.handle)
+
+        @staticmethod
+        def get_current():
+            while contexts() and not contexts()[-1].valid:
+                contexts().pop()
+            return contexts()[-1] if contexts() else None
+
+        def detach(self):
+            if not self.valid:
+                raise LogicError("context::detach failed: cannot detach from invalid context")
+            self.valid = False
+            gpu.call("cuDevicePrimaryCtxRelease_v2", self.ordinal)
+            Context.get_current()
+
+    class Freed:
+        """An object that is freed while a context is current, unless its own is dead."""
+
+        def __init__(self, kind, create, destroy, *arguments):
+            self.context = Context.get_current()
+            if self.context is None:
+                raise LogicError("explicit_context_dependent failed: no currently active context?")
+            self._destroy, self.handle = None, made(kind, create, *arguments)
+            self._destroy = destroy
+
+        def free(self):
+            destroy, self._destroy = self._destroy, None
+            if self.context.valid:
+                gpu.call(destroy, self.handle)  # a failure is printed
+
+        def __int__(self):
+            return self.handle
+
+        def __del__(self):
+            if getattr(self, "_destroy", None):
+                self.free()
+
+    class PagelockedHostAllocation(Freed):
+        def __init__(self, size):
+            super().__init__(ctypes.c_void_p, "cuMemHostAlloc", "cuMemFreeHost", size, 0)
+            self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (self.handle, False), "version": 3}
+
+    class Stream(Freed):
+        def __init__(self, flags=0):
+            super().__init__(ctypes.c_void_p, "cuStreamCreate", "cuStreamDestroy_v2", flags)
+
+        def synchronize(self):
+            call("cuStreamSynchronize", self.handle)
+
+    class Event(Freed):
+        def __init__(self, flags=0):
+            super().__init__(ctypes.c_void_p, "cuEventCreate", "cuEventDestroy_v2", flags)
+
+        def record(self, stream=None):
+            call("cuEventRecord", self.handle, stream.handle)
+
+        def synchronize(self):
+            call("cuEventSynchronize", self.handle)
 
     class Device:
         def __init__(self, ordinal):
-            if ordinal >= len(gpu.devices):
-                raise LogicError("cuDeviceGet failed: invalid device ordinal")
-            self.retain_primary_context = lambda: Context(ordinal)
+            self.ordinal = made(ctypes.c_int, "cuDeviceGet", ordinal)
+
+        def retain_primary_context(self):
+            return Context(self.ordinal)
 
         @staticmethod
         def count():
-            return len(gpu.devices)
+            return made(ctypes.c_int, "cuDeviceGetCount")
+
+    def init():
+        call("cuInit", 0)
 
     def mem_alloc(size):
-        gpu.need_context("mem_alloc")
-        if gpu.used + size > gpu.faults.mem_limit:
-            raise MemoryError("cuMemAlloc failed: out of memory")
-        gpu.allocations += 1
-        return DeviceAllocation(size)
+        return Freed(ctypes.c_void_p, "cuMemAlloc_v2", "cuMemFree_v2", size)
 
     def pagelocked_empty(shape, dtype, order="C", mem_flags=0):
-        gpu.need_context("pagelocked_empty")
         assert (np.dtype(dtype), order, mem_flags) == (np.uint8, "C", 0)
         return np.asarray(PagelockedHostAllocation(shape))
 
     def memcpy_htod_async(dest, src, stream=None):
-        size = src.nbytes
-        now = gpu.on_host(src if gpu.is_pinned(src) or stream.capturing is not None else src.copy())
-        gpu.queue(stream, lambda: put(gpu.memory(dest, size, stream.gpu), now()))
+        call("cuMemcpyHtoDAsync_v2", dest, src.ctypes.data, src.nbytes, stream.handle)
 
     def memcpy_dtoh_async(dest, src, stream=None):
-        size, then = dest.nbytes, gpu.on_host(dest)
-        gpu.downloaded += size
-        gpu.queue(stream, lambda: put(then(), gpu.memory(src, size, stream.gpu)))
-        if not gpu.is_pinned(dest) and stream.capturing is None:
-            stream.synchronize()
+        call("cuMemcpyDtoHAsync_v2", dest.ctypes.data, src, dest.nbytes, stream.handle)
 
     def memcpy_dtod_async(dest, src, size, stream=None):
-        gpu.queue(stream, lambda: put(gpu.memory(dest, size, stream.gpu), gpu.memory(src, size, stream.gpu)))
+        call("cuMemcpyDtoDAsync_v2", dest, src, size, stream.handle)
 
     def memset_d8_async(dest, data, size, stream=None):
-        gpu.queue(stream, lambda: put(gpu.memory(dest, size, stream.gpu), np.full(size, data, np.uint8)))
+        call("cuMemsetD8Async", dest, data, size, stream.handle)
 
-    for thing in (Error, MemoryError, LogicError, LaunchError, Stream, Event, Context, Device, mem_alloc,
+    for thing in (Error, MemoryError, LogicError, LaunchError, Stream, Event, Context, Device, init, mem_alloc,
                   pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async, memcpy_dtod_async,
                   memset_d8_async):  # fmt: skip
         setattr(cuda, thing.__name__, thing)
-    cuda.gpu, cuda.init = gpu, lambda: None
+    cuda.gpu = gpu
     return cuda
-
-
-def put(to, source):
-    to[:] = source.reshape(-1).view(np.uint8)
-
-
-class LibCuda:
-    """The functions that are called through ctypes."""
-
-    def __init__(self, gpu):
-        self._gpu = gpu
-
-    def cuInit(self, flags):  # noqa: N802
-        return 0
-
-    def cuDeviceGetCount(self, count):  # noqa: N802
-        count._obj.value = len(self._gpu.devices)
-        return 0
-
-    def cuDeviceGet(self, device, index):  # noqa: N802
-        device._obj.value = index
-        return 0
-
-    def cuDeviceGetName(self, title, size, device):  # noqa: N802
-        title.value = self._gpu.devices[device.value][0].encode()
-        return 0
-
-    def cuDeviceTotalMem_v2(self, memory, device):  # noqa: N802
-        memory._obj.value = self._gpu.devices[device.value][2]
-        return 0
-
-    def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
-        _, capability, _, multiprocessors = self._gpu.devices[device.value]
-        value._obj.value = {75: capability[0], 76: capability[1], 16: multiprocessors}[attribute]
-        return 0
-
-    def cuStreamBeginCapture_v2(self, stream, mode):  # noqa: N802
-        assert mode.value == 2
-        self._gpu.need_context("begin_capture", self._gpu.streams[stream.value].gpu)
-        if not self._gpu.faults.begin_capture:
-            self._gpu.streams[stream.value].capturing = []
-        return self._gpu.faults.begin_capture
-
-    def cuStreamEndCapture(self, stream, graph):  # noqa: N802
-        ended = self._gpu.streams[stream.value]
-        self._gpu.need_context("end_capture", ended.gpu)
-        operations, code = ended.capturing, INVALIDATED if ended.spoilt else self._gpu.faults.end_capture
-        ended.capturing, ended.spoilt = None, False
-        if not code:
-            graph._obj.value = next(self._gpu.handles)
-            self._gpu.graphs[graph._obj.value] = operations
-        return code
-
-    def cuGraphInstantiateWithFlags(self, executable, graph, flags):  # noqa: N802
-        if not self._gpu.faults.instantiate:
-            executable._obj.value = next(self._gpu.handles)
-            self._gpu.graph_owners[executable._obj.value] = self._gpu.need_context("instantiate")
-            self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value])
-        return self._gpu.faults.instantiate
-
-    def cuGraphLaunch(self, executable, stream):  # noqa: N802
-        if self._gpu.faults.launch:
-            return self._gpu.faults.launch
-        self._gpu.need_context("launch", self._gpu.graph_owners[executable.value])
-        self._gpu.launches += 1
-        self._gpu.launched[executable.value] = stream.value
-        for operation in self._gpu.graphs[executable.value]:
-            self._gpu.queue(stream.value, operation)
-        return 0
-
-    def cuGraphExecDestroy(self, executable):  # noqa: N802
-        stream = self._gpu.streams.get(self._gpu.launched.get(executable.value))
-        assert stream is None or not stream.pending, "destroyed before it was done"
-        del self._gpu.graphs[executable.value]
-        return 0
-
-    def cuGraphDestroy(self, graph):  # noqa: N802
-        del self._gpu.graphs[graph.value]
-        return 0
-
-    def cuGetErrorName(self, code, text):  # noqa: N802
-        text._obj.value = NAMES.get(code.value)
-        return 0
-
-    def cuGetErrorString(self, code, text):  # noqa: N802
-        text._obj.value = b"what CUDA says"
-        return 0
 
 
 REFUSED = (
     "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
     "explicitly disabled by the user."
 )
-TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 
 
 class Session:

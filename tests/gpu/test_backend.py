@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,10 +86,21 @@ def test_2000_frames_take_no_more_memory(nano: Bundle, clip: Frames, engines: Pa
         for number in range(2000):
             tracker.track(clip[number % len(clip)])
             if number in (99, 1999):
-                with backend.context.active():
+                with backend.context:
                     free, total = backend.context.cuda.mem_get_info()
                 taken.append(total - free)
     assert taken[1] <= taken[0], taken
+
+
+def test_a_process_ends_silently(engines: Path) -> None:
+    """What pycuda cannot free it prints, and it ends a process whose contexts are not left."""
+    program = f"""
+from sam2edge.runtime.backends.tensorrt import TensorRTBackend
+backend = TensorRTBackend({str(engines)!r})
+print(backend.download(backend.zeros((2,))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[0. 0.]\n", "")
 
 
 def test_onnx_cuda_beside_engines(nano: Bundle, clip: Frames, engines: Path, cuda: Backend) -> None:

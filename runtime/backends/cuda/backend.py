@@ -211,7 +211,7 @@ class CudaBackend(Backend):
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep other threads from the stream, and make the context current."""
-        with self._lock, self.context.active():
+        with self._lock, self.context:
             self.stream.use()
             yield
 

@@ -109,14 +109,14 @@ class _Store:
     dropped: deque[tuple[int, _Block]] = field(default_factory=deque)
 
     def free(self, block: _Block) -> None:
-        with self.context.active():
+        with self.context:
             block.free()
 
     def free_all(self) -> None:
         while self.dropped:
             with contextlib.suppress(BackendError):  # nobody could handle it, and after it the GPU has freed everything
                 self.free(self.dropped.popleft()[1])
-        with contextlib.suppress(BackendError), self.context.active():
+        with contextlib.suppress(BackendError), self.context:
             self.streams.clear()
 
 
@@ -127,7 +127,7 @@ class Memory:
         self._context = context
         self._lock = threading.RLock()
         self._ticks = itertools.count()
-        with context.active():  # a stream of its own, so that filling an array waits for no other work
+        with context:  # a stream of its own, so that filling an array waits for no other work
             self._store = _Store(context, [context.cuda.Stream(NON_BLOCKING)])
         self._timelines: list[Timeline] = []
         weakref.finalize(self, self._store.free_all)
@@ -161,7 +161,7 @@ class Memory:
         """Make an array of zeros on the GPU; it is filled when this returns."""
         array = self.array(shape, dtype)
         if array.nbytes:
-            with self._lock, self._context.active():
+            with self._lock, self._context:
                 (stream,) = self._store.streams
                 self._context.cuda.memset_d8_async(array.address, 0, array.nbytes, stream)
                 stream.synchronize()
@@ -171,7 +171,7 @@ class Memory:
         """Make a page-locked numpy array of zeros."""
         kind = np.dtype(dtype)
         size = max(math.prod(shape) * kind.itemsize, 1)
-        with self._context.active():
+        with self._context:
             memory = self._context.cuda.pagelocked_empty(size, np.uint8)
         # pycuda's own array would be freed where the last of its views goes, in any thread
         buffer = (ctypes.c_uint8 * size).from_address(memory.ctypes.data)
@@ -216,7 +216,7 @@ class Memory:
             yield self._store.dropped.popleft()
 
     def _allocate(self, size: int) -> _Block:
-        with self._context.active():
+        with self._context:
             memory = self._context.cuda.mem_alloc(size)
         return _Block(memory.free, size, int(memory))
 

@@ -22,7 +22,7 @@ class Stream:
 
     def __init__(self, context: Context, memory: Memory) -> None:
         self.context, self.memory = context, memory
-        with context.active():  # in a list, which `_destroy_stream` can empty
+        with context:  # in a list, which `_destroy_stream` can empty
             self._made = [context.cuda.Stream(NON_BLOCKING), context.cuda.Event(DISABLE_TIMING)]
         self._timeline = memory.new_timeline()
         self.scratch: dict[Hashable, CudaArray] = {}
@@ -46,7 +46,7 @@ class Stream:
     def wait(self) -> None:
         """Wait until all queued work is done; BackendError if it failed."""
         begin = self.memory.tick()
-        with self.context.active():
+        with self.context:
             self.pycuda.synchronize()
         self._timeline.waited = begin
 
@@ -56,11 +56,11 @@ class Stream:
         The fences of a stream share an event: after a later fence, an earlier one waits for the later one.
         """
         queued = self.memory.tick()
-        with self.context.active():
+        with self.context:
             self._made[1].record(self.pycuda)
 
         def wait() -> None:
-            with self.context.active():
+            with self.context:
                 self._made[1].synchronize()
             self._timeline.waited = max(self._timeline.waited, queued)
 
@@ -71,7 +71,7 @@ def _destroy_stream(
     context: Context, memory: Memory, timeline: Timeline, made: list[Any], scratch: dict[Any, Any]
 ) -> None:
     # Work that failed has ended too. The thread that queued it got the error; here nobody could handle it.
-    with contextlib.suppress(BackendError), context.active():
+    with contextlib.suppress(BackendError), context:
         with contextlib.suppress(context.cuda.Error):
             made[0].synchronize()
         made.clear()

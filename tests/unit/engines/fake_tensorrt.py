@@ -26,7 +26,7 @@ from sam2edge.engines.low_precision import tensor_types
 from sam2edge.errors import BackendError
 from sam2edge.runtime.backends.cuda import gpus
 from tests.conftest import SHARED
-from tests.fake_gpu import Gpu
+from tests.fake_gpu import TYPES, new_gpu
 from tests.sessions import Remembering
 from tools.rounding import with_rounding
 
@@ -120,7 +120,7 @@ class FakeTensorRT:
     @property
     def current(self):
         """The number of the GPU on which TensorRT works: that of the current context, or the first."""
-        return self.gpu.stack[-1].gpu if self.gpu.stack else 0
+        return self.gpu.current or 0
 
     def make(self, kind, *arguments):
         return self.limited(kind)(*arguments)
@@ -129,7 +129,7 @@ class FakeTensorRT:
 def install(monkeypatch, version):
     """Make the stand-in the module of its product, on a stand-in for a GPU that runs its engines."""
     fake = FakeTensorRT(version)
-    fake.gpu = Gpu()
+    fake.gpu = new_gpu()
     fake.gpu.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # the front end, which may be missing
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings" if fake.is_rtx else "tensorrt", fake)
@@ -535,7 +535,13 @@ class ICudaEngine:
 
     def _run(self, inputs):
         names = [output.name for output in self._loaded().get_outputs()]
-        return dict(zip(names, self._loaded().run(names, inputs), strict=True))
+        if self._built["typed"]:
+            return dict(zip(names, self._loaded().run(names, inputs), strict=True))
+        # inputs and outputs have the types that the network was told, whatever its graph has
+        graph = {value.name: TYPES[value.type] for value in self._loaded().get_inputs()}
+        results = self._loaded().run(names, {name: array.astype(graph[name]) for name, array in inputs.items()})
+        types = [NUMPY[self._built["tensors"][name]] for name in names]
+        return {name: array.astype(kind) for name, array, kind in zip(names, results, types, strict=True)}
 
     def _loaded(self):
         if self._session is None:
@@ -556,7 +562,7 @@ class IExecutionContext:
         engine._contexts.add(self)
 
     def __del__(self):
-        if self._addresses and not self._fake.gpu.stack:
+        if self._addresses and self._fake.gpu.current is None:
             self._fake.gpu.lost.append("a context of TensorRT")
 
     def _change(self):
@@ -673,13 +679,13 @@ class IRuntimeCache:
         self._logger, self._kernels = logger, set()
 
     def serialize(self):
-        if not self._fake.gpu.stack:
+        if self._fake.gpu.current is None:
             self._logger.log(ILogger.ERROR, "[Runtime Cache]: Failed to capture the device fingerprint")
             return None
         return json.dumps([str(gpus.find_gpu(self._fake.current)), sorted(self._kernels)]).encode()
 
     def deserialize(self, blob):
-        assert self._fake.gpu.stack, "[Runtime Cache]: No current CUDA context to validate against"
+        assert self._fake.gpu.current is not None, "[Runtime Cache]: No current CUDA context to validate against"
         gpu, kernels = json.loads(blob)
         if gpu != str(gpus.find_gpu(self._fake.current)):
             self._logger.log(ILogger.ERROR, "[Runtime Cache]: Fingerprint check failed; rejecting cache.")

@@ -13,7 +13,7 @@ from sam2edge.engines import environment
 from sam2edge.engines.environment import Finding
 from sam2edge.runtime.backends.cuda import driver, gpus
 from sam2edge.runtime.media.sources.gstreamer import _PACKAGES
-from tests.fake_gpu import LibCuda
+from tests.fake_driver import Driver, LibCuda
 
 load_driver = driver.library.__wrapped__  # without the cache
 
@@ -38,48 +38,23 @@ def fail_to_import(monkeypatch, module, error):
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
 
 
-class Driver(LibCuda):
-    """libcuda with GPUs (name, major, minor, bytes, multiprocessors); outputs come as ctypes references."""
+class Failing(Driver):
+    """The driver of GPUs, of which calls return codes."""
 
-    def __init__(self, gpus=(), code=0, device_code=0):
-        self.gpus, self.code, self.device_code = gpus, code, device_code
+    def __init__(self, *devices, **codes):
+        super().__init__()
+        self.devices, self.codes = devices, codes
 
-    def cuInit(self, flags):  # noqa: N802
-        return self.code
-
-    def cuDriverGetVersion(self, version):  # noqa: N802
-        version._obj.value = 12080
-        return 0
-
-    def cuDeviceGetCount(self, count):  # noqa: N802
-        count._obj.value = len(self.gpus)
-        return 0
-
-    def cuDeviceGet(self, device, index):  # noqa: N802
-        device._obj.value = index
-        return self.device_code
-
-    def cuDeviceGetName(self, name, length, device):  # noqa: N802
-        assert length == 256
-        name.value = self.gpus[device.value][0]
-        return 0
-
-    def cuDeviceTotalMem_v2(self, size, device):  # noqa: N802
-        size._obj.value = self.gpus[device.value][3]
-        return 0
-
-    def cuDeviceGetAttribute(self, value, attribute, device):  # noqa: N802
-        # cuda.h: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75, _MINOR = 76, …_MULTIPROCESSOR_COUNT = 16
-        value._obj.value = self.gpus[device.value][{75: 1, 76: 2, 16: 4}[attribute]]
-        return 0
+    def call(self, name, *arguments):
+        return self.codes.get(name) or super().call(name, *arguments)
 
 
-def use_driver(monkeypatch, libcuda):
+def use_driver(monkeypatch, used):
     def load(name):
         assert name == "libcuda.so.1"
-        if libcuda is None:
+        if used is None:
             raise OSError(f"{name}: cannot open shared object file")
-        return libcuda
+        return LibCuda(used)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(driver, "library", load_driver)
@@ -190,46 +165,46 @@ def test_cuda_provider(monkeypatch, loaded, status, detail):
 
 
 def test_gpus(monkeypatch):
-    gpus = [(b"Orin", 8, 7, 16 * 2**30, 8), (b"NVIDIA H100 80GB HBM3", 9, 0, 85_000_000_000, 132)]
-    use_driver(monkeypatch, Driver(gpus))
-    assert found("NVIDIA driver") == Finding("NVIDIA driver", "ok", "runs CUDA up to 12.8, 2 GPUs")
+    orin, h100 = ("Orin", (8, 7), 16 * 2**30, 8), ("NVIDIA H100 80GB HBM3", (9, 0), 85_000_000_000, 132)
+    use_driver(monkeypatch, Failing(orin, h100))
+    assert found("NVIDIA driver") == Finding("NVIDIA driver", "ok", "runs CUDA up to 13.0, 2 GPUs")
     assert found("GPU 0") == Finding("GPU 0", "ok", "Orin, compute capability 8.7, 8 multiprocessors, 16.0 GiB")
     assert found("GPU 1").detail == "NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors, 79.2 GiB"
 
 
-FAILED = "failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900): what CUDA says"
+FAILED = "failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900): operation not permitted when stream is capturing"
 
 
 @pytest.mark.parametrize(
-    ("libcuda", "name", "status", "detail", "advice"),
+    ("used", "name", "status", "detail", "advice"),
     [
         (None, "NVIDIA driver", "missing", "libcuda.so.1 is not there", "install the driver"),
-        (Driver(code=900), "NVIDIA driver", "problem", f"cuInit {FAILED}", "run nvidia-smi; reboot"),
+        (Failing(cuInit=900), "NVIDIA driver", "problem", f"cuInit {FAILED}", "run nvidia-smi; reboot"),
         (
-            Driver(code=12345),
+            Failing(cuInit=12345),
             "NVIDIA driver",
             "problem",
-            "cuInit failed with unknown error (12345): what CUDA says",
+            "cuInit failed with unknown error (12345): unknown error",
             "run nvidia-smi; reboot",
         ),
-        (Driver([(b"", 8, 0, 1, 1)], device_code=900), "GPU 0", "problem", f"cuDeviceGet {FAILED}", "run nvidia-smi"),
+        (Failing(("", (8, 0), 1, 1), cuDeviceGet=900), "GPU 0", "problem", f"cuDeviceGet {FAILED}", "run nvidia-smi"),
     ],
     ids=["no driver", "driver does not start", "unknown error", "GPU does not answer"],
 )
-def test_driver_or_gpu_that_cannot_be_used(monkeypatch, libcuda, name, status, detail, advice):
-    use_driver(monkeypatch, libcuda)
+def test_driver_or_gpu_that_cannot_be_used(monkeypatch, used, name, status, detail, advice):
+    use_driver(monkeypatch, used)
     finding = found(name)
     assert (finding.status, finding.detail) == (status, detail)
     assert advice in finding.advice
 
 
 def test_one_of_two_gpus(monkeypatch):
-    use_driver(monkeypatch, Driver([(b"Orin", 8, 7, 8 << 30, 16), (b"other", 9, 0, 1, 1)]))
+    use_driver(monkeypatch, Failing(("Orin", (8, 7), 8 << 30, 16), ("other", (9, 0), 1, 1)))
     assert gpus.find_gpu() == gpus.Gpu("Orin", "8.7", 8 << 30, 16)
     assert gpus.find_gpu(1) == gpus.Gpu("other", "9.0", 1, 1)
     with pytest.raises(gpus.GpuError, match=r"GPU 3: the driver has 2 \(they are numbered from 0, after CUDA_VISIBLE"):
         gpus.find_gpu(3)
-    use_driver(monkeypatch, Driver())
+    use_driver(monkeypatch, Failing())
     with pytest.raises(gpus.GpuError, match="GPU 0: the driver has no GPU"):
         gpus.find_gpu()
 

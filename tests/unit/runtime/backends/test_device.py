@@ -133,7 +133,7 @@ def test_the_next_call_raises_an_error_of_the_memory_encoder(
                 with pytest.MonkeyPatch.context() as patch:
 
                     def fail(inputs: object) -> None:
-                        device.stream.pycuda.pending.clear()
+                        device.machine.lose_work(device.stream.pycuda)
                         raise device.machine.driver.LaunchError("an illegal memory access")
 
                     runner: Any = tracker._graphs._graphs["memory_encoder"]
@@ -191,7 +191,7 @@ def test_a_correction_survives_the_loss_of_queued_work(
 ) -> None:
     def results(failing: bool) -> list[FrameResult]:
         def lose() -> None:
-            device.stream.pycuda.pending.clear()
+            device.machine.lose_work(device.stream.pycuda)
             raise BackendError("what was queued is lost")
 
         with VideoTracker(nano, device := SimulatedDevice(), max_objects=1) as tracker:
