@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 mkdir -p out/gpu
-if [ ! -d out/gpu/1 ]; then python3 ../shared/tensorrt/pack.py out/gpu; fi
+if [ ! -d out/gpu/1 ]; then python3 ../shared/tensorrt/pack.py "$PWD/out/gpu"; fi
 # what the runtime that pack.py packs lacks: for builds, and for the tests
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.10 -d out/gpu/wheels \
     onnx ml_dtypes filelock pillow

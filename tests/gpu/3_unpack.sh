@@ -4,10 +4,7 @@
 source "$(dirname "$0")/steps.sh"
 
 main() {
-    # shellcheck disable=SC2046,SC2012  # in the order of their numbers, which have no spaces
-    cat $(ls -v "$work"/[0-9]*/part) > "$work/trt.tar"
-    run 40 unpack bash "$work/tools/unpack.sh" "$work/trt.tar" /tmp/trt
-    run 10 wheels bash "$script" wheels
+    if [ ! -e "$logs/unpack.done" ]; then run 40 unpack bash "$script" unpack; fi
     run 15 doctor "${trt[@]}" -m sam2edge.cli doctor
     await 20 pytorch-rows # from here on the GPU is TensorRT's
     cat "$logs/pytorch-rows.log"
@@ -15,8 +12,13 @@ main() {
     background builds
 }
 
-wheels() {
+unpack() {
+    # shellcheck disable=SC2046,SC2012  # in the order of their numbers, which have no spaces
+    cat $(ls -v "$work"/[0-9]*/part) > "$work/trt.tar"
+    bash "$work/tools/unpack.sh" "$work/trt.tar" "$work/trt"
+    rm "$work/trt.tar"
     for wheel in "$work"/wheels/*.whl; do "${trt[@]}" -m zipfile -e "$wheel" "$work/site"; done
+    done_with unpack
 }
 
 builds() {
