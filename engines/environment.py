@@ -127,6 +127,8 @@ def _onnxruntime_gpu(onnxruntime: Any, has_cuda: bool) -> Finding:
         return Finding(name, "missing", "no CUDA provider", f"only --backend onnx-cuda needs it: {reinstall}")
     reason = "its log above says why"
     try:
+        with contextlib.redirect_stdout(sys.stderr):  # as the backend does
+            onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(_SMALLEST_GRAPH, providers=[provider], enable_fallback=0)
         if provider in session.get_providers():
             return Finding(name, "ok", "the CUDA provider loads")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,6 +41,8 @@ class OnnxCudaBackend(CudaBackend):
                 f"ONNX Runtime {onnxruntime.__version__} here has no {_PROVIDER} (it has {', '.join(available)}); "
                 'install onnxruntime-gpu in place of onnxruntime, or use backend="onnx"'
             )
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from pip's packages, which the linker does not know
         super().__init__(gpu)
 
     def _begin_stream(self) -> None:

@@ -146,7 +146,7 @@ def test_both_onnxruntimes_or_no_cuda_provider(monkeypatch):
         (None, "problem", "has a CUDA provider that does not load: no such library"),
     ],
 )
-def test_cuda_provider(monkeypatch, loaded, status, detail):
+def test_cuda_provider(monkeypatch, loaded, status, detail, capsys):
     real = onnxruntime.InferenceSession
 
     def session(graph, providers, enable_fallback):
@@ -158,10 +158,12 @@ def test_cuda_provider(monkeypatch, loaded, status, detail):
         return SimpleNamespace(get_providers=lambda: [loaded])
 
     available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    install(monkeypatch, "onnxruntime", get_available_providers=lambda: available, InferenceSession=session)
+    contents = {"get_available_providers": lambda: available, "preload_dlls": lambda: print("not found")}
+    install(monkeypatch, "onnxruntime", InferenceSession=session, **contents)
     use_distributions(monkeypatch, onnxruntime_gpu="1.21")
     finding = found("ONNX Runtime GPU")
     assert (finding.status, finding.detail) == (status, detail)
+    assert capsys.readouterr().out == ""
 
 
 def test_gpus(monkeypatch):

@@ -27,6 +27,11 @@ def backend(gpu):
     made.forget()
 
 
+def test_what_is_not_found_does_not_mix_with_results(capsys):
+    open_backend("onnx-cuda")
+    assert capsys.readouterr() == ("", "Failed to load libcublasLt.so.13\n")
+
+
 def test_runs_are_queued_on_arrays_of_the_gpu(gpu, backend, nano):
     """A graph reads what the one before has not written yet; replay() records nothing."""
     encoder, memory = (backend.open(nano.graph_path(name)) for name in ("image_encoder", "memory_encoder"))
