@@ -28,6 +28,7 @@ class Gpu(Driver):
 
     def __init__(self):
         super().__init__()
+        self.pushed = {}  # pycuda's contexts of each thread, with any of which pycuda would end the process
         self.libcuda = LibCuda(self)
         self.driver = self.make_pycuda()
         self.failures = self.driver.Error
@@ -48,6 +49,7 @@ class Gpu(Driver):
         """Check that nothing was lost and that no thread has a context left."""
         assert self.lost == []
         assert not any(self.stacks.values())
+        assert not any(self.pushed.values())
 
     def queue_run(self, stream, run, inputs, outputs):
         """Queue a run of a graph; inputs and outputs are (dtype, shape, address), an output's shape may be None."""
@@ -103,13 +105,9 @@ def make_pycuda(gpu):
         call(name, ctypes.byref(value), *arguments)
         return value.value
 
-    threads = threading.local()
-
     def contexts():
         """Return the contexts of the thread, of which the driver has the last one."""
-        if not hasattr(threads, "contexts"):
-            threads.contexts = []
-        return threads.contexts
+        return gpu.pushed.setdefault(threading.get_ident(), [])
 
     class Context:
         """What fails stays on the stack, and leaves it when it is dead."""
