@@ -22,6 +22,9 @@ from sam2edge.runtime.backends.cuda.runner import CudaRunner, Signature
 from tests.cuda_kernels import without_kernel
 from tests.fake_driver import ERRORS, OUT_OF_MEMORY, Driver, LibCuda, put
 
+PRIMARY = context._primary.__wrapped__
+"""What makes a context, without the cache."""
+
 
 class Gpu(Driver):
     """The GPUs and pycuda; a thread must not end with a context on its stack (`check`)."""
@@ -43,7 +46,7 @@ class Gpu(Driver):
         monkeypatch.setitem(sys.modules, "pycuda", package)
         monkeypatch.setitem(sys.modules, "pycuda.driver", self.driver)
         monkeypatch.setattr(driver, "library", lambda: self.libcuda)
-        monkeypatch.setattr(context, "_primary", functools.cache(lambda gpu: context.Context(self.driver, gpu)))
+        monkeypatch.setattr(context, "_primary", functools.cache(PRIMARY))
 
     def check(self):
         """Check that nothing was lost and that no thread has a context left."""

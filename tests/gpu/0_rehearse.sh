@@ -4,24 +4,24 @@
 # tests that have these stand-ins.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-work=$PWD/out/rehearsal
-rm -rf "$work"
-mkdir -p "$work/carried" "$work/logs" "$work/site" "$work/tree" "$work/shared"
+folder=$PWD/out/rehearsal work=$PWD/out/rehearsal/work
+rm -rf "$folder"
+mkdir -p "$folder"/{carried,shared,tree} "$work"/{logs,site}
 git ls-files -z --cached --others --exclude-standard | grep -zv '^samples/nano/model.safetensors$' |
-    xargs -0 cp -d --parents -t "$work/tree"
-ln -s "$(realpath ../shared/tensorrt)" "$work/shared" # what the stand-in for TensorRT is limited to
-cp -r out/gpu/[0-9]* out/gpu/{tools,wheels,clips,nano,nano-int8} "$work/carried"
+    xargs -0 cp -d --parents -t "$folder/tree"
+ln -s "$(realpath ../shared/tensorrt)" "$folder/shared" # what the stand-in for TensorRT is limited to
+cp -r out/gpu/[0-9]* out/gpu/{tools,wheels,clips,nano,nano-int8} "$folder/carried"
 for name in tiny tiny-narrow tiny-fused; do cp -r out/gpu/nano "$work/$name"; done
 cp -r out/gpu/nano-int8 "$work/tiny-int8"
 # what the first step leaves
-touch "$work/logs/pytorch-rows.done" "$work/logs/pytorch-rows.log" "$work/logs/pytorch.csv" "$work/logs/export.done"
-cd "$work/tree"
-export SAM2EDGE_GPU_WORK=$work CARRIED=$work/carried OUT=$work/out
+touch "$work/logs"/{pytorch-rows.done,pytorch-rows.log,pytorch.csv,export.done}
+cd "$folder/tree"
+export SAM2EDGE_GPU_WORK=$work CARRIED=$folder/carried OUT=$folder/out
 bash tests/gpu/3_unpack.sh unpack
 trt=(env "PYTHONPATH=$PWD/src:$work/site" "$work/trt/trt-python")
-"${trt[@]}" -m tests.gpu.real_pycuda "$work/shim"
-export SAM2EDGE_SHIM=1 LD_LIBRARY_PATH=$work/shim SAM2EDGE_NANO=$work/nano
-# test_every_node_has_a_kernel exports a model, which needs PyTorch; in the other one TensorRT is missing
+"${trt[@]}" -m tests.gpu.real_pycuda "$folder/shim"
+export SAM2EDGE_SHIM=1 LD_LIBRARY_PATH=$folder/shim SAM2EDGE_NANO=$work/nano
+# one of the two exports a model, which needs PyTorch; in the other TensorRT is missing
 "${trt[@]}" -m pytest -q -p no:cacheprovider tests/unit/runtime/backends tests/unit/test_gpu_steps.py \
     -k "not test_every_node_has_a_kernel and not test_a_process_of_a_build_that_dies"
 cat > "$work/site/sitecustomize.py" << EOF # which every process begins with

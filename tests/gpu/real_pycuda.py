@@ -23,12 +23,12 @@ from types import ModuleType
 from sam2edge.runtime.backends.cuda import context, driver
 from sam2edge.runtime.backends.cuda.context import Context
 from tests.fake_driver import UNKNOWN, Driver
-from tests.fake_gpu import Gpu
+from tests.fake_gpu import PRIMARY, Gpu
 
 LIBRARY = "libcuda.so.1"
 CALLS = sorted(name for name, _ in inspect.getmembers(Driver, inspect.isfunction) if name.startswith("cu"))
 BITS = {"byte": 8, **dict.fromkeys(("attribute", "code", "device", "flags", "index", "length", "mode"), 32)}
-"""How wide arguments of these names are. Others are 64 bits wide; of a register, the rest may be anything."""
+"""How wide arguments of these names are, which no pointer has: the rest of their register may hold anything."""
 _MOST = 6
 """How many arguments are passed in registers, which is enough for all of these calls."""
 _CALL = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_size_t] * _MOST)
@@ -87,7 +87,7 @@ class RealPycuda(Gpu):
         monkeypatch.setitem(sys.modules, "pycuda.driver", self.driver)
         monkeypatch.setattr(sys.modules["pycuda"], "driver", self.driver)
         monkeypatch.setattr(driver, "library", functools.cache(lambda: ctypes.CDLL(LIBRARY)))
-        context._primary.cache_clear()
+        monkeypatch.setattr(context, "_primary", functools.cache(PRIMARY))
         monkeypatch.setattr(context, "Context", self._context)
 
     def _context(self, cuda, gpu=0):

@@ -2,7 +2,7 @@
 # What the steps share; each reads it first. `script` takes a step, `script NAME` only its function of that name.
 #   TRT, TORCH         the Python with TensorRT, and the machine's own, which has PyTorch on CUDA
 #   SAM2EDGE_GPU_WORK  a folder that outlives a step
-#   CARRIED            where what is carried along comes to, to be copied there
+#   CARRIED            where what is carried along arrives, to be copied into that folder
 #   OUT                the folder whose files are brought back: logs, tables, engines.json and reports in one archive
 set -uo pipefail
 script=$(realpath "$0")
@@ -14,8 +14,8 @@ export SAM2EDGE_NANO=$work/nano PYTHONUNBUFFERED=1
 trt=(env "PYTHONPATH=$PWD/src:$work/site" "${TRT:-$work/trt/trt-python}")
 torch=(env "PYTHONPATH=$PWD/src" "${TORCH:-python3}")
 mkdir -p "$logs" "$OUT"
-carried=${CARRIED:-out/gpu}
-if [ -d "$carried" ]; then cp -ru "$carried/." "$work"; fi
+CARRIED=${CARRIED:-out/gpu}
+if [ -d "$CARRIED" ]; then cp -ru "$CARRIED/." "$work"; fi
 
 # run SECONDS NAME COMMAND…: show a command's output and keep it in logs/NAME.log. Whatever becomes of it, go on.
 run() {
@@ -44,7 +44,7 @@ done_with() { touch "$logs/$1.done"; }
 bring_back() {
     (
         cd "$work" || exit
-        find . \( -path ./site -o -path ./trt -o -path ./carried -o -path ./tree -o -path './[0-9]*' -o -path './*-source' \) -prune -o \
+        find . \( -path ./site -o -path ./trt -o -path './[0-9]*' -o -path './*-source' \) -prune -o \
             \( -path './logs/*' -o -name engines.json -o -name report.json -o -name inspector.json \) -type f -print0 |
             tar --null -czf "$OUT/$step.tar.gz" --files-from -
     )

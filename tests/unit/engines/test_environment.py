@@ -39,7 +39,7 @@ def fail_to_import(monkeypatch, module, error):
 
 
 class Failing(Driver):
-    """The driver of GPUs, of which calls return codes."""
+    """A driver whose calls fail with the codes that are given by their names."""
 
     def __init__(self, *devices, **codes):
         super().__init__()
@@ -49,12 +49,12 @@ class Failing(Driver):
         return self.codes.get(name) or super().call(name, *arguments)
 
 
-def use_driver(monkeypatch, used):
+def use_driver(monkeypatch, stand_in):
     def load(name):
         assert name == "libcuda.so.1"
-        if used is None:
+        if stand_in is None:
             raise OSError(f"{name}: cannot open shared object file")
-        return LibCuda(used)
+        return LibCuda(stand_in)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(driver, "library", load_driver)
@@ -178,7 +178,7 @@ FAILED = "failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900): operation not
 
 
 @pytest.mark.parametrize(
-    ("used", "name", "status", "detail", "advice"),
+    ("stand_in", "name", "status", "detail", "advice"),
     [
         (None, "NVIDIA driver", "missing", "libcuda.so.1 is not there", "install the driver"),
         (Failing(cuInit=900), "NVIDIA driver", "problem", f"cuInit {FAILED}", "run nvidia-smi; reboot"),
@@ -193,8 +193,8 @@ FAILED = "failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900): operation not
     ],
     ids=["no driver", "driver does not start", "unknown error", "GPU does not answer"],
 )
-def test_driver_or_gpu_that_cannot_be_used(monkeypatch, used, name, status, detail, advice):
-    use_driver(monkeypatch, used)
+def test_driver_or_gpu_that_cannot_be_used(monkeypatch, stand_in, name, status, detail, advice):
+    use_driver(monkeypatch, stand_in)
     finding = found(name)
     assert (finding.status, finding.detail) == (status, detail)
     assert advice in finding.advice

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -533,8 +534,7 @@ def test_an_error_of_the_gpu(gpu, leaves):
     with ThreadPoolExecutor(1) as thread:
         thread.submit(work).result()
     gc.collect()
-    if not leaves:
-        assert (gpu.used, len(gpu.pinned), len(gpu.streams), gpu.graphs) == (0, 0, 0, {})
+    assert (gpu.used, len(gpu.pinned), len(gpu.streams), gpu.graphs) == (0, 0, 0, {})
 
 
 def test_an_error_of_the_gpu_in_two_threads(gpu):
@@ -555,6 +555,14 @@ def test_an_error_of_the_gpu_in_two_threads(gpu):
         failed.set()
         with pytest.raises(BackendError, match="an illegal memory access"):
             staying.result()
+
+
+def test_the_context_of_a_process_is_never_freed(gpu):
+    """Freeing it is what pycuda complains about."""
+    made = weakref.ref(context.primary())
+    context._primary.cache_clear()
+    gc.collect()
+    assert made() is not None
 
 
 def test_without_pycuda(monkeypatch):
