@@ -27,10 +27,14 @@ run() {
     if [ "$code" -ne 0 ]; then echo "$name: exit code $code (124: more than $seconds seconds)"; fi
 }
 
-# background FUNCTION: run one of this script's functions while the next steps are on their way; awaited by name.
+# background FUNCTION: run one of this script's functions while the next steps are on their way; awaited by name. It runs
+# in a copy of the tree, since the next call writes the tree again.
 background() {
-    rm -f "$logs/$1.done"
-    setsid --fork nohup bash "$script" "$1" < /dev/null > "$logs/$1.background.log" 2>&1
+    local tree=$work/tree-$1
+    rm -rf "$logs/$1.done" "$tree"
+    mkdir "$tree"
+    cp -r src runtime engines export calibration samples tests "$tree"
+    setsid --fork nohup bash "$tree/tests/gpu/$step.sh" "$1" < /dev/null > "$logs/$1.background.log" 2>&1
 }
 
 # await SECONDS NAME: wait until a function in the background, or a part of it, has called `done_with NAME`.
@@ -44,7 +48,7 @@ done_with() { touch "$logs/$1.done"; }
 bring_back() {
     (
         cd "$work" || exit
-        find . \( -path ./site -o -path ./trt -o -path './[0-9]*' -o -path './*-source' \) -prune -o \
+        find . \( -path ./site -o -path ./trt -o -path './[0-9]*' -o -path './*-source' -o -path './tree-*' \) -prune -o \
             \( -path './logs/*' -o -name engines.json -o -name report.json -o -name inspector.json \) -type f -print0 |
             tar --null -czf "$OUT/$step.tar.gz" --files-from -
     )

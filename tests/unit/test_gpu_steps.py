@@ -74,12 +74,18 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Dry:
     started = {}
     for step, function in [*((step, "main") for step in (*STEPS, LEFT)), *BACKGROUND, (STEPS[2], "unpack")]:
         (folder / "notes").write_text("")
-        command = [step] if function == "main" else [step, function]
+        script = copied_tree(folder, function) / step.relative_to(REPO) if (step, function) in BACKGROUND else step
+        command = [script] if function == "main" else [script, function]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         noted = [shlex.split(line) for line in (folder / "notes").read_text().splitlines()]
         started[step.name, function] = noted
     return Dry(folder, started)
+
+
+def copied_tree(folder: Path, function: str) -> Path:
+    """Where a function in the background runs, since the next call writes the tree again."""
+    return folder / "work" / f"tree-{function}"
 
 
 def test_a_sitting_fits(dry: Dry) -> None:
@@ -117,9 +123,13 @@ def test_parts_are_joined_in_order(dry: Dry) -> None:
 
 
 def test_work_in_the_background(dry: Dry) -> None:
-    """It says when it is done with what others wait for."""
-    begun = {(name, words[-1]) for (name, _), commands in dry.started.items() for words in commands if "nohup" in words}
-    assert begun == {(step.name, function) for step, function in BACKGROUND}
+    """It runs in its copy of the tree, and says when it is done with what others wait for."""
+    begun = {tuple(words[-2:]) for words in dry.all() if "nohup" in words}
+    trees = {function: copied_tree(dry.folder, function) for _, function in BACKGROUND}
+    assert begun == {(str(trees[function] / step.relative_to(REPO)), function) for step, function in BACKGROUND}
+    for step, function in BACKGROUND:
+        paths = {words[5].split(":")[0] for words in dry.started[step.name, function] if words[4] == "env"}
+        assert paths == {f"PYTHONPATH={trees[function]}/src"}
     awaited = {words[-1] for words in dry.all() if words[-1].endswith(".done")}
     assert {Path(file).name for file in awaited} == {"pytorch-rows.done", "export.done", "builds.done"}
     assert all(Path(file).exists() for file in awaited)
