@@ -49,8 +49,6 @@ SMALLER = {
     "segment": {"--points-per-side": "8"},
 }
 """Options of verbs, unless the documentation has them: whether they run is tested here, not how fast or how well."""
-HAVE_RUN: set[tuple[str, ...]] = set()
-"""Arguments of sam2edge. What `export samples/nano out/nano` writes, on several pages, is in each page's folder."""
 IS_LIVE = re.compile(r"/dev/video|csi:|gst:|rtsp:")
 
 
@@ -80,6 +78,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def have_run() -> set[tuple[str, ...]]:
+    """Arguments of sam2edge. What `export samples/nano out/nano` writes, on several pages, is in each page's folder."""
+    return set()
+
+
 @pytest.fixture
 def folder(
     nano: Bundle, samples: Path, quick_collection: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,14 +104,14 @@ def folder(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
-def test_page(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page(page: Path, folder: Path, have_run: set[tuple[str, ...]], capsys: pytest.CaptureFixture[str]) -> None:
     """Its commands run in order, but for those of other pages; the files that other programs' commands name exist."""
     for command in commands(page):
         words = sam2edge_arguments(command) if command.real else ()
         if words and words[0] != "ui":
-            if words not in HAVE_RUN:
+            if words not in have_run:
                 run(words, folder, capsys)
-            HAVE_RUN.add(words)
+            have_run.add(words)
         elif command.real:
             for file in (word.rpartition("=")[2] for word in command.words):
                 assert not file.startswith(("out/", "samples/", "deploy/")) or Path(file).exists(), command
