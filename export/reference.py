@@ -258,7 +258,9 @@ def preprocess(frames: Frame, side: int, device: str = "cpu", normal: tuple[Colo
     """
     mean, std = torch.tensor(normal, device=device)[..., None, None]
     pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous()
-    pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+    if device != "cpu":
+        pixels = pixels.float()  # CUDA has no antialiasing for uint8
+    pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True).round()
     return (pixels / 255 - mean) / std
 
 
