@@ -21,7 +21,12 @@ meanwhile (PyTorch in another thread, the garbage collector in this one), which 
 
 @functools.cache
 def library() -> Any:
-    """Load libcuda; BackendError if there is no driver."""
+    """Load libcuda; BackendError if there is no driver.
+
+    Of all kernels in TensorRT's libraries, only those that run will be in the GPU's memory, as CUDA does by itself from
+    12.2 on and as PyTorch asks it to, unless the environment says otherwise.
+    """
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     try:
         return ctypes.CDLL(LIBCUDA)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import weakref
@@ -30,6 +31,18 @@ def backend(gpu):
     made = Copies()
     yield made
     made.forget()  # pytest keeps it longer than the GPU
+
+
+def test_kernels_are_loaded_when_they_run(monkeypatch):
+    """TensorRT's libraries have thousands; the user's own choice stays."""
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda name: name)
+    load, name = driver.library.__wrapped__, "CUDA_MODULE_LOADING"
+    monkeypatch.setenv(name, "EAGER")
+    load()
+    assert os.environ[name] == "EAGER"
+    monkeypatch.delenv(name)
+    load()
+    assert os.environ[name] == "LAZY"
 
 
 def stored(backend, values):
