@@ -459,6 +459,7 @@ def test_gpu_speed_of_pytorch_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("eager", 1, 1024), ("eager", 8, 1024), ("compile", 1, 1024), ("compile", 8, 1024)
     ]  # fmt: skip
     assert script.read_pytorch(tmp_path / "rows.csv") == {(case.backend, case.objects): 9 for case in found}
+    assert script.read_pytorch(tmp_path / "of a run that failed.csv") == {}
     for card, bar in (("NVIDIA H100 80GB HBM3", 5.2), ("NVIDIA H200", 4.5)):
         monkeypatch.setattr(script.gpus, "find_gpu", lambda name=card: SimpleNamespace(name=name))
         assert script.bar_ms("tiny", 1) == bar
