@@ -62,6 +62,16 @@ def this_target(api: TensorRT, number: int = 0) -> Target:
     return Target(api.PRODUCT, api.version, gpu.name, gpu.multiprocessors, gpus.board(), (gpu.compute_capability,))
 
 
+def resize_contract(side: int) -> tuple[Specs, Specs]:
+    """Return inputs and outputs of the graph that resizes frames to a square (engines/resize.py)."""
+    inputs = (
+        TensorSpec("frame", "uint8", ("H", "W", 3)),
+        TensorSpec("rows", "float32", (side, "H")),
+        TensorSpec("columns", "float32", (side, "W")),
+    )
+    return inputs, (TensorSpec("image", "uint8", (1, side, side, 3)),)
+
+
 class TensorRTBackend(CudaBackend):
     """Runs the engines that `sam2edge build` made for this GPU; BackendError without the product, a GPU or pycuda.
 
@@ -115,18 +125,11 @@ class TensorRTBackend(CudaBackend):
         return self._runner(engines, DETECTOR, graph.name, *words_contract(words.model)[DETECTOR])
 
     def resizer(self, bundle: Path, size: tuple[int, int]) -> GraphRunner | None:
-        """Load the engine that resizes frames; None for frames larger than it was built for."""
+        """Load the engine that resizes frames; None if there is none, or for frames larger than it was built for."""
         opened, engines = self._engines(bundle)
-        if max(size) > engines.manifest.limits.side:
+        if RESIZE not in engines.manifest.engines or max(size) > engines.manifest.limits.side:
             return None
-        side = opened.model.image_size
-        inputs = (
-            TensorSpec("frame", "uint8", ("H", "W", 3)),
-            TensorSpec("rows", "float32", (side, "H")),
-            TensorSpec("columns", "float32", (side, "W")),
-        )
-        outputs = (TensorSpec("image", "uint8", (1, side, side, 3)),)
-        return self._runner(engines, RESIZE, RESIZE, inputs, outputs)
+        return self._runner(engines, RESIZE, RESIZE, *resize_contract(opened.model.image_size))
 
     def _engines(self, path: Path) -> tuple[Bundle, Engines]:
         bundle = Bundle(path, read_manifest(path))  # its graphs are not read

@@ -4,21 +4,22 @@
 source "$(dirname "$0")/steps.sh"
 
 main() {
-    if [ ! -e "$logs/unpack.done" ]; then run 40 unpack bash "$script" unpack; fi
+    if [ ! -e "$logs/unpack.done" ]; then run 35 unpack bash "$script" unpack; fi
+    [ -e "$logs/unpack.done" ] || return 0
     run 15 doctor "${trt[@]}" -m sam2edge.cli doctor
-    await 20 pytorch-rows # from here on the GPU is TensorRT's
+    await 20 pytorch-rows || return 0 # until then the GPU is PyTorch's
     cat "$logs/pytorch-rows.log"
-    run 40 smoke "${trt[@]}" -m tests.gpu.smoke "$work/nano" "$logs/smoke"
+    run 50 smoke "${trt[@]}" -m tests.gpu.smoke "$work/nano" "$logs/smoke"
     background builds
 }
 
 unpack() {
     # shellcheck disable=SC2046,SC2012  # in the order of their numbers, which have no spaces
-    cat $(ls -v "$work"/[0-9]*/part) > "$work/trt.tar"
-    bash "$work/tools/unpack.sh" "$work/trt.tar" "$work/trt"
-    rm "$work/trt.tar"
-    for wheel in "$work"/wheels/*.whl; do "${trt[@]}" -m zipfile -e "$wheel" "$work/site"; done
-    done_with unpack
+    cat $(ls -v "$work"/[0-9]*/part) > "$work/trt.tar" &&
+        bash "$work/tools/unpack.sh" "$work/trt.tar" "$work/trt" &&
+        for wheel in "$work"/wheels/*.whl; do "${trt[@]}" -m zipfile -e "$wheel" "$work/site" || return; done &&
+        rm "$work/trt.tar" &&
+        done_with unpack
 }
 
 builds() {

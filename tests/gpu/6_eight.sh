@@ -4,7 +4,8 @@
 source "$(dirname "$0")/steps.sh"
 
 main() {
-    run 35 test-backends "${trt[@]}" -m pytest tests/backend -v --tb=short -k "tensorrt and not rtx"
+    await 5 others || return 0
+    run 30 test-backends "${trt[@]}" -m pytest tests/backend -v --tb=short -k "tensorrt and not rtx"
     run 30 eight "${trt[@]}" samples/gpu_speed.py "$work/tiny" --objects 8 --rows track stages \
         --pytorch "$logs/pytorch.csv" --csv "$logs/eight.csv"
     run 20 720p "${trt[@]}" samples/gpu_speed.py "$work/tiny-fused" --objects 1 --rows track \

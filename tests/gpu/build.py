@@ -2,9 +2,11 @@
 
     python -m tests.gpu.build LOGS BUNDLE,PRECISION[,attention=FORM][,LIMIT=N …] …
 
-An engine has a line when it is done, and a set is in BUNDLE.engines/PRECISION as soon as all of its engines are; one
-that fails stops no other. Layers that have another precision than was asked for, or that cannot be read, are reported
-here and refuse no engine: what it computes is compared afterwards. LOGS gets what TensorRT says of every layer.
+What several sets have in common is built once, so that they differ in nothing else. An engine has a line when it is
+done, and a set is in BUNDLE.engines/PRECISION as soon as all of its engines are; one that fails stops no other, and
+without the one that resizes frames a set is used all the same. Layers that have another precision than was asked for,
+or that cannot be read, are reported here and refuse no engine: what it computes is compared afterwards. LOGS gets what
+TensorRT says of every layer.
 """
 
 from __future__ import annotations
@@ -12,16 +14,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sam2edge import Bundle, Sam2EdgeError, bundle as bundles
-from sam2edge.bundle.engines import RESIZE, Engine, Limits, check_replaceable, default_directory
+from sam2edge.bundle.engines import (
+    MEMORY_ATTENTION,
+    RESIZE,
+    Engine,
+    Limits,
+    check_replaceable,
+    default_directory,
+)
 from sam2edge.engines import build as product
 from sam2edge.engines.build import EngineBuilder
 from sam2edge.engines.layer_precision import check_precision
@@ -30,6 +42,7 @@ from sam2edge.errors import BuildError, EngineError
 from sam2edge.runtime.backends.tensorrt_api import Shape
 
 ONE = "--one"
+PROCESSES = 32
 
 
 @dataclass(frozen=True)
@@ -98,30 +111,53 @@ def build_apart(text: str, name: str, file: Path, logs: Path) -> Engine:
     return engine
 
 
-def build_set(text: str, logs: Path) -> bool:
+class Builds:
+    """The engines that were begun, each in a process of its own, with their files in one folder."""
+
+    def __init__(self, folder: Path, logs: Path, threads: ThreadPoolExecutor) -> None:
+        self._folder, self._logs, self._threads = folder, logs, threads
+        self._lock, self._begun = threading.Lock(), dict[Hashable, Future[tuple[Path, Engine]]]()
+
+    def begin(self, text: str, name: str) -> Future[tuple[Path, Engine]]:
+        """Return the engine's file and entry in the future, or BuildError for every set that has it."""
+        order = Order.parse(text)
+        bundle = Bundle.open(order.bundle)
+        graph = bundle.model if name == RESIZE else bundle.graph(name).sha256
+        form = order.attention if name == MEMORY_ATTENTION else None
+        with self._lock:
+            key = name, graph, form, order.precision, order.preset
+            if key not in self._begun:
+                file = self._folder / f"{len(self._begun)}.engine"
+                self._begun[key] = self._threads.submit(lambda: (file, build_apart(text, name, file, self._logs)))
+            return self._begun[key]
+
+
+def build_set(text: str, builds: Builds) -> bool:
     """Build all engines of an order and put them in their place; tell whether that worked."""
-    order, failures, engines = Order.parse(text), 0, dict[str, Engine]()
-    bundle = Bundle.open(order.bundle)
-    directory = default_directory(bundle.path, order.precision)
-    names = (*bundle.graph_names, RESIZE)
+    order, failed, engines = Order.parse(text), set[str](), dict[str, Engine]()
     try:
+        bundle = Bundle.open(order.bundle)
+        directory = default_directory(bundle.path, order.precision)
         product.check_bundle_precision(bundle, order.precision)
-        with bundles.replacing(directory, check_replaceable) as new, ThreadPoolExecutor(len(names)) as threads:
-            building = {name: threads.submit(build_apart, text, name, new / f"{name}.engine", logs) for name in names}
+        building = {name: builds.begin(text, name) for name in (*bundle.graph_names, RESIZE)}
+        with bundles.replacing(directory, check_replaceable) as new:
             for name, future in building.items():
                 try:
-                    engines[name] = future.result()
+                    file, engine = future.result()
                 except BuildError as error:
                     print(f"{text} FAILED: {error}", flush=True)
-                    failures += 1
-            if failures:
-                raise BuildError(f"{failures} of {len(names)} engines failed")
+                    failed.add(name)
+                else:
+                    engines[name] = dataclasses.replace(engine, file=f"{name}.engine")
+                    shutil.copy(file, new / f"{name}.engine")
+            if failed - {RESIZE}:
+                raise BuildError(f"{len(failed)} of {len(building)} engines failed")
             EngineBuilder.here(order.preset).finished(new, order.precision, engines)
     except Sam2EdgeError as error:
         print(f"{text}: no engines: {error}", flush=True)
         return False
     print(f"{text}: READY, {directory}", flush=True)
-    return True
+    return not failed
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -137,8 +173,13 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     logs, *orders = arguments
     Path(logs).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(len(orders)) as threads:
-        return 0 if all(list(threads.map(lambda text: build_set(text, Path(logs)), orders))) else 1
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(PROCESSES) as processes,
+        ThreadPoolExecutor(len(orders)) as threads,
+    ):
+        builds = Builds(Path(folder), Path(logs), processes)
+        return 0 if all(list(threads.map(lambda text: build_set(text, builds), orders))) else 1
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ import numpy as np
 from sam2edge import Bundle
 from sam2edge.bench.readings import gpu_memory
 from sam2edge.bundle import contract
-from sam2edge.bundle.engines import Engines
+from sam2edge.bundle.engines import RESIZE, Engines
 from sam2edge.engines.build import EngineBuilder
 from sam2edge.engines.profiles import PRESETS, profile
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.base import open_backend
-from sam2edge.runtime.backends.tensorrt import TensorRTBackend
+from sam2edge.runtime.backends.tensorrt import TensorRTBackend, resize_contract
+from sam2edge.runtime.model.resize import filter_weights, resize
 from tests.gpu.bars import verdict
 from tests.gpu.build import build_one
 from tests.helpers import graph_inputs
@@ -48,8 +49,11 @@ class Smoke:
     @cached_property
     def engines(self) -> Engines:
         """A set of one engine, FP16."""
-        engine = build_one(f"{self.bundle.path},fp16", GRAPH, self.folder / f"{GRAPH}.engine", self.folder)
-        return EngineBuilder.here(PRESETS["desktop"]).finished(self.folder, "fp16", {GRAPH: engine})
+        return self._set_of(GRAPH)
+
+    def _set_of(self, graph: str) -> Engines:
+        engine = build_one(f"{self.bundle.path},fp16", graph, self.folder / f"{graph}.engine", self.folder)
+        return EngineBuilder.here(PRESETS["desktop"]).finished(self.folder, "fp16", {graph: engine})
 
     @cached_property
     def runner(self) -> Any:
@@ -113,6 +117,15 @@ class Smoke:
         error = max(float(np.abs(actual[name] - found).max() / np.abs(found).max()) for name, found in expected.items())
         return f"relative error {verdict(error, error <= 5e-3, 'at most 0.005')}"
 
+    def resizing(self) -> str:
+        """Without this engine, the only one that returns bytes, frames would be resized on the host."""
+        side, frame = self.bundle.model.image_size, np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+        weights = {"rows": filter_weights(240, side), "columns": filter_weights(320, side)}
+        runner = self.backend._runner(self._set_of(RESIZE), RESIZE, RESIZE, *resize_contract(side))
+        (found,) = runner.run({"frame": frame, **weights})["image"]
+        error = int(np.abs(found.astype(int) - resize(frame, side)).max())
+        return f"grey levels {verdict(error, error <= 1, 'at most 1')}"
+
     def recording(self) -> str:
         backend = self.backend
         expected = self.runner.run(self.inputs)
@@ -156,6 +169,7 @@ QUESTIONS = {
     "inspector": Smoke.inspector,
     "three contexts on one profile": Smoke.contexts,
     "a run against the CPU": Smoke.run,
+    "a frame resized, against the CPU": Smoke.resizing,
     "runs, recorded and launched": Smoke.recording,
 }
 

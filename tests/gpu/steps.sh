@@ -27,20 +27,22 @@ run() {
     if [ "$code" -ne 0 ]; then echo "$name: exit code $code (124: more than $seconds seconds)"; fi
 }
 
-# background FUNCTION: run one of this script's functions while the next steps are on their way; awaited by name. It runs
-# in a copy of the tree, since the next call writes the tree again.
+# background FUNCTION: run one of this script's functions while the next steps are on their way, unless that was begun
+# before; awaited by name. It runs in a copy of the tree, since the next call writes the tree again.
 background() {
     local tree=$work/tree-$1
-    rm -rf "$logs/$1.done" "$tree"
+    if [ -e "$tree" ]; then return; fi
     mkdir "$tree"
     cp -r src runtime engines export calibration samples tests "$tree"
     setsid --fork nohup bash "$tree/tests/gpu/$step.sh" "$1" < /dev/null > "$logs/$1.background.log" 2>&1
 }
 
-# await SECONDS NAME: wait until a function in the background, or a part of it, has called `done_with NAME`.
+# await SECONDS NAME: wait until a function in the background, or a part of it, has called `done_with NAME`; false if
+# it has not.
 await() {
     # shellcheck disable=SC2016  # the inner shell expands them
     run "$1" "await-$2" bash -c 'until [ -e "$1" ]; do sleep 0.2; done' bash "$logs/$2.done"
+    [ -e "$logs/$2.done" ]
 }
 
 done_with() { touch "$logs/$1.done"; }

@@ -11,16 +11,17 @@ import subprocess
 import tarfile
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from sam2edge import Bundle, cli
-from sam2edge.bundle.engines import default_directory
+from sam2edge import Bundle, VideoTracker, cli
+from sam2edge.bundle.engines import ENGINES, MEMORY_ATTENTION, RESIZE, Engine, default_directory, read_manifest
 from sam2edge.engines import build as product
+from sam2edge.errors import BuildError
 from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 from tests.conftest import REPO
 from tests.gpu import bars, build, clips, smoke
 from tests.gpu.small import SMALL
@@ -29,18 +30,60 @@ from tests.unit.engines.fake_tensorrt import install
 STEPS = sorted((REPO / "tests" / "gpu").glob("[1-9]_*.sh"))
 LEFT = REPO / "tests" / "gpu" / "left.sh"
 """Only for a sitting that was shorter."""
-BACKGROUND = [(STEPS[0], "pytorch"), (STEPS[2], "builds")]
+BACKGROUND = [(STEPS[0], "pytorch"), (STEPS[2], "builds"), (STEPS[4], "others")]
 START, CALL, SITTING = 120, 5, 900
 """Seconds that it may take until a machine is there, that a call takes to bring its files, and that there are."""
 
 
-@dataclass(frozen=True)
 class Dry:
-    """A folder in which the steps ran with commands that only note their arguments."""
+    """A folder in which steps run with commands that only note their arguments.
 
-    folder: Path
-    started: dict[tuple[str, str], list[list[str]]]
-    """By step and function ("main", or one in the background): what it starts, first `timeout` or `setsid`."""
+    `started` has them by step and function ("main", or another): first `timeout` or `setsid`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.started = folder, dict[tuple[str, str], list[list[str]]]()
+        (folder / "bin").mkdir()
+        for name in ("timeout", "setsid", "the-one-with-tensorrt"):
+            program = folder / "bin" / name
+            program.write_text(f'#!/usr/bin/env bash\n(printf "%q " {name} "$@"; echo) >> {folder}/notes\n')
+            program.chmod(0o755)
+        for file in (
+            *("1/part", "2/part", "10/part", "tiny/manifest.json", "nano.engines/fp16/engines.json"),
+            "nano.engines/fp16/resize.engine",
+        ):
+            (folder / "work" / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "work" / file).write_text(f"{file}\n")
+        (folder / "work" / "tools").mkdir()
+        (folder / "work" / "tools" / "unpack.sh").write_text(f"cp $1 {folder}/joined\n")
+
+    def tree(self, function: str) -> Path:
+        """Where a function in the background runs, since the next call writes the tree again."""
+        return self.folder / "work" / f"tree-{function}"
+
+    def call(self, step: Path, function: str = "main", code: int = 0) -> str:
+        """Run a step or one of its functions, one in the background where it would be; return what it prints."""
+        environment = {
+            "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "SAM2EDGE_GPU_WORK": str(self.folder / "work"),
+            "CARRIED": str(self.folder / "carried"),
+            "OUT": str(self.folder / "out"),
+            "TRT": "the-one-with-tensorrt",
+            "TORCH": "the-one-with-pytorch",
+        }
+        (self.folder / "notes").write_text("")
+        script = self.tree(function) / step.relative_to(REPO) if (step, function) in BACKGROUND else step
+        command = [script] if function == "main" else [script, function]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (code, "")
+        noted = [shlex.split(line) for line in (self.folder / "notes").read_text().splitlines()]
+        self.started[step.name, function] = noted
+        return done.stdout
+
+    def noted(self, step: Path) -> list[str]:
+        """Call a step and return the last word of each command, without folders."""
+        self.call(step)
+        return [Path(words[-1]).name for words in self.started[step.name, "main"]]
 
     def all(self) -> Iterator[list[str]]:
         for commands in self.started.values():
@@ -49,43 +92,39 @@ class Dry:
 
 @pytest.fixture(scope="module")
 def dry(tmp_path_factory: pytest.TempPathFactory) -> Dry:
-    folder = tmp_path_factory.mktemp("dry")
-    (folder / "bin").mkdir()
-    for name in ("timeout", "setsid", "the-one-with-tensorrt"):
-        program = folder / "bin" / name
-        program.write_text(f'#!/usr/bin/env bash\n(printf "%q " {name} "$@"; echo) >> {folder}/notes\n')
-        program.chmod(0o755)
-    for file in (
-        *("1/part", "2/part", "10/part", "logs/pytorch-rows.log", "logs/build-fp16.log", "tiny/manifest.json"),
-        *("nano.engines/fp16/engines.json", "nano.engines/fp16/resize.engine"),
-    ):
-        (folder / "work" / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "work" / file).write_text(f"{file}\n")
-    (folder / "work" / "tools").mkdir()
-    (folder / "work" / "tools" / "unpack.sh").write_text(f"cp $1 {folder}/joined\n")
-    environment = {
-        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "SAM2EDGE_GPU_WORK": str(folder / "work"),
-        "CARRIED": str(folder / "carried"),
-        "OUT": str(folder / "out"),
-        "TRT": "the-one-with-tensorrt",
-        "TORCH": "the-one-with-pytorch",
-    }
-    started = {}
-    for step, function in [*((step, "main") for step in (*STEPS, LEFT)), *BACKGROUND, (STEPS[2], "unpack")]:
-        (folder / "notes").write_text("")
-        script = copied_tree(folder, function) / step.relative_to(REPO) if (step, function) in BACKGROUND else step
-        command = [script] if function == "main" else [script, function]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        noted = [shlex.split(line) for line in (folder / "notes").read_text().splitlines()]
-        started[step.name, function] = noted
-    return Dry(folder, started)
+    """A whole sitting, in which what is in the background is done at once."""
+    made = Dry(tmp_path_factory.mktemp("dry"))
+    for step in (*STEPS, LEFT):
+        made.call(step)
+        if step == STEPS[2]:  # which goes on when all is unpacked
+            unpacking = made.started[step.name, "main"]
+            made.call(step, "unpack")
+            made.call(step)
+            made.started[step.name, "main"] += unpacking
+        for function in (function for other, function in BACKGROUND if other == step):
+            made.call(step, function)
+    return made
 
 
-def copied_tree(folder: Path, function: str) -> Path:
-    """Where a function in the background runs, since the next call writes the tree again."""
-    return folder / "work" / f"tree-{function}"
+def test_a_step_waits_for_what_uses_the_gpu(tmp_path: Path) -> None:
+    """It measures nothing before, and begins nothing twice; called again, it goes on."""
+    dry = Dry(tmp_path)
+    assert dry.noted(STEPS[3]) == ["builds.done"]
+    assert dry.noted(STEPS[4]) == ["others", "others.done"]
+    assert dry.noted(STEPS[4]) == ["others.done"]
+    assert dry.noted(STEPS[5]) == ["others.done"]
+    dry.call(STEPS[4], "others")
+    (tmp_path / "work" / "logs" / "build-others.log").write_text("what was built\n")
+    assert dry.call(STEPS[4]).endswith("what was built\n")
+    assert len(dry.noted(STEPS[5])) > 1
+
+
+def test_a_part_that_is_broken(tmp_path: Path) -> None:
+    """Nothing runs before all is unpacked, which the next call tries again."""
+    dry = Dry(tmp_path)
+    (tmp_path / "work" / "tools" / "unpack.sh").write_text("exit 3\n")
+    dry.call(STEPS[2], "unpack", code=3)
+    assert [dry.noted(STEPS[2]) for _ in range(2)] == [["unpack"]] * 2
 
 
 def test_a_sitting_fits(dry: Dry) -> None:
@@ -115,7 +154,7 @@ def test_what_comes_back(dry: Dry) -> None:
     with tarfile.open(dry.folder / "out" / "7_int8.tar.gz") as archive:
         names = set(archive.getnames())
     assert {"./logs/pytorch-rows.log", "./logs/bars.log", "./nano.engines/fp16/engines.json"} <= names
-    assert {Path(name).suffix for name in names} == {".log", ".json"}
+    assert {Path(name).suffix for name in names} == {".log", ".json", ".done"}
 
 
 def test_parts_are_joined_in_order(dry: Dry) -> None:
@@ -125,13 +164,13 @@ def test_parts_are_joined_in_order(dry: Dry) -> None:
 def test_work_in_the_background(dry: Dry) -> None:
     """It runs in its copy of the tree, and says when it is done with what others wait for."""
     begun = {tuple(words[-2:]) for words in dry.all() if "nohup" in words}
-    trees = {function: copied_tree(dry.folder, function) for _, function in BACKGROUND}
+    trees = {function: dry.tree(function) for _, function in BACKGROUND}
     assert begun == {(str(trees[function] / step.relative_to(REPO)), function) for step, function in BACKGROUND}
     for step, function in BACKGROUND:
         paths = {words[5].split(":")[0] for words in dry.started[step.name, function] if words[4] == "env"}
         assert paths == {f"PYTHONPATH={trees[function]}/src"}
     awaited = {words[-1] for words in dry.all() if words[-1].endswith(".done")}
-    assert {Path(file).name for file in awaited} == {"pytorch-rows.done", "export.done", "builds.done"}
+    assert {Path(file).name for file in awaited} == {"pytorch-rows.done", "export.done", "builds.done", "others.done"}
     assert all(Path(file).exists() for file in awaited)
 
 
@@ -174,6 +213,7 @@ def test_smoke(fake, nano: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture
     assert list(found) == list(smoke.QUESTIONS)
     assert found["three contexts on one profile"] == "active profiles [0, -1, -1], chosen [True, True, True], errors []"
     assert found["a run against the CPU"].endswith("kept)")
+    assert found["a frame resized, against the CPU"].endswith("kept)")
     assert re.fullmatch(r"the same values, \d+ µs a launch", found["runs, recorded and launched"])
     assert (tmp_path / "smoke" / "inspector.json").stat().st_size > 0
 
@@ -251,6 +291,46 @@ def test_a_build_that_fails(fake, inline, copied: Path, capsys: pytest.CaptureFi
     assert "WARNING: TensorRT 8.6.0 describes the engine's layers in JSON that cannot be read" in printed
     assert sum(default_directory(copied / "nano", precision).is_dir() for precision in ("fp16", "fp32")) == 1
     assert tensorrt_api.load().layers.__func__ is tensorrt_api.TensorRT.layers
+
+
+def test_sets_share_their_engines(fake, inline, copied: Path) -> None:
+    """Of sets that differ in the form of the attention, only that is built twice."""
+    shutil.copytree(copied / "nano", copied / "fused")
+    orders = "nano,fp16,attention=narrow", "fused,fp16,attention=fused"
+    assert build.main([str(copied / "logs"), *(f"{copied}/{order}" for order in orders)]) == 0
+    sets = [default_directory(copied / name, "fp16") for name in ("nano", "fused")]
+    narrow, fused = (read_manifest(path, Bundle.open(copied / "nano")).engines for path in sets)
+    assert {name for name in ENGINES if narrow[name] != fused[name]} == {MEMORY_ATTENTION}
+    assert [narrow[MEMORY_ATTENTION].attention, fused[MEMORY_ATTENTION].attention] == ["narrow", "fused"]
+    assert sum(call.startswith("build") for call in fake.calls) == len(ENGINES) + 1
+    assert all(TensorRTBackend(path).open(copied / "nano" / "mask_decoder.onnx") for path in sets)
+
+
+def test_frames_may_be_resized_on_the_host(
+    fake, inline, copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A set without that engine is used, and reported; `sam2edge build` does not take it for a whole one."""
+    build_one = build.build_one
+
+    def refusing(text: str, name: str, *rest: Path) -> Engine:
+        if name == RESIZE:
+            raise BuildError("no bytes")
+        return build_one(text, name, *rest)
+
+    monkeypatch.setattr(build, "build_one", refusing)
+    assert build.main([str(copied / "logs"), f"{copied}/nano,fp16,images=3"]) == 1
+    printed = capsys.readouterr().out
+    assert "no bytes" in printed
+    assert "FAILED: resize: exit code 2" in printed
+    assert "READY" in printed
+    bundle = Bundle.open(copied / "nano")
+    assert TensorRTBackend().resizer(bundle.path, (240, 320)) is None
+    with VideoTracker(bundle, "tensorrt") as tracker:
+        tracker.track(clips.clip_frames(1)[0])
+        assert tracker.prompt(1, box=(101, 47, 176, 122)).visible.all()
+    fake.calls.clear()
+    product.build(bundle, preset=SMALL)
+    assert sum(call.startswith("build") for call in fake.calls) == len(ENGINES)
 
 
 def test_a_process_of_a_build_that_dies(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

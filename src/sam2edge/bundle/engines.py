@@ -268,7 +268,7 @@ def read_manifest(directory: Path, bundle: Bundle) -> EngineManifest:
 
 def _manifest_from(data: dict[str, Any]) -> EngineManifest:
     engines = {}
-    for name in (*ENGINES, *({DETECTOR} & data["engines"].keys())):
+    for name in (*GRAPHS, *(other for other in (RESIZE, DETECTOR) if other in data["engines"])):
         engine = dict(data["engines"][name])
         for side in ("inputs", "outputs"):
             engine[side] = {tensor: _tensor(fields) for tensor, fields in engine[side].items()}
