@@ -17,8 +17,11 @@ import numpy.typing as npt
 
 from sam2edge.errors import FrameError, MediaError
 
-_BLOCK = 64
-"""Output rows that share one dense piece of the banded filter matrix."""
+_BLOCK = 4
+"""Output rows that share one dense piece of the banded filter matrix; most of a larger piece would be zeros."""
+_PRODUCT = 1 << 18
+"""Multiplications up to which OpenBLAS takes one thread for a product. Its others would go on waiting in a loop, on the
+cores that the graphs need, and the product would wait for each of them that another process keeps from running."""
 
 Pixels = TypeVar("Pixels", np.uint8, np.float32)
 Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -95,12 +98,15 @@ def _filter_rows(pixels: npt.NDArray[Pixels], size: int, kernel: Kernel) -> npt.
     flat = pixels.reshape(len(pixels), -1)
     out = np.empty((size, flat.shape[1]), pixels.dtype)
     for start, first, weights in _bands(len(pixels), size, kernel):
-        rows = weights @ flat[first : first + weights.shape[1]].astype(np.float32)
-        if pixels.dtype == np.uint8:
-            if kernel is cubic:  # which overshoots
-                rows = np.clip(rows, 0, 255)
-            rows += 0.5  # the cast truncates: ties go up, as in PyTorch's fixed point (np.rint: to even)
-        out[start : start + len(weights)] = rows
+        used = flat[first : first + weights.shape[1]].astype(np.float32)
+        width = max(_PRODUCT // weights.size, 1)
+        for left in range(0, used.shape[1], width):
+            rows = weights @ used[:, left : left + width]
+            if pixels.dtype == np.uint8:
+                if kernel is cubic:  # which overshoots
+                    rows = np.clip(rows, 0, 255)
+                rows += 0.5  # the cast truncates: ties go up, as in PyTorch's fixed point (np.rint: to even)
+            out[start : start + len(weights), left : left + width] = rows
     return out.reshape(size, *pixels.shape[1:])
 
 

@@ -36,10 +36,9 @@ def missing() -> str:
 
 def environment() -> dict[str, str]:
     """Return the environment of processes that use the server's numpy, OpenCV and ONNX Runtime."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # sums do not depend on the cores then
     libraries = f"{PACKAGES / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
     path = f"{ENVIRONMENT / 'bin'}:{os.environ['PATH']}"  # the backend looks here for a Python, and so for packages
-    return {**os.environ, **threads, "LD_LIBRARY_PATH": libraries, "PATH": path}
+    return {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": path}
 
 
 class Server:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +80,24 @@ def test_float_mask(shape: tuple[int, int], size: int) -> None:
     expected = functional.interpolate(double, (size, size), mode="bilinear", antialias=True)[0, 0].numpy()
     assert resized.dtype == np.float32
     np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-5)
+
+
+def test_one_thread() -> None:
+    """Threads of a BLAS go on waiting in a loop, on the cores that graphs need: they take no processor time here."""
+    program = """
+import time
+import numpy as np
+from sam2edge.runtime.model.resize import resize
+frame = np.zeros((2160, 3840, 3), np.uint8)
+resize(frame, 512)
+whole, own = time.process_time(), time.thread_time()
+for _ in range(5):
+    resize(frame, 512)
+print((time.process_time() - whole) / (time.thread_time() - own))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.2
 
 
 @pytest.mark.parametrize("size", [48, 64])
