@@ -160,7 +160,7 @@ def _label(args: argparse.Namespace) -> int:
         store = stack.enter_context(Store(args.output))
         store.open_run(_run(bundle, settings))
         rate, interrupted = None, False
-        if not set(keys) <= store.done():
+        if not set(keys) <= store.settled():
             pool, workers = _pool(args, bundle, settings, store, status.report)
             with stop_on_signal() as stop, pool:
                 scheduler = Scheduler(
@@ -273,9 +273,13 @@ def _run(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         manifests.append(bundle.word_detector().path / MANIFEST)
     fields = dataclasses.asdict(settings)
     # Layouts are made at the end, and may be others each time; but some need what workers write.
-    fields["label_images"] = bool(set(fields.pop("layouts")).intersection(LABEL_IMAGE_LAYOUTS))
+    needs_images = set(fields["layouts"]).intersection(LABEL_IMAGE_LAYOUTS)
+    fields["layouts"] = " or ".join(LABEL_IMAGE_LAYOUTS) if needs_images else ""
     if settings.words_file:
-        fields["words_file"] = sha256(Path(settings.words_file))
+        try:
+            fields["words_file"] = sha256(Path(settings.words_file))
+        except OSError as error:
+            raise InputError(f"{settings.words_file}: cannot be read: {error.strerror}") from error
     return {"format": _FORMAT, "version": _VERSION, "bundle": sha256(*manifests), "settings": fields}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sam2edge.bundle import Bundle
 from sam2edge.closeable import Closeable
-from sam2edge.errors import BackendError, Sam2EdgeError
+from sam2edge.errors import BackendError, MediaError, Sam2EdgeError
 from sam2edge.labelling.items import Item, Record, Settings, StoppedError
 from sam2edge.labelling.outputs import Outputs, check_format
 from sam2edge.labelling.store import Store, write_record
@@ -179,6 +179,9 @@ class Labeller(Closeable):
             else:
                 outputs.add_image(source, image.shape[:2], [segment.record() for segment in segments])
             yield len(item.sources)
+        if not outputs.frames and problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise MediaError(f"{problems[0]}{more}")
 
     def _found(self, image: Frame) -> list[Segment]:
         if self._settings.mode == "auto":

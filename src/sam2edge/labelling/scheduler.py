@@ -148,7 +148,7 @@ class Scheduler:
     """Does a run.
 
     Args:
-        drafts: What is to be done, of which what is done in `store` is left out.
+        drafts: What is to be done, of which what is settled in `store` is left out.
         pool: Has the workers.
         store: Of the run, opened.
         workers: How many work at a time, at most.
@@ -170,7 +170,7 @@ class Scheduler:
     ) -> None:
         self._pool, self._store, self._report = pool, store, report
         self._workers, self._attempts, self._parts = workers, attempts, parts
-        self._done = store.done()
+        self._done = store.settled()
         for key in [key for key in self._done if whole_key(key) != key and whole_key(key) in self._done]:
             store.forget(key)  # a part, whose driver was killed after it had merged the whole
         self.tally = Tally(len(drafts), done=sum(draft.key in self._done for draft in drafts))

@@ -61,7 +61,7 @@ class Store(Closeable):
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            if (self.out / RUN).exists():
+            if (self.out / RUN).exists() and self._has_begun():
                 self._compare(run)
             else:
                 self._write(self.out / RUN, json.dumps(run, indent=1) + "\n")
@@ -77,6 +77,10 @@ class Store(Closeable):
     def done(self) -> set[str]:
         """Return the keys of what is done, parts of items included."""
         return {name.removesuffix(".json") for name in os.listdir(self.out / _ITEMS) if name.endswith(".json")}
+
+    def settled(self) -> set[str]:
+        """Return the keys of what is done and need not be tried again; an image that could not be read may be there."""
+        return {key for key in self.done() if not self.record(key).problems}
 
     def record(self, key: str) -> Record:
         """Return the record of an item that is done."""
@@ -159,6 +163,10 @@ class Store(Closeable):
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
+    def _has_begun(self) -> bool:
+        """Return whether anything was done or failed; otherwise the run may become another one."""
+        return any((self.out / name).is_dir() and os.listdir(self.out / name) for name in (LABELS, _ITEMS, FAILURES))
+
     def _compare(self, run: Mapping[str, Any]) -> None:
         """Raise an InputError that names what differs from the run that is there."""
         try:
@@ -191,8 +199,8 @@ class Store(Closeable):
         record = folder / _ITEMS / f"{key}.json"
         if not record.is_file():
             raise AssertionError(f"{key}: was staged without a record")
-        if (self.out / _ITEMS / record.name).exists():  # by a worker that was given up and lived on
-            return
+        if (self.out / _ITEMS / record.name).exists() and not self.record(key).problems:
+            return  # it was done by a worker that was given up and lived on
         rooms = [room for room in folder.iterdir() if room.name != _ITEMS]
         for room in rooms:
             for path in (*room.rglob("*"), room):

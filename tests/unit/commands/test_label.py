@@ -115,7 +115,7 @@ def test_other_settings_and_another_bundle(run, error_of, bundle, make, out):
         f'{out}: is a run with other settings: format "jsonl" (now "parquet"), --memory-stride 1 '
         "(now 2); give the same settings, or another folder to -o"
     )
-    assert "other settings: label_images false (now true);" in error_of(*words, "--layout", "davis")
+    assert 'other settings: layouts "" (now "davis or youtube-vos");' in error_of(*words, "--layout", "davis")
     same = "--backend", "onnx", "--workers", 2, "--threads", 1, "--split-objects", 2
     assert run(*words, *same)[0] == 0
     manifest = bundle / "manifest.json"

@@ -168,6 +168,9 @@ def test_everything_in_images(
     assert record.objects == sum(len(image["objects"]) for image in images) > 4
     [problem] = record.problems
     assert problem.startswith(f"{photos / '1.png'}: ")
+    with pytest.raises(MediaError, match=r"1\.png: no image that OpenCV can read"):  # nothing is left to be done
+        labelled(nano, store, photos / "1.png", settings)
+    assert store.done() == {record.key}
 
 
 def test_words_in_images_and_videos(shapes: Bundle, store: Store, photos: Path, video: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sam2edge.labelling.items import Record
 from sam2edge.labelling.plan import Draft
 from sam2edge.labelling.processes import Processes
 from sam2edge.labelling.scheduler import Died, Finished, Pool, Refused, Scheduler, Started, Tally
-from sam2edge.labelling.store import Store
+from sam2edge.labelling.store import Store, write_record
 from tests.conftest import REPO
 from tests.unit.labelling.double import FRAMES, draft, opener
 
@@ -92,6 +92,18 @@ def test_nothing_to_do_starts_no_worker(store):
     pool = FakePool(store)
     assert run(Scheduler([], pool, store, workers=2, report=print))[0]
     assert pool.started == 0
+
+
+def test_items_with_problems_are_done_again(store):
+    """Those whose images could not all be read."""
+    for key, problems in (("item-0", ()), ("item-1", ("1.png: cannot be read",))):
+        with store.staged(key) as folder:
+            write_record(folder, Record(key, (key,), 10, 1, 1.0, problems))
+    pool = FakePool(store)
+    scheduler = Scheduler(drafts(3), pool, store, workers=1, report=print)
+    run(scheduler)
+    assert pool.done == ["item-1", "item-2"]
+    assert scheduler.tally.done == 3
 
 
 def test_item_that_always_ends_its_worker_fails_and_the_others_are_done(store):

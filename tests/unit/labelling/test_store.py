@@ -1,5 +1,6 @@
 """The folder of a run: exactly once, whatever is killed and when."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from sam2edge.labelling.items import Doubtful, Record
 from sam2edge.labelling.store import Store, write_record
 
 RUN = {"bundle": "abc", "settings": {"format": "jsonl", "words": ["cup"]}}
-RECORD = Record("a", ("/a.mp4",), 2, 1, 0.5, ("p",), (Doubtful("/a.mp4", 1, 2, 0.25, "low"),), "here")
+RECORD = Record("a", ("/a.mp4",), 2, 1, 0.5, (), (Doubtful("/a.mp4", 1, 2, 0.25, "low"),), "here", ("r",))
 
 
 @pytest.fixture
@@ -25,12 +26,12 @@ def store(tmp_path):
         yield store
 
 
-def commit(store, text="line\n", key="a"):
+def commit(store, text="line\n", key="a", record=RECORD):
     with store.staged(key) as folder:
         for name in (f"labels/{key}.jsonl", f"masks/{key}/00000.png", f"masks/{key}/00001.png"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
-        write_record(folder, Record(key, *(getattr(RECORD, name) for name in list(vars(RECORD))[1:])))
+        write_record(folder, dataclasses.replace(record, key=key))
 
 
 def files(store):
@@ -116,6 +117,17 @@ def test_worker_that_was_given_up_and_lived_on_changes_nothing(store):
     assert os.stat(store.out / "labels" / "a.jsonl").st_ino == before
 
 
+def test_what_had_problems_is_not_settled_and_may_be_replaced(store):
+    """Its labels stay until the next attempt is whole."""
+    commit(store, "old\n", record=dataclasses.replace(RECORD, problems=("1.png: damaged",)))
+    commit(store, key="b")
+    assert (store.done(), store.settled()) == ({"a", "b"}, {"b"})
+    store.forget("b")
+    commit(store)
+    assert files(store) == WHOLE
+    assert store.settled() == {"a"}
+
+
 def test_full_disk_while_committing(store, monkeypatch):
     commit(store, key="b")
     before = files(store)
@@ -166,6 +178,7 @@ def test_same_run_goes_on(store):
     ],
 )
 def test_other_run(store, run, difference):
+    commit(store)
     store.close()
     with pytest.raises(InputError) as error, Store(store.out) as other:
         other.open_run(run)
@@ -174,7 +187,16 @@ def test_other_run(store, run, difference):
     )
 
 
+def test_a_run_that_did_nothing_may_become_another(store):
+    """As after --ray without Ray."""
+    store.close()
+    with Store(store.out) as other:
+        other.open_run({**RUN, "bundle": "def"})
+    assert json.loads((store.out / "run.json").read_text())["bundle"] == "def"
+
+
 def test_damaged_run(store):
+    commit(store)
     store.close()
     (store.out / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json: is damaged"), Store(store.out) as other:
