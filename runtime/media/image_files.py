@@ -23,8 +23,10 @@ _WIDE = 1 << 15
 _TO_RGB = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
 
 
-def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
-    """Expand files, folders and glob patterns into images.
+def find_images(
+    names: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> tuple[list[Path], list[str]]:
+    """Expand a file, folder or glob pattern, or several, into images.
 
     A folder stands for the images directly in it, ordered by the numbers in their names (2 before 10); ** in a pattern
     matches any depth of folders. Hidden files are left out. A file that is named need not have the suffix of an image.
@@ -34,7 +36,7 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
     """
     images: dict[Path, None] = {}
     problems = []
-    for path in map(user_path, names):
+    for path in map(user_path, [names] if isinstance(names, (str, os.PathLike)) else names):
         try:
             matches, problem = _expand(path)
         except OSError as error:  # a folder without permission to enter, a name that no file can have
@@ -48,16 +50,17 @@ def find_frames(path: str | os.PathLike[str]) -> list[Path]:
     """Return the images of a folder, or those that match a pattern, as the frames of a video: what `find_images` finds.
 
     Raises:
-        MediaError: There are none, or their order is in doubt: two have the same number (1.jpg beside the mask 01.png),
-            or some have no number.
+        MediaError: There are none, or their order is in doubt: two of a folder have the same numbers in their names
+            (1.jpg beside 01.png, frame_1.jpg beside mask_1.png), or some have no number.
     """
-    files, problems = find_images([path])
+    files, problems = find_images(path)
     if problems:
         raise MediaError(problems[0])
     advice = "remove it, or give a pattern such as 'folder/*.jpg'"
-    named: dict[tuple[str | int, ...], Path] = {}
+    named: dict[tuple[Path, object], Path] = {}
     for file in files:
-        if (other := named.setdefault((*natural(file.with_suffix("")),), file)) is not file:
+        numbers = tuple(map(int, re.findall(r"\d+", file.stem)))
+        if (other := named.setdefault((file.parent, numbers or file.stem), file)) is not file:
             raise MediaError(f"{file}: is the same frame as {other.name}, going by their names; {advice}")
     without = [file for file in files if not re.search(r"\d", file.stem)]
     if 0 < len(without) < len(files):
@@ -155,7 +158,9 @@ def _decoded(path: Path | str, encoded: npt.NDArray[np.uint8]) -> npt.NDArray[An
     except cv2.error as error:  # more pixels than OpenCV takes
         raise MediaError(f"{path}: no image that OpenCV can read: {error.err or 'damaged'}") from error
     if pixels is None or not _is_whole(encoded):
-        why = "HEIC, AVIF or a video; save it as JPEG or PNG" if container else "another kind of file, or one cut short"
+        why = "another kind of file, or one cut short"
+        if container:
+            why = "HEIC or AVIF, to be saved as JPEG or PNG, or a video, which `sam2edge track` takes"
         raise MediaError(f"{path}: no image that OpenCV can read: {why}")
     decoded: npt.NDArray[Any] = pixels
     return decoded

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_files_folders_and_patterns(folder: Path) -> None:
     a, b, c, notes = (folder / "in" / name for name in ("a.JPG", "b.png", "deeper/c.webp", "notes.txt"))
-    assert find_images([folder / "in"]) == ([a, b], [])
+    assert find_images([folder / "in"]) == find_images(folder / "in") == find_images(str(folder / "in")) == ([a, b], [])
     assert find_images([folder / "in" / "*"]) == ([a, b], [])
     assert find_images([f"{folder}/**/*.webp"]) == ([c], [])
     assert find_images([notes, b, folder / "in", b]) == ([notes, b, a], [])
@@ -190,7 +190,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"empty.png: .*: the file is empty"):
         read_image(tmp_path / "empty.png")
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-    with pytest.raises(MediaError, match=r"x\.heic: .* HEIC, AVIF or a video; save it as JPEG or PNG"):
+    with pytest.raises(MediaError, match=r"x\.heic: .* HEIC or AVIF, to be saved as JPEG or PNG, or a video"):
         read_image(tmp_path / "x.heic")
     with pytest.raises(MediaError, match=r"gone.png: cannot be read: No such file"):
         read_image(tmp_path / "gone.png")

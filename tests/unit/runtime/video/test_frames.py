@@ -245,6 +245,7 @@ def test_videos_that_are_refused(video: object, error: type[Exception], words: s
         ([], "no images in this folder"),
         (["notes.txt", "._0.png"], "no images in this folder"),
         (["0.png", "cover.png"], r"cover\.png: has no number, so that its place among the other frames is unknown"),
+        (["frame_1.png", "mask_1.png"], r"mask_1\.png: is the same frame as frame_1\.png"),
         (["1.png", "001.png"], r"is the same frame as .*1\.png, going by their names; remove it"),
     ],
 )
