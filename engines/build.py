@@ -37,9 +37,10 @@ from sam2edge.engines.low_precision import BF16, FP16, ends, island_nodes, lower
 from sam2edge.engines.profiles import PRESETS, Preset, detector_profile, profile
 from sam2edge.engines.resize import resize_graph
 from sam2edge.engines.rewrites import FORMS, rewrite
-from sam2edge.errors import BuildError, EngineError, InputError
+from sam2edge.errors import BackendError, BuildError, EngineError, InputError
 from sam2edge.files import user_path
 from sam2edge.runtime.backends import tensorrt_api
+from sam2edge.runtime.backends.cuda import gpus
 from sam2edge.runtime.backends.cuda.context import primary
 from sam2edge.runtime.backends.tensorrt import this_target
 from sam2edge.runtime.backends.tensorrt_api import Shapes, TensorRT
@@ -242,7 +243,14 @@ class EngineBuilder:
         preset: Preset, product: str = TENSORRT, compute_capabilities: Collection[str] = (), gpu: int | None = None
     ) -> EngineBuilder:
         """Make one with a product on this machine; arguments and errors are those of `build`."""
-        api = tensorrt_api.load(product)
+        try:
+            api = tensorrt_api.load(product)
+        except EngineError as error:
+            if product == TENSORRT and not _has_gpu():  # before anyone installs gigabytes in vain
+                raise EngineError(
+                    f"{error}. It needs an NVIDIA GPU, and there is none here; `--for rtx` builds without one"
+                ) from error
+            raise
         number = 0 if gpu is None else integer("gpu", gpu, 0)
         return EngineBuilder(api, _target(api, compute_capabilities, gpu), preset, number)
 
@@ -369,6 +377,13 @@ class EngineBuilder:
         if content is not None:
             timing_cache.merge(timings, lambda others: api.merged_timing_cache(config, others))
         return content
+
+
+def _has_gpu() -> bool:
+    try:
+        return gpus.count_gpus() > 0
+    except BackendError:
+        return False
 
 
 def narrow_bytes(model: Model, limits: Limits) -> int:

@@ -108,7 +108,7 @@ def test_unit_variables_are_in_camera_env() -> None:
 
 def test_unit_tracks(nano: Bundle, tmp_path: Path) -> None:
     program = tmp_path / "sam2edge"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m sam2edge.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m sam2edge "$@"\n')
     program.chmod(0o755)
     state = tmp_path / "state of the box"
     state.mkdir()

@@ -123,7 +123,7 @@ def _label_files(path: Path, clip: Path | None) -> list[Path]:
     if clip is not None and (path / "Annotations").is_dir():
         folder = path / "Annotations" / clip.parent.name / clip.name
     if not folder.is_dir():
-        raise MediaError(f"{folder}: no such folder of true masks")
+        raise MediaError(f"{folder}: no such folder; give the one of this clip's true masks")
     files = [file for file in find_images([folder])[0] if file.suffix.lower() == ".png"]
     if not files:
         raise MediaError(f"{folder}: no PNG files; give the folder with a label image for each frame")

@@ -47,7 +47,9 @@ def automatic_prompts(bundle: Bundle, frame: Frame, backend: str | Backend = "au
         if small and not any(_overlap(mask, other) for other in objects):
             objects.append(mask)
     if not objects:
-        raise PromptError("no object was found on the first frame; give --point, --box, --mask or --truth")
+        raise PromptError(
+            "no object was found on the first frame; mark one (--point, --box, --mask), or use another clip"
+        )
     prompts: Prompts = {}
     for object_id, mask in enumerate(sorted(objects, key=lambda mask: -mask.area)[:count], 1):
         x, y, width, height = mask.bounds

@@ -207,10 +207,10 @@ class FollowedObjects:
         result = self._with_room(word, result)
         if len(self.tracker.object_ids) >= self.tracker.max_objects:
             if word not in self._refused:
-                self.say("full", None, word, f"no room for another {word}: max_objects={self.tracker.max_objects}")
+                most = f"{self.tracker.max_objects} objects are the most (max_objects)"
+                self.say("full", None, word, f"no room for another {word}: {most}")
             self._refused.add(word)
             return result
-        self._refused.discard(word)
         earlier = None
         if seen.result.frame_index < self.tracker.frame_index:
             seen.embedding = seen.embedding or self.tracker.encode(seen.pixels)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sam2edge.runtime.video.follower import Follower as Follower
     from sam2edge.runtime.video.predictor import VideoPredictor as VideoPredictor
     from sam2edge.runtime.video.stream import stream as stream
-    from sam2edge.runtime.video.tracker import VideoTracker as VideoTracker
+    from sam2edge.runtime.video.tracker import Earlier as Earlier, VideoTracker as VideoTracker
     from sam2edge.runtime.words.detections import Detections as Detections
     from sam2edge.runtime.words.detector import WordDetector as WordDetector
     from sam2edge.runtime.words.words import Words as Words
@@ -68,7 +68,7 @@ _PUBLIC = {
     "runtime.video.follower": ["Follower"],
     "runtime.video.predictor": ["VideoPredictor"],
     "runtime.video.stream": ["stream"],
-    "runtime.video.tracker": ["VideoTracker"],
+    "runtime.video.tracker": ["Earlier", "VideoTracker"],
     "runtime.words.detections": ["Detections"],
     "runtime.words.detector": ["WordDetector"],
     "runtime.words.words": ["Words"],

@@ -9,14 +9,14 @@ if [ ! -d out/gpu/1 ]; then python3 ../shared/tensorrt/pack.py "$PWD/out/gpu"; f
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.10 -d out/gpu/wheels \
     onnx ml_dtypes filelock pillow
 "$python" -m tests.gpu.clips out/gpu/clips
-"$python" -m sam2edge.cli export samples/nano out/gpu/nano
-"$python" -m sam2edge.cli calibrate out/gpu/nano out/gpu/nano-int8 --clip samples/clip.mp4 \
+"$python" -m sam2edge export samples/nano out/gpu/nano
+"$python" -m sam2edge calibrate out/gpu/nano out/gpu/nano-int8 --clip samples/clip.mp4 \
     --box 1:101,47,176,122 --box 2:220,18,305,103 --box 3:205,138,297,226
 if [ ! -d out/gpu/tiny-int8 ]; then
     "$python" -m tests.models tiny 1024 out/tiny-source
-    "$python" -m sam2edge.cli export out/tiny-source out/tiny-1024
+    "$python" -m sam2edge export out/tiny-source out/tiny-1024
     # weights are random: only its time says anything
-    "$python" -m sam2edge.cli calibrate out/tiny-1024 out/gpu/tiny-int8 --clip out/gpu/clips/short.mp4 \
+    "$python" -m sam2edge calibrate out/tiny-1024 out/gpu/tiny-int8 --clip out/gpu/clips/short.mp4 \
         --box 101,47,176,122 --no-gate
 fi
 du -sm out/gpu/*

@@ -13,7 +13,7 @@ pytorch() {
     run 120 pytorch-rows "${torch[@]}" samples/gpu_speed.py --source "$work/tiny-source" --image-size 1024 \
         --objects 1 8 --frames 60 --csv "$logs/pytorch.csv"
     done_with pytorch-rows
-    run 180 export "${torch[@]}" -m sam2edge.cli export "$work/tiny-source" "$work/tiny"
+    run 180 export "${torch[@]}" -m sam2edge export "$work/tiny-source" "$work/tiny"
     # one bundle for each set of engines: they are beside it
     cp -r "$work/tiny" "$work/tiny-narrow"
     cp -r "$work/tiny" "$work/tiny-fused"

@@ -6,7 +6,7 @@ source "$(dirname "$0")/steps.sh"
 main() {
     if [ ! -e "$logs/unpack.done" ]; then run 35 unpack bash "$script" unpack; fi
     [ -e "$logs/unpack.done" ] || return 0
-    run 15 doctor "${trt[@]}" -m sam2edge.cli doctor
+    run 15 doctor "${trt[@]}" -m sam2edge doctor
     await 20 pytorch-rows || return 0 # until then the GPU is PyTorch's
     cat "$logs/pytorch-rows.log"
     run 50 smoke "${trt[@]}" -m tests.gpu.smoke "$work/nano" "$logs/smoke"

@@ -15,7 +15,7 @@ main() {
 
 # verify NAME CLIP TRUTH: every engine of nano against its FP32 on the CPU
 verify() {
-    run 15 "verify-$1" "${trt[@]}" -m sam2edge.cli verify "$work/nano" --candidate "$work/nano-int8" \
+    run 15 "verify-$1" "${trt[@]}" -m sam2edge verify "$work/nano" --candidate "$work/nano-int8" \
         --clip "$2" --truth "$3" --frames 60 --report "$work/reports/$1" --backend onnx
 }
 

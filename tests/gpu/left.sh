@@ -7,7 +7,7 @@ size=${SIZE:-large}
 
 main() {
     run 30 "random-$size" "${torch[@]}" -m tests.models "$size" 1024 "$work/$size-source"
-    run 90 "export-$size" "${torch[@]}" -m sam2edge.cli export "$work/$size-source" "$work/$size"
+    run 90 "export-$size" "${torch[@]}" -m sam2edge export "$work/$size-source" "$work/$size"
     run 200 "build-$size" "${trt[@]}" -m tests.gpu.build "$logs/$size" "$work/$size,fp16,objects=1,prompts=1"
     run 30 "$size" "${trt[@]}" samples/gpu_speed.py "$work/$size" --objects 1 --rows track stages \
         --csv "$logs/$size.csv"

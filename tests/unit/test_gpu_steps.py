@@ -184,14 +184,14 @@ def test_each_command_goes_to_its_python(dry: Dry) -> None:
         assert path.endswith("/site") is (python == "the-one-with-tensorrt")
         program = arguments[1] if arguments[0] == "-m" else arguments[0]
         seen.add((python.rpartition("-")[2], program))
-        if program == "sam2edge.cli":
+        if program == "sam2edge":
             cli.parse(arguments[2:])
         elif program == "tests.gpu.build":
             assert all(build.Order.parse(text).preset.limits.images in (1, 3) for text in arguments[3:])
         elif program != "pytest":
             assert (REPO / program).is_file() or (REPO / f"{program.replace('.', '/')}.py").is_file()
-    ours = {"tests.gpu.smoke", "tests.gpu.build", "tests.gpu.bars", "pytest", "sam2edge.cli", "samples/gpu_speed.py"}
-    theirs = {"tests.models", "sam2edge.cli", "samples/gpu_speed.py"}
+    ours = {"tests.gpu.smoke", "tests.gpu.build", "tests.gpu.bars", "pytest", "sam2edge", "samples/gpu_speed.py"}
+    theirs = {"tests.models", "sam2edge", "samples/gpu_speed.py"}
     assert seen == {*(("tensorrt", program) for program in ours), *(("pytorch", program) for program in theirs)}
 
 

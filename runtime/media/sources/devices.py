@@ -104,4 +104,7 @@ class StreamSource(_Capture):
         count = known(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if url.lower().startswith("http") else None
         self.frame_count = None if count is None else int(count)
         self.live = count is None
-        super().__init__(name, capture, "is the camera behind it running?", InterlacedGuard(name, url))
+        advice = "is the camera behind it running?"
+        if url.lower().startswith("http"):
+            advice += " An MP4 file needs a server that seeks, or its index in front (ffmpeg -movflags faststart)"
+        super().__init__(name, capture, advice, InterlacedGuard(name, url))

@@ -54,7 +54,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     settings = plan.Settings(
         tuple(Bundle.open(path) for path in args.bundles),
-        args.backend,
+        "onnx" if args.backend == "auto" else args.backend,
         tuple(args.objects),
         args.frames,
         tuple(args.mode),

@@ -97,6 +97,10 @@ class Option:
             if len(numbers) in allowed:
                 return numbers
         expected = " or ".join(map(str, allowed))
+        if "@" in self.value:
+            raise PromptError(f"{self}: expected the number of a frame, from 0 on, after the @")
+        if ":" in self.value:
+            raise PromptError(f"{self}: expected the id of an object, from 1 on, before the colon")
         raise PromptError(f"{self}: expected {expected} numbers with commas between")
 
     def _part(self, group: int) -> str:

@@ -94,6 +94,8 @@ def _segment(args: argparse.Namespace) -> int:
     print(f"{done} of {len(images)} images, {len(words)} masks: {args.output}")
     if search:
         print(found_line(search.words.texts, words))
+    if args.auto and done and not words:
+        print("no mask passed the filters; lower --pred-iou-thresh or --stability-score-thresh")
     for failure in failures:
         print(f"sam2edge: error: {failure}", file=sys.stderr)
     return ERROR if failures else 0

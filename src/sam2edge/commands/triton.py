@@ -61,5 +61,6 @@ def _triton(args: argparse.Namespace) -> int:
     names = ("backend", "streams", "idle", "max_objects", "threads", "gpus", "instances")
     settings = Settings(**{name: getattr(args, name) for name in names})
     write_repository(Bundle.open(args.bundle), args.repository, settings)
-    print(f"wrote {args.repository}; serve it with: tritonserver --model-repository {args.repository}")
+    command = f"tritonserver --model-repository {args.repository} --disable-auto-complete-config"
+    print(f"wrote {args.repository}; serve it with: {command}")
     return 0

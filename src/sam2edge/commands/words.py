@@ -49,7 +49,7 @@ def add_words(parser: argparse.ArgumentParser, *, following: bool = False) -> No
         "--words-score",
         type=float,
         metavar="S",
-        help=f"what a box must score for an object, above 0 and below 1 (default: {SCORE})",
+        help=f"what a box must score for an object, from 0 to 1 (default: {SCORE})",
     )
     if following:
         group.add_argument(

@@ -272,7 +272,7 @@ def test_command(
     assert cli.main(["bench", str(nano.path), "--clip", str(CLIP), "--mode", "latency", *few, *files]) == 0
     out = capsys.readouterr().out
     assert "Timed: from a frame" in out
-    assert len(re.findall(rf"^{nano.path.name} fp32 +auto +latency +2 +\S+ +[\d.]+ ", out, re.MULTILINE)) == 3
+    assert len(re.findall(rf"^{nano.path.name} fp32 +onnx +latency +2 +\S+ +[\d.]+ ", out, re.MULTILINE)) == 3
     assert re.search(r"^not measured: PyTorch \(give --against SOURCE\); ", out, re.MULTILINE)
     assert len(json.loads((tmp_path / "b.json").read_text())["rows"]) == 4
     assert (tmp_path / "plots" / "memory.svg").exists()

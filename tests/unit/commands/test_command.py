@@ -195,13 +195,13 @@ def test_terminated():
 
 
 def test_nobody_reads_the_output():
-    command = f"{shlex.quote(sys.executable)} -m sam2edge.cli doctor | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m sam2edge doctor | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 def test_a_locale_without_the_letters(write_bundle):
-    command = [sys.executable, "-m", "sam2edge.cli", "inspect", write_bundle().path]
+    command = [sys.executable, "-m", "sam2edge", "inspect", write_bundle().path]
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert (done.returncode, done.stderr) == (0, "")

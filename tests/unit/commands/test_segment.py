@@ -210,6 +210,13 @@ def test_label_images_do_not_overwrite_each_other(run: Run, folder: Path, tmp_pa
     assert len(names(tmp_path / "out")) == 9
 
 
+def test_everything_in_a_picture_without_anything(run: Run, folder: Path) -> None:
+    cv2.imwrite(str(folder / "a.png"), np.zeros((240, 320, 3), np.uint8))
+    code, printed, _ = run(folder / "a.png", "--auto", "--points-per-side", "2", "--pred-iou-thresh", "1")
+    assert code == 0
+    assert printed.endswith("\nno mask passed the filters; lower --pred-iou-thresh or --stability-score-thresh\n")
+
+
 def test_inputs_are_never_overwritten(run: Run, folder: Path, tmp_path: Path) -> None:
     image = folder / "a.png"
     before = image.read_bytes()
@@ -280,7 +287,7 @@ def test_outputs_that_cannot_be_written(run: Run, folder: Path, tmp_path: Path) 
 
 def test_progress_on_a_terminal(nano: Bundle, folder: Path, tmp_path: Path) -> None:
     terminal, stderr = pty.openpty()
-    command = [sys.executable, "-m", "sam2edge.cli", "segment", nano.path, folder, "-o", tmp_path / "out", *LOW]
+    command = [sys.executable, "-m", "sam2edge", "segment", nano.path, folder, "-o", tmp_path / "out", *LOW]
     subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=stderr, check=True)
     os.close(stderr)
     shown = os.read(terminal, 100_000).decode().split("\r\x1b[K")

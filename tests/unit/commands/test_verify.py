@@ -104,7 +104,7 @@ def test_a_davis_data_set(nano, tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "nothing to compare"),
-        (["--truth", "none"], "none: no such folder of true masks"),
+        (["--truth", "none"], "none: no such folder; give the one of this clip"),
         (["--truth", MASKS, "--min-iou", "97"], "--min-iou must be from 0 to 1 but is 97"),
         (["--truth", MASKS, "--box", "9:101,47,176,122"], "give prompts the ids of the true masks"),
         (["--truth", MASKS, "--box", "101,47,1176,122"], "reaches outside the 320×240 frame"),

@@ -14,6 +14,7 @@ import pickle
 import sys
 import warnings
 import weakref
+from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,7 +133,9 @@ def install(monkeypatch, version):
     fake.gpu = new_gpu()
     fake.gpu.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # the front end, which may be missing
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings" if fake.is_rtx else "tensorrt", fake)
+    name = "tensorrt_rtx_bindings" if fake.is_rtx else "tensorrt"
+    fake.__spec__ = ModuleSpec(name, None)  # PyTorch asks for it when its compiler is imported
+    monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.setattr(gpus, "find_gpu", FIND_GPU)  # a test may have replaced it
     return fake
 

@@ -550,6 +550,10 @@ def test_the_command(monkeypatch, nano, tmp_path, capsys):
 
 def test_the_command_without_tensorrt(monkeypatch, nano, capsys):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert main(["build", str(nano.path)]) == 2
     message = r"sam2edge: error: TensorRT cannot be imported .*pip install 'sam2edge\[tensorrt\]'.*doctor"
-    assert re.search(message, capsys.readouterr().err)
+    for count in (0, 1):
+        monkeypatch.setattr(gpus, "count_gpus", lambda count=count: count)
+        assert main(["build", str(nano.path)]) == 2
+        printed = capsys.readouterr().err
+        assert re.search(message, printed)
+        assert ("It needs an NVIDIA GPU, and there is none here; `--for rtx` builds" in printed) is (count == 0)

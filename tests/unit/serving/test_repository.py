@@ -30,7 +30,8 @@ def config(repository: Path, model: str) -> str:
 def test_each_model_has_all_that_it_needs(nano: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "repository"
     assert triton(nano.path, out, "--streams", "3", "--idle", "5", "--max-objects", "4", "--threads", "2") == 0
-    assert capsys.readouterr().out == f"wrote {out}; serve it with: tritonserver --model-repository {out}\n"
+    command = f"tritonserver --model-repository {out} --disable-auto-complete-config"
+    assert capsys.readouterr().out == f"wrote {out}; serve it with: {command}\n"
     assert sorted(path.name for path in out.iterdir()) == ["sam2_image", "sam2_video"]
     for model, of_class in (("sam2_image", "ImageModel"), ("sam2_video", "VideoModel")):
         version = out / model / "1"

@@ -28,7 +28,7 @@ def test_from_start_to_signal(nano, tmp_path, number):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "nano").symlink_to(nano.path)
     [documented] = [each.words[1:] for each in COMMANDS if each.real and each.words[:2] == ("sam2edge", "ui")]
-    command = [sys.executable, "-m", "sam2edge.cli", *documented, "--port", "0"]
+    command = [sys.executable, "-m", "sam2edge", *documented, "--port", "0"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with contextlib.ExitStack() as stack:
         stack.callback(process.wait)

@@ -298,7 +298,7 @@ def test_remove(clip_session):
         (Click(0, 9, 9, 1), ObjectIdError, "from 1 to 65535"),
         (Click(-1, 9, 9, 1), ObjectIdError, "from 1 to 65535"),
         (Click(65536, 9, 9, 1), ObjectIdError, "from 1 to 65535"),
-        (Click(1, 138, 84, 0), PromptError, "object 1 is new, and points with label 0 only say where it is not"),
+        (Click(1, 138, 84, 0), PromptError, "click on object 1 first"),
         (Click(1, 322, 84, 1), PromptError, "lies outside the 320×240 frame"),
         (Click(1, float("nan"), 84, 1), PromptError, "must be finite"),
         (Click(1, 138, 84, 2), PromptError, "unknown label 2"),

@@ -98,7 +98,7 @@ def test_what_cannot_be_read(tmp_path):
         with pytest.raises(MediaError, match=message):
             TrueMasks(path)
 
-    fails("no such folder of true masks", tmp_path / "none")
+    fails("no such folder; give the one of this clip", tmp_path / "none")
     fails("no PNG files", tmp_path)
     file = tmp_path / "0.png"
     file.write_bytes(b"GIF89a" + bytes(60))
