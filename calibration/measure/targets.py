@@ -21,12 +21,16 @@ _LARGEST = 0.5
 _OVERLAP = 0.1
 
 
-def prompts_from_truth(truth: TrueMasks) -> Prompts:
-    """Prompt each object with its first true mask, as in DAVIS' semi-supervised challenge; PromptError without any."""
-    first = truth[0]
-    if not truth.object_ids:
+def prompts_from_truth(truth: TrueMasks, size: tuple[int, int]) -> Prompts:
+    """Prompt each object with its first true mask, as in DAVIS' semi-supervised challenge.
+
+    Raises PromptError if there is none, InputError if they are not of the clip's `size` (H,W).
+    """
+    object_ids = truth.object_ids
+    if not object_ids:
         raise PromptError(f"{truth.path}: the first true mask is empty; give --point, --box or --mask")
-    return {object_id: Prompt(mask=first == object_id) for object_id in truth.object_ids}
+    masks = truth.masks(0, object_ids, size)
+    return {object_id: Prompt(mask=mask) for object_id, mask in zip(object_ids, masks, strict=True)}
 
 
 def automatic_prompts(bundle: Bundle, frame: Frame, backend: str | Backend = "auto", count: int = 3) -> Prompts:

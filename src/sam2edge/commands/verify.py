@@ -157,5 +157,5 @@ def _prompts(bundle: Bundle, clip: Clip, truth: TrueMasks | None, args: argparse
     if args.prompts:
         return prompts_by_id(args.prompts)
     if truth is not None:
-        return prompts_from_truth(truth)
+        return prompts_from_truth(truth, clip.first().shape[:2])
     return automatic_prompts(bundle, clip.first(), options.backend(args))

@@ -33,7 +33,7 @@ def truth():
 
 
 def compare_all(configurations, clip, truth, gate=DEFAULT_GATE):
-    comparison = Comparison(configurations[0], clip, prompts_from_truth(truth), gate, truth)
+    comparison = Comparison(configurations[0], clip, prompts_from_truth(truth, (240, 320)), gate, truth)
     return [*comparison.measurements, *map(comparison.measure, configurations[1:])]
 
 
@@ -91,7 +91,7 @@ def test_a_bundle_of_other_inputs_is_compared_in_closed_loop_only(nano, pooled, 
 
 
 def test_score_against_masks_known_to_be_right_and_wrong(nano, truth, tmp_path):
-    run, _ = track_clip(nano, Clip(CLIP, 5), prompts_from_truth(truth))
+    run, _ = track_clip(nano, Clip(CLIP, 5), prompts_from_truth(truth, (240, 320)))
     own = [run.masks(frame) for frame in range(5)]
     # Objects 1 and 3 exactly as tracked, 2 nowhere after the first frame; the last frame is wrong but does not count.
     labels = np.stack([np.select([masks[0], masks[2]], [1, 3], 0) for masks in own])
@@ -128,10 +128,12 @@ def test_automatic_prompts_find_the_toys(nano, truth):
         automatic_prompts(nano, np.zeros((48, 64, 3), np.uint8))
 
 
-def test_prompts_from_an_empty_mask(tmp_path):
+def test_true_masks_that_prompt_nothing(tmp_path):
     np.savez(tmp_path / "empty.npz", labels=np.zeros((3, 4, 5), np.uint8))
     with pytest.raises(PromptError, match="first true mask is empty"):
-        prompts_from_truth(TrueMasks(tmp_path / "empty.npz"))
+        prompts_from_truth(TrueMasks(tmp_path / "empty.npz"), (240, 320))
+    with pytest.raises(InputError, match=r"clip_masks\.npz: the true mask of frame 0 is 320×240 but the frame 300×200"):
+        prompts_from_truth(TrueMasks(MASKS), (200, 300))
 
 
 # the report
