@@ -13,7 +13,7 @@ PACKAGE = REPO / "src" / "sam2edge"
 ORDER = (
     "bundle checks closeable errors files types __version__ < runtime < runtime.backends < runtime.model < "
     "runtime.media < runtime.words < runtime.video runtime.image < engines export < calibration.measure < "
-    "calibration.int8 < calibration < bench ui labelling serving < commands < cli"
+    "calibration.int8 < calibration < bench ui labelling serving < commands < cli < __main__"
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER.split(" < ")) for room in rooms.split()}
 OPTIONAL = (
