@@ -1,6 +1,8 @@
 # Jetson Orin with JetPack 6.1 or 6.2. Build on the Jetson from the top of the repository:
 #     docker build -f deploy/jetson.Dockerfile -t sam2edge .
-#     docker run --rm --runtime nvidia --device /dev/video0 -v "$PWD/out:/data" sam2edge track nano 0 …
+#     docker run --rm --runtime nvidia --device /dev/video0 -v "$PWD/out:/data" \
+#         --group-add "$(getent group video | cut -d: -f3)" --group-add "$(getent group render | cut -d: -f3)" \
+#         sam2edge track nano 0 …
 # A CSI camera also needs -v /tmp/argus_socket:/tmp/argus_socket. Linted, never built: docs/how-to/deploy.md says what was run.
 
 # It has CUDA 12.6, cuDNN and TensorRT 10.3 with its module for Python 3.10. The tag must match the board's release.

@@ -170,7 +170,8 @@ def _part(progress: Progress, name: str, index: int, count: int) -> Progress:
 
 def check_memory(engines: dict[str, Engine], preset: Preset) -> None:
     """Raise BuildError if the engines so far take too much memory: better now than after the last graph."""
-    taken = sum(engine.bytes + engine.activation_bytes for engine in engines.values())
+    activations = max(engine.activation_bytes for engine in engines.values())  # one array serves all
+    taken = sum(engine.bytes for engine in engines.values()) + activations
     if preset.memory is not None and taken > preset.memory:
         raise BuildError(
             f"the engines {', '.join(engines)} take {taken / 2**30:.1f} GiB, but the profile {preset.name} allows "
@@ -307,6 +308,7 @@ class EngineBuilder:
         graph = _prepare(bundle, name, form, precision, self.api.reads_half_scales, float_io)
         shapes = self._shapes(bundle, name)
         self.api.errors.clear()
+        self.api.warnings.clear()
         with self._on_gpu():
             content = self._compile(name, graph, precision, shapes, progress)
         if content is None:

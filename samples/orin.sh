@@ -22,9 +22,13 @@ if [ ! -e "$out/verified" ]; then
     touch "$out/verified"
 fi
 
+# The engines must track the clip as FP32 does: versions of TensorRT have computed wrong values without an error.
+clipped=(--profile jetson --clip "$clip" --box "$box" --frames 20)
 if grep -q '^ok  *GPU 0' <<< "$(sam2edge doctor)"; then
-    sam2edge build "$out/fp32" --precision fp16 --profile jetson
+    sam2edge build "$out/fp32" --precision fp16 "${clipped[@]}"
+    sam2edge build "$out/int8" --precision int8 --fp32 "$out/fp32" "${clipped[@]}"
 else
-    echo "no GPU here: copy $out to the Orin and run there"
-    echo "    sam2edge build $out/fp32 --precision fp16 --profile jetson"
+    echo "no GPU here: copy $out and $clip to the Orin and run there"
+    echo "    sam2edge build $out/fp32 --precision fp16 ${clipped[*]}"
+    echo "    sam2edge build $out/int8 --precision int8 --fp32 $out/fp32 ${clipped[*]}"
 fi

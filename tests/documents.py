@@ -22,8 +22,8 @@ VERBS = cli.parsers()[1]
 """The parser of each verb of `sam2edge`."""
 RUN = frozenset({"sam2edge", "python", "make"})
 NOT_RUN = frozenset(
-    {".", "apt-get", "cp", "dmesg", "docker", "gst-launch-1.0", "install", "journalctl", "kubectl", "pip", "python3",
-     "ray", "ssh", "systemctl", "tail", "tritonserver", "trtexec", "useradd"}
+    {".", "apt-get", "cp", "dmesg", "docker", "gst-launch-1.0", "install", "jetson_clocks", "journalctl", "kubectl",
+     "nvpmodel", "pip", "python3", "ray", "ssh", "systemctl", "tail", "tritonserver", "trtexec", "useradd"}
 )  # fmt: skip
 """Programs that need a network, root or another machine: only what they name is checked."""
 

@@ -412,8 +412,13 @@ def test_orin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    build = f"build {out}/fp32 --precision fp16 --profile jetson"
-    assert f"sam2edge {build}" in run_script(f"mkdir -p {out}")
+    clipped = f"--profile jetson --clip {clip} --box {BALL} --frames 20"
+    builds = [
+        f"build {out}/fp32 --precision fp16 {clipped}",
+        f"build {out}/int8 --precision int8 --fp32 {out}/fp32 {clipped}",
+    ]
+    printed = run_script(f"mkdir -p {out}")
+    assert all(f"sam2edge {build}" in printed for build in builds)
     *commands, last = [line.split() for line in verbs.read_text().splitlines()]
     assert [verb for verb, *_ in commands] == ["export", "calibrate", "verify"]
     assert last == ["doctor"]
@@ -424,7 +429,9 @@ def test_orin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (out / "report" / "report.html").stat().st_size > 0
     verbs.unlink()
     run_script("echo 'ok       GPU 0          Orin, compute capability 8.7, 8 multiprocessors, 7.4 GiB'")
-    assert verbs.read_text().splitlines() == ["doctor", build]
+    assert verbs.read_text().splitlines() == ["doctor", *builds]
+    for words in builds:
+        cli.parse(words.split())
 
 
 def test_gpu_speed_on_the_cpu(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,10 +180,16 @@ class TensorRT:
         return f"{PRODUCTS[self.PRODUCT].title} {self.version}"
 
     def explain_errors(self) -> tuple[str, bool]:
-        """Return what TensorRT logged, and whether it ran out of memory."""
-        text = "; ".join(self.errors) or "it gives no reason"
-        memory = r"out of memory|outofmemory|insufficient memory|insufficient workspace|cudaMalloc"
-        return text, bool(re.search(memory, text, re.IGNORECASE))
+        """Return what TensorRT logged, and whether it ran out of memory.
+
+        Where no kernel is left for a layer, warnings say which were skipped for want of memory.
+        """
+        said = [*self.errors] or ["it gives no reason"]
+        memory = re.compile(r"out ?of ?memory|insuf+icient (memory|workspace)|memory is insufficient|cudaMalloc", re.I)
+        if any("Could not find any implementation" in error for error in said):
+            said += list(filter(memory.search, self.warnings))[-1:]
+        text = "; ".join(said)
+        return text, bool(memory.search(text))
 
     # Building
 

@@ -44,9 +44,11 @@ def count_gpus() -> int:
     try:
         driver.library()
     except BackendError as error:
-        advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
+        advice = "only the GPU backends need it; install the driver, or start the container with the GPU: --gpus all"
         raise GpuError(part, f"{driver.LIBCUDA} is not there", advice, missing=True) from error
     advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"
+    if board():
+        advice = "on a Jetson be in the groups video and render, and start a container with --runtime nvidia"
     count = ctypes.c_int()
     _call(part, advice, "cuInit", 0)
     _call(part, advice, "cuDeviceGetCount", ctypes.byref(count))

@@ -118,7 +118,9 @@ class Target:
         other_gpu = (self.gpu, self.multiprocessors) != (here.gpu, here.multiprocessors)
         other_board = self.board and here.board and self.board != here.board  # a container may hide it
         if self.gpu and (other_gpu or other_board):
-            reasons.append(f"built for GPU {self.hardware} but this is {here.hardware}")
+            same_board = self.gpu == here.gpu and here.board and not other_board
+            mode = " (in another power mode? see `nvpmodel -q`)" if same_board else ""
+            reasons.append(f"built for GPU {self.hardware} but this is {here.hardware}{mode}")
         if not set(self.compute_capabilities).issuperset(here.compute_capabilities):
             built, actual = ", ".join(self.compute_capabilities), ", ".join(here.compute_capabilities)
             reasons.append(f"built for compute capability {built} but this is {actual}")

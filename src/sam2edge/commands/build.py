@@ -105,6 +105,8 @@ def _build(args: argparse.Namespace) -> int:
     with StatusLine() as status, options.optional_packages("building"):
         engines, trials = _engines(args, status.progress)
     _print(engines)
+    if args.clip is None:
+        print("what they compute was not compared with FP32; --clip CLIP does that")
     for trial in trials:
         outcome = "; ".join(trial.failures) or ("chosen" if trial is trials[-1] else "passed")
         print(f"{trial.name}: {trial.total:.2f} ms, {outcome}")

@@ -200,6 +200,14 @@ def test_driver_or_gpu_that_cannot_be_used(monkeypatch, stand_in, name, status, 
     assert advice in finding.advice
 
 
+def test_driver_of_a_jetson(monkeypatch, tmp_path):
+    """It has no nvidia-smi; whoever is not in its groups sees no GPU."""
+    (tmp_path / "model").write_text("NVIDIA Jetson Orin Nano\0")
+    monkeypatch.setattr(gpus, "BOARD_MODEL", tmp_path / "model")
+    use_driver(monkeypatch, Failing(cuInit=801))
+    assert found("NVIDIA driver").advice.startswith("on a Jetson be in the groups video and render")
+
+
 def test_one_of_two_gpus(monkeypatch):
     use_driver(monkeypatch, Failing(("Orin", (8, 7), 8 << 30, 16), ("other", (9, 0), 1, 1)))
     assert gpus.find_gpu() == gpus.Gpu("Orin", "8.7", 8 << 30, 16)
