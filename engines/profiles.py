@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sam2edge.bundle import Model, TensorSpec, contract
-from sam2edge.bundle.engines import RESIZE, Limits
+from sam2edge.bundle.engines import RESIZE, RESIZE_WINDOWS, Limits
 from sam2edge.bundle.words import DETECTOR, WordsModel, words_contract
 from sam2edge.runtime.backends.tensorrt_api import Shape, Shapes
+from sam2edge.runtime.model.resize import window_size
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ def profile(model: Model, limits: Limits, graph: str) -> dict[str, Shapes]:
     """
     if graph == RESIZE:
         size, side = model.image_size, limits.side
-        rows, columns = min(720, side), min(1280, side)
-        return {
-            "frame": ((1, 1, 3), (rows, columns, 3), (side, side, 3)),
-            "rows": ((size, 1), (size, rows), (size, side)),
-            "columns": ((size, 1), (size, columns), (size, side)),
-        }
+        usual = {"rows": min(720, side), "columns": min(1280, side)}
+        shapes: dict[str, Shapes] = {"frame": ((1, 1, 3), (usual["rows"], usual["columns"], 3), (side, side, 3))}
+        for name, length in usual.items():
+            least, common, most = (window_size(each, size) for each in (1, length, side))
+            blocks, block = RESIZE_WINDOWS, size // RESIZE_WINDOWS
+            shapes[f"used_{name}"] = (blocks, least), (blocks, common), (blocks, most)
+            shapes[name] = (blocks, block, least), (blocks, block, common), (blocks, block, most)
+        return shapes
     objects = max(limits.objects, limits.prompts) if graph == "mask_decoder" else limits.objects
     slots = limits.conditioning_frames + model.memory_frames
     pointers = limits.conditioning_frames + model.max_pointers - 1

@@ -17,6 +17,7 @@ from sam2edge.bundle.engines import (
     MANIFEST,
     PREFERENCE,
     RESIZE,
+    RESIZE_WINDOWS,
     RTX,
     TENSORRT,
     Engines,
@@ -66,8 +67,10 @@ def resize_contract(side: int) -> tuple[Specs, Specs]:
     """Return inputs and outputs of the graph that resizes frames to a square (engines/resize.py)."""
     inputs = (
         TensorSpec("frame", "uint8", ("H", "W", 3)),
-        TensorSpec("rows", "float32", (side, "H")),
-        TensorSpec("columns", "float32", (side, "W")),
+        TensorSpec("used_rows", "int32", (RESIZE_WINDOWS, "KR")),
+        TensorSpec("rows", "float32", (RESIZE_WINDOWS, side // RESIZE_WINDOWS, "KR")),
+        TensorSpec("used_columns", "int32", (RESIZE_WINDOWS, "KC")),
+        TensorSpec("columns", "float32", (RESIZE_WINDOWS, side // RESIZE_WINDOWS, "KC")),
     )
     return inputs, (TensorSpec("image", "uint8", (1, side, side, 3)),)
 

@@ -8,6 +8,7 @@ in the encoder graph.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sam2edge.bundle.engines import RESIZE_WINDOWS
 from sam2edge.errors import FrameError, MediaError
 
 _BLOCK = 4
@@ -118,6 +120,26 @@ def filter_weights(source: int, target: int, kernel: Kernel = triangle) -> npt.N
     weights = kernel(distance)
     normalised: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return normalised
+
+
+def window_size(source: int, target: int) -> int:
+    """Return how many of `source` rows a block of `target // RESIZE_WINDOWS` rows needs at most."""
+    reach = 2 * max(source / target, 1.0)
+    return min(source, math.ceil(source / RESIZE_WINDOWS + reach) + 1)
+
+
+def filter_windows(source: int, target: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return the filter from `source` rows to `target`, a multiple of RESIZE_WINDOWS, as dense blocks.
+
+    Returns:
+        The rows that each block reads, int32 [16,K], and its weights float32 [16,target/16,K], with K from
+        `window_size`.
+    """
+    blocks = filter_weights(source, target).reshape(RESIZE_WINDOWS, -1, source)
+    size = window_size(source, target)
+    first = np.minimum(blocks.any(axis=1).argmax(axis=1), source - size)
+    used = (first[:, None] + np.arange(size)).astype(np.int32)
+    return used, np.take_along_axis(blocks, used[:, None, :].astype(np.intp), axis=2)
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sam2edge.runtime.backends.base import Array, Backend, DeviceArray
-from sam2edge.runtime.model.resize import filter_weights, resize
+from sam2edge.runtime.model.resize import filter_windows, resize
 from sam2edge.types import Frame
 
 
@@ -70,8 +70,11 @@ class FrameLoader:
             if self._resizer:
                 self._image = self._backend.zeros((1, self._size, self._size, 3), np.uint8)
                 sides = {"rows": frame.shape[0], "columns": frame.shape[1]}
-                weights = {name: filter_weights(length, self._size) for name, length in sides.items()}
-                self._filter = {name: self._staging.constant(name, matrix) for name, matrix in weights.items()}
+                self._filter = {}
+                for name, length in sides.items():
+                    used, weights = filter_windows(length, self._size)
+                    self._filter[f"used_{name}"] = self._staging.constant(f"used_{name}", used)
+                    self._filter[name] = self._staging.constant(name, weights)
             self._shape = frame.shape  # not before, since memory may run out
         name, value = ("frame", frame) if self._resizer else ("image", resize(frame, self._size)[None])
         self._staged = self._staging.stage(name, value)

@@ -22,9 +22,11 @@ from sam2edge.errors import DamagedEngineError, EngineError, InputError, StaleEn
 from sam2edge.files import user_path
 
 FORMAT = "sam2edge-engines"
-SCHEMA = 3
+SCHEMA = 4
 RESIZE = "resize"
 """Name of the graph that resizes frames (engines/resize.py)."""
+RESIZE_WINDOWS = 16
+"""Of how many blocks of output rows and columns each has its own window of the frame there."""
 MEMORY_ATTENTION = "memory_attention"
 """Name of the graph that has several forms (engines/rewrites.py)."""
 ENGINES = (*GRAPHS, RESIZE)

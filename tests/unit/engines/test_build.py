@@ -27,6 +27,7 @@ from sam2edge.errors import BuildError, DamagedEngineError, EngineError, InputEr
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.cuda import driver, gpus
 from sam2edge.runtime.backends.tensorrt import this_target
+from sam2edge.runtime.model.resize import window_size
 from tests.unit.engines.fake_tensorrt import RTX, VERSIONS, FakeTensorRT, IBuilderConfig, edit_manifest, install
 
 
@@ -99,8 +100,10 @@ def test_frames_are_resized_in_fp32(fake, nano, tmp_path):
     assert engine.precision == "fp32"
     assert content["flags"] == []
     assert content["profile"]["frame"] == [[1, 1, 3], [600, 600, 3], [600, 600, 3]]
-    assert content["profile"]["columns"] == [[128, 1], [128, 600], [128, 600]]
-    assert dtypes(engine) == {"frame": "uint8", "rows": "float32", "columns": "float32", "image": "uint8"}
+    most = window_size(600, 128)
+    assert content["profile"]["columns"] == [[16, 8, 1], [16, 8, most], [16, 8, most]]
+    weights = {"used_rows": "int32", "rows": "float32", "used_columns": "int32", "columns": "float32"}
+    assert dtypes(engine) == {"frame": "uint8", **weights, "image": "uint8"}
 
 
 def test_islands_are_held_by_constraints_on_8(monkeypatch, nano, tmp_path):

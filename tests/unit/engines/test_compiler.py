@@ -43,7 +43,7 @@ EXPECTED = {
         "memory_attention": (31.6, 1),
         "mask_decoder": (24.9, 7),
         "memory_encoder": (18.0, 0),
-        "resize": (92.4, 0),
+        "resize": (67.3, 0),
     },
     ("nano", "bf16", MANY): {"memory_attention": (31.6, 1)},
     ("nano", "fp32", MANY): {"image_encoder": (25.5, 0), "memory_attention": (47.3, 0)},

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from sam2edge.engines.resize import resize_graph
-from sam2edge.runtime.model.resize import filter_weights, resize
+from sam2edge.runtime.model.resize import filter_weights, filter_windows, resize, window_size
 
 
 def ties(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -23,7 +23,9 @@ def test_as_on_the_host(frame_size: tuple[int, int]) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (*frame_size, 3), np.uint8)
     session = onnxruntime.InferenceSession(resize_graph(size).SerializeToString(), providers=["CPUExecutionProvider"])
     rows, columns = (filter_weights(length, size) for length in frame_size)
-    (image,) = session.run(None, {"frame": frame, "rows": rows, "columns": columns})
+    (used_rows, row_windows), (used_columns, column_windows) = (filter_windows(length, size) for length in frame_size)
+    used = {"used_rows": used_rows, "used_columns": used_columns}
+    (image,) = session.run(None, {"frame": frame, "rows": row_windows, "columns": column_windows, **used})
     expected = resize(frame, size)[None]
     assert (image.shape, image.dtype) == (expected.shape, np.uint8)
     difference = np.abs(image.astype(int) - expected)[0]
@@ -33,3 +35,16 @@ def test_as_on_the_host(frame_size: tuple[int, int]) -> None:
     doubtful = ties(high) | (np.einsum("rh,hsc->rsc", rows, ties(wide), dtype=np.float64) > 0)
     assert not difference[~doubtful].any()
     assert doubtful.mean() < 0.5
+
+
+@pytest.mark.parametrize("size", [32, 128, 480, 1024])
+def test_windows_hold_the_whole_filter(size: int) -> None:
+    """And none is larger than the engine's profile allows for larger frames."""
+    before = 0
+    for length in (1, 2, 31, 128, 240, 479, 720, 1080, 1920, 4001):
+        used, windows = filter_windows(length, size)
+        assert used.shape[1] == windows.shape[2] == window_size(length, size) >= before
+        before = used.shape[1]
+        whole = np.zeros((*windows.shape[:2], length), np.float32)
+        np.put_along_axis(whole, used[:, None, :].astype(int), windows, axis=2)
+        np.testing.assert_array_equal(whole.reshape(size, length), filter_weights(length, size))

@@ -24,7 +24,7 @@ from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.backends.cuda import gpus
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 from sam2edge.runtime.media.grabber import Grabbed
-from sam2edge.runtime.model.resize import filter_weights, resize
+from sam2edge.runtime.model.resize import filter_windows, resize
 from sam2edge.runtime.video.stream import stream
 from tests.conftest import REPO
 from tests.helpers import BALL, BLOCK, HEIGHT, WIDTH, assert_close, clip_frames, graph_inputs, play
@@ -134,8 +134,10 @@ def test_frames_are_resized_up_to_the_size_of_the_profile(backend, nano):
     assert backend.resizer(nano.path, (100, PRESET.limits.side + 1)) is None
     frame = np.random.default_rng(0).integers(0, 256, (90, 200, 3), np.uint8)
     side = nano.model.image_size
-    weights = {"rows": filter_weights(90, side), "columns": filter_weights(200, side)}
-    found = backend.resizer(nano.path, (90, 200)).run({"frame": frame, **weights})["image"]
+    used = {}
+    for name, length in (("rows", 90), ("columns", 200)):
+        used[f"used_{name}"], used[name] = filter_windows(length, side)
+    found = backend.resizer(nano.path, (90, 200)).run({"frame": frame, **used})["image"]
     assert np.abs(found[0].astype(int) - resize(frame, side)).max() <= 1
 
 
