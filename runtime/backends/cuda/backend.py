@@ -100,6 +100,7 @@ class CudaBackend(Backend):
         cuda = self.context.cuda
         with self.exclusive():
             self.hold(source, to)
+            self.stream.use()
             if isinstance(source, CudaArray) and isinstance(to, CudaArray):
                 cuda.memcpy_dtod_async(to.address, source.address, to.nbytes, self.stream.pycuda)
             elif isinstance(to, CudaArray):
@@ -156,6 +157,7 @@ class CudaBackend(Backend):
             except BaseException:
                 del self._recordings[key]
                 raise
+        self.stream.use()
         recording.graph.launch()
 
     def _see(self, key: Hashable, *, may_prepare: bool) -> None:
@@ -212,7 +214,6 @@ class CudaBackend(Backend):
     def exclusive(self) -> Iterator[None]:
         """Keep other threads from the stream, and make the context current."""
         with self._lock, self.context:
-            self.stream.use()
             yield
 
     def hold(self, *used: object) -> None:

@@ -141,7 +141,8 @@ class Memory:
     def end_timeline(self, timeline: Timeline) -> None:
         """Remove the timeline of a stream that will do no more work."""
         with self._lock:
-            self._timelines.remove(timeline)
+            # in a new list, since the garbage collector may call this while the same thread goes through the old one
+            self._timelines = [each for each in self._timelines if each is not timeline]
 
     def tick(self) -> int:
         """Return the present: what was dropped before has a lower number."""

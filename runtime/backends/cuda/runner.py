@@ -113,15 +113,16 @@ class CudaRunner(GraphRunner):
         signature, backend = self._signature, self._backend
         shapes = signature.check_inputs(inputs)
         with backend.exclusive():
-            on_gpu = {}
+            on_gpu, hosts = {}, []  # a queued copy may still read what was converted
             for name, value in inputs.items():
                 if isinstance(value, CudaArray):
                     on_gpu[name] = signature.check_array(name, value, value.shape, backend.gpu)
                     continue
-                host = signature.as_device(name, value)
+                hosts.append(host := signature.as_device(name, value))
                 on_gpu[name] = backend.scratch((signature.name, name), host.shape, host.dtype)
                 backend.copy(host, on_gpu[name])
             outputs = self._all_outputs({}, shapes)
+            backend.stream.use()
             self._enqueue(on_gpu, outputs)
             results = {name: np.empty(outputs[name].shape, outputs[name].dtype) for name in wanted}
             for name, array in results.items():
@@ -143,6 +144,7 @@ class CudaRunner(GraphRunner):
         given = {name: signature.check_array(name, array, shapes[name], backend.gpu) for name, array in outputs.items()}
         with backend.exclusive():
             backend.hold(*checked.values(), *given.values())
+            backend.stream.use()
             self._enqueue(checked, self._all_outputs(given, shapes))
 
     def _all_outputs(self, given: Mapping[str, CudaArray], shapes: Mapping[str, Shape]) -> dict[str, CudaArray]:

@@ -12,7 +12,7 @@ import pytest
 
 from sam2edge import Bundle, cli
 from sam2edge.bundle import GRAPHS
-from sam2edge.bundle.engines import default_directory
+from sam2edge.bundle.engines import SCHEMA, default_directory
 from sam2edge.errors import InputError
 from sam2edge.serving.repository import Settings, write_repository
 from sam2edge.serving.tensors import INPUTS, OUTPUTS, VIDEO_OUTPUTS
@@ -98,7 +98,7 @@ def write_engines(bundle: Path, product: str, precision: str) -> None:
         **{"activation_bytes": 0, "seconds": 0.0},
     }
     manifest = {
-        **{"format": "sam2edge-engines", "schema": 3, "precision": precision, "workspace": 0, "limits": {}},
+        **{"format": "sam2edge-engines", "schema": SCHEMA, "precision": precision, "workspace": 0, "limits": {}},
         "target": {
             **{"product": product, "version": "10", "gpu": "", "multiprocessors": 0, "board": ""},
             "compute_capabilities": ["8.9"],

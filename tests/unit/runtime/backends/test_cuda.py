@@ -180,6 +180,30 @@ def test_idle_streams_do_not_delay_reuse(gpu, backend):
     assert other.zeros((4,)).address != address
 
 
+def test_streams_that_have_nothing_to_do_are_idle(gpu, backend):
+    """After a fence, and after calls that queue nothing: what others drop need not wait for their next work."""
+    other = backend.new_stream()
+    backend.copy(backend.zeros((4,)), backend.staging((4,)))
+    backend.fence()()
+    with backend.exclusive():
+        pass
+    array = other.zeros((4,))
+    address = array.address
+    del array
+    assert other.zeros((4,)).address == address
+
+
+def test_a_stream_may_end_while_memory_is_looked_for(backend):
+    """The garbage collector may end one in the thread that goes through the streams, and must not make it skip one."""
+    other = backend.new_stream()
+    streams = backend._memory._timelines
+    before = list(streams)
+    del other
+    gc.collect()
+    assert streams == before
+    assert backend._memory._timelines == before[:-1]
+
+
 def test_a_large_array_does_not_keep_small_ones_from_reuse(gpu, backend):
     large, small = backend.zeros((1024,)), backend.zeros((4,))
     address = small.address

@@ -98,6 +98,17 @@ def test_bf16_engines(fake, built, nano):
         assert {str(runner.dtype(spec.name)) for spec in contract(nano.model)[graph][1]} == {"float32"}
 
 
+def test_images_without_prompts_leave_nothing(fake, built, nano):
+    """Of each size there is page-locked memory only as long as it is the last, whatever the decoder's stream does."""
+    held = []
+    with ImagePredictor(nano, TensorRTBackend(built("10.3.0", "fp32"))) as predictor:
+        for height in range(40, 120, 10):
+            predictor.set_image(np.zeros((height, 60, 3), np.uint8))
+            gc.collect()
+            held.append(len(fake.gpu.pinned))
+    assert max(held[2:]) <= held[1]
+
+
 def test_shapes_may_change(backend, nano):
     runner, cpu = (each.open(nano.graph_path("mask_decoder")) for each in (backend, open_backend("onnx")))
     for seed, sides in enumerate(({"N": 1, "P": 3}, {"N": 4, "P": 0}, {"N": 4, "P": 0}, {"N": 2, "P": 1})):
