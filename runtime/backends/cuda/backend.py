@@ -33,6 +33,10 @@ class _RefusedError(Exception):
     """CUDA does not record the steps; none of them were done."""
 
 
+class _OtherStepsError(BackendError):
+    """The caller of `replay` broke its contract."""
+
+
 class Recording:
     """What belongs to the steps of one key: arrays whose addresses are recorded, and what the runs of graphs need.
 
@@ -143,6 +147,7 @@ class CudaBackend(Backend):
                 recording.graph = self._recorded(recording, steps)
             except _RefusedError as error:
                 del self._recordings[key]
+                steps()  # which raise what has nothing to do with the recording
                 self._see(key, may_prepare=False)
                 if not self._warned:
                     self._warned = True
@@ -152,7 +157,6 @@ class CudaBackend(Backend):
                         RuntimeWarning,
                         stacklevel=3,
                     )
-                steps()
                 return
             except BaseException:
                 del self._recordings[key]
@@ -232,7 +236,7 @@ class CudaBackend(Backend):
         recording.counts[name] += 1
         if place not in recording.resources:
             if self._capturing:
-                raise BackendError("replay() was called with other steps under the same key; use another key for them")
+                raise _OtherStepsError("replay() was called with other steps under the same key; use another for them")
             recording.resources[place] = make()
         return cast("T", recording.resources[place])
 
@@ -265,11 +269,11 @@ class CudaBackend(Backend):
             with self._belonging_to(recording):
                 steps()
         except BackendError as error:
-            try:
+            with contextlib.suppress(BackendError):  # CUDA may have given up the recording
                 driver.destroy_graph(driver.end_capture(stream))
-            except BackendError:  # CUDA gave up the recording at what it cannot record, and the steps noticed
-                raise _RefusedError(str(error)) from error
-            raise
+            if isinstance(error, _OtherStepsError):
+                raise
+            raise _RefusedError(str(error)) from error
         except BaseException:
             with contextlib.suppress(BackendError):  # the error of the steps says more
                 driver.destroy_graph(driver.end_capture(stream))

@@ -20,6 +20,7 @@ from sam2edge.cli import main
 from sam2edge.engines.build import build
 from sam2edge.engines.profiles import PRESETS
 from sam2edge.errors import BackendError, DamagedEngineError, ObjectIdError, StaleEngineError
+from sam2edge.runtime.backends import tensorrt
 from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.backends.cuda import gpus
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
@@ -619,6 +620,24 @@ def test_an_error_within_a_recording(fake, backend, nano):
     for _ in range(4):
         assert_close(loop.frame("frame", 1), expected, 1e-6)
     assert fake.gpu.launches == 2
+
+
+def test_an_engine_that_only_runs_outside_a_recording(backend, nano, monkeypatch):
+    """It is not recorded again, and works from then on."""
+    enqueue = tensorrt._Runner._enqueue
+
+    def refusing(runner, *arrays):
+        if backend._capturing:
+            raise BackendError("not while capturing")
+        enqueue(runner, *arrays)
+
+    monkeypatch.setattr(tensorrt._Runner, "_enqueue", refusing)
+    loop = Loop(backend, nano)
+    expected = [loop.frame("frame", 0), loop.frame("frame", 0)][1]
+    with pytest.warns(RuntimeWarning, match=r"CUDA does not record these steps as a graph \(not while capturing\)"):
+        assert_close(loop.frame("frame", 0), expected, 0)
+    for _ in range(6):
+        assert_close(loop.frame("frame", 0), expected, 0)
 
 
 def test_the_log_of_one_call_is_not_blamed_on_the_next(fake, encoder):
