@@ -51,8 +51,8 @@ NAME (
 def resize_graph(size: int) -> ModelProto:
     """Return a model of FP32 and uint8, opset 17, which rounds after each axis, width first.
 
-    Its inputs are frame uint8 [H,W,3] and for both axes what `model.resize.filter_windows` returns: used_rows int32
-    [16,KR], rows float32 [16,S/16,KR], used_columns and columns alike. Its output is image uint8 [1,S,S,3].
+    Its inputs are frame uint8 [H,W,3] and those of `model.resize.filter_inputs`: used_rows int32 [16,KR], rows float32
+    [16,S/16,KR], and used_columns and columns likewise. Its output is image uint8 [1,S,S,3].
     """
     sizes = {"NAME": RESIZE, "WINDOWS": RESIZE_WINDOWS, "BLOCK": size // RESIZE_WINDOWS, "SIDE": size, "ROW": 3 * size}
     text = re.sub("|".join(sizes), lambda found: str(sizes[found[0]]), _GRAPH)

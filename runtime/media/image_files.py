@@ -160,7 +160,7 @@ def _decoded(path: Path | str, encoded: npt.NDArray[np.uint8]) -> npt.NDArray[An
     if pixels is None or not _is_whole(encoded):
         why = "another kind of file, or one cut short"
         if container:
-            why = "HEIC or AVIF, to be saved as JPEG or PNG, or a video, which `sam2edge track` takes"
+            why = "HEIC or AVIF (save it as JPEG or PNG), or a video (use `sam2edge track`)"
         raise MediaError(f"{path}: no image that OpenCV can read: {why}")
     decoded: npt.NDArray[Any] = pixels
     return decoded

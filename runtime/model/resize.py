@@ -20,10 +20,10 @@ from sam2edge.bundle.engines import RESIZE_WINDOWS
 from sam2edge.errors import FrameError, MediaError
 
 _BLOCK = 4
-"""Output rows that share one dense piece of the banded filter matrix; most of a larger piece would be zeros."""
+"""Output rows that share one dense piece of the banded filter matrix; a larger piece would be mostly zeros."""
 _PRODUCT = 1 << 18
-"""Multiplications up to which OpenBLAS takes one thread for a product. Its others would go on waiting in a loop, on the
-cores that the graphs need, and the product would wait for each of them that another process keeps from running."""
+"""OpenBLAS computes a product of up to so many multiplications in one thread. Its other threads would spin on the cores
+that the graphs need, and hold up the product whenever another process displaced one of them."""
 
 Pixels = TypeVar("Pixels", np.uint8, np.float32)
 Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -126,6 +126,14 @@ def window_size(source: int, target: int) -> int:
     """Return how many of `source` rows a block of `target // RESIZE_WINDOWS` rows needs at most."""
     reach = 2 * max(source / target, 1.0)
     return min(source, math.ceil(source / RESIZE_WINDOWS + reach) + 1)
+
+
+def filter_inputs(size: tuple[int, int], target: int) -> dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]]:
+    """Return the filter for frames of a size (H,W) as the graph of engines/resize.py takes it, by input."""
+    inputs: dict[str, npt.NDArray[np.int32] | npt.NDArray[np.float32]] = {}
+    for name, length in zip(("rows", "columns"), size, strict=True):
+        inputs[f"used_{name}"], inputs[name] = filter_windows(length, target)
+    return inputs
 
 
 def filter_windows(source: int, target: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:

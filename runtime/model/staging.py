@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sam2edge.runtime.backends.base import Array, Backend, DeviceArray
-from sam2edge.runtime.model.resize import filter_windows, resize
+from sam2edge.runtime.model.resize import filter_inputs, resize
 from sam2edge.types import Frame
 
 
@@ -69,12 +69,8 @@ class FrameLoader:
             self._resizer = self._backend.resizer(self._bundle, frame.shape[:2])
             if self._resizer:
                 self._image = self._backend.zeros((1, self._size, self._size, 3), np.uint8)
-                sides = {"rows": frame.shape[0], "columns": frame.shape[1]}
-                self._filter = {}
-                for name, length in sides.items():
-                    used, weights = filter_windows(length, self._size)
-                    self._filter[f"used_{name}"] = self._staging.constant(f"used_{name}", used)
-                    self._filter[name] = self._staging.constant(name, weights)
+                inputs = filter_inputs(frame.shape[:2], self._size)
+                self._filter = {name: self._staging.constant(name, value) for name, value in inputs.items()}
             self._shape = frame.shape  # not before, since memory may run out
         name, value = ("frame", frame) if self._resizer else ("image", resize(frame, self._size)[None])
         self._staged = self._staging.stage(name, value)

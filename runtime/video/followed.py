@@ -207,7 +207,7 @@ class FollowedObjects:
         result = self._with_room(word, result)
         if len(self.tracker.object_ids) >= self.tracker.max_objects:
             if word not in self._refused:
-                most = f"{self.tracker.max_objects} objects are the most (max_objects)"
+                most = f"at most {self.tracker.max_objects} objects are followed (max_objects)"
                 self.say("full", None, word, f"no room for another {word}: {most}")
             self._refused.add(word)
             return result

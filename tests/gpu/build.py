@@ -43,6 +43,7 @@ from sam2edge.runtime.backends.tensorrt_api import Shape
 
 ONE = "--one"
 PROCESSES = 32
+"""More than any step builds engines at a time."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from sam2edge.engines.profiles import PRESETS, profile
 from sam2edge.runtime.backends import tensorrt_api
 from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend, resize_contract
-from sam2edge.runtime.model.resize import filter_windows, resize
+from sam2edge.runtime.model.resize import filter_inputs, resize
 from tests.gpu.bars import verdict
 from tests.gpu.build import build_one
 from tests.helpers import graph_inputs
@@ -120,11 +120,8 @@ class Smoke:
     def resizing(self) -> str:
         """Without this engine, the only one that returns bytes, frames would be resized on the host."""
         side, frame = self.bundle.model.image_size, np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
-        used: dict[str, np.ndarray] = {}
-        for name, length in (("rows", 240), ("columns", 320)):
-            used[f"used_{name}"], used[name] = filter_windows(length, side)
         runner = self.backend._runner(self._set_of(RESIZE), RESIZE, RESIZE, *resize_contract(side))
-        (found,) = runner.run({"frame": frame, **used})["image"]
+        (found,) = runner.run({"frame": frame, **filter_inputs((240, 320), side)})["image"]
         error = int(np.abs(found.astype(int) - resize(frame, side)).max())
         return f"grey levels {verdict(error, error <= 1, 'at most 1')}"
 

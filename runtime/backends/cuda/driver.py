@@ -23,8 +23,8 @@ meanwhile (PyTorch in another thread, the garbage collector in this one), which 
 def library() -> Any:
     """Load libcuda; BackendError if there is no driver.
 
-    Of all kernels in TensorRT's libraries, only those that run will be in the GPU's memory, as CUDA does by itself from
-    12.2 on and as PyTorch asks it to, unless the environment says otherwise.
+    Kernels are loaded into the GPU's memory when they first run, unless the environment says otherwise. That is CUDA's
+    default from 12.2 on, and PyTorch's; before, all kernels of TensorRT's libraries would be loaded.
     """
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     try:

@@ -44,7 +44,7 @@ def count_gpus() -> int:
     try:
         driver.library()
     except BackendError as error:
-        advice = "only the GPU backends need it; install the driver, or start the container with the GPU: --gpus all"
+        advice = "only the GPU backends need it; install the driver, or start the container with --gpus all"
         raise GpuError(part, f"{driver.LIBCUDA} is not there", advice, missing=True) from error
     advice = "run nvidia-smi; reboot after a driver update, and start a container with --gpus all"
     if board():

@@ -36,7 +36,7 @@ Tracked = Generator[tuple[Bools, float, Waits], None, None]
 """For each frame: masks [N,H,W], seconds from the frame to them, and seconds waited for the backend (see Recorder)."""
 _POWER_SECONDS = 1.0
 _RESUMED = 2
-"""Frames that are not timed after memory was read, which takes a while, in which a GPU slows down."""
+"""Untimed frames after memory was read: that takes a while, and an idle GPU lowers its clocks."""
 _WORDS, _WORDS_WARM_UP = 4, 2
 
 

@@ -26,7 +26,7 @@ SCHEMA = 4
 RESIZE = "resize"
 """Name of the graph that resizes frames (engines/resize.py)."""
 RESIZE_WINDOWS = 16
-"""Of how many blocks of output rows and columns each has its own window of the frame there."""
+"""Blocks of its output's rows, and of its columns; each block reads a window of the frame."""
 MEMORY_ATTENTION = "memory_attention"
 """Name of the graph that has several forms (engines/rewrites.py)."""
 ENGINES = (*GRAPHS, RESIZE)

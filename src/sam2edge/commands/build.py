@@ -106,7 +106,7 @@ def _build(args: argparse.Namespace) -> int:
         engines, trials = _engines(args, status.progress)
     _print(engines)
     if args.clip is None:
-        print("what they compute was not compared with FP32; --clip CLIP does that")
+        print("not compared with FP32; give a clip of yours as --clip to do that")
     for trial in trials:
         outcome = "; ".join(trial.failures) or ("chosen" if trial is trials[-1] else "passed")
         print(f"{trial.name}: {trial.total:.2f} ms, {outcome}")

@@ -79,7 +79,7 @@ class Store(Closeable):
         return {name.removesuffix(".json") for name in os.listdir(self.out / _ITEMS) if name.endswith(".json")}
 
     def settled(self) -> set[str]:
-        """Return the keys of what is done and need not be tried again; an image that could not be read may be there."""
+        """Return the keys of what is done without problems; an item with an unreadable image is done again."""
         return {key for key in self.done() if not self.record(key).problems}
 
     def record(self, key: str) -> Record:

@@ -183,7 +183,7 @@ class Session(Closeable):
         if not 1 <= click.object_id <= _MAX_ID:
             raise ObjectIdError(f"object ids are from 1 to {_MAX_ID} but got {click.object_id}")
         if click.label == 0 and click.object_id not in self._tracker.object_ids:
-            raise PromptError(f"click on object {click.object_id} first; then what is too much can be taken away")
+            raise PromptError(f"click on object {click.object_id} first; only then can parts of it be taken away")
         self._prompt([*self._clicks_on(click.object_id), click])
         self._clicks.append(click)
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from sam2edge.engines.resize import resize_graph
-from sam2edge.runtime.model.resize import filter_weights, filter_windows, resize, window_size
+from sam2edge.runtime.model.resize import filter_inputs, filter_weights, filter_windows, resize, window_size
 
 
 def ties(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -23,9 +23,7 @@ def test_as_on_the_host(frame_size: tuple[int, int]) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (*frame_size, 3), np.uint8)
     session = onnxruntime.InferenceSession(resize_graph(size).SerializeToString(), providers=["CPUExecutionProvider"])
     rows, columns = (filter_weights(length, size) for length in frame_size)
-    (used_rows, row_windows), (used_columns, column_windows) = (filter_windows(length, size) for length in frame_size)
-    used = {"used_rows": used_rows, "used_columns": used_columns}
-    (image,) = session.run(None, {"frame": frame, "rows": row_windows, "columns": column_windows, **used})
+    (image,) = session.run(None, {"frame": frame, **filter_inputs(frame_size, size)})
     expected = resize(frame, size)[None]
     assert (image.shape, image.dtype) == (expected.shape, np.uint8)
     difference = np.abs(image.astype(int) - expected)[0]

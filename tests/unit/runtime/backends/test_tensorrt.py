@@ -25,7 +25,7 @@ from sam2edge.runtime.backends.base import open_backend
 from sam2edge.runtime.backends.cuda import gpus
 from sam2edge.runtime.backends.tensorrt import TensorRTBackend
 from sam2edge.runtime.media.grabber import Grabbed
-from sam2edge.runtime.model.resize import filter_windows, resize
+from sam2edge.runtime.model.resize import filter_inputs, resize
 from sam2edge.runtime.video.stream import stream
 from tests.conftest import REPO
 from tests.helpers import BALL, BLOCK, HEIGHT, WIDTH, assert_close, clip_frames, graph_inputs, play
@@ -146,10 +146,7 @@ def test_frames_are_resized_up_to_the_size_of_the_profile(backend, nano):
     assert backend.resizer(nano.path, (100, PRESET.limits.side + 1)) is None
     frame = np.random.default_rng(0).integers(0, 256, (90, 200, 3), np.uint8)
     side = nano.model.image_size
-    used = {}
-    for name, length in (("rows", 90), ("columns", 200)):
-        used[f"used_{name}"], used[name] = filter_windows(length, side)
-    found = backend.resizer(nano.path, (90, 200)).run({"frame": frame, **used})["image"]
+    found = backend.resizer(nano.path, (90, 200)).run({"frame": frame, **filter_inputs((90, 200), side)})["image"]
     assert np.abs(found[0].astype(int) - resize(frame, side)).max() <= 1
 
 
@@ -624,10 +621,11 @@ def test_an_error_within_a_recording(fake, backend, nano):
 
 def test_an_engine_that_only_runs_outside_a_recording(backend, nano, monkeypatch):
     """It is not recorded again, and works from then on."""
-    enqueue = tensorrt._Runner._enqueue
+    enqueue, refused = tensorrt._Runner._enqueue, []
 
     def refusing(runner, *arrays):
         if backend._capturing:
+            refused.append(arrays)
             raise BackendError("not while capturing")
         enqueue(runner, *arrays)
 
@@ -638,6 +636,7 @@ def test_an_engine_that_only_runs_outside_a_recording(backend, nano, monkeypatch
         assert_close(loop.frame("frame", 0), expected, 0)
     for _ in range(6):
         assert_close(loop.frame("frame", 0), expected, 0)
+    assert len(refused) == 1
 
 
 def test_the_log_of_one_call_is_not_blamed_on_the_next(fake, encoder):

@@ -190,7 +190,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"empty.png: .*: the file is empty"):
         read_image(tmp_path / "empty.png")
     (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-    with pytest.raises(MediaError, match=r"x\.heic: .* HEIC or AVIF, to be saved as JPEG or PNG, or a video"):
+    with pytest.raises(MediaError, match=r"x\.heic: .* HEIC or AVIF \(save it as JPEG or PNG\), or a video"):
         read_image(tmp_path / "x.heic")
     with pytest.raises(MediaError, match=r"gone.png: cannot be read: No such file"):
         read_image(tmp_path / "gone.png")

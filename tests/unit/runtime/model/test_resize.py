@@ -83,7 +83,7 @@ def test_float_mask(shape: tuple[int, int], size: int) -> None:
 
 
 def test_one_thread() -> None:
-    """Threads of a BLAS go on waiting in a loop, on the cores that graphs need: they take no processor time here."""
+    """Other threads of BLAS would spin on the cores that the graphs need; here they take no processor time."""
     program = """
 import time
 import numpy as np
