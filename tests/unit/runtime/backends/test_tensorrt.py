@@ -7,6 +7,7 @@ import gc
 import re
 import shutil
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -97,6 +98,31 @@ def test_bf16_engines(fake, built, nano):
         inputs = graph_inputs(nano, graph, {"B": 2, "N": 3, "T": 2, "K": 4, "P": 2})
         assert_close(runner.run(inputs), cpu.open(nano.graph_path(graph)).run(inputs), 0.1)
         assert {str(runner.dtype(spec.name)) for spec in contract(nano.model)[graph][1]} == {"float32"}
+
+
+def test_what_was_converted_lives_until_it_is_copied(fake, built, nano, monkeypatch):
+    """CUDA may still read pageable memory after a copy was queued; the stand-in copies it at once."""
+    backend = TensorRTBackend(built("10.3.0", "fp16"))
+    runner, inputs = (
+        backend.open(nano.graph_path("memory_attention")),
+        graph_inputs(nano, "memory_attention", {"N": 1, "T": 2, "K": 4}),
+    )
+    copy, synchronize, sources, alive = backend.copy, backend.synchronize, [], []
+
+    def noting(source, to):
+        if isinstance(source, np.ndarray):
+            sources.append(weakref.ref(source))
+        copy(source, to)
+
+    def waiting():
+        gc.collect()
+        alive.extend(source() is not None for source in sources)
+        synchronize()
+
+    monkeypatch.setattr(backend, "copy", noting)
+    monkeypatch.setattr(backend, "synchronize", waiting)
+    runner.run(inputs)
+    assert alive == [True] * len(inputs)
 
 
 def test_images_without_prompts_leave_nothing(fake, built, nano):
